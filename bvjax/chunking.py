@@ -1,0 +1,182 @@
+"""ChunkGrid: the one owner of frames <-> latents <-> tokens <-> chunks <-> positions, and of legal sizes.
+
+Three layouts (`ChunkConfig.first`) of N chunks with T pixel frames, L = T/4 latent frames each:
+
+  separate  latent 0 (frame 0, the guidance frame) is a one-latent chunk of its own with id 0, then N chunks of
+            L latents with ids 1..N: 1 + T*N frames.
+  joined    latent 0 is one of the first chunk's L latents; ids 0..N-1: 4*(N*L - 1) + 1 frames.
+  overlap   a window of P + L latents per chunk, P of them a re-encoding of the last `overlap_frames` pixel
+            frames of the chunk before; ids 1..N: overlap_frames + T*N frames.
+
+The causal VAE turns 1 + 4k pixel frames into 1 + k latent frames; a patch is 2 x 2 latent pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int
+
+from bvjax.config import ChunkConfig
+from bvjax.errors import UserError
+
+TIME_STRIDE = 4  # pixel frames per latent frame, after the first
+SPACE_STRIDE = 8  # pixels per latent pixel
+FIRST_MODES = ("separate", "joined", "overlap")
+OVERLAPS = (1, 17)  # the paper's (1 + T) read for every chunk, and SkyReels-V2's 17
+
+
+def _nearest_multiple(value: int, step: int) -> int:
+    return max(step, step * round(value / step))
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkGrid:
+    """Sizes of `num_chunks` chunks cut as `config` says; raises `UserError` for sizes that do not fit."""
+
+    config: ChunkConfig
+    num_chunks: int
+    patch: tuple[int, int, int] = (1, 2, 2)
+
+    def __post_init__(self):
+        c = self.config
+        if c.first not in FIRST_MODES:
+            raise UserError(f"chunk.first is {c.first!r}; it can be {', '.join(FIRST_MODES)}")
+        for name, value, step in (
+            ("height", c.height, SPACE_STRIDE * self.patch[1]),
+            ("width", c.width, SPACE_STRIDE * self.patch[2]),
+            ("frames", c.frames, TIME_STRIDE * self.patch[0]),
+        ):
+            if value <= 0 or value % step:
+                raise UserError(
+                    f"chunk.{name} is {value}; it must be a positive multiple of {step}, "
+                    f"the nearest is {_nearest_multiple(value, step)}"
+                )
+        if c.fps <= 0:
+            raise UserError(f"chunk.fps is {c.fps}; it must be 1 or more")
+        if self.num_chunks < 1:
+            raise UserError(f"the number of chunks is {self.num_chunks}; it must be 1 or more")
+        if c.first == "overlap" and c.overlap_frames not in OVERLAPS:
+            nearest = min(OVERLAPS, key=lambda o: abs(o - c.overlap_frames))
+            raise UserError(
+                f"chunk.overlap_frames is {c.overlap_frames}; it can be 1 or 17, the nearest is {nearest}"
+            )
+        if c.first == "overlap" and c.overlap_frames > c.frames:
+            raise UserError(
+                f"chunk.overlap_frames is {c.overlap_frames}; it must not exceed chunk.frames, {c.frames}"
+            )
+
+    # ---- sizes of one chunk -------------------------------------------------------------------
+    @property
+    def latents_per_chunk(self) -> int:
+        """L: latent frames a chunk adds."""
+        return self.config.frames // TIME_STRIDE
+
+    @property
+    def overlap_latents(self) -> int:
+        """P: clean latent frames at the head of each denoised window (0 unless first="overlap")."""
+        if self.config.first != "overlap":
+            return 0
+        return 1 + (self.config.overlap_frames - 1) // TIME_STRIDE
+
+    @property
+    def window_latents(self) -> int:
+        """Latent frames that are denoised together: L, or P + L with overlap."""
+        return self.latents_per_chunk + self.overlap_latents
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(h, w) of a latent frame."""
+        return self.config.height // SPACE_STRIDE, self.config.width // SPACE_STRIDE
+
+    @property
+    def tokens_per_latent(self) -> int:
+        h, w = self.latent_size
+        return (h // self.patch[1]) * (w // self.patch[2])
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """N: tokens that a chunk adds (and that a bank entry can hold at most)."""
+        return self.latents_per_chunk // self.patch[0] * self.tokens_per_latent
+
+    @property
+    def first_entry_latents(self) -> int:
+        """Latent frames of the bank entry with id 0: the guidance latent, or the whole first chunk."""
+        return self.latents_per_chunk if self.config.first == "joined" else 1
+
+    @property
+    def seconds_per_chunk(self) -> float:
+        return self.config.frames / self.config.fps
+
+    # ---- sizes of the whole video -------------------------------------------------------------
+    @property
+    def chunk_ids(self) -> range:
+        """Ids of the chunks in the bank, in time order (id 0 is the anchor or, joined, the first chunk)."""
+        return range(self.num_chunks) if self.config.first == "joined" else range(1, self.num_chunks + 1)
+
+    @property
+    def num_latents(self) -> int:
+        """Latent frames of the video (with overlap: of all windows without their re-encoded heads)."""
+        head = {"separate": 1, "joined": 0, "overlap": self.overlap_latents}[self.config.first]
+        return head + self.num_chunks * self.latents_per_chunk
+
+    @property
+    def num_frames(self) -> int:
+        """Pixel frames of the video."""
+        c = self.config
+        if c.first == "overlap":
+            return c.overlap_frames + c.frames * self.num_chunks
+        return frames_of_latents(self.num_latents)
+
+    def latent_range(self, chunk_id: int) -> tuple[int, int]:
+        """[start, stop) of the latent frames that entry `chunk_id` owns in the whole video."""
+        if self.config.first == "overlap":
+            stop = self.overlap_latents + chunk_id * self.latents_per_chunk
+            return (0, 1) if chunk_id == 0 else (stop - self.latents_per_chunk, stop)
+        start = self.time_base(chunk_id)
+        length = self.first_entry_latents if chunk_id == 0 else self.latents_per_chunk
+        return start, start + length
+
+    def frame_range(self, chunk_id: int) -> tuple[int, int]:
+        """[start, stop) of the pixel frames that entry `chunk_id` owns in the whole video."""
+        start, stop = self.latent_range(chunk_id)
+        first = 0 if start == 0 else frames_of_latents(start)
+        return first, frames_of_latents(stop)
+
+    def time_base(self, chunk_id: int) -> int:
+        """Absolute latent-frame index at which entry `chunk_id` starts (RoPE's absolute time)."""
+        if chunk_id == 0:
+            return 0
+        return self.first_entry_latents + (chunk_id - 1) * self.latents_per_chunk
+
+    # ---- positions ----------------------------------------------------------------------------
+    def positions(self, latent_frames: int, start: int = 0) -> Int[np.ndarray, "N 3"]:
+        """(t, h, w) of the tokens of `latent_frames` frames in raster order; t counts from `start`."""
+        h, w = self.latent_size
+        pt, ph, pw = self.patch
+        grid = np.meshgrid(
+            start + np.arange(latent_frames // pt),
+            np.arange(h // ph),
+            np.arange(w // pw),
+            indexing="ij",
+        )
+        return np.stack(grid, axis=-1).reshape(-1, 3).astype(np.int32)
+
+
+def frames_of_latents(latents: int) -> int:
+    """Pixel frames that decode from the first `latents` latent frames: 1 + 4 (n - 1)."""
+    return 1 + TIME_STRIDE * (latents - 1)
+
+
+def latents_of_frames(frames: int) -> int:
+    """Latent frames of a video of `frames` pixel frames; raises `UserError` unless frames = 1 + 4k."""
+    if frames < 1 or (frames - 1) % TIME_STRIDE:
+        nearest = 1 + TIME_STRIDE * max(0, round((frames - 1) / TIME_STRIDE))
+        raise UserError(f"a video of {frames} frames cannot be encoded; it must have 1 + 4k, e.g. {nearest}")
+    return 1 + (frames - 1) // TIME_STRIDE
+
+
+def chunks_for_seconds(seconds: float, config: ChunkConfig) -> int:
+    """Whole chunks needed to cover `seconds` of video (rounded up)."""
+    return max(1, int(np.ceil(seconds * config.fps / config.frames - 1e-9)))

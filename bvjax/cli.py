@@ -1,0 +1,265 @@
+"""The command line: python -m bvjax generate | resume | redo | decode | report | doctor.
+
+Whatever is wrong with the input is said in one sentence, with exit code 2, before any work starts.
+"""
+
+# JAX is imported inside the commands: --help and most refusals should not wait for it.
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import pathlib
+import platform
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bvjax.errors import UserError
+from bvjax.presets import PRESETS
+
+if TYPE_CHECKING:
+    from bvjax.generate.bundle import Bundle
+    from bvjax.generate.run_dir import RunDir
+
+EXAMPLES = """\
+examples:
+  python -m bvjax generate --preset mini --story experiments/stories/fox.json --out runs/fox
+  python -m bvjax generate --story my.json --out runs/mine --image first.png --set memory.tau=0.97
+  python -m bvjax resume runs/fox
+  python -m bvjax redo runs/fox --from-chunk 7 --caption 7="Pip comes back to Willow Hollow."
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0, 2 for bad input, 130 when stopped by Ctrl-C."""
+    args = _parser().parse_args(argv)
+    try:
+        args.command(args)
+        return 0
+    except UserError as error:
+        return _say(f"bvjax: {error}", 2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _say("bvjax: no space left on the disk; free some, then use 'resume'", 2)
+    except KeyboardInterrupt:
+        return _say("\nbvjax: stopped; what is finished is kept, 'resume' goes on from there", 130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bvjax",
+        description="Minutes of video from a story, made chunk by chunk and never lost.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    generate = commands.add_parser(
+        "generate", help="make a video from a story", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Make a video from a story. The same command again goes on with the same run.",
+    )  # fmt: skip
+    generate.set_defaults(command=_generate)
+    add = generate.add_argument
+    add("--story", required=True, metavar="FILE", help="JSON: captions, one per chunk or timed")
+    add("--out", required=True, metavar="DIR", help="new folder for the run")
+    add("--preset", metavar="NAME", help=f"{', '.join(PRESETS)} (default: mini)")
+    add("--weights", metavar="DIR", help="weights folder (default: that of the preset)")
+    add("--image", metavar="FILE", help="first frame of the video")
+    add("--seed", type=int, default=0, help="another seed, another video (default: 0)")
+    add("--steps", type=int, metavar="N", help="solver steps per chunk (default: the preset's)")
+    add("--chunks", type=int, metavar="N", help="only the first N chunks of the story")
+    add("--scale", type=int, metavar="N", help="enlarge the video N times (default: to 256 pixels)")
+    add(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
+        help="change the configuration, for example memory.tau=0.97; may be repeated",
+    )  # fmt: skip
+
+    resume = _run_command(commands, "resume", _resume, "go on with a run that was stopped")
+    resume.description = "Go on with a run that was stopped or killed, to the very same video."
+    redo = _run_command(commands, "redo", _redo, "make a run again from some chunk on")
+    redo.description = "Make chunks from K on again; those before stay as they are, to the bit."
+    redo.add_argument("--from-chunk", type=int, required=True, metavar="K", help="1 is the first")
+    redo.add_argument(
+        "--caption", action="append", default=[], metavar='K="TEXT"', dest="captions",
+        help="new caption of chunk K; may be repeated",
+    )  # fmt: skip
+    _run_command(commands, "decode", _decode, "make video.mp4 again from the latents")
+    _run_command(commands, "report", _report, "make report.json and report.png again")
+
+    doctor = commands.add_parser("doctor", help="check this installation in about a minute")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _run_command(commands, name: str, command, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=command)
+    parser.add_argument("run", metavar="DIR", help="folder of the run")
+    parser.add_argument("--weights", metavar="DIR", help="where its weights are now, if they moved")
+    return parser
+
+
+# ---- commands ---------------------------------------------------------------------------------
+def _generate(args: argparse.Namespace) -> None:
+    from bvjax.generate import bundle as bundles
+    from bvjax.generate import session
+    from bvjax.overrides import apply_overrides
+    from bvjax.story import load_story
+    from bvjax.weights import load_config
+
+    story = load_story(args.story)
+    folder = bundles.find_weights(args.preset, args.weights)
+    overrides = list(args.overrides)
+    if args.steps is not None:
+        overrides.append(f"sampler.steps={args.steps}")
+    model = apply_overrides(load_config(folder), overrides)
+    _set_up()
+    bundle = bundles.load_bundle(folder)
+    run = session.begin(
+        bundle, model, story, args.out, seed=args.seed, scale=args.scale, image=args.image,
+        chunks=args.chunks, overrides=tuple(overrides),
+    )  # fmt: skip
+    with run:
+        _produce(run, bundle)
+
+
+def _resume(args: argparse.Namespace) -> None:
+    run, bundle = _open(args)
+    with run:
+        _produce(run, bundle)
+
+
+def _redo(args: argparse.Namespace) -> None:
+    from bvjax.generate import session
+
+    edits = dict(_edit(text) for text in args.captions)
+    run, bundle = _open(args)
+    with run:
+        again = session.redo(run, bundle, args.from_chunk, edits)
+    with again:
+        _produce(again, bundle)
+
+
+def _decode(args: argparse.Namespace) -> None:
+    from bvjax.generate import session
+
+    run, bundle = _open(args)
+    with run:
+        frames = session.decode(run, bundle)
+    print(f"{run.video}: {frames} frames")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from bvjax.generate import session
+
+    run, bundle = _open(args)
+    with run:
+        for _ in session.produce(run, bundle, only_report=True):
+            pass
+    print(f"{run.path / 'report.png'}\n{run.path / 'report.json'}")
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from bvjax.doctor import examine
+
+    _set_up()
+    if not examine(print):
+        raise UserError("something is wrong with this installation; see above")
+
+
+# ---- shared -----------------------------------------------------------------------------------
+def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
+    from bvjax.generate import bundle as bundles
+    from bvjax.generate.run_dir import RunDir
+
+    run = RunDir.open(args.run)
+    try:
+        _set_up()
+        folder = pathlib.Path(args.weights or run.settings.weights)
+        if not folder.is_dir():
+            raise UserError(f"there is no weights folder {folder}; say where it is with --weights")
+        return run, bundles.load_bundle(folder)
+    except BaseException:
+        run.close()
+        raise
+
+
+def _produce(run: RunDir, bundle: Bundle) -> None:
+    """Follows a run with a progress bar."""
+    from tqdm import tqdm
+
+    from bvjax.generate import session
+
+    unknown = bundle.unknown_words(run.captions)
+    if unknown:
+        _say(f"warning: this model never saw the words {', '.join(unknown)}")
+    model, grid, started = run.settings.model, run.grid, time.perf_counter()
+    anchor = "the first frame, " if model.memory.anchor else ""
+    print(
+        f"{run.path}: {grid.num_chunks} chunks of {grid.seconds_per_chunk:g} s, {grid.num_frames} "
+        f"frames of {model.chunk.width}x{model.chunk.height} at {model.chunk.fps} fps\n"
+        f"{model.sampler.steps} {model.sampler.kind} steps, guidance {model.cfg.scale:g}; each "
+        f"chunk sees {anchor}{model.retrieval.recent} recent and {model.retrieval.l} "
+        f"{model.retrieval.kind} chunks of a bank of {model.memory.slots}"
+    )
+    steps, first = model.sampler.steps, int(model.chunk.first == "separate")
+    with tqdm(total=(grid.num_chunks + first) * steps, unit="step", smoothing=0.2) as bar:
+        bar.set_description("compiling (kept for the next time)")
+        for progress in session.produce(run, bundle):
+            bar.set_description(f"chunk {progress.chunk}/{grid.num_chunks}")
+            if progress.fresh:
+                bar.update(steps)
+            else:  # on disk already: counts as done, but not as speed
+                bar.initial += steps
+                bar.n += steps
+                bar.refresh()
+    print(f"{run.video}\n{run.path / 'report.png'}\n{time.perf_counter() - started:.0f} s in all")
+
+
+def _set_up() -> None:
+    """Plain log lines, and compiled programs kept between runs."""
+    import logging
+
+    import absl.logging
+    import jax
+
+    absl.logging.set_verbosity(absl.logging.INFO)
+    logger = logging.getLogger("absl")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "bvjax" / f"xla-{_processor()}"))
+
+
+def _processor() -> str:
+    """A mark of this kind of CPU: programs compiled for another may not run on it."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    kind = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return f"{zlib.crc32(repr(kind).encode()):08x}"
+
+
+def _edit(text: str) -> tuple[int, str]:
+    from bvjax.story import split_times
+
+    number, equals, caption = text.partition("=")
+    if not equals or not number.strip().isdigit():
+        raise UserError(f'--caption takes K="TEXT", for example 7="Pip waves.", not {text!r}')
+    return int(number), split_times(caption)[0]
+
+
+def _say(text: str, code: int = 0) -> int:
+    print(text, file=sys.stderr)
+    return code

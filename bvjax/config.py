@@ -1,0 +1,190 @@
+"""What can be configured: frozen dataclasses, one per noun, gathered in `ModelConfig`.
+
+`bvjax.presets` holds the named sets of numbers, `bvjax.overrides` turns `section.key=value` strings and
+ConfigDicts into these classes and refuses unknown keys.  Every field is read somewhere; a test checks it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bvjax.errors import UserError
+
+WAN_LATENT_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+WAN_LATENT_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkConfig:
+    """Sizes of a video and how it is cut into chunks (paper section 3.1)."""
+
+    height: int = 480  # pixels
+    width: int = 832  # pixels
+    fps: int = 24
+    frames: int = 96  # T: pixel frames a chunk adds; a chunk has L = T/4 latent frames
+    first: str = "separate"  # separate | joined | overlap: where latent 0 lives
+    overlap_frames: int = 1  # only for first="overlap": re-encoded pixel frames, 1 or 17
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """Wan2.1 causal 3-D VAE (strides 4x8x8)."""
+
+    dim: int = 96
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+    latent_mean: tuple[float, ...] = WAN_LATENT_MEAN
+    latent_std: tuple[float, ...] = WAN_LATENT_STD
+    dtype: str = "float32"  # of activations and matmuls; parameters are float32
+    conv_impl: str = "auto"  # auto | taps | 3d, see `bvjax.nets.vae_layers.conv_3d`
+
+    def __post_init__(self):
+        for name in ("latent_mean", "latent_std"):
+            if len(getattr(self, name)) != self.z_dim:
+                raise UserError(
+                    f"vae.{name} has {len(getattr(self, name))} values; vae.z_dim is {self.z_dim}"
+                )
+        if min(self.latent_std) <= 0:
+            raise UserError(f"vae.latent_std is {self.latent_std}; all values must be positive")
+        if len(self.temporal_downsample) != len(self.dim_mult) - 1:
+            raise UserError(
+                "vae.temporal_downsample needs one value between each two of vae.dim_mult "
+                f"({len(self.dim_mult) - 1}), not {len(self.temporal_downsample)}"
+            )
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels per latent along height and width (8)."""
+        return 2 ** (len(self.dim_mult) - 1)
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames per latent after the first (4)."""
+        return 2 ** sum(self.temporal_downsample)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """umT5 encoder: T5 with a relative-position bias of its own in each layer."""
+
+    vocab_size: int = 256384
+    dim: int = 4096
+    num_layers: int = 24
+    num_heads: int = 64
+    head_dim: int = 64
+    ffn_dim: int = 10240
+    num_buckets: int = 32
+    max_distance: int = 128
+    max_length: int = 512  # rows handed to the DiT; captions longer than this are refused
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig:
+    """Wan2.1 diffusion transformer, chunk-causal through its context argument."""
+
+    dim: int = 1536
+    num_heads: int = 12
+    num_layers: int = 30
+    ffn_dim: int = 8960
+    freq_dim: int = 256
+    in_channels: int = 16
+    out_channels: int = 16
+    patch: tuple[int, int, int] = (1, 2, 2)
+    eps: float = 1e-6
+    rope_theta: float = 10000.0
+    remat: str = "none"  # none | full | dots: what the backward pass recomputes
+    dtype: str = "float32"  # matmul dtype; norms, softmax, modulation and RoPE stay fp32
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryConfig:
+    """The semantic sparse KV bank (paper section 3.4, Algorithms 1 and 2)."""
+
+    slots: int = 16
+    capacity: int = 18944  # kept tokens a slot can hold
+    anchor: bool = True  # frame 0 is kept whole, always visible, never evicted
+    evict: str = "redundant"  # redundant | oldest: who leaves when no slot is free
+    tau: float = 0.98  # share of the importance that the kept tokens must cover (Eq. 7)
+    cover: str = "normalised"  # normalised | accumulated: which mass tau is taken of
+    norm: str = "nnz"  # nnz | position | running_mean | none: CUMMEAN of Alg. 2 line 10
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildConfig:
+    """How BuildSparseKV encodes a finished chunk (Algorithm 2, lines 2-8)."""
+
+    context: str = "none"  # none | with: does the clean pass see the chunk's own context
+    mask: str = "chunk"  # chunk | frame | token: which keys a probe can see
+    probe: str = "recent_random"  # recent_random | stratified | random | full
+    n_recent: int = 64
+    n_random: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalConfig:
+    """Which entries a chunk sees (Eq. 8, 9): the `recent` last ones and `l` of the others."""
+
+    kind: str = "semantic"  # semantic | rolling | random | oracle | none
+    recent: int = 2
+    l: int = 2  # noqa: E741  (the paper's name)
+    center: bool = False  # subtract the mean caption embedding of the bank before the cosine
+    dense_recent: bool = False  # keep all tokens of the recent entries (Fig. 3's local cache)
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeConfig:
+    mode: str = "absolute"  # absolute | local | window: time positions of context entries
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseConfig:
+    """Initial noise of a chunk (Eq. 12, 13)."""
+
+    base: str = "shared"  # shared | independent: one base noise for all chunks, or one each
+    shuffle: int = 4  # s: latent frames shuffled on each side of a chunk boundary; 0 = off
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerConfig:
+    kind: str = "unipc"  # unipc | euler | few_step
+    steps: int = 30
+    shift: float = 5.0
+    few_step: tuple[float, ...] = (1000.0, 750.0, 500.0, 250.0)  # unwarped timesteps
+
+
+@dataclasses.dataclass(frozen=True)
+class CFGConfig:
+    """Classifier-free guidance: v = v_null + scale * (v_text - v_null)."""
+
+    scale: float = 5.0
+    bank: str = "one"  # one | two: does the null branch have a bank built with null captions
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything generation needs besides weights, a story and a seed."""
+
+    name: str
+    chunk: ChunkConfig = ChunkConfig()
+    vae: VAEConfig = VAEConfig()
+    text: TextConfig = TextConfig()
+    dit: DiTConfig = DiTConfig()
+    memory: MemoryConfig = MemoryConfig()
+    build: BuildConfig = BuildConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    rope: RopeConfig = RopeConfig()
+    noise: NoiseConfig = NoiseConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    cfg: CFGConfig = CFGConfig()

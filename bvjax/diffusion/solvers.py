@@ -1,0 +1,167 @@
+"""From noise to latents: integrates dx/dsigma = v(x, sigma) from sigma = 1 to 0 (Eq. 4).
+
+Three kinds: `unipc` (Wan2.1 and SkyReels-V2), `euler`, and `few_step` (distilled models such as
+Self-Forcing).  All call the model once a step, and trace it once, inside a `lax.scan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Key
+
+from bvjax.config import SamplerConfig
+from bvjax.diffusion import flow, unipc
+from bvjax.diffusion.noise import gaussian
+from bvjax.errors import UserError
+from bvjax.random import purpose_key
+
+KINDS = ("unipc", "euler", "few_step")
+TRAIN_STEPS = 1000  # timestep t = 1000 sigma
+# Wan's UniPC starts from the noisiest of its 1000 training levels, held as a float32; that rounds up
+# (by 1.3e-8), so whole timesteps do not fall below themselves when they are truncated.
+UNIPC_SIGMA_MAX = float(np.float32(1.0 - 1.0 / TRAIN_STEPS))
+
+VelocityFn = Callable[[Float[Array, "b ..."], Float[Array, ""]], Float[Array, "b ..."]]
+
+
+def sigmas(sampler: SamplerConfig) -> Float[np.ndarray, "steps+1"]:
+    """Levels that the sampler visits, strictly descending; the last is 0.
+
+    * unipc: N + 1 equal steps from 0.999 to 0, shifted (first level 0.9998 at shift 5).
+    * euler: N + 1 equal steps from 1 to 0, shifted.
+    * few_step: the listed unwarped timesteps looked up in the table of 1000 levels, equal steps
+      down from 1 with 0 left out, shifted: [1000, 750, 500, 250] at shift 5 is [1000, 937.5,
+      833.33, 625] / 1000.
+
+    Raises:
+        UserError: for an unknown kind, steps outside 1..1000, a shift outside 0.01..100, or a
+            few-step list that does not fit.
+    """
+    return _grid(sampler).astype(np.float32)
+
+
+def timesteps(sampler: SamplerConfig) -> Float[np.ndarray, "steps"]:
+    """Timestep t the model is told at each step, in [0, 1000].
+
+    t = 1000 sigma, for unipc truncated to a whole number: Wan2.1 and SkyReels-V2 truncate, so that
+    is the label their weights have met at inference.  The solver's arithmetic keeps the exact
+    level.
+    """
+    t = TRAIN_STEPS * _grid(sampler)[:-1]
+    return (np.floor(t) if sampler.kind == "unipc" else t).astype(np.float32)
+
+
+def solve(
+    sampler: SamplerConfig,
+    velocity_fn: VelocityFn,
+    noise: Float[Array, "b ..."],
+    key: Key[Array, ""],
+) -> Float[Array, "b ..."]:
+    """Latents x0 that the flow `velocity_fn` reaches from `noise`, in float32.
+
+    Args:
+        sampler: kind, steps, shift; static.
+        velocity_fn: (x, sigma) -> v, with x float32 and sigma the scalar label `timesteps / 1000`;
+            guidance and context are in its closure.  Traced once.
+        noise: the sample at the first level.
+        key: of this (seed, chunk); `few_step` draws from it, the other kinds are deterministic.
+
+    Raises:
+        UserError: as `sigmas`.
+    """
+    levels = sigmas(sampler)
+    labels = timesteps(sampler) / np.float32(TRAIN_STEPS)
+    noise = noise.astype(jnp.float32)
+    # a kind is: the first carry, the sample in a carry, one step, and what that step is given
+    per_step: Any
+    if sampler.kind == "unipc":
+        init, per_step = unipc.init(noise), unipc.weights(levels)
+
+        def sample(state):
+            return state.x
+
+        def step(state, v, sigma, sigma_next, weights):
+            return unipc.step(state, v, sigma, weights)
+
+    else:
+        init, per_step = noise, np.arange(len(labels))
+
+        def sample(x):
+            return x
+
+        def step(x, v, sigma, sigma_next, index):
+            if sampler.kind == "euler":
+                return euler_step(x, v, sigma, sigma_next)
+            return renoise_step(x, v, sigma, sigma_next, key, index)
+
+    def body(carry, given):
+        label, *rest = given
+        v = velocity_fn(sample(carry), label).astype(jnp.float32)
+        return step(carry, v, *rest), None
+
+    last, _ = jax.lax.scan(body, init, (labels, levels[:-1], levels[1:], per_step))
+    return sample(last)
+
+
+def euler_step(
+    x: Float[Array, "..."], v: Float[Array, "..."], sigma: ArrayLike, sigma_next: ArrayLike
+) -> Float[Array, "..."]:
+    """x + (sigma' - sigma) v, exact on straight paths; levels may have leading axes of x."""
+    return x + flow.align(jnp.subtract(sigma_next, sigma), x) * v
+
+
+def renoise_step(
+    x: Float[Array, "b ..."],
+    v: Float[Array, "b ..."],
+    sigma: ArrayLike,
+    sigma_next: ArrayLike,
+    key: Key[Array, ""],
+    index: int | Int[Array, ""],
+) -> Float[Array, "b ..."]:
+    """Predict x0 and noise it again to `sigma_next` with fresh noise keyed by (key, index).
+
+    This is the sampler of consistency models that Self-Forcing uses; at sigma_next = 0 it returns
+    x0.
+    """
+    x0 = flow.x0_from_velocity(x, v, sigma)
+    fresh = gaussian(purpose_key(key, "fresh noise", index), x.shape[0], x.shape[1:])
+    return flow.interpolate(x0, fresh, sigma_next)
+
+
+def _grid(sampler: SamplerConfig) -> Float[np.ndarray, "steps+1"]:
+    """`sigmas` in float64; checks the sampler."""
+    if sampler.kind not in KINDS:
+        raise UserError(f"sampler.kind is {sampler.kind!r}; it must be one of {', '.join(KINDS)}")
+    if not 1 <= sampler.steps <= TRAIN_STEPS:
+        raise UserError(f"sampler.steps is {sampler.steps}; it must be 1 to {TRAIN_STEPS}")
+    if not 0.01 <= sampler.shift <= 100.0:  # beyond, float32 levels run into 1 or each other
+        raise UserError(f"sampler.shift is {sampler.shift}; it must be 0.01 to 100 (1 = no shift)")
+    if sampler.kind == "few_step":
+        sigma = np.append(np.asarray(_few_step_list(sampler)) / TRAIN_STEPS, 0.0)
+    else:
+        start = UNIPC_SIGMA_MAX if sampler.kind == "unipc" else 1.0
+        sigma = np.linspace(start, 0.0, sampler.steps + 1)
+    return flow.shift_sigma(sigma, sampler.shift)
+
+
+def _few_step_list(sampler: SamplerConfig) -> tuple[float, ...]:
+    """`sampler.few_step`, checked; a whole timestep t is entry 1000 - t of the table of levels."""
+    listed = sampler.few_step
+    if len(listed) != sampler.steps:
+        raise UserError(
+            f"sampler.steps is {sampler.steps} but sampler.few_step lists {len(listed)} timesteps; "
+            f"use sampler.steps={len(listed)} or another list"
+        )
+    wrong = [t for t in listed if t % 1 != 0 or not 1 <= t <= TRAIN_STEPS]
+    if wrong or any(later >= earlier for earlier, later in zip(listed, listed[1:], strict=False)):
+        raise UserError(
+            f"sampler.few_step is {listed}; it must be descending whole timesteps "
+            f"from 1 to {TRAIN_STEPS}"
+        )
+    return listed

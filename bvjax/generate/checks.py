@@ -1,0 +1,38 @@
+"""Whether a configuration can generate at all, said in one sentence before anything is computed."""
+
+from __future__ import annotations
+
+import math
+
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
+from bvjax.diffusion import noise, solvers
+from bvjax.errors import UserError
+from bvjax.memory import bank
+from bvjax.nets.dit import REMAT
+
+DTYPES = ("float32", "bfloat16", "float16")
+GUIDANCE_BANKS = ("one", "two")
+
+
+def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
+    """Raises `UserError` naming the key, its value and the legal ones."""
+    ChunkGrid(model.chunk, num_chunks, model.dit.patch)
+    bank.check(model)
+    solvers.sigmas(model.sampler)
+    for name, value, legal in (
+        ("noise.base", model.noise.base, noise.BASES),
+        ("cfg.bank", model.cfg.bank, GUIDANCE_BANKS),
+        ("dit.dtype", model.dit.dtype, DTYPES),
+        ("dit.remat", model.dit.remat, tuple(REMAT)),
+    ):
+        if value not in legal:
+            raise UserError(f"{name} is {value!r}; it can be {', '.join(legal)}")
+    if model.noise.shuffle < 0:
+        raise UserError(
+            f"noise.shuffle is {model.noise.shuffle}; it must be 0 (off) or more latent frames"
+        )
+    if not (math.isfinite(model.cfg.scale) and model.cfg.scale >= 0):
+        raise UserError(f"cfg.scale is {model.cfg.scale}; it must be 0 or more (1 = no guidance)")
+    if model.text.max_length < 1:
+        raise UserError(f"text.max_length is {model.text.max_length}; it must be 1 or more")

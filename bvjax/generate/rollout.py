@@ -1,0 +1,209 @@
+"""A whole video: `rollout` scans the chunks in one program, `stream` takes the steps from the host.
+
+Chunk ids and lengths are traced, so `stream` compiles the frame-0 step once and the chunk step once
+for a story of any length; `rollout` compiles once per number of chunks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
+from bvjax.errors import UserError
+from bvjax.generate import steps
+from bvjax.generate.conditions import Conditions
+from bvjax.generate.decoding import overlap_prefix
+from bvjax.generate.steps import ChunkInput, ChunkReport, Latents, State
+
+_anchor_step = jax.jit(steps.anchor_step, static_argnames="model")
+_denoise = jax.jit(steps.denoise, static_argnames="model")
+_commit = jax.jit(steps.commit, static_argnames="model", donate_argnames="state")
+
+
+@struct.dataclass
+class Rollout:
+    """All latents of a video (float32) and what the memory did, stacked over chunks."""
+
+    guidance: Float[Array, "1 h w 16"] | None  # latent 0, with chunk.first="separate"
+    latents: Float[Array, "n l h w 16"]
+    report: ChunkReport
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One step of `stream`: latents as they are stored, [1 or L or P + L, h, w, 16]."""
+
+    chunk_id: int  # 0 is the guidance latent, or the first chunk with chunk.first="joined"
+    latents: Float[np.ndarray, "l h w 16"]
+    report: ChunkReport | None  # None for a guidance latent that is not in the bank
+    fresh: bool  # False when the latents were given by `done`
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def rollout(
+    params: Any,
+    model: ModelConfig,
+    conditions: Conditions,
+    key: Key[Array, ""],
+    image_latent: Latents | None = None,
+    oracle: Float[Array, "n ids"] | None = None,
+) -> Rollout:
+    """Generates a video as one program.
+
+    Args:
+        params: of the DiT.
+        model: static; `chunk.first` is separate or joined.
+        key: the seed, `jax.random.key(seed)`.
+        image_latent: [1, h, w, 16], the encoded first frame (image-to-video).
+        oracle: retrieval.kind="oracle": row c scores every chunk id for the c-th chunk.
+
+    Raises:
+        UserError: chunk.first="overlap", which needs pixels between chunks.
+    """
+    if model.chunk.first == "overlap":
+        raise UserError(
+            "chunk.first='overlap' re-encodes pixels between chunks, which one scan cannot do; "
+            "use stream, or chunk.first='separate'"
+        )
+    state, guidance = steps.init_state(model), None
+    ids = jnp.arange(conditions.num_chunks, dtype=jnp.int32)
+    given = ChunkInput(
+        chunk_id=ids if model.chunk.first == "joined" else ids + 1,
+        text=conditions.text,
+        embedding=conditions.embedding,
+        null_text=jnp.broadcast_to(conditions.null_text, conditions.text.shape),
+        key=jnp.broadcast_to(key, ids.shape),
+        oracle=oracle,
+    )
+
+    def step(state: State, given: ChunkInput, prefix: Latents | None = None):
+        state, latents, report = steps.chunk_step(params, model, state, given, prefix)
+        return state, (latents, report)
+
+    if model.chunk.first == "separate":
+        first = jax.tree.map(lambda x: x[0], given).replace(chunk_id=jnp.int32(0))
+        guidance = image_latent
+        if guidance is None:
+            guidance = steps.anchor_step(params, model, first)
+        if model.memory.anchor:
+            state, _ = steps.commit(params, model, state, first, guidance)
+    elif image_latent is not None:  # the first chunk begins with the image
+        head, tail = (jax.tree.map(lambda x, s=s: x[s], given) for s in (0, slice(1, None)))
+        state, first = step(state, head, image_latent)
+        _, rest = jax.lax.scan(step, state, tail)
+        latents, report = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+        return Rollout(guidance=None, latents=latents, report=report)
+    _, (latents, report) = jax.lax.scan(step, state, given)
+    return Rollout(guidance=guidance, latents=latents, report=report)
+
+
+def stream(
+    params: Any,
+    model: ModelConfig,
+    conditions: Conditions,
+    key: Key[Array, ""],
+    *,
+    image_latent: Latents | None = None,
+    oracle: Float[np.ndarray, "n ids"] | None = None,
+    done: Mapping[int, Latents] | None = None,
+    vae_params: Any = None,
+) -> Iterator[Piece]:
+    """Generates a video chunk by chunk; the same latents as `rollout`, to the bit on one CPU.
+
+    Args:
+        done: latents that exist already, by chunk id: they are put into the bank, not made again,
+            which resumes exactly where another stream stopped.
+        vae_params: chunk.first="overlap" re-encodes the end of each chunk with it.
+    """
+    done = {} if done is None else done
+    state, before = steps.init_state(model), None
+    if model.chunk.first == "separate":
+        given = _given(conditions, key, oracle, 0, 0)
+        guidance = done.get(0, image_latent)
+        if guidance is None:
+            guidance = _anchor_step(params, model, given)
+        report = None
+        if model.memory.anchor:
+            state, report = _commit(params, model, state, given, guidance)
+        yield Piece(0, np.asarray(guidance), report, fresh=0 not in done)
+
+    grid = ChunkGrid(model.chunk, conditions.num_chunks, model.dit.patch)
+    for row, chunk_id in enumerate(grid.chunk_ids):
+        given = _given(conditions, key, oracle, row, chunk_id)
+        latents = done.get(chunk_id)
+        if latents is None:
+            prefix = image_latent if row == 0 and model.chunk.first != "separate" else None
+            if before is not None:
+                prefix = overlap_prefix(vae_params, model, before)
+            latents = _denoise(params, model, state, given, prefix)
+        state, report = _write(params, model, conditions, state, given, latents)
+        before = latents if model.chunk.first == "overlap" else None
+        yield Piece(chunk_id, np.asarray(latents), report, fresh=chunk_id not in done)
+
+
+def rebuild_bank(
+    params: Any,
+    model: ModelConfig,
+    conditions: Conditions,
+    key: Key[Array, ""],
+    latents: Mapping[int, Latents],
+    oracle: Float[np.ndarray, "n ids"] | None = None,
+) -> State:
+    """The state after the chunks in `latents` (by id, as `stream` yields them), equal to the bit.
+
+    With build.context="with" an entry depends on those before it: ids run from the first on.
+    """
+    state = steps.init_state(model)
+    for chunk_id in sorted(latents):
+        row = chunk_id if model.chunk.first == "joined" else max(chunk_id - 1, 0)
+        given = _given(conditions, key, oracle, row, chunk_id)
+        if chunk_id == 0 and model.chunk.first == "separate":
+            if model.memory.anchor:
+                state, _ = _commit(params, model, state, given, latents[0])
+            continue
+        state, _ = _write(params, model, conditions, state, given, latents[chunk_id])
+    return state
+
+
+def _write(
+    params: Any,
+    model: ModelConfig,
+    conditions: Conditions,
+    state: State,
+    given: ChunkInput,
+    latents: Latents,
+) -> tuple[State, ChunkReport]:
+    """Puts a chunk into the bank; with overlap, chunk 1 brings the anchor: its first latent."""
+    if model.chunk.first == "overlap" and given.chunk_id == 1 and model.memory.anchor:
+        anchor = given.replace(chunk_id=np.int32(0))
+        state, _ = _commit(params, model, state, anchor, latents[:1])
+    own = latents[-steps.grid_of(model).latents_per_chunk :]
+    return _commit(params, model, state, given, own)
+
+
+def _given(
+    conditions: Conditions,
+    key: Key[Array, ""],
+    oracle: Float[np.ndarray, "n ids"] | None,
+    row: int,
+    chunk_id: int,
+) -> ChunkInput:
+    # Rows are cut on the host: on the device each index would be a program of its own.
+    return ChunkInput(
+        chunk_id=np.int32(chunk_id),
+        text=np.asarray(conditions.text)[row],
+        embedding=np.asarray(conditions.embedding)[row],
+        null_text=np.asarray(conditions.null_text)[0],
+        key=key,
+        oracle=None if oracle is None else np.asarray(oracle)[row],
+    )

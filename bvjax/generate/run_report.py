@@ -1,0 +1,86 @@
+"""report.json and report.png of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from bvjax.generate import drift_report, report_picture
+from bvjax.generate.run_dir import RunDir
+from bvjax.generate.steps import ChunkReport
+
+
+class RunReport:
+    """Gathers what report.json and report.png need, chunk by chunk."""
+
+    def __init__(self, run: RunDir):
+        self.run = run
+        self.last, self.frames = None, 0
+        self.drift: dict[int, drift_report.ChunkDrift] = {}
+        self.memory: dict[int, dict[str, Any]] = {}
+        self.stills: list[np.ndarray] = []
+
+    def add(
+        self,
+        number: int,
+        frames: UInt8[np.ndarray, "f h w 3"],
+        report: ChunkReport | None,
+        seconds: dict[str, float],
+    ) -> None:
+        """Measures chunk `number` (0: the guidance frame, which only is what came before)."""
+        if number > 0:
+            self.drift[number] = drift_report.measure_chunk(frames, self.last)
+            self.memory[number] = {
+                "frames": [self.frames, self.frames + len(frames)],
+                **self._memory(report),
+                "seconds": {part: round(value, 3) for part, value in seconds.items()},
+            }
+            self.stills.append(frames[len(frames) // 2])
+        self.last, self.frames = frames[-1], self.frames + len(frames)
+
+    def save(self) -> None:
+        """Writes report.png, then report.json."""
+        run, chunk = self.run, self.run.settings.model.chunk
+        about = {
+            "title": run.title,
+            "seed": run.settings.seed,
+            "chunks_done": len(self.drift),
+            "chunks_wanted": len(run.captions),
+            "video": {
+                "frames": self.frames,
+                "seconds": self.frames / chunk.fps,
+                "fps": chunk.fps,
+                "height": chunk.height,
+                "width": chunk.width,
+            },
+        }
+        report = drift_report.report(run.captions, self.drift, self.memory, about)
+        name = run.title or run.path.name
+        headline = f"{name}  ·  {self.frames / chunk.fps:.0f} s  ·  seed {run.settings.seed}"
+        run.save_bytes("report.png", report_picture.draw(report, self.stills, headline))
+        run.save_json("report.json", report)
+
+    def _memory(self, report: ChunkReport) -> dict[str, Any]:
+        model = self.run.settings.model
+        joined = model.chunk.first == "joined"
+        report = jax.device_get(report)
+        roles = ["anchor"] * model.memory.anchor + ["semantic"] * model.retrieval.l
+        roles += ["recent"] * model.retrieval.recent
+        retrieved = [
+            {
+                "chunk": int(report.chunk_id[e]) + joined,
+                "role": roles[e],
+                "score": round(float(report.score[e]), 4),
+            }
+            for e in np.flatnonzero(report.valid)
+        ]
+        tokens = self.run.grid.tokens_per_chunk
+        return {
+            "retrieved": retrieved,
+            "kept_ratio": (report.kept / tokens).tolist(),
+            "clipped": (report.wanted > report.kept).astype(float).tolist(),
+            "coverage": report.coverage.tolist(),
+        }

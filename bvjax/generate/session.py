@@ -1,0 +1,281 @@
+"""What the commands do: begin, produce (also resume and report), redo and decode a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from absl import logging
+
+import bvjax
+from bvjax.config import ModelConfig
+from bvjax.errors import UserError
+from bvjax.generate import decoding, video_io
+from bvjax.generate.bundle import Bundle
+from bvjax.generate.checks import check_model
+from bvjax.generate.conditions import Conditions, encode_captions
+from bvjax.generate.rollout import Piece, stream
+from bvjax.generate.run_dir import RunDir, Settings
+from bvjax.generate.run_report import RunReport
+from bvjax.story import Story
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """One finished chunk (0: the guidance frame), with the seconds each part of it took."""
+
+    chunk: int
+    fresh: bool  # False: it was on disk already
+    seconds: dict[str, float]
+
+
+def begin(
+    bundle: Bundle,
+    model: ModelConfig,
+    story: Story,
+    out: str | pathlib.Path,
+    *,
+    seed: int = 0,
+    scale: int | None = None,
+    image: str | pathlib.Path | None = None,
+    chunks: int | None = None,
+    overrides: tuple[str, ...] = (),
+) -> RunDir:
+    """Checks everything a run needs, then makes its folder (or opens the very same run again).
+
+    Args:
+        model: the configuration of `bundle` with overrides applied.
+        scale: whole factor by which the video is enlarged; None makes it watchable.
+        chunks: only so many of the story's.
+
+    Raises `UserError` before any work is done.
+    """
+    chunk = model.chunk
+    check_model(model)
+    _check_architecture(bundle.model, model)
+    captions = story.chunk_captions(chunk.frames / chunk.fps)
+    if chunks is not None and not 1 <= chunks <= len(captions):
+        raise UserError(f"--chunks is {chunks}; this story has 1 to {len(captions)}")
+    captions = captions[:chunks]
+    if model.retrieval.kind == "oracle":
+        raise UserError("retrieval.kind 'oracle' needs scores that only an evaluation has")
+    bundle.tokenizer.encode(captions, model.text.max_length)  # refuses captions that are too long
+    if not 0 <= seed < 2**32:
+        raise UserError(f"the seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
+    if scale is None:
+        scale = video_io.watchable_scale(chunk.height, chunk.width)
+    if scale < 1:
+        raise UserError(f"the scale is {scale}; it must be 1 or more")
+    picture = None if image is None else video_io.read_image(image, chunk.height, chunk.width)
+    settings = Settings(
+        model=model, seed=seed, scale=scale, weights=str(bundle.folder.absolute()),
+        weights_sha256=bundle.sha256, overrides=tuple(overrides),
+    )  # fmt: skip
+    run = RunDir.create(out, settings, captions, story.title, picture)
+    try:
+        video_io.check_writer(run.path, chunk.height * scale, chunk.width * scale, chunk.fps)
+        if not (run.path / "versions.json").exists():
+            run.save_json("versions.json", versions())
+    except BaseException:
+        run.close()
+        raise
+    return run
+
+
+def produce(run: RunDir, bundle: Bundle, *, only_report: bool = False) -> Iterator[Progress]:
+    """Makes what a run still lacks: latents, video, report.  Yields after every chunk.
+
+    Chunks on disk are put back into the bank, so the video goes on exactly as if it had never
+    stopped.  With `only_report` nothing new is generated and the video is left alone.
+
+    Raises:
+        UserError: the weights are not those the run began with; `only_report` and there is no
+            chunk.
+    """
+    check_weights(run, bundle)
+    _compare_versions(run)
+    settings = run.settings
+    model = settings.model
+    started = time.perf_counter()
+    conditions = _conditions(run, bundle)
+    image = run.image()
+    image_latent = None
+    if image is not None:
+        image_latent = decoding.encode_image(bundle.params["vae"], model, image)
+    ids = ([0] if model.chunk.first == "separate" else []) + list(run.grid.chunk_ids)
+    done = run.load_latents(ids)
+    if only_report:
+        count = len(done) - (model.chunk.first == "separate")
+        if count < 1:
+            raise UserError(f"the run {run.path} has no finished chunk yet; resume it first")
+        conditions = conditions.replace(
+            text=conditions.text[:count], embedding=conditions.embedding[:count]
+        )
+    pieces = stream(
+        bundle.params["dit"], model, conditions, jax.random.key(settings.seed),
+        image_latent=image_latent, done=done, vae_params=bundle.params["vae"],
+    )  # fmt: skip
+    report = RunReport(run)
+    seconds = {"text": time.perf_counter() - started}
+    if only_report:
+        yield from _follow(run, bundle, pieces, report, None, seconds)
+    else:
+        (run.path / "report.json").unlink(missing_ok=True)  # until the video is whole again
+        with video_io.VideoWriter(run.video, model.chunk.fps, settings.scale) as writer:
+            yield from _follow(run, bundle, pieces, report, writer, seconds)
+    report.save()
+
+
+def decode(run: RunDir, bundle: Bundle) -> int:
+    """Makes video.mp4 again from the latents on disk; returns its number of frames."""
+    check_weights(run, bundle)
+    model, state, frames = run.settings.model, None, 0
+    ids = ([0] if model.chunk.first == "separate" else []) + list(run.grid.chunk_ids)
+    done = run.load_latents(ids)
+    if not done:
+        raise UserError(f"the run {run.path} has no finished chunk yet; resume it first")
+    with video_io.VideoWriter(run.video, model.chunk.fps, run.settings.scale) as writer:
+        for latents in done.values():
+            state, piece = decoding.decode_piece(bundle.params["vae"], model, state, latents)
+            writer.write(piece)
+            frames += len(piece)
+    return frames
+
+
+def redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int, str]) -> RunDir:
+    """Takes chunks from number `from_chunk` on out of a run and edits captions, for `produce`.
+
+    Chunks before it stay as they are, to the bit; those after it go to the run's archive.  From
+    chunk 1 on the first frame is made again too, unless it is an image.
+
+    Raises `UserError` for a number or a caption that does not fit; then nothing is changed.
+    """
+    check_weights(run, bundle)
+    count = len(run.captions)
+    if not 1 <= from_chunk <= count:
+        raise UserError(f"--from-chunk is {from_chunk}; the run has chunks 1 to {count}")
+    for number, caption in edits.items():
+        if not from_chunk <= number <= count:
+            raise UserError(
+                f"caption {number} cannot be edited when making again from {from_chunk} on; "
+                f"it can be {from_chunk} to {count}"
+            )
+        if not caption.strip():
+            raise UserError(f"the new caption {number} is empty")
+    bundle.tokenizer.encode(list(edits.values()), run.settings.model.text.max_length)
+    from_id = from_chunk - 1 if run.settings.model.chunk.first == "joined" else from_chunk
+    if from_chunk == 1 and run.image() is None:
+        from_id = 0
+    return run.replace_captions(edits, from_id)
+
+
+def check_weights(run: RunDir, bundle: Bundle) -> None:
+    """Raises `UserError` unless `bundle` is what the run began with."""
+    if bundle.sha256 != run.settings.weights_sha256:
+        raise UserError(
+            f"the weights in {bundle.folder} are not those that {run.path} began with "
+            f"({run.settings.weights}); give the right folder with --weights"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Software and hardware, for the record: to the bit, results hold for equal versions only."""
+    root = pathlib.Path(bvjax.__file__).parents[1]
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in ("bvjax", "jax", "jaxlib", "flax", "numpy", "av"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    device = jax.devices()[0]
+    found |= {"backend": device.platform, "device": device.device_kind}
+    if (root / ".git").exists():
+        git = ("git", "-C", str(root), "rev-parse", "HEAD")
+        try:
+            found["commit"] = subprocess.run(
+                git, capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            pass  # no git, or no commit yet: the version number has to do
+    return found
+
+
+def _compare_versions(run: RunDir) -> None:
+    """Warns when the run began with software that may round differently."""
+    path, now = run.path / "versions.json", versions()
+    before = json.loads(path.read_text()) if path.exists() else {}
+    for name in ("jax", "jaxlib", "backend", "device"):
+        if before.get(name, now[name]) != now[name]:
+            logging.warning(
+                "this run began with %s %s and goes on with %s: new chunks may differ in their last "
+                "bits", name, before[name], now[name],
+            )  # fmt: skip
+
+
+def _check_architecture(trained: ModelConfig, model: ModelConfig) -> None:
+    """Raises `UserError` for an override of something that the weights fix."""
+    for section in ("dit", "vae", "text"):
+        before, after = getattr(trained, section), getattr(model, section)
+        for field in dataclasses.fields(before):
+            key, old, new = field.name, getattr(before, field.name), getattr(after, field.name)
+            if old != new and f"{section}.{key}" not in ("dit.dtype", "dit.remat"):
+                raise UserError(
+                    f"{section}.{key} is {old!r} in these weights; it cannot be set to {new!r}"
+                )
+
+
+def _conditions(run: RunDir, bundle: Bundle) -> Conditions:
+    """Encoded captions; those encoded before are kept to the bit, only new ones are encoded."""
+    stored = run.load_conditions()
+    if stored is not None and stored[0] == run.captions:
+        return stored[1]
+    config = run.settings.model.text
+    fresh = encode_captions(bundle.params["text"], config, bundle.tokenizer, run.captions)
+    if stored is not None and len(stored[0]) == len(run.captions):
+        same = np.array([old == new for old, new in zip(stored[0], run.captions, strict=True)])
+        fresh = Conditions(
+            text=np.where(same[:, None, None], stored[1].text, fresh.text),
+            embedding=np.where(same[:, None], stored[1].embedding, fresh.embedding),
+            null_text=stored[1].null_text,
+        )
+    run.save_conditions(fresh)
+    return fresh
+
+
+def _follow(
+    run: RunDir,
+    bundle: Bundle,
+    pieces: Iterator[Piece],
+    report: RunReport,
+    writer: video_io.VideoWriter | None,
+    seconds: dict[str, float],
+) -> Iterator[Progress]:
+    """Saves, decodes, writes and measures each piece as it comes."""
+    model, state = run.settings.model, None
+    while True:
+        clock = [time.perf_counter()]
+        piece = next(pieces, None)
+        if piece is None:
+            return
+        clock.append(time.perf_counter())
+        if piece.fresh:
+            run.save_latents(piece.chunk_id, piece.latents)
+        state, frames = decoding.decode_piece(bundle.params["vae"], model, state, piece.latents)
+        clock.append(time.perf_counter())
+        if writer is not None:
+            writer.write(frames)
+        clock.append(time.perf_counter())
+        number = piece.chunk_id + (model.chunk.first == "joined")
+        parts = dict(zip(("generate", "decode", "write"), np.diff(clock).tolist(), strict=True))
+        seconds |= parts
+        report.add(number, frames, piece.report, seconds)
+        yield Progress(number, piece.fresh, seconds)
+        seconds = {}

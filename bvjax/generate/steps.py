@@ -1,0 +1,251 @@
+"""One chunk, as pure functions: look back, denoise, build the entry, write it (Alg. 1, Eq. 8-10).
+
+`rollout` scans `chunk_step`; `stream` calls its two halves, `denoise` and `commit`, each jitted
+once, so that a finished chunk can be put back into the bank (resume, rebuild) by the very program
+that put it there first.  One video at a time (batch 1 inside): use `jax.vmap` for several.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
+from bvjax.diffusion import flow
+from bvjax.diffusion.noise import anchor_noise, initial_noise
+from bvjax.diffusion.solvers import solve
+from bvjax.memory import bank as kv_bank
+from bvjax.memory import retrieval
+from bvjax.memory.bank import KVBank
+from bvjax.memory.positions import time_bases
+from bvjax.memory.retrieval import Selection
+from bvjax.memory.salience import keep_mask, probe_indices
+from bvjax.nets.dit import ChunkKV, Context, WanDiT
+from bvjax.random import purpose_key
+
+Latents = Float[Array, "l h w 16"]
+
+
+@struct.dataclass
+class State:
+    """What a video remembers from chunk to chunk."""
+
+    bank: KVBank
+    null_bank: KVBank | None  # only with cfg.bank="two": the same entries under the null caption
+
+
+@struct.dataclass
+class ChunkInput:
+    """What is particular to one chunk; `key` is the seed of the video, the same for all chunks."""
+
+    chunk_id: Int[Array, ""]
+    text: Float[Array, "t d"]
+    embedding: Float[Array, "d"]
+    null_text: Float[Array, "t d"]
+    key: Key[Array, ""]
+    oracle: Float[Array, "ids"] | None = None  # score of each past chunk id, for that kind
+
+
+@struct.dataclass
+class ChunkReport:
+    """What the memory did for one chunk; E entries [anchor | semantic | recent], Y layers."""
+
+    chunk_id: Int[Array, "e"]  # -1 where there was none
+    valid: Bool[Array, "e"]
+    score: Float[Array, "e"]  # by which it was ranked: cosine, or what `retrieval.kind` says
+    kept: Int[Array, "y"]  # tokens of this chunk that went into the bank
+    wanted: Int[Array, "y"]  # before the slot's capacity clipped them
+    coverage: Float[Array, "y"]
+
+
+def grid_of(model: ModelConfig) -> ChunkGrid:
+    """Sizes of one chunk of `model`."""
+    return ChunkGrid(model.chunk, 1, model.dit.patch)
+
+
+def init_state(model: ModelConfig) -> State:
+    """The state before the first chunk: empty banks in the matmul dtype."""
+    bank = kv_bank.init_bank(model, 1, jnp.dtype(model.dit.dtype))
+    return State(bank=bank, null_bank=jax.tree.map(jnp.copy, bank) if _two_banks(model) else None)
+
+
+def chunk_step(
+    params: Any, model: ModelConfig, state: State, given: ChunkInput, prefix: Latents | None = None
+) -> tuple[State, Latents, ChunkReport]:
+    """Generates a chunk and writes it to the bank."""
+    latents = denoise(params, model, state, given, prefix)
+    own = latents[-grid_of(model).latents_per_chunk :]
+    state, report = commit(params, model, state, given, own)
+    return state, latents, report
+
+
+def anchor_step(params: Any, model: ModelConfig, given: ChunkInput) -> Latents:
+    """Generates the guidance latent, [1, h, w, 16], from the first caption alone."""
+    grid = grid_of(model)
+    noise = anchor_noise(given.key, (1, *grid.latent_size, model.dit.in_channels))
+    velocity = _velocity(params, model, given, None, None, None, grid.positions(1))
+    return solve(model.sampler, velocity, noise, _solver_key(given))[0]
+
+
+def denoise(
+    params: Any, model: ModelConfig, state: State, given: ChunkInput, prefix: Latents | None = None
+) -> Latents:
+    """Latents of one chunk from noise, given the bank: sigma 1 -> 0 (Eq. 10).
+
+    Args:
+        params: of the DiT.
+        prefix: clean latents at the head of the window; they get sigma 0 and stay as they are.
+
+    Returns:
+        float32 [W, h, w, 16]: L latents, with chunk.first="overlap" P more in front.
+    """
+    grid = grid_of(model)
+    _, context, null_context, own_base = _look_back(model, state, given)
+    frame = (*grid.latent_size, model.dit.in_channels)
+    number = given.chunk_id + (model.chunk.first == "joined")  # counted from 1 in every layout
+    noise = initial_noise(model.noise, given.key, number, (grid.latents_per_chunk, *frame))
+    if grid.overlap_latents:
+        head = anchor_noise(given.key, (grid.overlap_latents, *frame))
+        noise = jnp.concatenate([head, noise], axis=1)
+    positions = jnp.asarray(grid.positions(grid.window_latents, -grid.overlap_latents))
+    positions = positions.at[:, 0].add(own_base)
+    velocity = _velocity(params, model, given, context, null_context, prefix, positions)
+    if prefix is None:
+        return solve(model.sampler, velocity, noise, _solver_key(given))[0]
+    free = solve(model.sampler, velocity, noise[:, len(prefix) :], _solver_key(given))
+    return jnp.concatenate([prefix, free[0]])
+
+
+def commit(
+    params: Any, model: ModelConfig, state: State, given: ChunkInput, latents: Latents
+) -> tuple[State, ChunkReport]:
+    """Encodes finished latents (Algorithm 2) and writes them to the bank.
+
+    A pure function of (bank, clean latents, caption, seed); with build.context="none" the bank only
+    decides the slot.  The clean pass has sigma 0.  The null bank keeps the same tokens of the same
+    chunks.
+    """
+    grid = grid_of(model)
+    memory = model.memory
+    selection, context, null_context, own_base = _look_back(model, state, given)
+    if model.build.context == "none":
+        context, null_context, own_base = None, None, jnp.int32(0)
+    local = grid.positions(len(latents))
+    key = purpose_key(given.key, "probes", given.chunk_id)
+    probes = probe_indices(model.build, len(local), grid.tokens_per_latent, key)
+    positions = jnp.asarray(local).at[:, 0].add(own_base)
+    kv = _clean_pass(params, model, latents, given.text, positions, context, probes)
+    keep, cover = keep_mask(kv.salience, probes[1], memory, memory.capacity)
+    whole = jnp.logical_and(memory.anchor, given.chunk_id == 0)
+    keep = keep | whole
+    dense = model.retrieval.dense_recent
+
+    def write(bank: KVBank, kv: ChunkKV) -> KVBank:
+        entry = kv_bank.make_entry(kv, keep, local, memory.capacity, dense)
+        embedding, recent = given.embedding[None], model.retrieval.recent
+        return kv_bank.write(bank, entry, embedding, given.chunk_id, memory, recent)
+
+    null_bank = state.null_bank
+    if null_bank is not None:
+        null = _clean_pass(params, model, latents, given.null_text, positions, null_context, probes)
+        null_bank = write(null_bank, null)
+    index = selection.index[0]
+    report = ChunkReport(
+        chunk_id=selection.chunk_id[0],
+        valid=selection.valid[0],
+        score=jnp.where(selection.valid[0], selection.scores[0][index], 0.0),
+        kept=jnp.where(whole, len(local), cover.kept[:, 0, 0]),
+        wanted=jnp.where(whole, len(local), cover.wanted[:, 0, 0]),
+        coverage=jnp.where(whole, 1.0, cover.coverage[:, 0, 0]),
+    )
+    return State(bank=write(state.bank, kv), null_bank=null_bank), report
+
+
+def _look_back(
+    model: ModelConfig, state: State, given: ChunkInput
+) -> tuple[Selection, Context, Context | None, Int[Array, ""]]:
+    """Selection, context (and that of the null bank) and the time at which the chunk begins."""
+    bank, grid = state.bank, grid_of(model)
+    oracle = None
+    if given.oracle is not None:
+        known = (bank.chunk_id >= 0) & (bank.chunk_id < len(given.oracle))
+        row = given.oracle[jnp.clip(bank.chunk_id, 0, len(given.oracle) - 1)]
+        oracle = jnp.where(known, row, -jnp.inf)
+    key = purpose_key(given.key, "retrieval", given.chunk_id)
+    selection = retrieval.retrieve(
+        bank, given.embedding[None], given.chunk_id, model, key=key, oracle=oracle
+    )
+    entry_base, own_base = time_bases(
+        model.rope.mode, selection.chunk_id, selection.valid, given.chunk_id,
+        latents=grid.latents_per_chunk, first_latents=grid.first_entry_latents,
+        recent=model.retrieval.recent, l=model.retrieval.l, anchor=model.memory.anchor,
+    )  # fmt: skip
+    theta = model.dit.rope_theta
+    context = retrieval.assemble(bank, selection, entry_base, theta)
+    null_context = None
+    if state.null_bank is not None:
+        null_context = retrieval.assemble(state.null_bank, selection, entry_base, theta)
+    return selection, context, null_context, own_base[0]
+
+
+def _velocity(
+    params: Any,
+    model: ModelConfig,
+    given: ChunkInput,
+    context: Context | None,
+    null_context: Context | None,
+    prefix: Latents | None,
+    positions: Int[Array, "n 3"],
+):
+    """The guided velocity of the latents behind `prefix`, as the solvers want it."""
+    fixed = 0 if prefix is None else len(prefix)
+
+    def branch(x, sigma, text, context):
+        if prefix is not None:
+            x = jnp.concatenate([prefix[None], x], axis=1)
+            sigma = jnp.where(jnp.arange(x.shape[1]) < fixed, 0.0, sigma)
+        v, _ = WanDiT(model.dit, model.text.dim).apply(
+            {"params": params}, x[:, None], jnp.asarray(sigma)[None, None], text[None, None],
+            jnp.asarray(positions)[None, None], context,
+        )  # fmt: skip
+        return v[:, 0, fixed:]
+
+    def velocity(x, sigma):
+        v = branch(x, sigma, given.text, context)
+        if model.cfg.scale == 1.0:
+            return v
+        null = context if null_context is None else null_context
+        return flow.guide(v, branch(x, sigma, given.null_text, null), model.cfg.scale)
+
+    return velocity
+
+
+def _clean_pass(
+    params: Any,
+    model: ModelConfig,
+    latents: Latents,
+    text: Float[Array, "t d"],
+    positions: Int[Array, "n 3"],
+    context: Context | None,
+    probes: tuple[Array, Array],
+) -> ChunkKV:
+    """Keys, values and importances of clean latents at sigma 0 (Algorithm 2, lines 2-9)."""
+    index, visible = probes
+    _, kv = WanDiT(model.dit, model.text.dim).apply(
+        {"params": params}, latents[None, None], jnp.zeros((1, 1)), text[None, None],
+        positions[None, None], context, probe_index=index, probe_visible=visible, return_kv=True,
+    )  # fmt: skip
+    return kv
+
+
+def _two_banks(model: ModelConfig) -> bool:
+    return model.cfg.bank == "two" and model.cfg.scale != 1.0
+
+
+def _solver_key(given: ChunkInput) -> Key[Array, ""]:
+    return purpose_key(given.key, "solver", given.chunk_id)

@@ -1,0 +1,195 @@
+"""H.264 video and first images, without a system ffmpeg (PyAV carries its own).
+
+While a video is being written it is a fragmented mp4, one fragment per second, so what is on disk
+plays even if the process is killed; closing it turns it into an ordinary mp4 with its index in
+front.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from types import TracebackType
+
+import av
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+from absl import logging
+from jaxtyping import UInt8
+
+from bvjax.errors import UserError
+
+WATCHABLE = 256  # pixels: the short side of a video that is pleasant to look at
+_FRAGMENTED = {
+    "movflags": "frag_keyframe+empty_moov+default_base_moof",
+    "flush_packets": "1",
+}
+# zerolatency: no look-ahead, so every frame that went in is on disk at the next key frame.
+_CODEC = {"crf": "14", "preset": "medium", "tune": "zerolatency"}
+_EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+
+def watchable_scale(height: int, width: int) -> int:
+    """Smallest whole factor that brings the short side to `WATCHABLE` pixels."""
+    return max(1, -(-WATCHABLE // min(height, width)))
+
+
+class VideoWriter:
+    """Writes uint8 RGB frames to an mp4 as they come; use it as a context manager.
+
+    Raises `UserError` when the file cannot be written.
+    """
+
+    def __init__(self, path: str | pathlib.Path, fps: int, scale: int = 1):
+        """`scale` is a whole factor by which frames are enlarged for watching."""
+        self.path = pathlib.Path(path)
+        self._fps, self._scale = fps, scale
+        self._stream = None
+        try:
+            self._container = av.open(str(self.path), "w", format="mp4", options=_FRAGMENTED)
+        except (OSError, av.FFmpegError) as error:
+            raise _cannot_write(self.path, error) from None
+
+    def write(self, frames: UInt8[np.ndarray, "f h w 3"]) -> None:
+        """Append frames; the first ones decide the size."""
+        try:
+            if self._stream is None:
+                self._stream = self._open_stream(*frames.shape[1:3])
+            for picture in frames:
+                frame = av.VideoFrame.from_ndarray(self._enlarge(picture), format="rgb24")
+                self._container.mux(self._stream.encode(frame))
+        except (OSError, av.FFmpegError) as error:
+            raise _cannot_write(self.path, error) from None
+
+    def close(self) -> None:
+        """Finish the file and move its index to the front."""
+        try:
+            if self._stream is not None:
+                self._container.mux(self._stream.encode())
+            self._container.close()
+            if self._stream is not None:
+                _move_index(self.path)
+        except (OSError, av.FFmpegError) as error:
+            raise _cannot_write(self.path, error) from None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:  # what has been written so far stays, as after a kill
+            self._container.close()
+
+    def _open_stream(self, height: int, width: int) -> av.VideoStream:
+        stream = self._container.add_stream("libx264", rate=self._fps, options=_CODEC)
+        stream.height, stream.width = height * self._scale, width * self._scale
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = max(1, self._fps)
+        return stream
+
+    def _enlarge(self, picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        if self._scale == 1:
+            return np.ascontiguousarray(picture)
+        image = PIL.Image.fromarray(picture)
+        size = (image.width * self._scale, image.height * self._scale)
+        return np.asarray(image.resize(size, PIL.Image.Resampling.LANCZOS))
+
+
+def check_writer(folder: str | pathlib.Path, height: int, width: int, fps: int) -> None:
+    """Write and read back two frames in `folder`, so that a broken writer is found before the work.
+
+    Raises `UserError`.
+    """
+    path = pathlib.Path(folder) / f".preflight.{os.getpid()}.mp4"
+    try:
+        with VideoWriter(path, fps) as writer:
+            writer.write(np.zeros((2, height, width, 3), np.uint8))
+        count = len(read_video(path)[0])
+    finally:
+        path.unlink(missing_ok=True)
+    if count != 2:
+        raise UserError(f"the video writer is broken: of 2 test frames {count} could be read back")
+
+
+def read_video(path: str | pathlib.Path) -> tuple[UInt8[np.ndarray, "f h w 3"], float]:
+    """All RGB frames of a video and its frames per second; raises `UserError`."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise UserError(f"{path} has no video in it")
+            stream = container.streams.video[0]
+            rate = float(stream.average_rate or stream.guessed_rate or 0)
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    except (OSError, av.FFmpegError) as error:
+        raise UserError(f"cannot read the video {path}: {_reason(error)}") from None
+    if not frames:
+        raise UserError(f"the video {path} has no frames")
+    return np.stack(frames), rate
+
+
+def read_image(path: str | pathlib.Path, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture as RGB of the wanted size, cut to the middle and resized where it has another.
+
+    Raises `UserError` for what is not one 8-bit picture.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise UserError(
+                    f"the image {path} is an animation of {image.n_frames} frames; give one picture"
+                )
+            if image.mode not in _EIGHT_BIT:
+                raise UserError(
+                    f"the image {path} has pixels of kind {image.mode}; save it with 8 bits a "
+                    "channel, as PNG or JPEG"
+                )
+            image = PIL.ImageOps.exif_transpose(image)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = PIL.Image.new("RGBA", image.size, "white")
+                image = PIL.Image.alpha_composite(white, image)
+            image = image.convert("RGB")
+    except PIL.UnidentifiedImageError:
+        raise UserError(f"{path} is not an image; give a PNG or JPEG file") from None
+    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read the image {path}: {_reason(error)}") from None
+    if image.size != (width, height):
+        logging.info(
+            "the image %s is %dx%d: it is cut to the middle and resized to %dx%d",
+            path, *image.size, width, height,
+        )  # fmt: skip
+        image = PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def _move_index(path: pathlib.Path) -> None:
+    """Rewrite a fragmented mp4 as an ordinary one, without encoding again."""
+    whole = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with (
+            av.open(str(path)) as source,
+            av.open(str(whole), "w", format="mp4", options={"movflags": "faststart"}) as target,
+        ):
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(source.streams.video[0]):
+                if packet.dts is not None:  # the demuxer ends with an empty packet
+                    packet.stream = stream
+                    target.mux(packet)
+        os.replace(whole, path)
+    finally:
+        whole.unlink(missing_ok=True)
+
+
+def _cannot_write(path: pathlib.Path, error: Exception) -> UserError:
+    return UserError(f"cannot write the video {path}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,1 @@
+"""Training losses, one file each, as pure functions of arrays."""

@@ -1,0 +1,313 @@
+"""Teacher forcing with the semantic sparse KV bank: the loss that trains the DiT.
+
+A clip's clean chunks are encoded once, each alone (or, with `build.context="with"`, each seeing its own
+context), exactly as the bank's entries are at generation time.  Every chunk is then denoised `rounds` times
+against the kept rows of the few earlier chunks that its drawn history names.  An entry thus serves many
+targets, and a target costs little more than itself.
+
+The keep set is a boolean key mask here and a gather at generation; for equal indices the two are equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
+from bvjax.diffusion import flow
+from bvjax.diffusion.noise import chunk_levels, draw_sigma
+from bvjax.errors import UserError
+from bvjax.losses.block_forcing import (
+    BlockForcingConfig,
+    block_forcing_loss,
+    semantic_reference,
+)
+from bvjax.losses.history import KINDS, History, HistoryConfig, draw_history, noise_history
+from bvjax.memory.positions import time_bases
+from bvjax.memory.salience import keep_mask, probe_indices
+from bvjax.nets.dit import ChunkKV, Context, SelfContext, WanDiT
+from bvjax.nets.dit_layers import gather_context
+from bvjax.nets.rope import angles, apply_rope
+from bvjax.random import normal, purpose_key
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelsConfig:
+    """Noise levels in training (Eq. 11, 26, 27 and where they enter)."""
+
+    schedule: str = "cosine"  # naive | linear | cosine | sigmoid; naive = ordinary levels only
+    role: str = "median_shift"  # median_shift | fixed | cap | progressive
+    eps_min: float = 0.1
+    eps_max: float = 1.0 / 1.003
+    alpha: float = 10.0  # steepness of the sigmoid
+    mix: float = 0.5  # share of clips with ordinary levels
+    shift: float = 3.0  # of ordinary levels
+
+
+@dataclasses.dataclass(frozen=True)
+class ForcingConfig:
+    """The whole training draw."""
+
+    block: BlockForcingConfig = BlockForcingConfig()
+    history: HistoryConfig = HistoryConfig()
+    levels: LevelsConfig = LevelsConfig()
+    rounds: int = 2  # times each chunk of a clip is denoised in a step
+    anchor_weight: float = 0.15  # weight of the loss of the guidance latent alone
+
+
+@struct.dataclass
+class Clip:
+    """A batch of encoded videos in the `separate` layout."""
+
+    anchor: Float[Array, "b 1 1 h w z"]  # guidance latents
+    chunks: Float[Array, "b c l h w z"]
+    text: Float[Array, "b c t dt"]
+    embedding: Float[Array, "b c dt"]
+    relevance: Float[Array, "b c c"]
+
+
+def make_clip(batch: dict[str, Array], grid: ChunkGrid) -> Clip:
+    """Cut latents [b, 1 + C L, h, w, z] at the chunk boundaries of `grid`."""
+    if grid.config.first != "separate":
+        raise UserError(f"training cuts videos as chunk.first='separate', not {grid.config.first!r}")
+    latents, length = batch["latents"], grid.latents_per_chunk
+    if (latents.shape[1] - 1) % length:
+        raise UserError(f"{latents.shape[1]} latents are not 1 + a multiple of {length}")
+    body = latents[:, 1:]
+    return Clip(
+        anchor=latents[:, None, :1],
+        chunks=body.reshape(body.shape[0], -1, length, *body.shape[2:]),
+        text=batch["text"],
+        embedding=batch["embedding"],
+        relevance=batch["relevance"],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherForcing:
+    """The model with its training draw; `null_text` are the states of the empty caption."""
+
+    model: ModelConfig
+    forcing: ForcingConfig
+    null_text: Any  # float32 [t, dt]
+
+    @property
+    def grid(self) -> ChunkGrid:
+        return ChunkGrid(self.model.chunk, 1, self.model.dit.patch)
+
+    @property
+    def dit(self) -> WanDiT:
+        return WanDiT(self.model.dit, self.model.text.dim)
+
+    # ---- the two passes ------------------------------------------------------------------------
+    def encode(
+        self,
+        params: Any,
+        chunks: Float[Array, "b c l h w z"],
+        sigma: Float[Array, "b c"],
+        text: Float[Array, "b c t dt"],
+        key: Array,
+        context: Context | None = None,
+        self_context: SelfContext | None = None,
+        base: Int[Array, "b c"] | int = 0,
+    ) -> tuple[ChunkKV, Bool[Array, "y b c n"]]:
+        """Bank entries of all chunks (Algorithm 2): keys, values and the keep mask of each layer.
+
+        With `build.context="with"` chunks see the anchor (`context`) and each other (`self_context`), and
+        `base` is each chunk's own RoPE time.
+        """
+        latents = chunks.shape[2]
+        own = jnp.asarray(self.grid.positions(latents))
+        tokens, per_frame = own.shape[0], self.grid.tokens_per_latent
+        index, visible = probe_indices(self.model.build, tokens, per_frame, key)
+        capacity = self.model.memory.capacity
+
+        def keep_fn(salience):
+            return keep_mask(salience, visible, self.model.memory, capacity)[0]
+
+        positions = jnp.broadcast_to(own, (*chunks.shape[:2], tokens, 3))
+        positions = positions.at[..., 0].add(jnp.asarray(base)[..., None])
+        _, kv = self.dit.apply(
+            {"params": params}, chunks, sigma, text, positions, context, index, visible,
+            return_kv=True, self_context=self_context, keep_fn=keep_fn,
+        )  # fmt: skip
+        return kv, keep_fn(kv.salience)
+
+    def context(
+        self,
+        kv: ChunkKV,
+        keep: Bool[Array, "y b c n"],
+        anchor_kv: ChunkKV,
+        history: History,
+        target: Int[Array, "b m"],
+    ) -> tuple[Context, Int[Array, "b m"]]:
+        """(K*, V*) of Eq. 9 for every target as masked rows [anchor | top-l | recent], and own RoPE bases."""
+        entry_positions, own_base = self.positions(history, target)
+        theta = self.model.dit.rope_theta
+        gather = jax.vmap(gather_context, in_axes=(0, 0, 0, None, None, None, None))
+        keys, values, mask = gather(
+            kv.keys, kv.values, keep, history.index, history.valid, entry_positions, theta
+        )
+        rows = Context(keys=keys, values=values, mask=mask)
+        anchor = self.anchor_rows(anchor_kv, history.anchor)
+        if anchor is not None:
+            rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=3), anchor, rows)
+        return rows, own_base
+
+    def anchor_rows(self, anchor_kv: ChunkKV, shown: Bool[Array, "b m"]) -> Context | None:
+        """The anchor's rows, at time 0 for every target that is shown them; None when it is off."""
+        if not self.model.memory.anchor:
+            return None
+        positions = jnp.asarray(self.grid.positions(1))
+        keys = anchor_kv.keys
+        keys = apply_rope(keys, angles(positions, keys.shape[-1], self.model.dit.rope_theta))
+        spread = (keys.shape[0], *shown.shape, positions.shape[0])
+
+        def broadcast(rows):
+            return jnp.broadcast_to(rows, (*spread, *rows.shape[-2:]))
+
+        mask = jnp.broadcast_to(shown[None, ..., None], spread)
+        return Context(keys=broadcast(keys), values=broadcast(anchor_kv.values), mask=mask)
+
+    def positions(
+        self, history: History, target: Int[Array, "b m"]
+    ) -> tuple[Int[Array, "b m e n 3"], Int[Array, "b m"]]:
+        """RoPE positions of the entries' tokens as each target sees them, and each target's base."""
+        r, length = self.model.retrieval, self.grid.latents_per_chunk
+        flat = history.index.reshape(-1, history.index.shape[-1])
+        valid = history.valid.reshape(flat.shape)
+
+        def bases(ids, valid, chunk):
+            entry, own = time_bases(
+                self.model.rope.mode, ids[None], valid[None], chunk,
+                latents=length, first_latents=1, recent=r.recent, l=r.l, anchor=False,
+            )  # fmt: skip
+            return entry[0], own[0]
+
+        entry_base, own_base = jax.vmap(bases)(flat + 1, valid, target.reshape(-1))
+        local = jnp.asarray(self.grid.positions(length))
+        shifted = jnp.broadcast_to(local, (*flat.shape, *local.shape))
+        shifted = shifted.at[..., 0].add(entry_base[..., None])
+        return shifted.reshape(*history.index.shape, *local.shape), own_base.reshape(target.shape)
+
+    def denoise(
+        self,
+        params: Any,
+        noisy: Float[Array, "b m l h w z"],
+        sigma: Float[Array, "b m"],
+        text: Float[Array, "b m t dt"],
+        context: Context | None,
+        base: Int[Array, "b m"] | int,
+    ) -> Float[Array, "b m l h w z"]:
+        """Velocity of noisy chunks given their context."""
+        own = jnp.asarray(self.grid.positions(noisy.shape[2]))
+        positions = jnp.broadcast_to(own, (*noisy.shape[:2], *own.shape))
+        positions = positions.at[..., 0].add(jnp.asarray(base)[..., None])
+        return self.dit.apply({"params": params}, noisy, sigma, text, positions, context)[0]
+
+    # ---- the loss ------------------------------------------------------------------------------
+    def loss(
+        self, params: Any, clip: Clip, key: Array
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Block Forcing over all chunks of the clips, plus the guidance latent alone from caption 1."""
+        batch, chunks = clip.chunks.shape[:2]
+        forcing, rounds = self.forcing, self.forcing.rounds
+        target = jnp.broadcast_to(jnp.tile(jnp.arange(1, chunks + 1), rounds), (batch, rounds * chunks))
+        history = draw_history(
+            purpose_key(key, "history"), target, clip.embedding, clip.relevance,
+            self.model.retrieval, forcing.history,
+        )  # fmt: skip
+        kv, keep, anchor_kv = self.bank(params, clip, history, purpose_key(key, "bank"))
+        context, base = self.context(kv, keep, anchor_kv, history, target)
+
+        # ---- noisy targets
+        repeat = lambda x: jnp.tile(x, (1, rounds, *[1] * (x.ndim - 2)))  # noqa: E731
+        x_start, text = repeat(clip.chunks), repeat(clip.text)
+        null = jnp.asarray(self.null_text, text.dtype)
+        drop = self._draw(key, "caption", target.shape) < forcing.history.caption_drop
+        text = jnp.where(drop[..., None, None], null, text)
+        sigma = self._sigma(purpose_key(key, "sigma"), batch * rounds, chunks).reshape(target.shape)
+        noise = normal(purpose_key(key, "noise"), x_start.shape)
+        velocity = self.denoise(params, flow.interpolate(x_start, noise, sigma), sigma, text, context, base)
+        x_cond, has_cond = self._reference(clip.chunks, history)
+        losses = block_forcing_loss(velocity, noise, x_start, x_cond, has_cond, forcing.block)
+        plain = jnp.mean(jnp.square(velocity - flow.velocity(x_start, noise)), axis=(2, 3, 4, 5))
+
+        # ---- the guidance latent alone
+        anchor_loss = self._anchor_loss(params, clip, null, purpose_key(key, "anchor target"))
+        loss = losses.mean() + forcing.anchor_weight * anchor_loss
+        metrics = {"block": losses.mean(), "flow": plain.mean(), "anchor": anchor_loss}
+        metrics["kept"] = keep.astype(jnp.float32).mean()
+        for i, kind in enumerate(KINDS):
+            chosen = history.kind == i
+            # A kind may be absent from a step: then the mean of all stands in and the log stays finite.
+            mean = jnp.where(chosen, plain, 0.0).sum() / jnp.maximum(chosen.sum(), 1)
+            metrics[f"flow_{kind}"] = jnp.where(chosen.any(), mean, plain.mean())
+        return loss, metrics
+
+    def bank(
+        self, params: Any, clip: Clip, history: History, key: Array
+    ) -> tuple[ChunkKV, Bool[Array, "y b c n"], ChunkKV]:
+        """Entries of the (slightly noised) clean chunks and of the anchor, under their own captions."""
+        noised, sigma = noise_history(purpose_key(key, "chunks"), clip.chunks, self.forcing.history)
+        anchor, anchor_sigma = noise_history(purpose_key(key, "anchor"), clip.anchor, self.forcing.history)
+        anchor_kv, _ = self.encode(
+            params, anchor, anchor_sigma, clip.text[:, :1], purpose_key(key, "anchor probes")
+        )
+        extra = {}
+        if self.model.build.context == "with":
+            # Each clean chunk sees what its first noisy copy sees.
+            first = jax.tree.map(lambda x: x[:, : clip.chunks.shape[1]], history)
+            ids = jnp.broadcast_to(jnp.arange(1, clip.chunks.shape[1] + 1), first.anchor.shape)
+            entry_positions, base = self.positions(first, ids)
+            extra = {
+                "context": self.anchor_rows(anchor_kv, first.anchor),
+                "self_context": SelfContext(first.index, first.valid, entry_positions),
+                "base": base,
+            }
+        probes = purpose_key(key, "probes")
+        kv, keep = self.encode(params, noised, sigma, clip.text, probes, **extra)
+        return kv, keep, anchor_kv
+
+    def _anchor_loss(self, params, clip, null, key):
+        text = jnp.broadcast_to(clip.text[:, :1], (clip.text.shape[0], 2, *clip.text.shape[2:]))
+        latent = jnp.broadcast_to(clip.anchor, (*text.shape[:2], *clip.anchor.shape[2:]))
+        drop = self._draw(key, "caption", text.shape[:2]) < self.forcing.history.caption_drop
+        text = jnp.where(drop[..., None, None], null, text)
+        sigma = draw_sigma(purpose_key(key, "sigma"), None, "fixed", text.shape[:2], shift=self.forcing.levels.shift)
+        noise = normal(purpose_key(key, "noise"), latent.shape)
+        zero = jnp.zeros(text.shape[:2], jnp.int32)
+        velocity = self.denoise(params, flow.interpolate(latent, noise, sigma), sigma, text, None, zero)
+        return jnp.mean(jnp.square(velocity - flow.velocity(latent, noise)))
+
+    def _sigma(self, key, clips, chunks):
+        cfg = self.forcing.levels
+        levels = None
+        if cfg.schedule != "naive":
+            levels = chunk_levels(cfg.schedule, chunks, cfg.eps_min, cfg.eps_max, cfg.alpha)
+        return draw_sigma(key, levels, cfg.role, (clips, chunks), mix=cfg.mix, shift=cfg.shift)
+
+    def _reference(self, chunks, history):
+        """x_cond from the top-l entries, or from the recent ones where none was retrieved."""
+        l, config = self.model.retrieval.l, self.forcing.block
+        length = chunks.shape[2]
+        parts = [
+            semantic_reference(
+                chunks, history.index[..., part], history.valid[..., part], history.scores[..., part],
+                config, length,
+            )
+            for part in (slice(0, l), slice(l, None))
+        ]  # fmt: skip
+        (top, has_top), (recent, has_recent) = parts
+        if config.fallback == "fm":
+            return top, has_top
+        return jnp.where(has_top[..., None, None, None, None], top, recent), has_top | has_recent
+
+    def _draw(self, key, purpose, shape):
+        return jax.random.uniform(purpose_key(key, purpose), shape)

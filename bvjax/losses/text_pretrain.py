@@ -1,0 +1,203 @@
+"""Training a small text encoder from nothing, before it is frozen.
+
+Full-size models bring umT5-xxl.  A small one needs states that tell the DiT what a caption says,
+and a mean embedding whose cosine finds the past captions about the same subjects, because that
+cosine is what retrieval ranks by (Eq. 8).  Three terms, one each for words, content and cosine:
+
+1. masked tokens: predict hidden or replaced tokens through the tied embedding (BERT's objective);
+2. labels: a linear head reads every mention of the caption from the mean embedding;
+3. similarity: cos(e_i, e_j) is regressed to the overlap of the mentions of i and j.
+
+The heads are trained beside the encoder and dropped at export (`params["encoder"]` is kept).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+import optax
+
+from bvjax.config import TextConfig
+from bvjax.nets import text
+
+
+@dataclasses.dataclass(frozen=True)
+class TextPretrainConfig:
+    """Sizes and weights of the objective."""
+
+    text: TextConfig
+    num_labels: int
+    mask_id: int  # token that hides another
+    first_piece: int  # ids from here on are text; random replacements are drawn from them
+    corrupt: float = 0.2  # share of the tokens to predict
+    random_share: float = 0.15  # share of those that become a random token, not `mask_id`
+    name_weight: float = 0.65  # share of the similarity target that the names make
+    toponym_weight: float = 0.35  # ... that the toponym makes
+    mlm_weight: float = 1.0
+    label_weight: float = 1.0
+    similarity_weight: float = 1.0
+
+
+def init_params(cfg: TextPretrainConfig, key: Array) -> dict[str, Any]:
+    """{"encoder": parameters of the encoder, "heads": those of the two heads} (float32)."""
+    encoder_key, head_key = jax.random.split(key)
+    kernel = jax.random.normal(head_key, (cfg.text.dim, cfg.num_labels)) * cfg.text.dim**-0.5
+    return {
+        "encoder": text.init_params(cfg.text, encoder_key),
+        "heads": {
+            "label_kernel": kernel,
+            # A caption has few of the labels.  From 0 this bias would pull all embeddings together.
+            "label_bias": jnp.full((cfg.num_labels,), -3.0),
+            "token_bias": jnp.zeros((cfg.text.vocab_size,)),
+        },
+    }
+
+
+def corrupt(
+    ids: Int[Array, "n t"], mask: Bool[Array, "n t"], cfg: TextPretrainConfig, key: Array
+) -> tuple[Int[Array, "n t"], Bool[Array, "n t"]]:
+    """Hides or replaces a share of the tokens; also says which ones must be predicted.
+
+    Pads and other special tokens (ids below `first_piece`) stay.
+    """
+    chosen_key, kind_key, token_key = jax.random.split(key, 3)
+    chosen = (jax.random.uniform(chosen_key, ids.shape) < cfg.corrupt) & mask
+    chosen &= ids >= cfg.first_piece
+    replaced = jax.random.uniform(kind_key, ids.shape) < cfg.random_share
+    tokens = jax.random.randint(token_key, ids.shape, cfg.first_piece, cfg.text.vocab_size)
+    return jnp.where(chosen, jnp.where(replaced, tokens, cfg.mask_id), ids), chosen
+
+
+def target_similarity(
+    names: Float[Array, "n names"], toponyms: Float[Array, "n toponyms"], cfg: TextPretrainConfig
+) -> Float[Array, "n n"]:
+    """What the cosine of two captions should be, from their multi-hot mentions.
+
+    It is the cosine of the vectors [sqrt(name_weight) unit(names), sqrt(toponym_weight)
+    unit(toponyms)], so an encoder can reach it exactly.  For captions with both kinds that is
+    name_weight * cos(names) + toponym_weight * cos(toponyms), with both weights divided by their
+    sum.  A caption that mentions neither is like no other.
+    """
+    parts = ((cfg.name_weight, names), (cfg.toponym_weight, toponyms))
+    return cosine(jnp.concatenate([weight**0.5 * unit(x) for weight, x in parts], axis=1))
+
+
+def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Rows of length 1; a row of zeros stays."""
+    square = jnp.sum(x * x, axis=1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+def cosine(x: Float[Array, "n d"]) -> Float[Array, "n n"]:
+    """Cosine of every pair of rows (Eq. 8); 0 where a row is zero."""
+    x = unit(x)
+    return x @ x.T
+
+
+def hit_rates(
+    similarity: Float[Array, "n n"],
+    story: Int[Array, "n"],
+    things: Float[Array, "n k"],
+    *,
+    recent: int = 2,
+    top: int = 2,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(hit rate, hit rate of returns) of top-`top` retrieval inside each story.
+
+    The candidates of a caption are the earlier ones of its story but the last `recent`.
+    Hit: a caption that shares a thing (a name, say) with a candidate; one of the `top` most
+    similar candidates shares a thing with it.  Return: a caption with a thing that some candidate
+    has and none of the last `recent` captions; each such thing is in one of the `top`.  A rate is
+    0 when there are no cases.
+    """
+    row = jnp.arange(len(story))
+    age = jnp.where(story[:, None] == story[None, :], row[:, None] - row[None, :], 0)
+    past = age > recent
+    _, best = jax.lax.top_k(jnp.where(past, similarity, -jnp.inf), top)
+    chosen = jnp.any(best[:, :, None] == row, axis=1) & past
+
+    def seen(where: Bool[Array, "n n"]) -> Bool[Array, "n k"]:
+        return where.astype(things.dtype) @ things > 0
+
+    shared = (things > 0) & seen(past)
+    returned = shared & ~seen((age > 0) & ~past)
+    found = seen(chosen)
+    hit = jnp.any(shared & found, axis=1)
+    complete = jnp.all(found | ~returned, axis=1)
+    return _mean(hit, jnp.any(shared, axis=1)), _mean(complete, jnp.any(returned, axis=1))
+
+
+def text_pretrain_loss(
+    params: dict[str, Any], cfg: TextPretrainConfig, batch: dict[str, Array], key: Array
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The weighted sum of the three terms, and metrics.
+
+    Args:
+        batch: whole stories of c captions in order: ids int [s, c, t], mask bool [s, c, t], and
+            multi-hot float arrays labels [s, c, num_labels], name_labels [s, c, names],
+            toponym_labels [s, c, toponyms].
+
+    The similarity term is the mean squared error of the cosine, averaged over the pairs inside
+    stories and over the pairs across stories, half and half: the first are the ones that
+    retrieval ranks and far fewer.
+
+    Metrics: the three terms, `mlm_accuracy`, `label_f1`, and by name and by toponym the rates of
+    `hit_rates`: `name_hit@2`, `name_return_hit@2`, `toponym_hit@2`, `toponym_return_hit@2`.
+    """
+    stories, captions = batch["ids"].shape[:2]
+    flat = {name: x.reshape(-1, x.shape[-1]) for name, x in batch.items()}
+    ids, mask, names, toponyms = (
+        flat[name] for name in ("ids", "mask", "name_labels", "toponym_labels")
+    )
+    story = jnp.repeat(jnp.arange(stories), captions)
+
+    encoder = text.UMT5Encoder(cfg.text)
+    corrupted, chosen = corrupt(ids, mask, cfg, key)
+    # The clean half feeds the other two terms: a hidden name cannot be retrieved by.
+    both = (jnp.concatenate([ids, corrupted]), jnp.concatenate([mask, mask]))
+    states, hidden = jnp.split(encoder.apply({"params": params["encoder"]}, *both), 2)
+    embedding = text.mean_embedding(states, mask)
+
+    heads = params["heads"]
+    table = params["encoder"]["token_embedding"]["embedding"]
+    token_logits = hidden @ table.T * cfg.text.dim**-0.5 + heads["token_bias"]
+    token_loss = optax.softmax_cross_entropy_with_integer_labels(token_logits, ids)
+    mlm = _mean(token_loss, chosen)
+
+    label_logits = embedding @ heads["label_kernel"] + heads["label_bias"]
+    label_loss = optax.sigmoid_binary_cross_entropy(label_logits, flat["labels"])
+    # Summed over labels: most are absent and easy, a mean would drown the few present ones.
+    label = jnp.mean(jnp.sum(label_loss, axis=1))
+
+    cosines = cosine(embedding)
+    error = jnp.square(cosines - target_similarity(names, toponyms, cfg))
+    same = story[:, None] == story[None, :]
+    inside = same & ~jnp.eye(len(story), dtype=bool)
+    similarity = 0.5 * (_mean(error, inside) + _mean(error, ~same))
+
+    loss = cfg.mlm_weight * mlm + cfg.label_weight * label + cfg.similarity_weight * similarity
+    metrics = {
+        "mlm": mlm,
+        "label": label,
+        "similarity": similarity,
+        "mlm_accuracy": _mean(jnp.argmax(token_logits, axis=-1) == ids, chosen),
+        "label_f1": _f1(label_logits > 0, flat["labels"] > 0),
+    }
+    for name, things in (("name", names), ("toponym", toponyms)):
+        hit, return_hit = hit_rates(cosines, story, things)
+        metrics |= {f"{name}_hit@2": hit, f"{name}_return_hit@2": return_hit}
+    return loss, metrics
+
+
+def _mean(x: Array, where: Bool[Array, "..."]) -> Float[Array, ""]:
+    """Mean of the entries of `x` where `where`; 0 when there are none."""
+    return jnp.sum(jnp.where(where, x, 0)) / jnp.maximum(jnp.sum(where), 1)
+
+
+def _f1(predicted: Bool[Array, "n k"], present: Bool[Array, "n k"]) -> Float[Array, ""]:
+    """2 TP / (predicted + present)."""
+    return 2 * jnp.sum(predicted & present) / jnp.maximum(jnp.sum(predicted) + jnp.sum(present), 1)

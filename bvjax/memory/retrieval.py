@@ -1,0 +1,193 @@
+"""Which past chunks the target sees, and their rows as one context (Algorithm 1, Eq. 8, 9)."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from bvjax.config import ModelConfig, RetrievalConfig
+from bvjax.errors import UserError
+from bvjax.memory.bank import RETRIEVE, KVBank
+from bvjax.memory.similarity import cosine
+from bvjax.nets.dit import Context
+from bvjax.nets.rope import angles, apply_rope
+from kernels_pallas.kv_gather import pack
+
+
+@flax.struct.dataclass
+class Selection:
+    """The E = anchor + l + recent entries of a context, [anchor | semantic | recent]."""
+
+    index: Int[Array, "B E"]  # slot; 0 where not valid
+    chunk_id: Int[Array, "B E"]  # -1 where not valid
+    valid: Bool[Array, "B E"]
+    recent: Bool[Array, "B E"]  # entries of the sequential window, seq_ctx of Eq. 9
+    scores: Float[Array, "B slot"]
+
+
+def semantic_scores(
+    target: Float[Array, "*rows Dt"],
+    entries: Float[Array, "*rows slot Dt"],
+    valid: Bool[Array, "*rows slot"],
+    center: bool = False,
+) -> Float[Array, "*rows slot"]:
+    """cos(E_c, E_i) of caption embeddings (Eq. 8).
+
+    `center` subtracts the mean of the valid entries first: mean-pooled states of a language model
+    share a large common direction, which the raw cosine mostly measures.
+    """
+    target = target[..., None, :].astype(jnp.float32)
+    entries = entries.astype(jnp.float32)
+    if center:
+        counted = valid[..., None]
+        count = jnp.maximum(counted.sum(-2, keepdims=True), 1)
+        mean = jnp.where(counted, entries, 0).sum(-2, keepdims=True) / count
+        target, entries = target - mean, entries - mean
+    return cosine(target, entries)
+
+
+def rolling_scores(chunk_id: Int[Array, "*rows slot"]) -> Float[Array, "*rows slot"]:
+    """The later the better: with them the top l are the chunks before the recent ones."""
+    return chunk_id.astype(jnp.float32)
+
+
+def random_scores(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Uniform scores: with them the top l are any l chunks."""
+    return jax.random.uniform(key, shape)
+
+
+def entry_scores(
+    retrieval: RetrievalConfig,
+    bank: KVBank,
+    target_embedding: Float[Array, "B Dt"],
+    anchor: bool,
+    key: Key[Array, ""] | None = None,
+    oracle: Float[Array, "B slot"] | None = None,
+) -> tuple[Float[Array, "B slot"], Bool[Array, "B slot"]]:
+    """Score of each slot by `retrieval.kind`, and which slots may be seen at all.
+
+    `none` lets nothing be seen but the anchor, the recent chunks included.
+
+    Args:
+      key: for kind="random".
+      oracle: for kind="oracle"; -inf marks entries that must not be chosen.
+
+    Raises:
+      UserError: unknown kind.  ValueError: the kind's own argument is missing.
+    """
+    kind, valid = retrieval.kind, bank.valid
+    first = jnp.arange(valid.shape[-1]) == 0
+    if kind == "semantic":
+        counted = valid & ~first if anchor else valid
+        scores = semantic_scores(target_embedding, bank.embedding, counted, retrieval.center)
+    elif kind == "rolling":
+        scores = rolling_scores(bank.chunk_id)
+    elif kind == "random":
+        if key is None:
+            raise ValueError("retrieval.kind='random' needs a key")
+        scores = random_scores(key, valid.shape)
+    elif kind == "oracle":
+        if oracle is None:
+            raise ValueError("retrieval.kind='oracle' needs oracle scores")
+        scores = oracle
+    elif kind == "none":
+        scores = jnp.zeros(valid.shape, jnp.float32)
+        valid = valid & first if anchor else jnp.zeros_like(valid)
+    else:
+        raise UserError(f"retrieval.kind is {kind!r}; it can be {', '.join(RETRIEVE)}")
+    return scores, valid
+
+
+def select(
+    scores: Float[Array, "B slot"],
+    chunk_id: Int[Array, "B slot"],
+    valid: Bool[Array, "B slot"],
+    target_chunk: Int[Array, ""],
+    recent: int,
+    l: int,
+    anchor: bool,
+) -> Selection:
+    """The entries that chunk c = `target_chunk` sees: the anchor, the top l, and {c-recent .. c-1}.
+
+    The top l are taken among entries that are valid, earlier than the target, neither anchor nor
+    recent, and not scored -inf; ties go to the most recent.  Missing entries are not valid and come
+    first in their group; the others are in ascending order of id.
+    """
+    target = jnp.asarray(target_chunk, jnp.int32)
+    slots = chunk_id.shape[-1]
+    history = valid & (chunk_id < target)
+    groups = []  # (slot, found) of each group, [B, group]
+    if anchor:
+        is_anchor = jnp.arange(slots) == 0
+        groups.append((jnp.zeros_like(chunk_id[:, :1]), history[:, :1]))
+        history = history & ~is_anchor
+
+    candidates = history & (chunk_id < target - recent) & (scores > -jnp.inf)
+    order = jnp.lexsort((-chunk_id, -jnp.where(candidates, scores, -jnp.inf)), axis=-1)
+    order = jnp.pad(order[:, :l], ((0, 0), (0, max(0, l - slots))))  # more wanted than slots
+    found = jnp.take_along_axis(candidates, order, axis=-1) & (jnp.arange(l) < slots)
+    by_id = jnp.argsort(jnp.where(found, jnp.take_along_axis(chunk_id, order, -1), -1), axis=-1)
+    groups.append(tuple(jnp.take_along_axis(x, by_id, -1) for x in (order, found)))
+
+    ids = target - jnp.arange(recent, 0, -1)
+    match = history[:, None] & (chunk_id[:, None] == ids[:, None])
+    groups.append((match.argmax(-1), match.any(-1)))
+
+    index, found = (jnp.concatenate(parts, axis=-1) for parts in zip(*groups, strict=True))
+    in_window = jnp.arange(index.shape[-1]) >= index.shape[-1] - recent
+    return Selection(
+        index=jnp.where(found, index, 0).astype(jnp.int32),
+        chunk_id=jnp.where(found, jnp.take_along_axis(chunk_id, index, -1), -1),
+        valid=found,
+        recent=found & in_window,
+        scores=scores,
+    )
+
+
+def retrieve(
+    bank: KVBank,
+    target_embedding: Float[Array, "B Dt"],
+    target_chunk: Int[Array, ""],
+    model: ModelConfig,
+    key: Key[Array, ""] | None = None,
+    oracle: Float[Array, "B slot"] | None = None,
+) -> Selection:
+    """`entry_scores` and `select` with the sizes of `model` (Algorithm 1, stage B)."""
+    r, anchor = model.retrieval, model.memory.anchor
+    scores, valid = entry_scores(r, bank, target_embedding, anchor, key, oracle)
+    return select(scores, bank.chunk_id, valid, target_chunk, r.recent, r.l, anchor)
+
+
+def assemble(
+    bank: KVBank, selection: Selection, entry_base: Int[Array, "B E"], theta: float
+) -> Context:
+    """(K*, V*) of Eq. 9: the selected rows, roped at (base + t, h, w) and packed without gaps.
+
+    Entries of the recent window are read to `stored`, the others to `lengths`; the two differ only
+    with `retrieval.dense_recent`.
+
+    Args:
+      entry_base: latent frame at which each entry begins (`time_bases`).
+      theta: RoPE base of the model.
+
+    Returns:
+      A `Context` with a chunk axis of length 1 and E * capacity rows, `length` of them valid.
+    """
+    index = selection.index[None]
+    lengths = jnp.where(
+        selection.recent,
+        jnp.take_along_axis(bank.stored, index, axis=2),
+        jnp.take_along_axis(bank.lengths, index, axis=2),
+    )
+    lengths = jnp.where(selection.valid, lengths, 0)
+    positions = jnp.take_along_axis(bank.positions, index[..., None, None], axis=2)
+    positions = positions.at[..., 0].add(entry_base[None, :, :, None])
+    positions, _ = pack(positions, lengths)
+    keys, length = pack(bank.keys, lengths, selection.index)
+    values, _ = pack(bank.values, lengths, selection.index)
+    keys = apply_rope(keys, angles(positions, keys.shape[-1], theta))
+    return Context(
+        keys=keys[:, :, None], values=values[:, :, None], length=length[:, :, None], mask=None
+    )

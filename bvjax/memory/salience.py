@@ -1,0 +1,178 @@
+"""BuildSparseKV: which tokens of a finished chunk stay in the bank (Algorithm 2, Eq. 6, 7).
+
+The DiT computes the importance of each key under a few probe queries; this file picks the probes
+and turns the importances into one keep set per layer and batch row, shared by the heads.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from bvjax.config import BuildConfig, MemoryConfig
+from bvjax.errors import UserError
+
+PROBES = ("recent_random", "stratified", "random", "full")
+MASKS = ("chunk", "frame", "token")
+NORMS = ("nnz", "position", "running_mean", "none")
+COVERS = ("normalised", "accumulated")
+
+
+@flax.struct.dataclass
+class CoverReport:
+    """What COVERCOUNT asked for and what a slot could hold, per layer, batch row (and chunk)."""
+
+    kept: Int[Array, "..."]  # tokens in the keep set
+    wanted: Int[Array, "..."]  # M of Eq. 7, before the capacity clips it
+    coverage: Float[Array, "..."]  # share of the importance that the kept tokens hold
+
+
+@flax.struct.dataclass
+class MemoryReport:
+    """`CoverReport` averaged over everything but the layers."""
+
+    kept_ratio: Float[Array, "Y"]  # kept tokens / tokens of a chunk
+    clipped: Float[Array, "Y"]  # share of the writes that wanted more tokens than a slot holds
+    coverage: Float[Array, "Y"]
+
+
+def probe_indices(
+    build: BuildConfig, num_tokens: int, tokens_per_frame: int, key: Key[Array, ""]
+) -> tuple[Int[Array, "P"], Bool[Array, "P N"]]:
+    """Probe tokens of a chunk and the keys each of them sees (Algorithm 2, lines 6 and 8).
+
+    `build.probe` (P = n_recent + n_random; any chunk of at most that many tokens probes with all):
+      recent_random  the last n_recent tokens and n_random of the others, without replacement
+      stratified     spread over the latent frames, counts that differ by at most one, random within
+      random         any tokens, without replacement
+      full           all tokens
+    `build.mask`: a probe sees the whole `chunk` (the chunk-level causal mask of Eq. 6), its own and
+    earlier latent frames (`frame`), or tokens up to itself in raster order (`token`, the literal
+    CAUSALMASK of Algorithm 2).
+
+    Args:
+      num_tokens: N, tokens of the chunk in raster order (t, h, w).
+      tokens_per_frame: tokens of one latent frame; divides N.
+      key: one draw serves all layers, heads and batch rows of the chunk.
+
+    Raises:
+      UserError: unknown `build.probe` or `build.mask`.
+    """
+    count = build.n_recent + build.n_random
+    if build.probe not in PROBES:
+        raise UserError(f"build.probe is {build.probe!r}; it can be {', '.join(PROBES)}")
+    if build.probe == "full" or num_tokens <= count:
+        index = jnp.arange(num_tokens)
+    elif build.probe == "stratified":
+        index = _stratified(count, num_tokens // tokens_per_frame, tokens_per_frame, key)
+    elif build.probe == "random":
+        index = jax.random.permutation(key, num_tokens)[:count]
+    else:
+        others = jax.random.permutation(key, num_tokens - build.n_recent)[: build.n_random]
+        recent = jnp.arange(num_tokens - build.n_recent, num_tokens)
+        index = jnp.concatenate([others, recent])
+    index = jnp.sort(index).astype(jnp.int32)
+
+    keys = jnp.arange(num_tokens)
+    if build.mask == "chunk":
+        visible = jnp.ones((index.size, num_tokens), bool)
+    elif build.mask == "frame":
+        visible = keys // tokens_per_frame <= index[:, None] // tokens_per_frame
+    elif build.mask == "token":
+        visible = keys <= index[:, None]
+    else:
+        raise UserError(f"build.mask is {build.mask!r}; it can be {', '.join(MASKS)}")
+    return index, visible
+
+
+def _stratified(
+    count: int, frames: int, tokens_per_frame: int, key: Key[Array, ""]
+) -> Int[Array, "P"]:
+    share = np.diff(np.arange(frames + 1) * count // frames)  # sums to count, each +-1
+    frame = np.repeat(np.arange(frames), share)
+    rank = np.concatenate([np.arange(n) for n in share])
+    tokens = jnp.broadcast_to(jnp.arange(tokens_per_frame), (frames, tokens_per_frame))
+    shuffled = jax.random.permutation(key, tokens, axis=1, independent=True)
+    return frame * tokens_per_frame + shuffled[frame, rank]
+
+
+def normalise(
+    scores: Float[Array, "*rows N"], visible: Bool[Array, "P N"], norm: str
+) -> Float[Array, "*rows N"]:
+    """CUMMEAN of Algorithm 2, line 10: importance m of each key from its column sum s.
+
+    `nnz`: s_j / number of probes that see key j (ZipVL, arXiv 2410.08584; right under any mask,
+    and under the chunk mask a constant).  `position`: s_j / (n - j), j counted from 0, the number
+    of causal queries that could have seen key j.  `running_mean`: the mean of s_0 .. s_j.
+    `none`: s_j.
+
+    Raises:
+      UserError: unknown `norm`.
+    """
+    num_tokens = scores.shape[-1]
+    if norm == "nnz":
+        return scores / jnp.maximum(visible.sum(0), 1)
+    if norm == "position":
+        return scores / (num_tokens - jnp.arange(num_tokens))
+    if norm == "running_mean":
+        return jnp.cumsum(scores, axis=-1) / (1 + jnp.arange(num_tokens))
+    if norm == "none":
+        return scores
+    raise UserError(f"memory.norm is {norm!r}; it can be {', '.join(NORMS)}")
+
+
+def keep_mask(
+    scores: Float[Array, "*rows N"],
+    visible: Bool[Array, "P N"],
+    memory: MemoryConfig,
+    capacity: int,
+) -> tuple[Bool[Array, "*rows N"], CoverReport]:
+    """The keep set of every row (Algorithm 2, lines 10-12; Eq. 7), as a mask over the tokens.
+
+    COVERCOUNT is the smallest M >= 1 such that the M largest importances hold a share
+    `memory.tau` of the total; the M largest m are kept, of equal ones the earlier token first.
+    `memory.cover` says what is summed: `normalised` the importances m, `accumulated` the column
+    sums before CUMMEAN (ZipVL; as m still ranks, the kept tokens may then hold less than tau).
+    tau = 1 keeps every token, whatever float sums say.  When M exceeds `capacity` the `capacity`
+    largest m are kept.  No gradient flows into `scores`.
+
+    Raises:
+      UserError: unknown `memory.norm` or `memory.cover`.
+    """
+    if memory.cover not in COVERS:
+        raise UserError(f"memory.cover is {memory.cover!r}; it can be {', '.join(COVERS)}")
+    scores = jax.lax.stop_gradient(scores.astype(jnp.float32))
+    num_tokens = scores.shape[-1]
+    importance = normalise(scores, visible, memory.norm)
+    mass = importance if memory.cover == "normalised" else scores
+    if memory.tau >= 1:
+        wanted = jnp.full(scores.shape[:-1], num_tokens, jnp.int32)
+    else:
+        covered = jnp.cumsum(jnp.flip(jnp.sort(mass, axis=-1), axis=-1), axis=-1)
+        short = covered < memory.tau * covered[..., -1:]
+        wanted = jnp.minimum(1 + short.sum(-1, dtype=jnp.int32), num_tokens)
+    kept = jnp.minimum(wanted, capacity)
+
+    order = jnp.argsort(-importance, axis=-1, stable=True)
+    rank = jnp.argsort(order, axis=-1)
+    keep = rank < kept[..., None]
+    total = mass.sum(-1)
+    held = jnp.where(keep, mass, 0).sum(-1)
+    coverage = jnp.where(total > 0, held / jnp.where(total > 0, total, 1), 1.0)
+    return keep, CoverReport(kept=kept, wanted=wanted, coverage=coverage)
+
+
+def memory_report(cover: CoverReport, num_tokens: int) -> MemoryReport:
+    """Averages [Y, ...] over all axes but the layers; `num_tokens` is that of a chunk."""
+
+    def mean(x: Array) -> Float[Array, "Y"]:
+        return x.reshape(x.shape[0], -1).astype(jnp.float32).mean(-1)
+
+    return MemoryReport(
+        kept_ratio=mean(cover.kept) / num_tokens,
+        clipped=mean(cover.wanted > cover.kept),
+        coverage=mean(cover.coverage),
+    )

@@ -1,0 +1,198 @@
+"""Wan2.1 diffusion transformer, made chunk-causal by an explicit chunk axis and a context argument.
+
+Parameter names are those of the PyTorch checkpoints with "/" for ".", except:
+
+  here                                        Wan2.1 (original names)
+  blocks/...  [Y, ...]                        blocks.i....  (stacked on axis 0)
+  .../kernel  [in, out]                       ....weight  [out, in]
+  .../scale                                   ....weight  (norm_q, norm_k, norm3)
+  patch_embedding/kernel  [c*pt*ph*pw, D]     patch_embedding.weight  [D, c, pt, ph, pw]
+  blocks/modulation  [Y, 6, D]                blocks.i.modulation  [1, 6, D]
+  head/modulation  [2, D]                     head.modulation  [1, 2, D]
+
+norm3 is the affine norm before cross-attention (diffusers calls it norm2).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from bvjax.config import DiTConfig
+from bvjax.errors import UserError
+from bvjax.nets.dit_layers import (
+    XAVIER, Block, ChunkKV, Conditioning, Context, LayerNorm, Mlp, SelfContext,
+)  # fmt: skip
+from bvjax.nets.rope import angles
+
+__all__ = ["ChunkKV", "Context", "SelfContext", "WanDiT", "init_params", "timestep_embedding"]
+
+# What the backward pass recomputes -> the policy for nn.remat (None: no remat at all).
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+_NORMAL = nn.initializers.normal(0.02)
+
+
+def timestep_embedding(t: Float[Array, "*s"], dim: int) -> Float[Array, "*s dim"]:
+    """[cos | sin] of t * 10000^(-i / half), half = dim / 2, t on the 0 .. 1000 scale.
+
+    Frequencies are computed in float64 and the product in float32: up to t = 1000 each entry is
+    within 1e-4 of the float64 value (half an ulp of t times the frequency, twice).
+    """
+    half = dim // 2
+    frequency = 10000.0 ** (-np.arange(half, dtype=np.float64) / half)
+    phase = t[..., None].astype(jnp.float32) * jnp.asarray(frequency, jnp.float32)
+    return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
+
+
+class _TimeProjection(nn.Module):
+    """SiLU, Linear (named 1 as in an `nn.Sequential`): e -> the six modulation vectors e0."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, e):
+        project = nn.Dense(self.features, kernel_init=XAVIER, precision="highest", name="1")
+        return project(nn.silu(e))
+
+
+class _Head(nn.Module):
+    """Norm, modulation by e (not e0), Linear to the patch; all float32 as in Wan."""
+
+    cfg: DiTConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b c n d"], e: Float[Array, "b c f d"]):
+        cfg = self.cfg
+        modulation = self.param("modulation", nn.initializers.normal(cfg.dim**-0.5), (2, cfg.dim))
+        shift, scale = modulation[0] + e, modulation[1] + e
+        x = LayerNorm(cfg.eps, name="norm")(x, shift, scale)
+        features = int(np.prod(cfg.patch)) * cfg.out_channels
+        return nn.Dense(
+            features, kernel_init=nn.initializers.zeros, precision="highest", name="head"
+        )(x)
+
+
+class WanDiT(nn.Module):
+    """Velocity of noisy latents, chunk by chunk."""
+
+    cfg: DiTConfig
+    text_dim: int
+
+    @nn.compact
+    def __call__(
+        self,
+        latents: Float[Array, "b c l h w z"],
+        sigma: Float[Array, "b c"] | Float[Array, "b c l"],
+        text: Float[Array, "b c t dt"],
+        positions: Int[Array, "b c n 3"],
+        context: Context | None = None,
+        probe_index: Int[Array, "p"] | None = None,
+        probe_visible: Bool[Array, "p n"] | None = None,
+        *,
+        return_kv: bool = False,
+        self_context: SelfContext | None = None,
+        keep_fn=None,
+    ) -> tuple[Float[Array, "b c l h w z"], ChunkKV | None]:
+        """One forward pass of all chunks, each on its own.
+
+        Args:
+          latents: noisy (or clean) latents.
+          sigma: noise level in [0, 1] per chunk or per latent frame; the timestep is 1000 sigma.
+          text: text states; rows past the caption are zeros and are attended like the others.
+          positions: RoPE positions (t, h, w) of each chunk's own tokens.
+          context: rows of earlier chunks that each chunk may attend; None for none.
+          probe_index: tokens whose queries score the chunk's keys (Alg. 2); None: zero salience.
+          probe_visible: the keys each probe sees; None for all.
+          return_kv: whether to return the chunks' keys, values and salience.  Static.
+          self_context: chunks of this same sequence to attend as well, layer by layer, through the
+            rows that `keep_fn` keeps (teacher forcing with `build.context = "with"`).
+          keep_fn: salience [b, c, n] -> kept rows bool [b, c, n]; None keeps all.  Static.
+
+        Returns:
+          Float32 velocity, shaped as `latents` with `out_channels`, and the ChunkKV or None.
+
+        Raises:
+          UserError: `cfg.remat` is unknown, or shapes do not fit the patch, `text_dim` or each
+            other.
+        """
+        cfg, (_, _, frames, height, width, _) = self.cfg, latents.shape
+        _check(cfg, self.text_dim, latents, sigma, text, positions, context)
+        pt, ph, pw = cfg.patch
+        patches = rearrange(
+            latents, "b c (l pt) (h ph) (w pw) z -> b c (l h w) (z pt ph pw)", pt=pt, ph=ph, pw=pw
+        )
+        x = nn.Dense(cfg.dim, dtype=cfg.dtype, kernel_init=XAVIER, name="patch_embedding")(patches)
+
+        sigma = sigma if sigma.ndim == 3 else sigma[..., None]
+        sinusoid = timestep_embedding(1000.0 * sigma.astype(jnp.float32), cfg.freq_dim)
+        e = Mlp(
+            cfg.dim, cfg.dim, nn.silu, jnp.float32, _NORMAL, "highest", name="time_embedding"
+        )(sinusoid)
+        e0 = _TimeProjection(6 * cfg.dim, name="time_projection")(e)
+        embed_text = Mlp(cfg.dim, cfg.dim, nn.gelu, cfg.dtype, _NORMAL, name="text_embedding")
+        cond = Conditioning(
+            modulation=e0.reshape(*e.shape[:-1], 6, cfg.dim),
+            text=embed_text(text),
+            angles=angles(positions, cfg.head_dim, cfg.rope_theta),
+            probe_index=probe_index,
+            probe_visible=probe_visible,
+            self_context=self_context,
+        )
+        block = Block
+        if REMAT[cfg.remat] is not None:
+            block = nn.remat(Block, policy=REMAT[cfg.remat], prevent_cse=False)
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=cfg.num_layers,
+        )(cfg, return_kv=return_kv, keep_fn=keep_fn, name="blocks")
+        x, kv = layers(x.astype(jnp.float32), context, cond)
+
+        out = _Head(cfg, name="head")(x, e)
+        velocity = rearrange(
+            out, "b c (l h w) (pt ph pw z) -> b c (l pt) (h ph) (w pw) z",
+            l=frames // pt, h=height // ph, w=width // pw, pt=pt, ph=ph, pw=pw,
+        )  # fmt: skip
+        return velocity, kv
+
+
+def _check(cfg, text_dim, latents, sigma, text, positions, context):
+    if cfg.remat not in REMAT:
+        raise UserError(f"dit.remat is {cfg.remat!r}; it can be {', '.join(REMAT)}")
+    size, channels = latents.shape[2:5], latents.shape[5]
+    if any(n % p for n, p in zip(size, cfg.patch)):
+        raise UserError(f"latents of size {size} (l, h, w) do not divide by the patch {cfg.patch}")
+    if channels != cfg.in_channels:
+        raise UserError(f"latents have {channels} channels; this model takes {cfg.in_channels}")
+    if text.shape[-1] != text_dim:
+        raise UserError(f"text states have width {text.shape[-1]}; this model takes {text_dim}")
+    tokens = int(np.prod(size)) // int(np.prod(cfg.patch))
+    if positions.shape[-2] != tokens:
+        raise UserError(f"got {positions.shape[-2]} positions for {tokens} tokens a chunk")
+    if sigma.ndim == 3 and sigma.shape[2] != size[0] // cfg.patch[0]:
+        raise UserError(f"got {sigma.shape[2]} sigmas a chunk; give one, or one per latent frame")
+    if context is not None and (context.length is None) == (context.mask is None):
+        raise UserError("a Context needs exactly one of length and mask")
+
+
+def init_params(cfg: DiTConfig, text_dim: int, key: Array) -> dict:
+    """Wan's initialisation, float32; traceable, so that shapes and shardings can be had of it.
+
+    Xavier-uniform linears with zero biases, N(0, 0.02) text and time embeddings, modulation
+    randn / sqrt(dim), zero head.
+    """
+    latents = jnp.zeros((1, 1, *cfg.patch, cfg.in_channels))
+    text = jnp.zeros((1, 1, 1, text_dim))
+    positions = jnp.zeros((1, 1, 1, 3), jnp.int32)
+    model = WanDiT(cfg, text_dim)
+    return jax.jit(model.init)(key, latents, jnp.zeros((1, 1)), text, positions)["params"]

@@ -1,0 +1,260 @@
+"""Layers of the Wan2.1 DiT with an explicit chunk axis, and what they exchange: context, chunk KV.
+
+Tokens are [batch, chunk, token, dim].  A chunk's tokens all see each other and the chunk's context
+rows, and never another chunk of the axis; history enters only as context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from bvjax.config import DiTConfig
+from bvjax.nets.rope import angles, apply_rope
+from kernels_pallas.attention import attention
+from kernels_pallas.probe_scores import probe_scores
+
+XAVIER = nn.initializers.xavier_uniform()
+
+
+@struct.dataclass
+class Context:
+    """Rows of earlier chunks that each chunk attends, per layer: normed, already roped keys.
+
+    Exactly one of `length` (the first rows are valid) and `mask` is given.  Inside a layer the
+    leading layer axis is absent.
+    """
+
+    keys: Float[Array, "y b c s a k"]
+    values: Float[Array, "y b c s a k"]
+    length: Int[Array, "y b c"] | None = None
+    mask: Bool[Array, "y b c s"] | None = None
+
+
+@struct.dataclass
+class ChunkKV:
+    """What BuildSparseKV needs of an encoded chunk: keys after qk-norm and before RoPE."""
+
+    keys: Float[Array, "y b c n a k"]
+    values: Float[Array, "y b c n a k"]
+    salience: Float[Array, "y b c n"]  # probe scores, zeros when there were no probes
+
+
+@struct.dataclass
+class SelfContext:
+    """Which chunks of the same sequence each chunk attends (`build.context = "with"`).
+
+    Causality lies in `index`: it must name earlier chunks wherever `valid` is true.
+    """
+
+    index: Int[Array, "b c e"]  # source along the chunk axis
+    valid: Bool[Array, "b c e"]
+    entry_positions: Int[Array, "b c e n 3"]  # RoPE positions of the source's tokens from here
+
+
+@struct.dataclass
+class Conditioning:
+    """What all layers share."""
+
+    modulation: Float[Array, "b c f 6 d"]  # f = 1: one sigma a chunk; f = L: one a latent frame
+    text: Float[Array, "b c t d"]
+    angles: Float[Array, "b c n half"]
+    probe_index: Int[Array, "p"] | None
+    probe_visible: Bool[Array, "p n"] | None
+    self_context: SelfContext | None
+
+
+def gather_context(
+    keys: Float[Array, "b c n a k"],
+    values: Float[Array, "b c n a k"],
+    keep: Bool[Array, "b c n"],
+    index: Int[Array, "b m e"],
+    valid: Bool[Array, "b m e"],
+    entry_positions: Int[Array, "b m e n 3"],
+    theta: float,
+) -> tuple[Float[Array, "b m s a k"], Float[Array, "b m s a k"], Bool[Array, "b m s"]]:
+    """Rows of the source chunks of each target, roped at the positions they have for that target.
+
+    Returns keys, values and the mask of visible rows (kept by their source and of a valid entry),
+    with s = e * n.  One layer; `jax.vmap` it over the first three arguments for a stack of layers.
+    """
+    # A product with one-hot rows, not an indexed read: the gradient of a read is a scatter, which
+    # XLA:CPU does one element at a time.
+    one_hot = jax.nn.one_hot(index, keys.shape[1], dtype=keys.dtype)
+
+    def pick(source):
+        flat = source.reshape(*source.shape[:2], -1)
+        return jnp.einsum("bmec,bcf->bmef", one_hot, flat).reshape(*index.shape, *source.shape[2:])
+
+    gathered = apply_rope(pick(keys), angles(entry_positions, keys.shape[-1], theta))
+    kept = jax.vmap(lambda row, i: row[i])(keep, index)
+    mask = kept & valid[..., None]
+    lead, rows = index.shape[:2], index.shape[2] * keys.shape[2]
+    return (
+        gathered.reshape(*lead, rows, *keys.shape[3:]),
+        pick(values).reshape(*lead, rows, *values.shape[3:]),
+        mask.reshape(*lead, rows),
+    )
+
+
+class Mlp(nn.Module):
+    """Linear, activation, Linear, named 0 and 2 as in an `nn.Sequential`."""
+
+    hidden: int
+    features: int
+    activation: Callable[[Array], Array]
+    dtype: jnp.dtype
+    kernel_init: Callable = XAVIER
+    precision: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        options = dict(dtype=self.dtype, kernel_init=self.kernel_init, precision=self.precision)
+        x = self.activation(nn.Dense(self.hidden, name="0", **options)(x))
+        return nn.Dense(self.features, name="2", **options)(x)
+
+
+class _Projections(nn.Module):
+    """q, k, v, o of full width; q and k are RMS-normalised over all heads together."""
+
+    cfg: DiTConfig
+
+    def setup(self):
+        for name in "qkvo":
+            setattr(self, name, nn.Dense(self.cfg.dim, dtype=self.cfg.dtype, kernel_init=XAVIER))
+        self.norm_q = nn.RMSNorm(epsilon=self.cfg.eps, dtype=self.cfg.dtype)
+        self.norm_k = nn.RMSNorm(epsilon=self.cfg.eps, dtype=self.cfg.dtype)
+
+    def heads(self, x):
+        return x.reshape(*x.shape[:-1], self.cfg.num_heads, self.cfg.head_dim)
+
+    def qkv(self, x, memory):
+        q, k = self.norm_q(self.q(x)), self.norm_k(self.k(memory))
+        return self.heads(q), self.heads(k), self.heads(self.v(memory))
+
+    def merge(self, x):
+        return self.o(x.reshape(*x.shape[:-2], self.cfg.dim))
+
+
+class SelfAttention(_Projections):
+    """Attention of a chunk over its own tokens, its context, and chunks of its own sequence."""
+
+    return_kv: bool = False
+    keep_fn: Callable[[Array], Array] | None = None
+
+    def __call__(
+        self, x: Float[Array, "b c n d"], context: Context | None, cond: Conditioning
+    ) -> tuple[Float[Array, "b c n d"], ChunkKV | None]:
+        q, k, v = self.qkv(x, x)
+        q, roped = apply_rope(q, cond.angles), apply_rope(k, cond.angles)
+        salience = self._salience(q, roped, cond)
+        keys, values, masks, length = [roped], [v], [], None
+        if context is not None:
+            keys.append(context.keys.astype(k.dtype))
+            values.append(context.values.astype(v.dtype))
+            if context.length is not None and cond.self_context is None:
+                length = k.shape[2] + context.length
+            else:
+                masks.append(_row_mask(context))
+        if cond.self_context is not None:
+            keep = jnp.ones(k.shape[:3], bool) if self.keep_fn is None else self.keep_fn(salience)
+            source = cond.self_context
+            more = gather_context(
+                k, v, keep, source.index, source.valid, source.entry_positions, self.cfg.rope_theta
+            )
+            for parts, part in zip((keys, values, masks), more):
+                parts.append(part)
+        mask = jnp.concatenate([jnp.ones(k.shape[:3], bool), *masks], axis=2) if masks else None
+        out = attention(
+            q, jnp.concatenate(keys, 2), jnp.concatenate(values, 2), kv_length=length, kv_mask=mask
+        )
+        return self.merge(out), ChunkKV(k, v, salience) if self.return_kv else None
+
+    def _salience(self, q, roped_k, cond):
+        """Alg. 2, lines 8-9.  Selection is not differentiated."""
+        if cond.probe_index is None:
+            return jnp.zeros(roped_k.shape[:3], jnp.float32)
+        q, k = jax.lax.stop_gradient((q[:, :, cond.probe_index], roped_k))
+        return probe_scores(q, k, cond.probe_visible)
+
+
+def _row_mask(context: Context) -> Bool[Array, "b c s"]:
+    if context.mask is not None:
+        return context.mask
+    return jnp.arange(context.keys.shape[2]) < context.length[..., None]
+
+
+class CrossAttention(_Projections):
+    """Attention over all text rows of the chunk's caption, the padding included."""
+
+    def __call__(
+        self, x: Float[Array, "b c n d"], text: Float[Array, "b c t d"]
+    ) -> Float[Array, "b c n d"]:
+        return self.merge(attention(*self.qkv(x, text)))
+
+
+class LayerNorm(nn.Module):
+    """Float32 layer norm without parameters, then x (1 + scale) + shift, one pair per frame."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b c n d"],
+        shift: Float[Array, "b c f d"],
+        scale: Float[Array, "b c f d"],
+    ) -> Float[Array, "b c n d"]:
+        norm = nn.LayerNorm(
+            epsilon=self.eps, use_scale=False, use_bias=False, use_fast_variance=False,
+            dtype=jnp.float32,
+        )  # fmt: skip
+        return per_frame(lambda y, b, s: y * (1.0 + s) + b, norm(x), shift, scale)
+
+
+def per_frame(fn, x: Float[Array, "b c n d"], *terms: Float[Array, "b c f d"]):
+    """`fn` of tokens and of terms that all tokens of a frame share."""
+    b, c, n, d = x.shape
+    frames = terms[0].shape[2]
+    split = x.reshape(b, c, frames, n // frames, d)
+    return fn(split, *(term[:, :, :, None] for term in terms)).reshape(b, c, n, d)
+
+
+class Block(nn.Module):
+    """Self-attention and FFN modulated by sigma, and un-gated cross-attention between them.
+
+    The residual stream, norms and modulation are float32; matmuls are `cfg.dtype`.  The call
+    signature is that of an `nn.scan` body: the carry first, this layer's context second.
+    """
+
+    cfg: DiTConfig
+    return_kv: bool = False
+    keep_fn: Callable[[Array], Array] | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b c n d"], context: Context | None, cond: Conditioning
+    ) -> tuple[Float[Array, "b c n d"], ChunkKV | None]:
+        cfg = self.cfg
+        modulation = self.param(
+            "modulation", nn.initializers.normal(cfg.dim**-0.5), (6, cfg.dim), jnp.float32
+        )
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.moveaxis(
+            modulation + cond.modulation, -2, 0
+        )
+        y, kv = SelfAttention(
+            cfg, return_kv=self.return_kv, keep_fn=self.keep_fn, name="self_attn"
+        )(LayerNorm(cfg.eps, name="norm1")(x, shift_1, scale_1), context, cond)
+        x = x + per_frame(jnp.multiply, y, gate_1)
+        norm3 = nn.LayerNorm(
+            epsilon=cfg.eps, use_fast_variance=False, dtype=jnp.float32, name="norm3"
+        )
+        x = x + CrossAttention(cfg, name="cross_attn")(norm3(x), cond.text)
+        ffn = Mlp(cfg.ffn_dim, cfg.dim, jax.nn.gelu, cfg.dtype, name="ffn")
+        y = ffn(LayerNorm(cfg.eps, name="norm2")(x, shift_2, scale_2))
+        return x + per_frame(jnp.multiply, y, gate_2), kv

@@ -1,0 +1,319 @@
+"""Wan2.1 causal 3-D VAE: 4x8x8 compression to 16 channels, streamed or whole by one code path.
+
+A video is a first piece of 1 + 4k frames (k >= 0) and then pieces of 4k frames; latents come in
+pieces of any number. `encode_stream` and `decode_stream` take a piece and a fixed-size state and
+return the new state, exactly as if the whole video had gone through at once; `encode` and
+`decode` are the case of one piece. All of them are pure functions: wrap them in `jax.jit` with
+`config` and `first` static.
+
+Latents leave `encode*` normalised, (mu - mean) / std, and deterministic: mu is never sampled.
+Pixels are in [-1, 1].
+
+Parameter names are those of the original PyTorch checkpoint with "_k" for ".k":
+
+    | here (under encoder/ or decoder/)         | PyTorch                                  |
+    | ----------------------------------------- | ---------------------------------------- |
+    | conv1/kernel [3,3,3,i,o]                  | conv1.weight [o,i,3,3,3]                 |
+    | downsamples_k/residual_{0,3}/gamma        | downsamples.k.residual.{0,3}.gamma       |
+    | downsamples_k/residual_{2,6}/kernel       | downsamples.k.residual.{2,6}.weight      |
+    | downsamples_k/shortcut/kernel             | downsamples.k.shortcut.weight            |
+    | downsamples_k/resample_1, .../time_conv   | downsamples.k.resample.1, ....time_conv  |
+    | upsamples_k/...                           | upsamples.k....                          |
+    | middle_{0,2}/..., middle_1/{norm,to_qkv,proj} | middle.{0,2}...., middle.1.{...}     |
+    | head_0/gamma, head_2/kernel               | head.0.gamma, head.2.weight              |
+    | (top level) conv1, conv2                  | conv1 (quant), conv2 (post-quant)        |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+import numpy as np
+
+from bvjax.config import VAEConfig
+from bvjax.nets import vae_layers as layers
+
+Params = Any
+BRANCH_ENDS = ("residual_6", "proj")  # last layers of residual and attention branches
+BRANCH_SCALE = 0.1
+
+
+@struct.dataclass
+class VAEState:
+    """What one direction of the VAE remembers between pieces: nested tuples of arrays.
+
+    Its size depends on batch, height and width only, never on how much video has passed.
+    """
+
+    caches: Any
+
+
+class Encoder(nn.Module):
+    """Pixels to the 2 * z_dim moments, before the quant convolution."""
+
+    config: VAEConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w 3"], cache: layers.Cache, first: bool):
+        cfg = self.config
+        conv = dict(impl=cfg.conv_impl, dtype=cfg.dtype)
+        widths = [cfg.dim * m for m in cfg.dim_mult]
+        stack = [layers.CausalConv3d(widths[0], name="conv1", **conv)]
+        k = 0
+        for level, width in enumerate(widths):
+            for _ in range(cfg.num_res_blocks):
+                stack.append(layers.ResidualBlock(width, name=f"downsamples_{k}", **conv))
+                k += 1
+            if level < len(widths) - 1:
+                temporal = cfg.temporal_downsample[level]
+                stack.append(layers.Downsample(temporal, cfg.dtype, name=f"downsamples_{k}"))
+                k += 1
+        stack += _middle(widths[-1], conv)
+        return _with_head(stack, 2 * cfg.z_dim, conv, x, cache, first)
+
+
+class Decoder(nn.Module):
+    """Latents, after the post-quant convolution, to pixels."""
+
+    config: VAEConfig
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "b l h w z"], cache: layers.Cache, first: bool):
+        cfg = self.config
+        conv = dict(impl=cfg.conv_impl, dtype=cfg.dtype)
+        widths = [cfg.dim * m for m in cfg.dim_mult[::-1]]
+        stack = [layers.CausalConv3d(widths[0], name="conv1", **conv), *_middle(widths[0], conv)]
+        k = 0
+        for level, width in enumerate(widths):
+            for _ in range(cfg.num_res_blocks + 1):
+                stack.append(layers.ResidualBlock(width, name=f"upsamples_{k}", **conv))
+                k += 1
+            if level < len(widths) - 1:
+                temporal = cfg.temporal_downsample[::-1][level]
+                stack.append(layers.Upsample(temporal, cfg.dtype, name=f"upsamples_{k}"))
+                k += 1
+        return _with_head(stack, 3, conv, z, cache, first)
+
+
+def _middle(width: int, conv: dict[str, str]) -> list[nn.Module]:
+    return [
+        layers.ResidualBlock(width, name="middle_0", **conv),
+        layers.AttentionBlock(conv["dtype"], name="middle_1"),
+        layers.ResidualBlock(width, name="middle_2", **conv),
+    ]
+
+
+def _with_head(stack, features: int, conv: dict[str, str], x, cache, first: bool):
+    """Runs `stack`, then norm, SiLU and the last convolution."""
+    body, head = (None, None) if first else cache
+    x, body = layers.run_layers(stack, x, body, first)
+    x = nn.silu(layers.RMSNorm(name="head_0")(x))
+    x, head = layers.CausalConv3d(features, name="head_2", **conv)(x, head, first)
+    return x, (body, head)
+
+
+class WanVAE(nn.Module):
+    """Encoder, decoder and the two pointwise convolutions between them and the latents."""
+
+    config: VAEConfig
+
+    def setup(self):
+        cfg = self.config
+        pointwise = dict(kernel_size=(1, 1, 1), dtype=cfg.dtype)
+        self.encoder = Encoder(cfg)
+        self.decoder = Decoder(cfg)
+        self.conv1 = layers.CausalConv3d(2 * cfg.z_dim, **pointwise)
+        self.conv2 = layers.CausalConv3d(cfg.z_dim, **pointwise)
+
+    def encode_piece(
+        self, frames: Float[Array, "b f h w 3"], cache: layers.Cache, first: bool
+    ) -> tuple[tuple[Float[Array, "b l h8 w8 z"], Float[Array, "b l h8 w8 z"]], layers.Cache]:
+        """Returns ((mu, logvar), new cache), not normalised, in float32."""
+        h, cache = self.encoder(frames.astype(self.config.dtype), cache, first)
+        moments, _ = self.conv1(h, None, first)
+        mu, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+        return (mu, logvar), cache
+
+    def decode_piece(
+        self, latents: Float[Array, "b l h8 w8 z"], cache: layers.Cache, first: bool
+    ) -> tuple[Float[Array, "b f h w 3"], layers.Cache]:
+        """Takes latents that are not normalised; returns (frames not clamped, new cache)."""
+        z, _ = self.conv2(latents.astype(self.config.dtype), None, first)
+        frames, cache = self.decoder(z, cache, first)
+        return frames.astype(jnp.float32), cache
+
+    def __call__(self, frames: Float[Array, "b f h w 3"]) -> Float[Array, "b f h w 3"]:
+        (mu, _), _ = self.encode_piece(frames, None, True)
+        return self.decode_piece(mu, None, True)[0]
+
+
+def init_params(
+    config: VAEConfig, key: PRNGKeyArray, height: int = 32, width: int = 32
+) -> Params:
+    """Fresh float32 parameters; they do not depend on `height` and `width`.
+
+    Kernels are LeCun normal (a tenth of it where a residual branch ends, so that the network starts
+    out nearly linear and learns sooner), biases 0, gains 1.  All kernels
+    are cut from one draw: compiling the generator once for every shape takes half a minute on CPU.
+    """
+    frames = jax.ShapeDtypeStruct((1, 1 + config.temporal_factor, height, width, 3), jnp.float32)
+    _check_frames(config, frames.shape, first=True)
+    shapes = jax.eval_shape(WanVAE(config).init, key, frames)["params"]
+    sizes = [math.prod(s.shape) for s in jax.tree.leaves(shapes) if len(s.shape) > 1]
+    # 0.8796 is the standard deviation of a unit normal truncated at 2.
+    draw = jax.random.truncated_normal(key, -2.0, 2.0, (sum(sizes),)) / 0.87962566
+    pieces = iter(jnp.split(draw, np.cumsum(sizes)[:-1].tolist()))
+
+    def leaf(path, s: jax.ShapeDtypeStruct) -> Array:
+        if len(s.shape) > 1:
+            scale = BRANCH_SCALE if path[-2].key in BRANCH_ENDS else 1.0
+            return next(pieces).reshape(s.shape) * scale * math.prod(s.shape[:-1]) ** -0.5
+        return (jnp.ones if path[-1].key == "gamma" else jnp.zeros)(s.shape)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def _encode_piece(params, config, frames, caches, first):
+    _check_frames(config, frames.shape, first)
+    model = WanVAE(config)
+    return model.apply({"params": params}, frames, caches, first, method=model.encode_piece)
+
+
+def _decode_piece(params, config, z, caches, first):
+    model = WanVAE(config)
+    return model.apply({"params": params}, z, caches, first, method=model.decode_piece)
+
+
+def init_encode_state(config: VAEConfig, batch: int, height: int, width: int) -> VAEState:
+    """The state before a video of `height` x `width` pixels; a first piece ignores its content."""
+    frames = jax.ShapeDtypeStruct((batch, 1, height, width, 3), jnp.float32)
+    _check_frames(config, frames.shape, first=True)
+    return _zero_state(config, lambda m, x: m.encode_piece(x, None, True)[1], frames)
+
+
+def init_decode_state(config: VAEConfig, batch: int, height: int, width: int) -> VAEState:
+    """The state before the latents of a video of `height` x `width` pixels."""
+    _check_frames(config, (batch, 1, height, width, 3), first=True)
+    s = config.spatial_factor
+    z = jax.ShapeDtypeStruct((batch, 1, height // s, width // s, config.z_dim), jnp.float32)
+    return _zero_state(config, lambda m, x: m.decode_piece(x, None, True)[1], z)
+
+
+def _zero_state(config, method, x: jax.ShapeDtypeStruct) -> VAEState:
+    """Zeros in the shape of the cache that a one-frame piece leaves behind."""
+    model = WanVAE(config)
+
+    def run(key, x):
+        return model.init_with_output(key, x, method=method)[0]
+
+    shapes = jax.eval_shape(run, jax.random.key(0), x)
+    return VAEState(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+
+
+def encode_stream(
+    params: Params,
+    config: VAEConfig,
+    state: VAEState,
+    frames: Float[Array, "b f h w 3"],
+    *,
+    first: bool,
+) -> tuple[VAEState, Float[Array, "b l h8 w8 z"]]:
+    """Encodes the next frames in [-1, 1]: 1 + 4k with `first`, 4k later; k + first latents out.
+
+    Raises ValueError for a frame count, height or width that is not legal.
+    """
+    (mu, _), caches = _encode_piece(params, config, frames, state.caches, first)
+    return VAEState(caches), normalise(config, mu)
+
+
+def decode_stream(
+    params: Params,
+    config: VAEConfig,
+    state: VAEState,
+    latents: Float[Array, "b l h8 w8 z"],
+    *,
+    first: bool,
+) -> tuple[VAEState, Float[Array, "b f h w 3"]]:
+    """Decodes the next l normalised latents to 4l frames (1 + 4(l-1) with `first`) in [-1, 1]."""
+    _check_latents(config, latents.shape)
+    z = denormalise(config, latents)
+    frames, caches = _decode_piece(params, config, z, state.caches, first)
+    return VAEState(caches), jnp.clip(frames, -1.0, 1.0)
+
+
+def encode(
+    params: Params, config: VAEConfig, frames: Float[Array, "b f h w 3"]
+) -> Float[Array, "b l h8 w8 z"]:
+    """Encodes a whole video of 1 + 4k frames in [-1, 1] to 1 + k normalised latents."""
+    return normalise(config, encode_moments(params, config, frames)[0])
+
+
+def decode(
+    params: Params, config: VAEConfig, latents: Float[Array, "b l h8 w8 z"]
+) -> Float[Array, "b f h w 3"]:
+    """Decodes all the normalised latents of a video; frames clamped to [-1, 1]."""
+    _check_latents(config, latents.shape)
+    return jnp.clip(decode_raw(params, config, denormalise(config, latents)), -1.0, 1.0)
+
+
+def encode_moments(
+    params: Params, config: VAEConfig, frames: Float[Array, "b f h w 3"]
+) -> tuple[Float[Array, "b l h8 w8 z"], Float[Array, "b l h8 w8 z"]]:
+    """(mu, logvar) of a whole video, not normalised: for training."""
+    return _encode_piece(params, config, frames, None, True)[0]
+
+
+def decode_raw(
+    params: Params, config: VAEConfig, z_raw: Float[Array, "b l h8 w8 z"]
+) -> Float[Array, "b f h w 3"]:
+    """Frames of latents that are not normalised, not clamped: for training."""
+    _check_latents(config, z_raw.shape)
+    return _decode_piece(params, config, z_raw, None, True)[0]
+
+
+def normalise(config: VAEConfig, mu: Float[Array, "*n z"]) -> Float[Array, "*n z"]:
+    """(mu - mean) / std per channel."""
+    return (mu - jnp.array(config.latent_mean)) / jnp.array(config.latent_std)
+
+
+def denormalise(config: VAEConfig, latents: Float[Array, "*n z"]) -> Float[Array, "*n z"]:
+    """Inverse of `normalise`."""
+    return latents * jnp.array(config.latent_std) + jnp.array(config.latent_mean)
+
+
+def to_uint8(frames: Float[Array, "*n"]) -> UInt8[Array, "*n"]:
+    """[-1, 1] to 0..255, clipped and rounded, on the device of `frames`."""
+    return jnp.round((jnp.clip(frames, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+
+def _check_latents(config: VAEConfig, shape: tuple[int, ...]) -> None:
+    if len(shape) != 5 or shape[1] < 1 or shape[-1] != config.z_dim:
+        raise ValueError(
+            f"latents must be [batch, 1 or more latents, height, width, {config.z_dim}],"
+            f" got shape {shape}"
+        )
+
+
+def _check_frames(config: VAEConfig, shape: tuple[int, ...], first: bool) -> None:
+    if len(shape) != 5 or shape[-1] != 3:
+        raise ValueError(f"frames must be [batch, frame, height, width, 3], got shape {shape}")
+    t, s, start = config.temporal_factor, config.spatial_factor, int(first)
+    count = shape[1]
+    if count < 1 or (count - start) % t:
+        below = start + (count - start) // t * t
+        legal = " or ".join(str(n) for n in (below, below + t) if n > 0)
+        piece = f"the first piece of a video has 1 + {t}k" if first else f"a later piece has {t}k"
+        raise ValueError(f"{count} frames: {piece} frames; the nearest legal count is {legal}")
+    for name, size in (("height", shape[2]), ("width", shape[3])):
+        if size < s or size % s:
+            legal = " or ".join(str(n) for n in (size // s * s, size // s * s + s) if n > 0)
+            raise ValueError(
+                f"{name} {size}: must be a multiple of {s}; the nearest legal is {legal}"
+            )

@@ -1,0 +1,245 @@
+"""Layers of the Wan2.1 causal 3-D VAE: each maps (piece of video, cache) to (output, new cache).
+
+A video passes through a layer in consecutive pieces. `first` is a static bool: the piece starts
+the video, so there is no past and `cache` is not read (it may be None). A layer without memory
+has the cache None. Because every layer is exact for pieces of any length, the whole video as one
+first piece and the same video cut anywhere give the same result.
+
+Layout is channels-last, [batch, frame, height, width, channel].
+Semantics follow the public Wan2.1 code (wan/modules/vae.py, Apache-2.0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Cache = Any  # nested tuples of arrays and None
+
+CONV_IMPLS = ("auto", "taps", "3d")
+
+
+class StreamLayer(Protocol):
+    """Anything that takes (piece, cache, first) and gives (output, new cache)."""
+
+    def __call__(self, x: Array, cache: Cache, first: bool) -> tuple[Array, Cache]: ...
+
+
+def run_layers(
+    layers: Sequence[StreamLayer], x: Array, caches: Cache, first: bool
+) -> tuple[Array, Cache]:
+    """Runs `layers` in order, each with its own cache; returns the output and the new caches."""
+    if first:
+        caches = (None,) * len(layers)
+    new_caches = []
+    for layer, cache in zip(layers, caches, strict=True):
+        x, cache = layer(x, cache, first)
+        new_caches.append(cache)
+    return x, tuple(new_caches)
+
+
+def conv_2d(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], *, stride: int, padding: Any
+) -> Float[Array, "n h2 w2 o"]:
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _fold(x: Float[Array, "b f h w c"]) -> Float[Array, "bf h w c"]:
+    return x.reshape(-1, *x.shape[2:])
+
+
+def conv_3d(
+    x: Float[Array, "b fin h w c"],
+    kernel: Float[Array, "kt kh kw c o"],
+    *,
+    stride_t: int = 1,
+    impl: str = "auto",
+) -> Float[Array, "b fout h w o"]:
+    """3-D convolution: valid in time (with a stride), zero padded to the same size in space.
+
+    `impl="taps"` stacks the temporal taps as channels of one 2-D convolution with time folded into
+    the batch, which XLA:CPU runs several times faster than one 3-D convolution (and, forward and
+    backward, a third faster than a sum of one 2-D convolution per tap); `"3d"` is the 3-D
+    convolution; `"auto"` takes taps on CPU and 3d elsewhere. Raises ValueError for another `impl`.
+    """
+    if impl not in CONV_IMPLS:
+        raise ValueError(f"vae.conv_impl is {impl!r}, legal: {', '.join(CONV_IMPLS)}")
+    kt, kh, kw = kernel.shape[:3]
+    if kh == kw == 1:
+        taps = [_strided(x, t, kt, stride_t) @ kernel[t, 0, 0] for t in range(kt)]
+        return sum(taps[1:], taps[0])
+    padding = ((kh // 2, kh // 2), (kw // 2, kw // 2))
+    if impl == "3d" or (impl == "auto" and jax.default_backend() != "cpu"):
+        return lax.conv_general_dilated(
+            x, kernel, (stride_t, 1, 1), ((0, 0), *padding),
+            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        )
+    slices = [_strided(x, t, kt, stride_t) for t in range(kt)]
+    stacked = jnp.concatenate(slices, axis=-1)
+    kernel_2d = jnp.concatenate([kernel[t] for t in range(kt)], axis=-2)
+    out = conv_2d(_fold(stacked), kernel_2d, stride=1, padding=padding)
+    return out.reshape(*slices[0].shape[:4], -1)
+
+
+def _strided(x: Array, tap: int, kt: int, stride: int) -> Array:
+    """The input frame that temporal tap `tap` sees, for every output frame."""
+    return x[:, tap : max(x.shape[1] - kt + 1, 0) + tap : stride]
+
+
+class CausalConv3d(nn.Module):
+    """3-D convolution that sees the present and the past only.
+
+    The cache is the last kt - stride_t frames of its input. A video starts with zeros in it: this
+    is the zero left padding.
+    """
+
+    features: int
+    kernel_size: tuple[int, int, int] = (3, 3, 3)
+    stride_t: int = 1
+    impl: str = "auto"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b f h w c"], cache: Cache, first: bool
+    ) -> tuple[Float[Array, "b fout h w o"], Cache]:
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        memory = self.kernel_size[0] - self.stride_t
+        if memory:
+            past = jnp.zeros((x.shape[0], memory, *x.shape[2:]), x.dtype) if first else cache
+            x = jnp.concatenate([past, x], axis=1)
+            cache = x[:, -memory:]
+        else:
+            cache = None
+        return conv_3d(x, kernel, stride_t=self.stride_t, impl=self.impl) + bias, cache
+
+
+class Conv2d(nn.Module):
+    """Per-frame 2-D convolution with explicit padding ((top, bottom), (left, right))."""
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 o"]:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        y = conv_2d(_fold(x), kernel, stride=self.stride, padding=self.padding)
+        return y.reshape(*x.shape[:2], *y.shape[1:]) + bias
+
+
+class RMSNorm(nn.Module):
+    """L2 normalisation over channels, times sqrt(C) and a learned gain; statistics in float32."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
+        gamma = self.param("gamma", nn.initializers.ones, (x.shape[-1],))
+        x32 = x.astype(jnp.float32)
+        # max(|x|, 1e-12) under the square root, so that the gradient at x = 0 is finite.
+        square = jnp.maximum(jnp.sum(x32 * x32, axis=-1, keepdims=True), 1e-24)
+        return (x32 * lax.rsqrt(square) * (x.shape[-1] ** 0.5 * gamma)).astype(x.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, conv, norm, SiLU, conv; 1x1x1 shortcut where the channels change."""
+
+    features: int
+    impl: str = "auto"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"], cache: Cache, first: bool):
+        conv = dict(impl=self.impl, dtype=self.dtype)
+        cache_a, cache_b = (None, None) if first else cache
+        h = nn.silu(RMSNorm(name="residual_0")(x))
+        h, cache_a = CausalConv3d(self.features, name="residual_2", **conv)(h, cache_a, first)
+        h = nn.silu(RMSNorm(name="residual_3")(h))
+        h, cache_b = CausalConv3d(self.features, name="residual_6", **conv)(h, cache_b, first)
+        if x.shape[-1] != self.features:
+            pointwise = CausalConv3d(self.features, (1, 1, 1), name="shortcut", **conv)
+            x, _ = pointwise(x, None, first)
+        return x + h, (cache_a, cache_b)
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over the positions of each frame, with a residual."""
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"], cache: Cache, first: bool):
+        del cache, first  # frames do not see each other
+        b, f, height, width, c = x.shape
+        qkv = Conv2d(3 * c, 1, dtype=self.dtype, name="to_qkv")(RMSNorm(name="norm")(x))
+        q, k, v = jnp.split(qkv.reshape(b * f, height * width, 3 * c), 3, axis=-1)
+        scores = jnp.einsum("nqc,nkc->nqk", q, k, preferred_element_type=jnp.float32) * c**-0.5
+        weights = nn.softmax(scores, axis=-1).astype(v.dtype)
+        out = jnp.einsum("nqk,nkc->nqc", weights, v).reshape(x.shape)
+        return x + Conv2d(c, 1, dtype=self.dtype, name="proj")(out), None
+
+
+class Downsample(nn.Module):
+    """Halves space, then (if `temporal`) time.
+
+    In time: the first frame of the video bypasses the convolution; every later output is a
+    kernel-3, stride-2 convolution over the frame before and two new frames. The cache is the last
+    frame seen.
+    """
+
+    temporal: bool
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"], cache: Cache, first: bool):
+        c = x.shape[-1]
+        x = Conv2d(c, 3, 2, ((0, 1), (0, 1)), self.dtype, name="resample_1")(x)
+        if not self.temporal:
+            return x, None
+        time_conv = CausalConv3d(c, (3, 1, 1), stride_t=2, dtype=self.dtype, name="time_conv")
+        if not first:
+            return time_conv(x, cache, False)
+        head = x[:, :1]
+        rest, cache = time_conv(x[:, 1:], head, False)
+        return jnp.concatenate([head, rest], axis=1), cache
+
+
+class Upsample(nn.Module):
+    """Doubles time (if `temporal`), then space, and halves the channels.
+
+    In time: the first latent of the video bypasses the convolution and stays one frame. Every
+    later frame becomes two, the two halves of the 2C channels of a causal convolution whose past
+    begins *after* that first latent: the second latent has zeros as its past.
+    """
+
+    temporal: bool
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"], cache: Cache, first: bool):
+        c = x.shape[-1]
+        if self.temporal:
+            time_conv = CausalConv3d(2 * c, (3, 1, 1), dtype=self.dtype, name="time_conv")
+            rest = x[:, 1:] if first else x
+            pairs, cache = time_conv(rest, cache, first)
+            b, f, height, width, _ = rest.shape
+            pairs = jnp.stack(jnp.split(pairs, 2, axis=-1), axis=2)
+            rest = pairs.reshape(b, 2 * f, height, width, c)
+            x = jnp.concatenate([x[:, :1], rest], axis=1) if first else rest
+        else:
+            cache = None
+        x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)  # nearest neighbour
+        return Conv2d(c // 2, 3, 1, ((1, 1), (1, 1)), self.dtype, name="resample_1")(x), cache

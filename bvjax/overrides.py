@@ -1,0 +1,123 @@
+"""Dataclass <-> dictionary <-> `section.key=value`, strictly: an unknown key names its nearest neighbour."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from bvjax.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A nested plain dictionary (JSON-able: tuples become lists)."""
+
+    def plain(value):
+        if dataclasses.is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return list(value) if isinstance(value, tuple) else value
+
+    return plain(config)
+
+
+def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> Config:
+    """Build `cls` from a nested mapping; raises `UserError` for unknown keys and wrong types."""
+    types_of = typing.get_type_hints(cls)
+    fields = {f.name for f in dataclasses.fields(cls)}
+    made = {}
+    for key, value in values.items():
+        path = f"{where}{key}"
+        if key not in fields:
+            raise _unknown(path, [f"{where}{name}" for name in fields])
+        kind = types_of[key]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{path} is a section with keys of its own, not a value")
+            made[key] = from_dict(kind, value, f"{path}.")
+        else:
+            made[key] = _coerce(path, value, kind)
+    try:
+        return cls(**made)
+    except TypeError as error:
+        raise UserError(f"the configuration{' ' + where if where else ''} is incomplete: {error}") from None
+
+
+def apply_overrides(config: Config, assignments: Iterable[str]) -> Config:
+    """`config` with every "section.key=value" applied; raises `UserError` naming the nearest key."""
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"--set takes section.key=value, not {assignment!r}")
+        config = _replace(config, path.strip(), path.strip().split("."), text.strip())
+    return config
+
+
+def all_keys(cls: type, where: str = "") -> list[str]:
+    """Every dotted leaf key of a configuration class."""
+    keys = []
+    for name, kind in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(kind):
+            keys += all_keys(kind, f"{where}{name}.")
+        else:
+            keys.append(f"{where}{name}")
+    return keys
+
+
+def _replace(config: Any, path: str, parts: list[str], text: str) -> Any:
+    kinds = typing.get_type_hints(type(config))
+    here = ".".join(path.split(".")[: len(path.split(".")) - len(parts)])
+    prefix = f"{here}." if here else ""
+    head, rest = parts[0], parts[1:]
+    if head not in kinds or (dataclasses.is_dataclass(kinds[head]) != bool(rest)):
+        raise _unknown(path, all_keys(type(config), prefix))
+    if rest:
+        value = _replace(getattr(config, head), path, rest, text)
+    else:
+        value = _coerce(path, _parse(text), kinds[head])
+    return dataclasses.replace(config, **{head: value})
+
+
+def _unknown(path: str, legal: list[str]) -> UserError:
+    near = difflib.get_close_matches(path, legal, n=1, cutoff=0.0)
+    return UserError(f"there is no configuration key {path!r}; the nearest is {near[0]!r}")
+
+
+def _parse(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _coerce(path: str, value: Any, kind: Any) -> Any:
+    """`value` as `kind`, allowing only conversions that lose nothing."""
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{path} must be a list of values, not {value!r}")
+        args = typing.get_args(kind)
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(inner) != len(value):
+            raise UserError(f"{path} must have {len(inner)} values, not {len(value)}")
+        return tuple(_coerce(path, v, k) for v, k in zip(value, inner, strict=True))
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _coerce(path, value, [k for k in typing.get_args(kind) if k is not type(None)][0])
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"{path} must be {_name(kind)}, not {value!r}")
+    return value
+
+
+def _name(kind: type) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]

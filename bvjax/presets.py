@@ -1,0 +1,57 @@
+"""Named sets of numbers: `get_preset("mini")`."""
+
+from __future__ import annotations
+
+from bvjax.config import (
+    BuildConfig, CFGConfig, ChunkConfig, DiTConfig, MemoryConfig, ModelConfig, NoiseConfig,
+    RetrievalConfig,    RopeConfig, SamplerConfig, TextConfig, VAEConfig,
+)  # fmt: skip
+from bvjax.errors import UserError
+
+# Trained from nothing on two CPU cores; 64x64 pixels, 128 tokens a chunk.
+MINI = ModelConfig(
+    name="mini",
+    chunk=ChunkConfig(height=64, width=64, fps=8, frames=32),
+    vae=VAEConfig(dim=16, num_res_blocks=1, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16),
+    text=TextConfig(
+        vocab_size=1024, dim=128, num_layers=4, num_heads=4, head_dim=32, ffn_dim=256, max_length=64
+    ),
+    dit=DiTConfig(dim=192, num_heads=6, num_layers=6, ffn_dim=768, freq_dim=64),
+    memory=MemoryConfig(slots=16, capacity=128),
+    build=BuildConfig(n_recent=16, n_random=16),
+    rope=RopeConfig(mode="window"),
+    sampler=SamplerConfig(steps=20, shift=3.0),
+    cfg=CFGConfig(scale=2.5),
+)
+
+# Wan2.1-T2V-1.3B with the geometry that fits the paper's 15 captions of 4 s: T = 96 at 24 fps.
+WAN_1_3B = ModelConfig(name="wan-1.3b", dit=DiTConfig(dtype="bfloat16", remat="full"))
+
+WAN_14B = ModelConfig(
+    name="wan-14b",
+    dit=DiTConfig(
+        dim=5120, num_heads=40, num_layers=40, ffn_dim=13824, dtype="bfloat16", remat="full"
+    ),
+)
+
+# Self-Forcing checkpoints: 3-latent chunks at 16 fps, rolling cache, four steps without guidance.
+SELF_FORCING = ModelConfig(
+    name="self-forcing",
+    chunk=ChunkConfig(fps=16, frames=12, first="joined"),
+    dit=DiTConfig(dtype="bfloat16", remat="full"),
+    memory=MemoryConfig(slots=8, capacity=4680, evict="oldest", tau=1.0),
+    build=BuildConfig(context="with"),
+    retrieval=RetrievalConfig(kind="rolling", recent=6, l=0),
+    noise=NoiseConfig(base="independent", shuffle=0),
+    sampler=SamplerConfig(kind="few_step", steps=4),
+    cfg=CFGConfig(scale=1.0),
+)
+
+PRESETS = {preset.name: preset for preset in (MINI, WAN_1_3B, WAN_14B, SELF_FORCING)}
+
+
+def get_preset(name: str) -> ModelConfig:
+    """The preset called `name`; raises `UserError` listing the legal names."""
+    if name not in PRESETS:
+        raise UserError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
+    return PRESETS[name]

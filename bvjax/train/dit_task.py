@@ -1,0 +1,78 @@
+"""Training the DiT by Block Forcing on encoded stories."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+from PIL import Image
+
+from bvjax.config import ModelConfig
+from bvjax.generate.conditions import Conditions
+from bvjax.generate.decoding import decode_piece
+from bvjax.generate.rollout import rollout
+from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing, make_clip
+from bvjax.nets import dit
+from bvjax.train.state import Params
+from bvjax.weights import save_weights
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiTTask:
+    """Batches are {"latents", "text", "embedding", "relevance"} of whole stories, one row a story.
+
+    `heldout` is such a batch of held-out stories, of which `sample` generates the first `sample_chunks` chunks;
+    `vae_params` decode them.
+    """
+
+    model: ModelConfig
+    forcing: ForcingConfig
+    null_text: np.ndarray
+    heldout: dict[str, np.ndarray]
+    vae_params: Any
+    sample_chunks: int
+    weights_dtype: str
+    part: str = "dit"
+
+    @property
+    def teacher(self) -> TeacherForcing:
+        return TeacherForcing(self.model, self.forcing, self.null_text)
+
+    def init(self, key: jax.Array) -> Params:
+        return dit.init_params(self.model.dit, self.model.text.dim, key)
+
+    def loss(
+        self, params: Params, batch: dict[str, Array], key: jax.Array
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        return self.teacher.loss(params, make_clip(batch, self.teacher.grid), key)
+
+    def sample(self, params: Params, folder: Path, step: int) -> dict[str, float]:
+        """A strip per held-out story: its own frames (through the VAE) over generated ones."""
+        rows = []
+        for i in range(len(self.heldout["latents"])):
+            truth = self.heldout["latents"][i, : 1 + self.sample_chunks * self.teacher.grid.latents_per_chunk]
+            conditions = Conditions(
+                text=self.heldout["text"][i, : self.sample_chunks],
+                embedding=self.heldout["embedding"][i, : self.sample_chunks],
+                null_text=self.null_text[None],
+            )
+            made = rollout(params, self.model, conditions, jax.random.key(i))
+            latents = np.concatenate([made.guidance, np.concatenate(made.latents)])
+            rows += [self._strip(truth), self._strip(latents)]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.concatenate(rows)).save(folder / f"{step:07d}.png")
+        return {}
+
+    def _strip(self, latents: np.ndarray) -> np.ndarray:
+        """Two frames a chunk, side by side."""
+        _, frames = decode_piece(self.vae_params, self.model, None, latents)
+        every = self.model.chunk.frames // 2
+        return np.concatenate(list(frames[every // 2 :: every]), axis=1)
+
+    def export(self, params: Params, folder: Path, meta: dict[str, Any]) -> None:
+        save_weights(folder, self.model, {"dit": params}, meta=meta, dtype=self.weights_dtype)
+

@@ -1,0 +1,223 @@
+"""The training loop: restore, step, log, sample, save, stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+import time
+
+from absl import logging
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from bvjax.errors import UserError
+from bvjax.train import mesh as mesh_lib
+from bvjax.train.checkpoint import Checkpoints
+from bvjax.train.metrics import MetricWriter
+from bvjax.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from bvjax.train.signals import StopRequest
+from bvjax.train.state import Params, TrainState, init_state
+from bvjax.train.step import make_train_step
+from bvjax.train.task import DataIterator, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long, how large, how often.  All `every` are in steps; 0 means never."""
+
+    steps: int
+    global_batch_size: int  # examples an update, whatever the number of devices
+    device_batch_size: int  # examples at once on one device; accumulation is derived
+    seed: int = 0
+    ema_decay: float = 0.999
+    log_every: int = 50
+    sample_every: int = 1000
+    checkpoint_every: int = 500
+    keep: int = 2  # checkpoints
+
+
+def check(optimizer_config: OptimizerConfig, config: LoopConfig) -> None:
+    """Raises `UserError` for what can be known to be wrong before anything is made or written."""
+    devices = mesh_lib.make_mesh().devices.size
+    mesh_lib.accumulation_steps(config.global_batch_size, config.device_batch_size, devices)
+    make_optimizer(optimizer_config, learning_rate(optimizer_config, config.steps))
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopResult:
+    state: TrainState
+    metrics: dict[str, float]  # the last ones written
+    stopped_by: int | None  # signal number, or None when the run reached its last step
+
+
+def fit(
+    task: Task,
+    data: DataIterator,
+    optimizer_config: OptimizerConfig,
+    config: LoopConfig,
+    workdir: Path,
+    params: Params | None = None,
+) -> LoopResult:
+    """Trains until `config.steps`, resuming from the newest checkpoint in `workdir` if there is one.
+
+    Args:
+        params: where to start when there is no checkpoint; None draws them from `task.init`.
+
+    Raises:
+        UserError: batch sizes that do not divide; data that ends.
+        FloatingPointError: the loss or a norm is not finite; the last good checkpoint is untouched.
+    """
+    # ---- where things live
+    mesh = mesh_lib.make_mesh()
+    batch_size = (config.global_batch_size, config.device_batch_size, mesh.devices.size)
+    accum = mesh_lib.accumulation_steps(*batch_size)
+    logging.info("batch: %s", mesh_lib.describe_batch(*batch_size))
+    state_sharding, batch_sharding = mesh_lib.state_sharding(mesh), mesh_lib.batch_sharding(mesh)
+
+    # ---- state: checkpoint, else given parameters, else random ones
+    schedule = learning_rate(optimizer_config, config.steps)
+    optimizer = make_optimizer(optimizer_config, schedule)
+    checkpoints = Checkpoints(Path(workdir) / "checkpoints", config.keep)
+    make_state = jax.jit(
+        lambda params: init_state(task.init, optimizer, config.seed, params),
+        out_shardings=state_sharding,
+    )
+    start = checkpoints.latest or 0
+    if start:
+        like = jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=state_sharding),
+            jax.eval_shape(make_state, params),
+        )
+        state, data_state = checkpoints.restore(like)
+        data.set_state(data_state)
+        logging.info("resumed from step %d in %s", start, workdir)
+    else:
+        state = make_state(params)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    logging.info("%s: %s parameters", task.part, f"{count:,}")
+
+    # ---- loop
+    train_step = make_train_step(
+        task.loss,
+        optimizer,
+        schedule,
+        accum=accum,
+        ema_decay=config.ema_decay,
+        state_sharding=state_sharding,
+        batch_sharding=batch_sharding,
+    )
+    writer = MetricWriter(workdir, start)
+    progress = Progress(writer, config, start, checkpoints)
+    try:
+        with StopRequest() as stop, tqdm(
+            total=config.steps, initial=start, unit="step", disable=None, mininterval=1.0
+        ) as bar:
+            for done in range(start + 1, config.steps + 1):
+                batch = jax.device_put(_next(data, done, config), batch_sharding)
+                state, metrics = train_step(state, batch)
+                progress.put(done, metrics)
+                bar.update()
+                last = done == config.steps or stop.signum is not None
+                if last or _due(done, config.checkpoint_every):
+                    progress.flush()  # a state is saved only once its own metrics are known finite
+                    checkpoints.save(done, state, data.get_state())
+                if last or _due(done, config.sample_every):
+                    progress.flush()
+                    if stop.signum is None:
+                        progress.log(done, task.sample(state.ema, Path(workdir) / "samples", done))
+                if stop.signum is not None:
+                    logging.info("signal %d: saved step %d and stopping", stop.signum, done)
+                    break
+        return LoopResult(state, progress.last, stop.signum)
+    finally:
+        checkpoints.close()
+        writer.close()
+
+
+class Progress:
+    """Takes each step's metrics, reads them one step late, and writes their means.
+
+    Reading step t-1 after step t was dispatched keeps the device busy.
+    """
+
+    def __init__(
+        self, writer: MetricWriter, config: LoopConfig, start: int, checkpoints: Checkpoints
+    ):
+        self.last: dict[str, float] = {}
+        self._writer, self._config, self._checkpoints = writer, config, checkpoints
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._interval: list[dict[str, float]] = []
+        self._first = start + 1
+        self._clock, self._clock_step = time.monotonic(), start
+
+    def put(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        previous, self._pending = self._pending, (step, metrics)
+        self._read(previous)
+
+    def flush(self) -> None:
+        """Reads the metrics of the newest step too (waits for the device)."""
+        previous, self._pending = self._pending, None
+        self._read(previous)
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        """Writes scalars that do not come from the step."""
+        if scalars:
+            self._writer.write(step, scalars)
+            self.last |= scalars
+            logging.info("step %d: %s", step, _format(scalars))
+        self._clock, self._clock_step = time.monotonic(), step
+
+    def _read(self, pending: tuple[int, dict[str, jax.Array]] | None) -> None:
+        if pending is None:
+            return
+        step, metrics = pending[0], {k: float(v) for k, v in jax.device_get(pending[1]).items()}
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(
+                f"{', '.join(bad)} not finite at step {step}; "
+                f"the last good checkpoint is that of step {self._checkpoints.latest or 0}"
+            )
+        self._interval.append(metrics)
+        if step == self._first:  # what came before was compilation
+            self._clock, self._clock_step = time.monotonic(), step
+        if _due(step, self._config.log_every) or step == self._config.steps:
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        means = {k: float(np.mean([m[k] for m in self._interval])) for k in self._interval[0]}
+        now = time.monotonic()
+        rate = (step - self._clock_step) / max(now - self._clock, 1e-9)
+        self._interval, self._clock, self._clock_step = [], now, step
+        means |= {
+            "steps_per_second": rate,
+            "examples_per_second": rate * self._config.global_batch_size,
+        }
+        self._writer.write(step, means)
+        self.last |= means
+        minutes_left = (self._config.steps - step) / max(rate, 1e-9) / 60
+        logging.info(
+            "step %d/%d: %s, %.1f min left", step, self._config.steps, _format(means), minutes_left
+        )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _format(scalars: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+
+
+def _next(data: DataIterator, step: int, config: LoopConfig) -> dict[str, np.ndarray]:
+    try:
+        batch = next(data)
+    except StopIteration:
+        raise UserError(
+            f"the data ended before step {step} of {config.steps}; it has to repeat"
+        ) from None
+    sizes = {name: len(value) for name, value in batch.items()}
+    if any(size != config.global_batch_size for size in sizes.values()):
+        raise UserError(f"a batch has sizes {sizes}, global_batch_size is {config.global_batch_size}")
+    return batch

@@ -1,0 +1,68 @@
+"""Scalars over time: tensorboardX event files and one metrics.csv in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import csv
+import os
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+    """Appends scalars; one CSV row a step.
+
+    A resumed run begins at `start_step`: rows after it are dropped, so that no step appears twice.
+    """
+
+    def __init__(self, folder: Path, start_step: int = 0):
+        self._path = Path(folder) / "metrics.csv"
+        self._rows: list[dict[str, str]] = []
+        if self._path.exists():
+            with open(self._path, newline="") as f:
+                self._rows = [r for r in csv.DictReader(f) if _step(r) <= start_step]
+        self._columns = _columns(self._rows)
+        self._rewrite()
+        self._events = SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=30)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds scalars of `step`; several writes of one step share a row."""
+        values = {name: repr(float(value)) for name, value in scalars.items()}
+        new_columns = [name for name in values if name not in self._columns]
+        same_step = bool(self._rows) and _step(self._rows[-1]) == step
+        if same_step:
+            self._rows[-1].update(values)
+        else:
+            self._rows.append({"step": str(step), **values})
+        if new_columns or same_step:
+            self._columns += new_columns
+            self._rewrite()
+        else:
+            with open(self._path, "a", newline="") as f:
+                csv.DictWriter(f, self._columns, restval="").writerow(self._rows[-1])
+        for name, value in scalars.items():
+            self._events.add_scalar(name, float(value), step)
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _rewrite(self) -> None:
+        temporary = self._path.with_suffix(".csv.tmp")
+        with open(temporary, "w", newline="") as f:
+            table = csv.DictWriter(f, self._columns, restval="")
+            table.writeheader()
+            table.writerows(self._rows)
+        os.replace(temporary, self._path)
+
+
+def _step(row: Mapping[str, str]) -> int:
+    """A row cut off in the middle of its step number counts as never written."""
+    try:
+        return int(row["step"])
+    except (KeyError, TypeError, ValueError):
+        return 2**62
+
+
+def _columns(rows: list[dict[str, str]]) -> list[str]:
+    return list(dict.fromkeys(["step", *(name for row in rows for name in row if name)]))

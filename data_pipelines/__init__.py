@@ -1,0 +1,1 @@
+"""Data: procedural videos, data sets, loaders and curation."""

@@ -1,0 +1,50 @@
+"""Batches that are a function of their index: the simplest data source with an exact position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from bvjax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+class IndexedBatches:
+    """Endless iterator over make_batch(0), make_batch(1), ...; its state is the next index.
+
+    The batch after the one handed out is made meanwhile in one background thread.  What that thread
+    has ready is not part of the state, so a resumed run sees exactly the batches of an unbroken one.
+    """
+
+    def __init__(self, make_batch: Callable[[int], Batch], start: int = 0):
+        self._make_batch = make_batch
+        self._next = start
+        self._ahead: Future[Batch] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+
+    def __iter__(self) -> IndexedBatches:
+        return self
+
+    def __next__(self) -> Batch:
+        future = self._ahead or self._thread.submit(self._make_batch, self._next)
+        self._ahead = self._thread.submit(self._make_batch, self._next + 1)
+        batch = future.result()
+        self._next += 1
+        return batch
+
+    def get_state(self) -> int:
+        """Index of the batch that comes next."""
+        return self._next
+
+    def set_state(self, state: int) -> None:
+        """Continues with batch `state`; raises `UserError` if it is not an index."""
+        if not isinstance(state, int) or isinstance(state, bool) or state < 0:
+            raise UserError(f"the data position must be a batch number, not {state!r}")
+        self._next, self._ahead = state, None
+
+    def close(self) -> None:
+        """Ends the background thread; the batch being made is dropped."""
+        self._thread.shutdown(wait=False, cancel_futures=True)

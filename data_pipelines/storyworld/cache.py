@@ -1,0 +1,53 @@
+"""Renders whole stories to disk once:
+
+python -m data_pipelines.storyworld.cache --out data/storyworld --stories 300 --split train --workers 2
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from pathlib import Path
+
+from absl import app, flags
+from tqdm import tqdm
+
+from data_pipelines.storyworld.clips import story_path, write_story
+
+_OUT = flags.DEFINE_string("out", "data/storyworld", "Folder of rendered stories.")
+_STORIES = flags.DEFINE_integer("stories", 300, "How many stories: the seeds 0, 1, ...", lower_bound=1)
+_SPLIT = flags.DEFINE_string("split", "train", "Which split to draw them from.")
+_HEIGHT = flags.DEFINE_integer("height", 64, "Pixels.", lower_bound=8)
+_WIDTH = flags.DEFINE_integer("width", 64, "Pixels.", lower_bound=8)
+_FPS = flags.DEFINE_integer("fps", 8, "Frames a second.", lower_bound=1)
+_WORKERS = flags.DEFINE_integer("workers", 2, "Processes.", lower_bound=1)
+
+
+def fill(
+    root: Path, split: str, height: int, width: int, fps: int, stories: int, workers: int
+) -> int:
+    """Renders the stories that are not there yet; returns how many those were."""
+    path = functools.partial(story_path, root, split, height, width, fps)
+    missing = [n for n in range(stories) if not path(n).exists()]
+    jobs = [(path(n), split, height, width, fps, n) for n in missing]
+    with multiprocessing.get_context("spawn").Pool(min(workers, max(len(jobs), 1))) as pool:
+        done = pool.imap_unordered(_write, jobs)
+        for _ in tqdm(done, total=stories, initial=stories - len(jobs), unit="story"):
+            pass
+    return len(jobs)
+
+
+def _write(job: tuple) -> None:
+    write_story(*job)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    sizes = (_HEIGHT.value, _WIDTH.value, _FPS.value)
+    count = fill(Path(_OUT.value), _SPLIT.value, *sizes, _STORIES.value, _WORKERS.value)
+    print(f"rendered {count} stories into {_OUT.value}")
+
+
+if __name__ == "__main__":
+    app.run(main)

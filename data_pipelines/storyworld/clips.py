@@ -1,0 +1,115 @@
+"""Random short clips of storyworld, from rendered stories on disk or rendered on the spot."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+from pathlib import Path
+
+from jaxtyping import UInt8
+import numpy as np
+
+from bvjax.errors import UserError
+from bvjax.files import write_atomic
+from data_pipelines.storyworld.plan import make_story
+from data_pipelines.storyworld.renderer import render
+from data_pipelines.storyworld.world import Story, num_frames
+
+Video = UInt8[np.ndarray, "frames h w 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Clips from the stories 0 .. `stories`-1 of a split; story i has the seed i.
+
+    Whether a story is in the cache changes the speed only: batch `i` is the same either way, so the
+    cache may still be growing.
+    """
+
+    split: str
+    stories: int
+    frames: int  # of a clip
+    height: int
+    width: int
+    fps: int
+    cache: Path | None = None
+    seed: int = 0
+    crop: int = 0  # pixels of a square cut out at a uniform place; 0 = whole frames
+
+    def batch(self, index: int, size: int) -> dict[str, UInt8[np.ndarray, "b f h w 3"]]:
+        """`size` clips that are a function of (seed, index): story and first frame are uniform."""
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
+        clips = [self._clip(rng) for _ in range(size)]
+        return {"frames": np.stack(clips)}
+
+    def _clip(self, rng: np.random.Generator) -> Video:
+        number, where = rng.integers(self.stories), rng.random()
+        story = _story(int(number), self.split)
+        start = int(where * (num_frames(story, self.fps) - self.frames + 1))
+        wanted = range(start, start + self.frames)
+        whole = None if self.cache is None else self.path(int(number))
+        if whole is not None and whole.exists():
+            clip = np.array(open_story(whole)[start : start + self.frames])
+        else:
+            clip = render_frames(story, wanted, self.height, self.width, self.fps)
+        if not self.crop:
+            return clip
+        top, left = (rng.integers(size - self.crop + 1) for size in (self.height, self.width))
+        return clip[:, top : top + self.crop, left : left + self.crop]
+
+    def path(self, number: int) -> Path:
+        """Where a whole rendered story lies in the cache."""
+        return story_path(self.cache, self.split, self.height, self.width, self.fps, number)
+
+    def check_cache(self) -> int:
+        """How many stories the cache holds.
+
+        Raises:
+            UserError: a cached story differs from what this renderer draws.
+        """
+        if self.cache is None:
+            return 0
+        numbers = [n for n in range(self.stories) if self.path(n).exists()]
+        for number in numbers[:1]:
+            video, story = open_story(self.path(number)), _story(number, self.split)
+            middle = len(video) // 2
+            fresh = render_frames(story, [middle], self.height, self.width, self.fps)
+            if not np.array_equal(video[middle], fresh[0]):
+                raise UserError(
+                    f"{self.path(number)} differs from what the renderer draws now; "
+                    f"delete {self.path(number).parent} and render it again"
+                )
+        return len(numbers)
+
+
+def story_path(root: Path, split: str, height: int, width: int, fps: int, number: int) -> Path:
+    """ROOT/train-64x64-8fps/story_00007.npy."""
+    return Path(root) / f"{split}-{height}x{width}-{fps}fps" / f"story_{number:05d}.npy"
+
+
+def open_story(path: Path) -> Video:
+    """A cached story, mapped from disk; raises `UserError` if the file is damaged."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and render it again") from None
+
+
+def write_story(path: Path, split: str, height: int, width: int, fps: int, number: int) -> None:
+    """Renders all frames of a story into one .npy file, atomically."""
+    story = _story(number, split)
+    buffer = io.BytesIO()
+    np.save(buffer, render_frames(story, range(num_frames(story, fps)), height, width, fps))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def render_frames(story: Story, frames, height: int, width: int, fps: int) -> Video:
+    """Only the pixels of `render`, not its ground truth."""
+    return render(story, frames, height=height, width=width, fps=fps)
+
+
+@functools.lru_cache(maxsize=4096)
+def _story(number: int, split: str) -> Story:
+    return make_story(number, split)

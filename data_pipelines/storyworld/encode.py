@@ -1,0 +1,86 @@
+"""Encodes stories once, for the DiT's training:
+
+    python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=600
+
+One .npz per story, written atomically, so the command can be killed and run again; manifest.json ties the
+folder to the weights that made it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from tqdm import tqdm
+
+from bvjax.errors import UserError
+from bvjax.files import write_atomic
+from data_pipelines.storyworld.clips import open_story, render_frames, story_path
+from data_pipelines.storyworld.latents import Encoders, encode_story, load_encoders, manifest, story_file
+from data_pipelines.storyworld.plan import make_story
+from data_pipelines.storyworld.world import num_frames
+
+_WEIGHTS = flags.DEFINE_string("weights", "runs/mini", "Weights folder with vae and text.")
+_OUT = flags.DEFINE_string("out", "data/latents", "Folder of encoded stories.")
+_CACHE = flags.DEFINE_string("cache", "data/storyworld", "Folder of rendered stories, if any.")
+_STORIES = flags.DEFINE_integer("stories", 600, "How many stories: seeds FIRST, FIRST+1, ...")
+_FIRST = flags.DEFINE_integer("first", 0, "The first seed.")
+_SPLIT = flags.DEFINE_string("split", "train", "Which split to draw them from.")
+
+
+def main(argv: list[str]) -> int:
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unknown argument {argv[1]!r}")
+        encode(Path(_WEIGHTS.value), Path(_OUT.value), range(_FIRST.value, _FIRST.value + _STORIES.value))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def encode(weights: Path, root: Path, numbers: range) -> None:
+    """Encodes the stories that are not there yet.
+
+    Raises:
+        UserError: `root` holds stories encoded by other weights.
+    """
+    encoders = load_encoders(weights)
+    facts, note = manifest(weights, encoders.model), root / "manifest.json"
+    if note.exists() and json.loads(note.read_text()) != facts:
+        raise UserError(f"{root} was encoded by other weights than {weights}; use another --out")
+    (root / _SPLIT.value).mkdir(parents=True, exist_ok=True)
+    write_atomic(note, json.dumps(facts, indent=1).encode())
+    null_states, _ = encoders.text([""])
+    _write(root / "null_text.npy", np.save, null_states[0])
+    for number in tqdm(numbers, unit="story"):
+        path = story_file(root, _SPLIT.value, number)
+        if not path.exists():
+            story = make_story(number, _SPLIT.value)
+            arrays = encode_story(encoders, story, frames_of(encoders, number))
+            _write(path, np.savez, **arrays)
+
+
+def frames_of(encoders: Encoders, number: int) -> np.ndarray:
+    """All frames of a story, from the cache of rendered stories or rendered now."""
+    chunk = encoders.model.chunk
+    size = (chunk.height, chunk.width, chunk.fps)
+    cached = story_path(_CACHE.value, _SPLIT.value, *size, number)
+    if cached.exists():
+        return np.asarray(open_story(cached))
+    story = make_story(number, _SPLIT.value)
+    return render_frames(story, range(num_frames(story, chunk.fps)), *size)
+
+
+def _write(path: Path, save, *arrays, **named) -> None:
+    buffer = io.BytesIO()
+    save(buffer, *arrays, **named)
+    write_atomic(path, buffer.getvalue())
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,120 @@
+"""Stories as the DiT trains on them: latents, text states and who is seen where.
+
+`data_pipelines.storyworld.encode` makes them; `data_pipelines.storyworld.loader` reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
+from bvjax.nets import vae
+from bvjax.nets.text import UMT5Encoder, mean_embedding
+from bvjax.story import split_times
+from bvjax.tokenizer import Tokenizer
+from bvjax.weights import TOKENIZER, load_weights
+from data_pipelines.storyworld.truth import truth
+from data_pipelines.storyworld.world import Story, num_frames
+
+PLACE_WEIGHT = 0.3  # a shared place counts less than a shared subject in the oracle's score
+SEEN = 0.25  # share of a chunk's frames in which a subject must be visible to count as shown
+
+
+def chunk_truth(
+    story: Story, grid: ChunkGrid
+) -> tuple[Float[np.ndarray, "c s"], Int[np.ndarray, "c"]]:
+    """Share of each chunk's frames in which each subject is visible, and the chunk's main place."""
+    c = grid.config
+    frames = range(0, num_frames(story, c.fps), 4)
+    facts = truth(story, frames, height=c.height, width=c.width, fps=c.fps)
+    seen, place = [], []
+    for chunk in grid.chunk_ids:
+        start, stop = grid.frame_range(chunk)
+        rows = [i for i, frame in enumerate(frames) if start <= frame < stop]
+        seen.append(facts.visible[rows].mean(axis=0))
+        place.append(np.bincount(facts.place[rows]).argmax())
+    return np.array(seen, np.float32), np.array(place, np.int32)
+
+
+def relevance_matrix(
+    seen: Float[np.ndarray, "c s"], place: Int[np.ndarray, "c"]
+) -> Float[np.ndarray, "c c"]:
+    """Score of source chunk j for target chunk i by ground truth: shared subjects, then a shared place."""
+    shared = (seen >= SEEN).astype(np.float32) @ np.where(seen >= SEEN, seen, 0.0).T
+    return shared + PLACE_WEIGHT * (place[:, None] == place[None, :])
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+    """The frozen VAE and text encoder of a weights folder, jitted."""
+
+    model: ModelConfig
+    params: dict
+    tokenizer: Tokenizer
+
+    @functools.cached_property
+    def _text(self):
+        return jax.jit(UMT5Encoder(self.model.text).apply)
+
+    @functools.cached_property
+    def _encode(self):
+        return jax.jit(functools.partial(vae.encode_stream, config=self.model.vae), static_argnames="first")
+
+    def text(self, captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """States [n, T, Dt] and mean embeddings [n, Dt] of captions without time stamps."""
+        ids, mask = self.tokenizer.encode(captions, self.model.text.max_length)
+        states = self._text({"params": self.params["text"]}, ids, mask)
+        return np.asarray(states), np.asarray(mean_embedding(states, mask))
+
+    def latents(self, frames: np.ndarray, piece: int = 96) -> Float[np.ndarray, "l h w z"]:
+        """Normalised latents of uint8 frames [1 + 4k, H, W, 3], encoded piece by piece."""
+        height, width = frames.shape[1:3]
+        state = vae.init_encode_state(self.model.vae, 1, height, width)
+        cuts = [0, *range(1, len(frames), piece), len(frames)]
+        out = []
+        for start, stop in zip(cuts, cuts[1:], strict=False):
+            pixels = jnp.asarray(frames[None, start:stop], jnp.float32) / 127.5 - 1.0
+            state, latents = self._encode(self.params["vae"], state=state, frames=pixels, first=start == 0)
+            out.append(np.asarray(latents[0]))
+        return np.concatenate(out)
+
+
+def encode_story(encoders: Encoders, story: Story, frames: np.ndarray) -> dict[str, np.ndarray]:
+    """Everything the DiT's training needs of one story; latents and text as float16."""
+    grid = ChunkGrid(encoders.model.chunk, len(story.captions), encoders.model.dit.patch)
+    states, embedding = encoders.text([split_times(c)[0] for c in story.captions])
+    seen, place = chunk_truth(story, grid)
+    return {
+        "latents": encoders.latents(frames).astype(np.float16),
+        "text": states.astype(np.float16),
+        "embedding": embedding.astype(np.float32),
+        "relevance": relevance_matrix(seen, place),
+        "seen": seen,
+        "place": place,
+    }
+
+
+def load_encoders(folder: str | Path) -> Encoders:
+    """VAE, text encoder and tokenizer of a weights folder."""
+    model, params = load_weights(Path(folder), parts=("vae", "text"))
+    return Encoders(model, params, Tokenizer(Path(folder) / TOKENIZER))
+
+
+def manifest(folder: str | Path, model: ModelConfig) -> dict[str, str]:
+    """Hashes of what the encoded stories depend on."""
+    files = ("vae.safetensors", "text.safetensors", TOKENIZER)
+    hashes = {name: hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest() for name in files}
+    return {**hashes, "chunk": repr(model.chunk)}
+
+
+def story_file(root: str | Path, split: str, number: int) -> Path:
+    return Path(root) / split / f"story_{number:05d}.npz"

@@ -1,0 +1,67 @@
+"""The DiT of `mini` by Block Forcing on encoded stories.  Encode them first, with the VAE and the text encoder:
+
+python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=600
+python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=32 --split=heldout
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            task="dit",
+            preset="mini",
+            overrides=(),
+            weights_dtype="float32",
+            train=dict(
+                steps=3000,
+                global_batch_size=2,  # stories: 15 clean and 15 * rounds noisy chunks each
+                device_batch_size=2,
+                seed=0,
+                ema_decay=0.995,
+                log_every=20,
+                sample_every=250,
+                checkpoint_every=100,
+                keep=2,
+            ),
+            optimizer=dict(
+                kind="adamw",
+                lr=1e-3,
+                schedule="stepwise",
+                warmup_steps=100,
+                milestones=(0.7,),
+                factors=(0.3,),
+                b1=0.9,
+                b2=0.99,
+                weight_decay=1e-4,
+                clip=1.0,
+            ),
+            data=dict(
+                weights="runs/mini",  # with the VAE and the text encoder
+                latents="data/latents",
+                split="train",
+                stories=0,  # 0 = all that are encoded
+                heldout_split="heldout",
+                sample_stories=2,
+                sample_chunks=5,
+                seed=0,
+            ),
+            forcing=dict(rounds=2, anchor_weight=0.15),
+            block=dict(target="blend", gamma=0.1),  # see `BlockForcingConfig`
+            history=dict(  # see `HistoryConfig`
+                semantic=0.5,
+                rolling=0.15,
+                oracle=0.15,
+                random=0.1,
+                none=0.1,
+                anchor_drop=0.15,
+                caption_drop=0.1,
+                noise_chance=0.5,
+                noise_max=0.1,
+            ),
+            levels=dict(schedule="cosine", role="median_shift", mix=0.5, shift=3.0),
+        )
+    )

@@ -1,0 +1,60 @@
+"""The VAE of `mini` on storyworld clips of 9 frames at 64x64.
+
+Two CPU cores: see the model card for time and figures.  Render the stories first, or they are
+rendered while training:
+
+python -m data_pipelines.storyworld.cache --out=data/storyworld --stories=240
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            task="vae",
+            preset="mini",
+            overrides=(),  # of the model: ("vae.dim=8", ...)
+            weights_dtype="float32",
+            train=dict(
+                steps=5000,
+                global_batch_size=4,  # clips
+                device_batch_size=4,
+                seed=0,
+                ema_decay=0.998,
+                log_every=50,
+                sample_every=500,
+                checkpoint_every=500,
+                keep=2,
+            ),
+            optimizer=dict(
+                kind="muon",
+                lr=5e-3,
+                schedule="cosine",
+                warmup_steps=100,
+                final_factor=0.02,
+                b1=0.9,
+                b2=0.99,
+                weight_decay=1e-4,
+                clip=1.0,
+            ),
+            data=dict(
+                cache_dir="data/storyworld",  # "" renders in process
+                split="train",
+                stories=240,
+                heldout_split="heldout",
+                heldout_stories=32,
+                frames=9,
+                crop=32,  # small crops: more updates in the same time; 0 = whole frames
+                seed=0,
+            ),
+            vae=dict(
+                kl_weight=1e-4,
+                edge_weight=0.5,
+                heldout_clips=16,
+                stat_batches=32,
+            ),
+        )
+    )

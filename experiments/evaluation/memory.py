@@ -1,0 +1,255 @@
+"""Protocol (a): after a true history, is the return chunk drawn right?  By arm of retrieval.
+
+The history is the story's own latents, so that an error can come from nowhere but retrieval and the
+use of what was retrieved.  All arms see as many entries, the same noise and the same caption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from bvjax.config import ModelConfig
+from bvjax.diffusion import flow
+from bvjax.diffusion.noise import initial_noise
+from bvjax.diffusion.solvers import solve
+from bvjax.errors import UserError
+from bvjax.losses.history import KINDS, History, HistoryConfig, draw_history
+from bvjax.losses.teacher_forcing import Clip, ForcingConfig, TeacherForcing, make_clip
+from bvjax.nets import vae
+from bvjax.nets.dit import ChunkKV
+from bvjax.random import purpose_key
+from data_pipelines.storyworld import make_story
+from experiments.evaluation.cases import Case, judged_frames, shows
+from experiments.evaluation.judge import Judge
+from experiments.evaluation.results import Record, Results
+from experiments.evaluation.under_test import SPLIT, EncodedStories, UnderTest
+
+WARM_LATENTS = 8  # true latents that the decoder has seen before the return chunk, at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A way of choosing the entries, with or without the anchor (frame 0) beside them."""
+
+    kind: str  # of losses.history.KINDS
+    anchor: bool
+
+    @property
+    def name(self) -> str:
+        return self.kind if self.anchor or self.kind == "none" else f"{self.kind}, no anchor"
+
+
+ARMS = {
+    arm.name: arm
+    for anchor in (True, False)
+    for arm in (Arm(kind, anchor and kind != "none") for kind in KINDS)
+}
+
+
+@struct.dataclass
+class Bank:
+    """Entries of all chunks of a batch of stories."""
+
+    kv: ChunkKV
+    keep: Bool[Array, "y b c n"]
+    anchor_kv: ChunkKV
+
+
+class ReturnChunks:
+    """The programs of protocol (a), each compiled once for a batch size."""
+
+    def __init__(self, model: ModelConfig, null_text: Float[np.ndarray, "t d"]):
+        """Raises `UserError` for guidance with a second bank, which this does not measure."""
+        if model.cfg.bank != "one" and model.cfg.scale != 1.0:
+            raise UserError(
+                f"cfg.bank is {model.cfg.bank!r}; memory is measured with cfg.bank='one'"
+            )
+        clean = HistoryConfig(anchor_drop=0, caption_drop=0, noise_chance=0)
+        self.model = model
+        self.teacher = TeacherForcing(model, ForcingConfig(history=clean), null_text)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def bank(
+        self, params: Any, clip: Clip, kind: Int[Array, ""], anchor: Bool[Array, ""], seeds: Array
+    ) -> Bank:
+        """Encodes the true chunks (Algorithm 2), by arm with build.context="with"."""
+        batch, chunks = clip.chunks.shape[:2]
+        target = jnp.broadcast_to(jnp.arange(1, chunks + 1), (batch, chunks))
+        history = self._history(clip, target, kind, anchor, _keys(seeds))
+        key = jax.random.key(0)  # of the probes, which all cases share
+        return Bank(*self.teacher.bank(params, clip, history, purpose_key(key, "bank")))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def generate(
+        self,
+        params: Any,
+        bank: Bank,
+        clip: Clip,
+        target: Int[Array, "b"],
+        kind: Int[Array, ""],
+        anchor: Bool[Array, ""],
+        seeds: Int[Array, "b"],
+    ) -> tuple[Float[Array, "b l h w z"], Int[Array, "b e"]]:
+        """The target chunk from noise, and the chunks in its context [top-l | recent], -1: none.
+
+        `kind` and `anchor` are traced, so one program serves every arm.  A case's result does not
+        depend on the others of its batch.
+        """
+        model, teacher, keys = self.model, self.teacher, _keys(seeds)
+        history = self._history(clip, target[:, None], kind, anchor, keys)
+        context, base = teacher.context(
+            bank.kv, bank.keep, bank.anchor_kv, history, target[:, None]
+        )
+        rows = jnp.arange(len(target)), target - 1
+        null = jnp.broadcast_to(teacher.null_text, clip.text[rows].shape)
+
+        def branch(x, sigma, text):
+            sigma = jnp.full((len(x), 1), sigma)
+            return teacher.denoise(params, x[:, None], sigma, text[:, None], context, base)[:, 0]
+
+        def velocity(x, sigma):
+            v = branch(x, sigma, clip.text[rows])
+            if model.cfg.scale == 1.0:
+                return v
+            return flow.guide(v, branch(x, sigma, null), model.cfg.scale)
+
+        draw = functools.partial(initial_noise, model.noise, shape=clip.chunks.shape[2:])
+        noise = jax.vmap(lambda key, chunk: draw(key, chunk)[0])(keys, target)
+        solver_key = purpose_key(jax.random.key(0), "solver")
+        latents = solve(model.sampler, velocity, noise, solver_key)
+        return latents, jnp.where(history.valid, history.index + 1, -1)[:, 0]
+
+    def _history(self, clip: Clip, target: Int[Array, "b m"], kind, anchor, keys: Array) -> History:
+        def one(key, target, embedding, relevance):
+            given = (x[None] for x in (target, embedding, relevance))
+            kinds = jnp.full((1, len(target)), kind)
+            config, chances = self.model.retrieval, self.teacher.forcing.history
+            drawn = draw_history(purpose_key(key, "history"), *given, config, chances, kinds)
+            return jax.tree.map(lambda x: x[0], drawn)
+
+        history = jax.vmap(one)(keys, target, clip.embedding, clip.relevance)
+        return history.replace(anchor=history.anchor & anchor)
+
+
+def _keys(seeds: Int[Array, "b"]) -> Array:
+    return jax.vmap(jax.random.key)(seeds)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def warm_up(params: Any, config: Any, latents: Float[Array, "b l h w z"]) -> vae.VAEState:
+    """The decoder's state after true latents from the middle of a video."""
+    height, width = (config.spatial_factor * n for n in latents.shape[2:4])
+    state = vae.init_decode_state(config, len(latents), height, width)
+    return vae.decode_stream(params, config, state, latents, first=True)[0]
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def decode_after(
+    params: Any, config: Any, state: vae.VAEState, latents: Float[Array, "b l h w z"]
+) -> UInt8[Array, "b f h w 3"]:
+    """Frames of the chunk that follows."""
+    return vae.to_uint8(vae.decode_stream(params, config, state, latents, first=False)[1])
+
+
+def measure(
+    tested: UnderTest,
+    stories: EncodedStories,
+    judge: Judge,
+    cases: Sequence[Case],
+    arms: Sequence[Arm],
+    records: dict[str, Record],
+    results: Results,
+    *,
+    batch: int,
+    seed: int,
+    progress=iter,
+) -> None:
+    """Adds a record {arm: {right, hit, entries}} per case; saves after every batch of cases.
+
+    Cases that already have a record keep it; new arms are added to it.
+
+    Args:
+        batch: cases at a time.
+        progress: wraps the iterator of batches (tqdm).
+    """
+    tested.need("dit", "vae", "text")
+    program = ReturnChunks(tested.model, tested.null_text)
+    groups = [cases[i : i + batch] for i in range(0, len(cases), batch)]
+    for group in progress(groups):
+        wanted = [a for a in arms if any(a.name not in records.get(c.key, {}) for c in group)]
+        if not wanted:
+            continue
+        padded = list(group) + [group[-1]] * (batch - len(group))
+        for arm, found in _run(program, tested, stories, judge, padded, wanted, seed):
+            for case, record in zip(group, found, strict=False):
+                records.setdefault(case.key, {})[arm.name] = record
+        results.save()
+
+
+def _run(
+    program: ReturnChunks,
+    tested: UnderTest,
+    stories: EncodedStories,
+    judge: Judge,
+    cases: Sequence[Case],
+    arms: Iterable[Arm],
+    seed: int,
+):
+    """Yields (arm, a record per case)."""
+    model, params, length = tested.model, tested.params, program.teacher.grid.latents_per_chunk
+    items = [stories[case.seed] for case in cases]
+    wanted = np.stack([shows(c, i["seen"], i["place"]) for c, i in zip(cases, items, strict=True)])
+    clip = _clip(program, items, cases, wanted)
+    masks = [
+        judged_frames(make_story(c.seed, SPLIT), c.chunk, c.kind, c.index, model.chunk)
+        for c in cases
+    ]
+    target = np.array([case.chunk for case in cases], np.int32)
+    starts = [1 + (case.chunk - 1) * length for case in cases]
+    warm = min(max(length, WARM_LATENTS), *starts)
+    before = [i["latents"][s - warm : s] for i, s in zip(items, starts, strict=True)]
+    state = warm_up(params["vae"], model.vae, np.stack(before))
+    seeds = np.array([seed + case.seed for case in cases], np.uint32)
+    bank = None
+    for arm in arms:
+        kind, anchor = np.int32(KINDS.index(arm.kind)), np.bool_(arm.anchor)
+        if bank is None or model.build.context == "with":
+            bank = program.bank(params["dit"], clip, kind, anchor, seeds)
+        latents, entries = program.generate(params["dit"], bank, clip, target, kind, anchor, seeds)
+        frames = np.asarray(decode_after(params["vae"], model.vae, state, latents))
+        found = judge.verdict(frames, np.stack(masks), np.stack(masks))
+        entries = np.asarray(entries)
+        yield (
+            arm,
+            [
+                {
+                    "right": case.right({head: rows[i] for head, rows in found.items()}),
+                    "hit": is_hit(wanted[i], entries[i, : model.retrieval.l]),
+                    "entries": entries[i].tolist(),
+                }
+                for i, case in enumerate(cases)
+            ],
+        )
+
+
+def is_hit(wanted: Float[np.ndarray, "c"], chunks: Iterable[int]) -> bool:
+    """Does one of the retrieved chunks (counted from 1, -1: none) show what returns?"""
+    return any(chunk > 0 and wanted[chunk - 1] > 0 for chunk in chunks)
+
+
+def _clip(program: ReturnChunks, items, cases, wanted) -> Clip:
+    """A batch of stories; the oracle of each retrieves for its case."""
+    names = ("latents", "text", "embedding", "relevance")
+    stacked = {name: np.stack([item[name] for item in items]) for name in names}
+    for row, case in enumerate(cases):
+        stacked["relevance"][row, case.chunk - 1] = wanted[row]
+    return make_clip(stacked, program.teacher.grid)

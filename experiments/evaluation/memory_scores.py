@@ -1,0 +1,89 @@
+"""What the records of protocol (a) and (b) add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from experiments.evaluation.cases import CHANCE, Case
+from experiments.evaluation.intervals import difference, rate
+
+SPLITS: dict[str, Callable[[Case], bool]] = {
+    "all": lambda case: True,
+    "same species beside": lambda case: case.distractor,
+    "no such other": lambda case: not case.distractor,
+    "unseen pair": lambda case: case.unseen,
+    "seen pair": lambda case: not case.unseen,
+}
+
+
+def recalled(case: Case, record: Mapping[str, Any]) -> bool:
+    """A hit: species and colour right, or the place."""
+    return all(record["right"][head] for head in case.truth)
+
+
+def arm_scores(
+    cases: Iterable[Case], records: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Recall and retrieval hit rate of one arm, for subjects (with splits) and for places.
+
+    Args:
+        records: by case key; cases without one do not count.
+    """
+    known = [case for case in cases if case.key in records]
+    subjects = [case for case in known if case.kind == "subject"]
+    places = [case for case in known if case.kind == "place"]
+
+    def share(of: Iterable[Case], test: Callable[[Case], bool]) -> dict[str, Any]:
+        return rate([test(case) for case in of])
+
+    def right(head: str) -> Callable[[Case], bool]:
+        return lambda case: records[case.key]["right"][head]
+
+    def found(case: Case) -> bool:
+        return recalled(case, records[case.key])
+
+    def hit(case: Case) -> bool:
+        return records[case.key]["hit"]
+
+    return {
+        "subject": {
+            "recall": {
+                split: share(filter(belongs, subjects), found) for split, belongs in SPLITS.items()
+            },
+            "species": share(subjects, right("species")),
+            "colour": share(subjects, right("colour")),
+            "retrieval hit": share(subjects, hit),
+            "chance": CHANCE["both"],
+        },
+        "place": {
+            "recall": share(places, found),
+            "retrieval hit": share(places, hit),
+            "chance": CHANCE["place"],
+        },
+    }
+
+
+def lead(
+    cases: Iterable[Case],
+    first: Mapping[str, Mapping[str, Any]],
+    second: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """How much more of the subject cases one arm recalls than another, on those both have."""
+    both = [c for c in cases if c.kind == "subject" and c.key in first and c.key in second]
+    return difference(
+        [float(recalled(c, first[c.key])) for c in both],
+        [float(recalled(c, second[c.key])) for c in both],
+    )
+
+
+def summary(cases: list[Case], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """{arms: {arm: scores}, lead over rolling} of protocol (a) from {case: {arm: record}}."""
+    arms = dict.fromkeys(arm for record in records.values() for arm in record)
+    by_arm = {
+        arm: {key: record[arm] for key, record in records.items() if arm in record} for arm in arms
+    }
+    result: dict[str, Any] = {"arms": {arm: arm_scores(cases, by_arm[arm]) for arm in arms}}
+    if {"semantic", "rolling"} <= set(by_arm):
+        result["semantic - rolling"] = lead(cases, by_arm["semantic"], by_arm["rolling"])
+    return result

@@ -1,0 +1,138 @@
+"""results.json as the tables of the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+Row = list[str]
+
+
+def table(parts: dict[str, Any]) -> str:
+    """Markdown of all parts that there are, each under its heading."""
+    writers = {
+        "reconstruction": _reconstruction, "judge": _judge, "captions": _captions,
+        "memory": _memory, "minutes": _minutes, "drift": _drift,
+    }  # fmt: skip
+    blocks = []
+    for part, write in writers.items():
+        if part in parts:
+            blocks += [f"### {TITLES[part]}", write(parts[part]["result"]), _made(parts[part])]
+    return "\n\n".join(blocks)
+
+
+TITLES = {
+    "reconstruction": "VAE reconstruction of held-out stories",
+    "judge": "Accuracy of the judge",
+    "captions": "Captions matter: the first chunk",
+    "memory": "Memory (a): ground-truth history, only the return chunk generated",
+    "minutes": "Memory (b): whole self-generated minutes",
+    "drift": "Drift along generated minutes",
+}
+
+
+def percent(found: dict[str, Any]) -> str:
+    """ "91.4 % (85.2-95.1, n = 128)"; a dash where nothing was measured."""
+    if found["rate"] is None:
+        return "-"
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{100 * found['rate']:.1f} % ({low:.1f}-{high:.1f}, n = {found['n']})"
+
+
+def number(found: dict[str, Any], digits: int = 2, factor: float = 1.0) -> str:
+    """ "28.31 (28.02-28.60, n = 16)", and how many were infinite."""
+    infinite = f", {found['infinite']} infinite" if found["infinite"] else ""
+    if found["mean"] is None:
+        return f"-{infinite}"
+    mean, low, high = (f"{factor * found[k]:.{digits}f}" for k in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high}, n = {found['n']}{infinite})"
+
+
+def markdown(head: Row, rows: Iterable[Row]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _made(part: dict[str, Any]) -> str:
+    about = part["provenance"]
+    return f"`{about['command']}`, commit {about.get('commit', 'unknown')}, {about['device']}"
+
+
+def _reconstruction(result: dict[str, Any]) -> str:
+    names = {
+        "psnr": ("PSNR, dB", 2),
+        "ssim": ("SSIM", 4),
+        "subject_psnr": ("PSNR of subjects, dB", 2),
+    }
+    rows = ([label, number(result[key], digits)] for key, (label, digits) in names.items())
+    return markdown(["measure", "mean over stories (95 %)"], rows)
+
+
+def _judge(result: dict[str, Any]) -> str:
+    heads = list(next(iter(result.values())))
+    rows = ([source, *(percent(found[h]) for h in heads)] for source, found in result.items())
+    return markdown(["frames", *heads], rows)
+
+
+def _captions(result: dict[str, Any]) -> str:
+    chance = {**result["chance"], "all": result["chance"]["both"] * result["chance"]["place"]}
+    chance["both, unseen pair"] = chance["both"]
+    rows = (
+        [head, percent(found), f"{100 * chance[head]:.1f} %"]
+        for head, found in result.items()
+        if head != "chance"
+    )
+    return markdown(["right in the first chunk", "rate (95 %)", "chance"], rows)
+
+
+def _memory(result: dict[str, Any]) -> str:
+    text = _arms(result["arms"])
+    if "semantic - rolling" in result:
+        text += f"\n\nSemantic minus rolling, subjects, in points: {_points(result)}"
+    return text
+
+
+def _points(result: dict[str, Any]) -> str:
+    return number(result["semantic - rolling"], 1, 100.0)
+
+
+def _minutes(result: dict[str, Any]) -> str:
+    same = ([arm, percent(found["same as introduced"]), str(found["minutes"])]
+            for arm, found in result.items())  # fmt: skip
+    return _arms(result) + "\n\n" + markdown(["arm", "same as when introduced", "minutes"], same)
+
+
+def _arms(arms: dict[str, Any]) -> str:
+    heads = [
+        "arm", "subject: species and colour", "retrieval hit", "same species beside",
+        "unseen pair", "species", "colour", "place", "place: retrieval hit",
+    ]  # fmt: skip
+    rows = []
+    for arm, found in arms.items():
+        subject, place = found["subject"], found["place"]
+        recall = subject["recall"]
+        rates = [
+            recall["all"], subject["retrieval hit"], recall["same species beside"],
+            recall["unseen pair"], subject["species"], subject["colour"], place["recall"],
+            place["retrieval hit"],
+        ]  # fmt: skip
+        rows.append([arm, *map(percent, rates)])
+    chance = next(iter(arms.values()))
+    subject, place = (f"{100 * chance[kind]['chance']:.1f} %" for kind in ("subject", "place"))
+    rows.append(["*chance*", subject, "", subject, subject, "12.5 %", "12.5 %", place, ""])
+    return markdown(heads, rows)
+
+
+def _drift(result: dict[str, Any]) -> str:
+    heads = ["video", "clarity VDE", "/ sum(w)", "clarity", "motion VDE", "/ sum(w)", "motion, px"]
+    rows = []
+    for source, found in result.items():
+        if source == "segments":
+            continue
+        cells = []
+        for measure, digits in (("clarity", 0), ("motion", 2)):
+            scores = found[measure]
+            cells += [number(scores["vde"]), number(scores["vde / sum(w)"], 3)]
+            cells.append(number(scores["level"], digits))
+        rows.append([source, *cells])
+    return markdown(heads, rows)

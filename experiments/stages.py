@@ -1,0 +1,147 @@
+"""The three stages of a model, each as a task and its data: VAE, then text encoder, then DiT."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_collections
+from absl import logging
+
+from bvjax.config import ModelConfig
+from bvjax.errors import UserError
+from bvjax.losses.block_forcing import BlockForcingConfig
+from bvjax.losses.history import HistoryConfig
+from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig
+from bvjax.losses.text_pretrain import TextPretrainConfig
+from bvjax.overrides import apply_overrides, from_dict
+from bvjax.presets import get_preset
+from bvjax.tokenizer import Tokenizer
+from bvjax.train.dit_task import DiTTask
+from bvjax.train.task import DataIterator, Task
+from bvjax.train.text_task import TextTask
+from bvjax.train.vae_task import VAETask
+from bvjax.weights import load_weights
+from data_pipelines.counter_source import IndexedBatches
+from data_pipelines.storyworld.clips import Clips
+from data_pipelines.storyworld.corpus import caption_corpus, train_tokenizer, write_vocabulary
+from data_pipelines.storyworld.loader import check_latents, latent_batches, null_text
+from data_pipelines.storyworld.text_data import LABELS, TextBatches
+
+Config = ml_collections.ConfigDict
+Stage = tuple[Task, Callable[[], DataIterator]]
+
+
+def make_stage(config: Config) -> Stage:
+    """The task that `config.task` names, and what makes its batches."""
+    if config.task not in STAGES:
+        raise UserError(f"there is no task {config.task!r}; the tasks are: {', '.join(STAGES)}")
+    return STAGES[config.task](config)
+
+
+def make_model(config: Config) -> ModelConfig:
+    """The preset with the config's own `section.key=value` overrides."""
+    return apply_overrides(get_preset(config.preset), config.overrides)
+
+
+# ---- VAE ----------------------------------------------------------------------------------------
+def vae_stage(config: Config) -> Stage:
+    """Clips of storyworld, read from the cache of rendered stories or rendered on the spot."""
+    model, data = make_model(config), config.data
+    clips = functools.partial(
+        Clips,
+        frames=data.frames,
+        height=model.chunk.height,
+        width=model.chunk.width,
+        fps=model.chunk.fps,
+        cache=Path(data.cache_dir) if data.cache_dir else None,
+        seed=data.seed,
+    )
+    heldout = clips(split=data.heldout_split, stories=data.heldout_stories)
+    whole = clips(split=data.split, stories=data.stories)
+    crops = clips(split=data.split, stories=data.stories, crop=data.crop)
+    task = VAETask(
+        model=model,
+        kl_weight=config.vae.kl_weight,
+        edge_weight=config.vae.edge_weight,
+        heldout=functools.partial(heldout.batch, size=config.vae.heldout_clips),
+        # Whole frames: the statistics are those of the latents that the DiT will see.  The indices are
+        # beyond those of any run, so that they are not of the batches seen last.
+        train=lambda i: whole.batch(2**40 + i, config.vae.heldout_clips),
+        stat_batches=config.vae.stat_batches,
+        weights_dtype=config.weights_dtype,
+    )
+
+    def batches() -> DataIterator:
+        logging.info("%d of %d stories are in the cache", crops.check_cache(), crops.stories)
+        return IndexedBatches(functools.partial(crops.batch, size=config.train.global_batch_size))
+
+    return task, batches
+
+
+# ---- text encoder -------------------------------------------------------------------------------
+def text_stage(config: Config) -> Stage:
+    """Captions of whole stories; the tokenizer and the word list are made from them first."""
+    model, data = make_model(config), config.data
+    folder = Path(data.tokenizer_dir)
+    tokenizer_file, vocabulary = folder / "tokenizer.model", folder / "vocabulary.txt"
+    if not (tokenizer_file.exists() and vocabulary.exists()):
+        captions = caption_corpus(range(data.tokenizer_stories), data.split)
+        folder.mkdir(parents=True, exist_ok=True)
+        train_tokenizer(captions, tokenizer_file, model.text.vocab_size)
+        write_vocabulary(captions, vocabulary)
+    tokenizer = Tokenizer(tokenizer_file)
+    objective = TextPretrainConfig(
+        text=model.text,
+        num_labels=len(LABELS),
+        mask_id=tokenizer.mask_id,
+        first_piece=tokenizer.mask_id + 1,
+        **config.text.to_dict(),
+    )
+    length = model.text.max_length
+    task = TextTask(
+        model=model,
+        objective=objective,
+        heldout=functools.partial(
+            TextBatches(tokenizer, length, data.heldout_split).batch, size=data.heldout_stories
+        ),
+        tokenizer=tokenizer_file,
+        vocabulary=vocabulary,
+        weights_dtype=config.weights_dtype,
+    )
+    source = TextBatches(tokenizer, length, data.split)
+    size = config.train.global_batch_size
+    return task, lambda: IndexedBatches(functools.partial(source.batch, size=size))
+
+
+# ---- DiT ----------------------------------------------------------------------------------------
+def dit_stage(config: Config) -> Stage:
+    """Stories encoded by the two stages before, `python -m data_pipelines.storyworld.latents`."""
+    data = config.data
+    trained, params = load_weights(Path(data.weights), parts=("vae", "text"))
+    # The VAE and text sections are as they were trained, latent statistics included.
+    model = dataclasses.replace(make_model(config), vae=trained.vae, text=trained.text)
+    check_latents(data.latents, Path(data.weights), model)
+    forcing = ForcingConfig(
+        block=from_dict(BlockForcingConfig, config.block.to_dict(), "block."),
+        history=from_dict(HistoryConfig, config.history.to_dict(), "history."),
+        levels=from_dict(LevelsConfig, config.levels.to_dict(), "levels."),
+        **config.forcing.to_dict(),
+    )
+    heldout = next(latent_batches(data.latents, data.sample_stories, 0, data.heldout_split))
+    task = DiTTask(
+        model=model,
+        forcing=forcing,
+        null_text=null_text(data.latents),
+        heldout=heldout,
+        vae_params=params["vae"],
+        sample_chunks=data.sample_chunks,
+        weights_dtype=config.weights_dtype,
+    )
+    size, stories = config.train.global_batch_size, data.stories or None
+    return task, lambda: latent_batches(data.latents, size, data.seed, data.split, stories)
+
+
+STAGES = {"vae": vae_stage, "text": text_stage, "dit": dit_stage}

@@ -1,0 +1,47 @@
+"""Trains one part of a model:
+
+python -m experiments.train --config=experiments/configs/mini_vae.py --workdir=runs/vae
+
+Start it again with the same words to resume.  Any key of the config can be set from the command
+line: --config.train.steps=1000.  Exit codes: 0 finished or stopped by SIGTERM (state saved), 1 the
+loss is not finite, 2 something about the command is wrong, 130 stopped by Ctrl-C (state saved).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+import signal
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from bvjax.errors import UserError
+from experiments import wiring
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "What to train.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics, samples, weights.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "Weights folder that gets the trained part (default WORKDIR/weights).")
+_INIT_FROM = flags.DEFINE_string("init-from", None, "Weights folder or .safetensors to start from.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> int:
+    logging.set_verbosity(logging.INFO)
+    # Orbax writes a page of INFO lines for each checkpoint.
+    logging.get_absl_handler().addFilter(lambda r: "orbax" not in r.pathname or r.levelno > 20)
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unknown argument {argv[1]!r}")
+        stopped_by = wiring.train(_CONFIG.value, Path(_WORKDIR.value), _INIT_FROM.value, _WEIGHTS.value)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
+    return 130 if stopped_by == signal.SIGINT else 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,68 @@
+"""From a config to a trained part: where to start, what to write."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import jax
+import ml_collections
+from absl import logging
+
+from bvjax.overrides import from_dict
+from bvjax.train.loop import LoopConfig, check, fit
+from bvjax.train.optimizer import OptimizerConfig
+from bvjax.train.state import Params
+from bvjax.train.task import Task
+from bvjax.weights import load_tensors
+from experiments.run_folder import claim
+from experiments.stages import make_stage
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    init_from: str | None = None,
+    weights: str | None = None,
+) -> int | None:
+    """Trains as `config` says and adds the part to a weights folder (default WORKDIR/weights).
+
+    Returns the signal that stopped it, None when it reached its last step.
+    """
+    loop = from_dict(LoopConfig, config.train.to_dict(), "train.")
+    optimizer = from_dict(OptimizerConfig, config.optimizer.to_dict(), "optimizer.")
+    check(optimizer, loop)
+    task, make_data = make_stage(config)
+    params = None if init_from is None else initial_params(task, Path(init_from))
+    claim(workdir, config.to_dict())
+
+    result = fit(task, make_data(), optimizer, loop, workdir, params)
+    if result.stopped_by is None:
+        meta = {
+            "config": config.to_dict(),
+            "init_from": init_from,
+            "commit": git_commit(),
+            "device": jax.devices()[0].device_kind,
+            "metrics": result.metrics,
+        }
+        folder = Path(weights) if weights else workdir / "weights"
+        task.export(jax.device_get(result.state.ema), folder, meta)
+        logging.info("wrote the %s into %s", task.part, folder)
+    return result.stopped_by
+
+
+def initial_params(task: Task, source: Path) -> Params:
+    """Parameters of the task's part from a weights folder or one .safetensors file."""
+    path = source / f"{task.part}.safetensors" if source.is_dir() else source
+    return load_tensors(path, jax.eval_shape(task.init, jax.random.key(0)))
+
+
+def git_commit() -> str | None:
+    """The commit of the code, with + if files differ from it; None outside a repository."""
+    describe = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        folder = Path(__file__).parent
+        done = subprocess.run(describe, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,195 @@
+"""The run folder: nothing half written counts, nothing is overwritten, nothing is lost."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from bvjax.chunking import ChunkGrid
+from bvjax.errors import UserError
+from bvjax.generate import run_dir
+from bvjax.generate.conditions import Conditions
+from bvjax.generate.run_dir import RunDir, Settings
+
+CAPTIONS = ("one.", "two.", "three.", "four.")
+
+
+@pytest.fixture
+def settings(tiny):
+    return Settings(
+        tiny.model, seed=3, scale=8, weights="/w", weights_sha256="abc", overrides=("a=1",)
+    )
+
+
+def chunk(number):
+    return np.full((2, 4, 4, 16), number, np.float32)
+
+
+def filled(path, settings, chunks=4):
+    run = RunDir.create(path, settings, CAPTIONS, "a story")
+    for number in range(chunks + 1):
+        run.save_latents(number, chunk(number))
+    return run
+
+
+def test_create_and_open(tmp_path, settings):
+    image = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    with RunDir.create(tmp_path / "a" / "run", settings, CAPTIONS, "a story", image):
+        pass
+    with RunDir.open(tmp_path / "a" / "run") as run:
+        assert run.settings == settings and run.captions == CAPTIONS and run.title == "a story"
+        assert run.grid.num_frames == 33
+        np.testing.assert_array_equal(run.image(), image)
+    stored = json.loads((tmp_path / "a" / "run" / "config.json").read_text())
+    assert stored["model"]["memory"]["tau"] == 0.8 and stored["seed"] == 3
+
+
+def test_latents(tmp_path, settings):
+    with filled(tmp_path / "run", settings) as run:
+        names = sorted(p.name for p in (run.path / "latents").iterdir())
+        assert names[:3] == ["chunk_00.json", "chunk_00.npy", "chunk_01.json"] and len(names) == 10
+        done = run.load_latents(range(5))
+        assert list(done) == [0, 1, 2, 3, 4] and done[3].dtype == np.float32
+        np.testing.assert_array_equal(done[3], chunk(3))
+        np.testing.assert_array_equal(np.load(run.path / "latents" / "chunk_03.npy"), chunk(3))
+        assert not (run.path / "archive").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no hash", "missing", "bad hash"])
+def test_damaged_latents_are_made_again(tmp_path, settings, damage):
+    with filled(tmp_path / "run", settings) as run:
+        path = run.path / "latents" / "chunk_02.npy"
+        content = path.read_bytes()
+        if damage == "cut":
+            path.write_bytes(content[:-100])
+        elif damage == "flipped":
+            path.write_bytes(content[:-5] + b"\1" + content[-4:])
+        elif damage == "missing":
+            path.unlink()
+        elif damage == "no hash":
+            path.with_suffix(".json").unlink()
+        else:
+            path.with_suffix(".json").write_text("{}")
+        assert list(run.load_latents(range(5))) == [0, 1]
+        # later chunks came from the damaged one: out of the way, but not deleted
+        assert sorted(p.name for p in (run.path / "latents").glob("*.npy")) == [
+            "chunk_00.npy", "chunk_01.npy",
+        ]  # fmt: skip
+        assert (run.path / "archive" / "001" / "latents" / "chunk_04.npy").exists()
+
+
+def test_a_crash_while_writing_leaves_no_half_file(tmp_path, settings, monkeypatch):
+    with filled(tmp_path / "run", settings, chunks=1) as run:
+
+        def crash(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            run.save_latents(2, chunk(2))
+        monkeypatch.undo()
+        assert list(run.load_latents(range(5))) == [0, 1]
+
+
+def test_the_same_run_goes_on_and_another_is_refused(tmp_path, settings):
+    filled(tmp_path / "run", settings, chunks=2).close()
+    with RunDir.create(tmp_path / "run", settings, CAPTIONS, "a story") as run:
+        assert list(run.load_latents(range(5))) == [0, 1, 2]
+    moved = dataclasses.replace(settings, weights="/elsewhere")
+    RunDir.create(tmp_path / "run", moved, CAPTIONS).close()
+    other_seed = dataclasses.replace(settings, seed=4)
+    image = np.zeros((32, 32, 3), np.uint8)
+    for different in (
+        (other_seed, CAPTIONS, "", None),
+        (settings, CAPTIONS[:3], "", None),
+        (settings, CAPTIONS, "", image),
+    ):
+        with pytest.raises(UserError, match="already holds another run"):
+            RunDir.create(tmp_path / "run", *different)
+
+
+def test_folders_that_cannot_be_used(tmp_path, settings, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is not empty"):
+        RunDir.create(tmp_path / "full", settings, CAPTIONS)
+    with pytest.raises(UserError, match="is a file"):
+        RunDir.create(tmp_path / "file", settings, CAPTIONS)
+    with pytest.raises(UserError, match="cannot write to"):
+        RunDir.create("/proc/run", settings, CAPTIONS)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=60 << 20))
+    with pytest.raises(UserError, match="not enough space.* 63 MB are free"):
+        RunDir.create(tmp_path / "new", settings, CAPTIONS)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path, settings):
+    (tmp_path / "mine").mkdir(mode=0o555)
+    with pytest.raises(UserError, match="cannot write to .*: Permission denied"):
+        RunDir.create(tmp_path / "mine" / "run", settings, CAPTIONS)
+
+
+def test_what_is_not_a_run(tmp_path, settings):
+    with pytest.raises(UserError, match="not a run folder"):
+        RunDir.open(tmp_path)
+    filled(tmp_path / "run", settings, chunks=0).close()
+    config = tmp_path / "run" / "config.json"
+    for content in ("{", "{}", config.read_text().replace('"tau"', '"tao"')):
+        config.write_text(content)
+        with pytest.raises(UserError, match="is damaged"):
+            RunDir.open(tmp_path / "run")
+
+
+def test_two_processes_do_not_share_a_run(tmp_path, settings):
+    with filled(tmp_path / "run", settings, chunks=0):
+        with pytest.raises(UserError, match="another process"):
+            RunDir.open(tmp_path / "run")
+    RunDir.open(tmp_path / "run").close()
+
+
+def test_conditions(tmp_path, settings):
+    rng = np.random.default_rng(0)
+    conditions = Conditions(
+        text=rng.normal(size=(4, 6, 8)).astype(np.float32),
+        embedding=rng.normal(size=(4, 8)).astype(np.float32),
+        null_text=rng.normal(size=(1, 6, 8)).astype(np.float32),
+    )
+    with RunDir.create(tmp_path / "run", settings, CAPTIONS) as run:
+        assert run.load_conditions() is None
+        run.save_conditions(conditions)
+        captions, stored = run.load_conditions()
+        assert captions == CAPTIONS
+        for field in ("text", "embedding", "null_text"):
+            np.testing.assert_array_equal(getattr(stored, field), getattr(conditions, field))
+        (run.path / "conditions.npz").write_bytes(b"PK\3\4 cut short")
+        assert run.load_conditions() is None
+
+
+def test_replaced_captions(tmp_path, settings):
+    run = filled(tmp_path / "run", settings)
+    run.save_json("report.json", {})
+    with run.replace_captions({3: "THREE."}, from_id=3) as again:
+        assert again.captions == ("one.", "two.", "THREE.", "four.") and again.title == "a story"
+        assert list(again.load_latents(range(5))) == [0, 1, 2]
+        archive = again.path / "archive" / "001"
+        assert sorted(p.name for p in (archive / "latents").glob("*.npy")) == [
+            "chunk_03.npy", "chunk_04.npy",
+        ]  # fmt: skip
+        assert json.loads((archive / "story.json").read_text())["captions"][2] == "three."
+        assert (archive / "report.json").exists() and not (again.path / "report.json").exists()
+    with RunDir.open(run.path).replace_captions({}, from_id=1) as third:
+        assert (third.path / "archive" / "002" / "latents" / "chunk_01.npy").exists()
+
+
+def test_needed_space_grows_with_the_story(settings):
+    chunk, patch = settings.model.chunk, settings.model.dit.patch
+    small, large = (
+        run_dir.required_bytes(settings, ChunkGrid(chunk, count, patch)) for count in (15, 75)
+    )
+    assert large - small > 60 * 2 * 4 * 4 * 16 * 4  # the latents alone

@@ -1,0 +1,237 @@
+"""A run from beginning to end in every layout; killed, resumed, redone, decoded, reported."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import bvjax
+from bvjax.errors import UserError
+from bvjax.generate import session
+from bvjax.generate.bundle import load_bundle
+from bvjax.generate.run_dir import RunDir
+from bvjax.generate.video_io import read_video
+from bvjax.story import Story
+
+KILLED = """
+import os, sys
+from bvjax.generate import session
+from bvjax.generate.bundle import load_bundle
+from bvjax.generate.run_dir import RunDir
+with RunDir.open(sys.argv[1]) as run:
+    for progress in session.produce(run, load_bundle(sys.argv[2])):
+        if progress.chunk == 3:
+            os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny):
+    return load_bundle(tiny.weights)
+
+
+@pytest.fixture(scope="module")
+def story(tiny):
+    return Story(tiny.captions, title="Pip")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, bundle, story):
+    """The folder of a whole run."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    with session.begin(bundle, bundle.model, story, path, seed=5) as run:
+        progress = list(session.produce(run, bundle))
+    assert [(p.chunk, p.fresh) for p in progress] == [(c, True) for c in range(6)]
+    return path
+
+
+def latents(path):
+    return {p.name: p.read_bytes() for p in sorted((path / "latents").glob("*.npy"))}
+
+
+def copy(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_everything_is_there(finished, story):
+    assert {p.name for p in finished.iterdir()} == {
+        ".lock", "config.json", "conditions.npz", "latents", "report.json", "report.png",
+        "story.json", "versions.json", "video.mp4",
+    }  # fmt: skip
+    frames, rate = read_video(finished / "video.mp4")
+    assert frames.shape == (41, 256, 256, 3) and rate == 8
+    report = json.loads((finished / "report.json").read_text())
+    assert report["chunks_done"] == report["chunks_wanted"] == 5
+    assert report["video"]["frames"] == 41 and report["seed"] == 5 and report["title"] == "Pip"
+    last = report["chunks"][-1]
+    assert last["caption"] == story.captions[-1] and last["frames"] == [33, 41]
+    entries = [(entry["chunk"], entry["role"]) for entry in last["retrieved"]]
+    assert entries[0] == (0, "anchor") and entries[-2:] == [(3, "recent"), (4, "recent")]
+    assert [e["role"] for e in last["retrieved"]][:2] == ["anchor", "semantic"]
+    assert len(last["kept_ratio"]) == 2 and 0 < min(last["kept_ratio"]) <= 1
+    assert set(last["seconds"]) == {"generate", "decode", "write"}
+    assert PIL.Image.open(finished / "report.png").width > 1000
+    assert json.loads((finished / "versions.json").read_text())["backend"] == "cpu"
+
+
+def test_resume_after_a_kill(finished, bundle, story, tiny, tmp_path):
+    path = tmp_path / "killed"
+    session.begin(bundle, bundle.model, story, path, seed=5).close()
+    root = pathlib.Path(bvjax.__file__).parents[1]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path), str(tiny.weights)], check=False,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert killed.returncode == -9
+    assert len(latents(path)) == 4 and not (path / "report.json").exists()
+    assert len(read_video(path / "video.mp4")[0]) >= 8
+    with RunDir.open(path) as run:
+        progress = list(session.produce(run, bundle))
+    assert [p.fresh for p in progress] == [False] * 4 + [True] * 2
+    assert latents(path) == latents(finished)
+    np.testing.assert_array_equal(
+        read_video(path / "video.mp4")[0], read_video(finished / "video.mp4")[0]
+    )
+
+
+def test_redo_leaves_earlier_chunks_alone(finished, bundle, tmp_path):
+    path = copy(finished, tmp_path)
+    before = latents(path)
+    with RunDir.open(path) as run:
+        again = session.redo(run, bundle, 4, {4: "Pip comes back to Willow Hollow."})
+    with again:
+        progress = list(session.produce(again, bundle))
+    after = latents(path)
+    assert [p.fresh for p in progress] == [False] * 4 + [True] * 2
+    for name in before:
+        assert (after[name] == before[name]) == (name < "chunk_04"), name
+    assert latents(path / "archive" / "001") == {n: before[n] for n in list(before)[4:]}
+    report = json.loads((path / "report.json").read_text())
+    assert report["chunks"][3]["caption"] == "Pip comes back to Willow Hollow."
+
+
+def test_redo_without_an_edit_gives_the_same_again(finished, bundle, tmp_path):
+    path = copy(finished, tmp_path)
+    with RunDir.open(path) as run:
+        again = session.redo(run, bundle, 1, {})
+    with again:
+        assert all(p.fresh for p in session.produce(again, bundle))
+    assert latents(path) == latents(finished)
+
+
+def test_redo_refuses(finished, bundle, tmp_path):
+    path = copy(finished, tmp_path)
+    for from_chunk, edits, says in (
+        (0, {}, "chunks 1 to 5"),
+        (6, {}, "chunks 1 to 5"),
+        (3, {2: "x"}, "caption 2 cannot be edited"),
+        (3, {6: "x"}, "caption 6 cannot be edited"),
+        (3, {3: "  "}, "caption 3 is empty"),
+        (3, {3: "Pip waves " * 40}, "shorten it"),
+    ):
+        with RunDir.open(path) as run, pytest.raises(UserError, match=says):
+            session.redo(run, bundle, from_chunk, edits)
+    assert latents(path) == latents(finished) and not (path / "archive").exists()
+
+
+def test_decode_and_report_again(finished, bundle, tmp_path):
+    path = copy(finished, tmp_path)
+    old = json.loads((path / "report.json").read_text())
+    for name in ("video.mp4", "report.json", "report.png"):
+        (path / name).unlink()
+    with RunDir.open(path) as run:
+        assert session.decode(run, bundle) == 41
+        np.testing.assert_array_equal(
+            read_video(path / "video.mp4")[0], read_video(finished / "video.mp4")[0]
+        )
+        assert not any(p.fresh for p in session.produce(run, bundle, only_report=True))
+    new = json.loads((path / "report.json").read_text())
+    for report in (old, new):
+        for chunk in report["chunks"]:
+            del chunk["seconds"]
+    assert new == old
+
+
+def test_report_of_an_unfinished_run(finished, bundle, tmp_path):
+    path = copy(finished, tmp_path)
+    (path / "latents" / "chunk_03.json").unlink()
+    with RunDir.open(path) as run:
+        list(session.produce(run, bundle, only_report=True))
+        report = json.loads((path / "report.json").read_text())
+        assert report["chunks_done"] == 2 and report["chunks_wanted"] == 5
+        (path / "latents" / "chunk_00.json").unlink()
+        with pytest.raises(UserError, match="no finished chunk"):
+            list(session.produce(run, bundle, only_report=True))
+
+
+def test_joined(bundle, story, tiny, tmp_path):
+    with session.begin(bundle, tiny.joined, story, tmp_path / "run", scale=1) as run:
+        progress = list(session.produce(run, bundle))
+    assert [p.chunk for p in progress] == [1, 2, 3, 4, 5]
+    assert len(read_video(run.video)[0]) == run.grid.num_frames == 4 * (5 * 2 - 1) + 1
+    report = json.loads((run.path / "report.json").read_text())
+    assert report["chunks"][0]["retrieved"] == [] and report["chunks"][0]["seam"] is None
+    assert [e["chunk"] for e in report["chunks"][4]["retrieved"]] == [1, 2, 3, 4]
+
+
+def test_overlap(bundle, story, tiny, tmp_path):
+    with session.begin(bundle, tiny.overlap, story, tmp_path / "run", scale=1) as run:
+        list(session.produce(run, bundle))
+    assert len(read_video(run.video)[0]) == run.grid.num_frames == 1 + 5 * 8
+    assert list(latents(run.path)) == [f"chunk_0{n}.npy" for n in (1, 2, 3, 4, 5)]
+    before = latents(run.path)
+    (run.path / "latents" / "chunk_04.npy").write_bytes(b"damaged")
+    with RunDir.open(run.path) as again:
+        list(session.produce(again, bundle))
+    assert latents(run.path) == before
+
+
+def test_from_an_image(bundle, story, finished, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
+    PIL.Image.fromarray(picture).save(tmp_path / "first.png")
+    path = tmp_path / "run"
+    image = tmp_path / "first.png"
+    with session.begin(bundle, bundle.model, story, path, seed=5, image=image, chunks=2) as run:
+        list(session.produce(run, bundle))
+        assert run.image().shape == (32, 32, 3)
+    assert latents(path)["chunk_00.npy"] != latents(finished)["chunk_00.npy"]
+    with RunDir.open(path) as run:
+        again = session.redo(run, bundle, 1, {})
+    with again:
+        assert list(again.load_latents(range(3))) == [0]  # the image's latent stays
+
+
+def test_begin_refuses(bundle, story, tiny, tmp_path):
+    for change, says in (
+        ({"model": tiny.variant(memory={"tau": 1.5})}, "memory.tau is 1.5"),
+        ({"model": tiny.variant(chunk={"height": 33})}, "nearest is 32"),
+        ({"model": tiny.variant(sampler={"steps": 0})}, "sampler.steps is 0"),
+        ({"model": tiny.variant(cfg={"bank": "three"})}, "one, two"),
+        ({"model": tiny.variant(noise={"shuffle": -1})}, "noise.shuffle is -1"),
+        ({"model": tiny.variant(dit={"num_layers": 3})}, "dit.num_layers is 2 in these weights"),
+        ({"story": Story(("Pip waves. " * 40,))}, "caption 1 has .* tokens"),
+        ({"model": tiny.variant(retrieval={"kind": "oracle"})}, "only an evaluation has"),
+        ({"seed": -1}, "the seed is -1"),
+        ({"scale": 0}, "the scale is 0"),
+        ({"chunks": 9}, "this story has 1 to 5"),
+        ({"image": tmp_path / "missing.png"}, "No such file"),
+    ):
+        arguments = {"model": bundle.model, "story": story, "out": tmp_path / "run"} | change
+        with pytest.raises(UserError, match=says):
+            session.begin(bundle, **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_weights_are_refused(finished, bundle, tmp_path):
+    other = dataclasses.replace(bundle, sha256="0" * 64)
+    with RunDir.open(copy(finished, tmp_path)) as run:
+        with pytest.raises(UserError, match="are not those that .* began with"):
+            next(session.produce(run, other))

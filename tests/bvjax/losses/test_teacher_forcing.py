@@ -1,0 +1,221 @@
+"""Teacher forcing: no future leaks, and parallel training equals chunk-by-chunk generation through the bank."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bvjax.config import (
+    BuildConfig, ChunkConfig, DiTConfig, MemoryConfig, ModelConfig, RetrievalConfig, RopeConfig,
+    TextConfig,
+)  # fmt: skip
+from bvjax.errors import UserError
+from bvjax.generate import steps
+from bvjax.losses.block_forcing import BlockForcingConfig
+from bvjax.losses.history import KINDS, HistoryConfig, draw_history, draw_kinds, noise_history
+from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig, TeacherForcing, make_clip
+from bvjax.nets import dit
+from bvjax.random import purpose_key
+
+CHUNKS, TEXT, DIM = 5, 3, 8
+
+MODEL = ModelConfig(
+    name="test",
+    chunk=ChunkConfig(height=32, width=32, fps=2, frames=8),
+    text=TextConfig(dim=DIM, max_length=TEXT),
+    dit=DiTConfig(dim=16, num_heads=2, num_layers=2, ffn_dim=16, freq_dim=8),
+    memory=MemoryConfig(slots=8, capacity=6, tau=0.8),
+    build=BuildConfig(n_recent=2, n_random=2),
+    retrieval=RetrievalConfig(recent=1, l=1),
+    rope=RopeConfig(mode="window"),
+)
+CLEAN = HistoryConfig(
+    semantic=1, rolling=0, oracle=0, random=0, none=0, anchor_drop=0, caption_drop=0, noise_chance=0
+)
+
+
+def teacher(model=MODEL, history=CLEAN, **kwargs):
+    forcing = ForcingConfig(history=history, rounds=1, **kwargs)
+    null = np.asarray(jax.random.normal(jax.random.key(9), (TEXT, DIM)))
+    return TeacherForcing(model, forcing, null)
+
+
+@pytest.fixture(scope="module")
+def params():
+    shapes = jax.eval_shape(lambda k: dit.init_params(MODEL.dit, DIM, k), jax.random.key(0))
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    # Random everywhere, the head included: zero heads hide every leak.
+    draws = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, draws)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    keys = jax.random.split(jax.random.key(2), 4)
+    return {
+        "latents": jax.random.normal(keys[0], (1, 1 + 2 * CHUNKS, 4, 4, 16)),
+        "text": jax.random.normal(keys[1], (1, CHUNKS, TEXT, DIM)),
+        "embedding": jax.random.normal(keys[2], (1, CHUNKS, DIM)),
+        "relevance": jax.random.uniform(keys[3], (1, CHUNKS, CHUNKS)),
+    }
+
+
+def parallel_velocity(forcing, params, clip, key):
+    """Velocity of every chunk at sigma 0.5 in one forward pass, with noise = 0.3."""
+    target = jnp.arange(1, CHUNKS + 1)[None]
+    history = draw_history(
+        key, target, clip.embedding, clip.relevance, forcing.model.retrieval, forcing.forcing.history
+    )
+    kv, keep, anchor_kv = forcing.bank(params, clip, history, key)
+    context, base = forcing.context(kv, keep, anchor_kv, history, target)
+    noisy = 0.5 * clip.chunks + 0.5 * 0.3
+    sigma = jnp.full((1, CHUNKS), 0.5)
+    return forcing.denoise(params, noisy, sigma, clip.text, context, base), keep, history
+
+
+def chunk_by_chunk(model, params, clip, key, keep):
+    """The same through the bank: write a chunk, then look back from the next."""
+    state = steps.init_state(model)
+    anchor = steps.ChunkInput(
+        jnp.int32(0), clip.text[0, 0], clip.embedding[0, 0], jnp.zeros((TEXT, DIM)), key
+    )
+    commit = jax.jit(steps.commit, static_argnames="model")
+    state, _ = commit(params, model, state, anchor, clip.anchor[0, 0])
+    out = []
+
+    @jax.jit
+    def velocity(state, given, noisy):
+        _, context, _, base = steps._look_back(model, state, given)
+        positions = jnp.asarray(steps.grid_of(model).positions(2)).at[:, 0].add(base)
+        fn = steps._velocity(params, model, given, context, None, None, positions)
+        return fn(noisy[None], jnp.float32(0.5))[0]
+
+    for c in range(1, CHUNKS + 1):
+        given = anchor.replace(
+            chunk_id=jnp.int32(c), text=clip.text[0, c - 1], embedding=clip.embedding[0, c - 1]
+        )
+        out.append(velocity(state, given, 0.5 * clip.chunks[0, c - 1] + 0.5 * 0.3))
+        state, report = commit(params, model, state, given, clip.chunks[0, c - 1])
+        np.testing.assert_array_equal(report.kept, keep[:, 0, c - 1].sum(-1))
+    return jnp.stack(out)
+
+
+@pytest.mark.parametrize(("build", "mode"), [("none", "window"), ("with", "absolute")])
+def test_parallel_equals_chunk_by_chunk_through_the_bank(params, batch, build, mode):
+    """Full probing makes the keep sets deterministic; capacity and tau still drop tokens."""
+    model = dataclasses.replace(
+        MODEL,
+        build=BuildConfig(context=build, probe="full"),
+        memory=dataclasses.replace(MODEL.memory, capacity=6, tau=0.8),
+        cfg=dataclasses.replace(MODEL.cfg, scale=1.0),
+        rope=RopeConfig(mode=mode),
+    )
+    forcing = teacher(model)
+    clip, key = make_clip(batch, forcing.grid), jax.random.key(5)
+    velocity, keep, _ = jax.jit(lambda p, c: parallel_velocity(forcing, p, c, key))(params, clip)
+    assert 0 < keep.mean() < 1  # something is dropped, or the test says little
+    want = chunk_by_chunk(model, params, clip, key, keep)
+    np.testing.assert_allclose(velocity[0], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("build", ["none", "with"])
+def test_no_future_leaks(params, batch, build):
+    """The loss of chunk i has no gradient in any later chunk, and has one in its own history."""
+    model = dataclasses.replace(MODEL, build=dataclasses.replace(MODEL.build, context=build))
+    forcing = teacher(model)
+    clip, key = make_clip(batch, forcing.grid), jax.random.key(6)
+
+    def output(chunks, i):
+        velocity = parallel_velocity(forcing, params, clip.replace(chunks=chunks), key)[0]
+        return jnp.sum(jnp.sin(velocity[:, i]))
+
+    gradient = jax.jit(jax.grad(output))
+    for i in range(CHUNKS):
+        size = np.abs(gradient(clip.chunks, i)).max(axis=(0, 2, 3, 4, 5))
+        assert not size[i + 1 :].any()
+        assert size[i] > 0
+        if i:
+            assert size[i - 1] > 0  # the recent chunk is always seen
+
+
+def test_history_is_causal_and_follows_its_kind():
+    keys = jax.random.split(jax.random.key(3), 2)
+    embedding = jax.random.normal(keys[0], (2, 9, DIM))
+    relevance = jax.random.uniform(keys[1], (2, 9, 9))
+    target = jnp.broadcast_to(jnp.arange(1, 10), (2, 9))
+    config = RetrievalConfig(recent=2, l=2)
+    for kind in KINDS:
+        number = jnp.full(target.shape, KINDS.index(kind))
+        h = draw_history(keys[0], target, embedding, relevance, config, HistoryConfig(anchor_drop=0), number)
+        assert (np.where(h.valid, h.index + 1, 0) < np.asarray(target)[..., None]).all()
+        counts = np.asarray(h.valid.sum(-1))[0]
+        if kind == "none":
+            assert not counts.any() and not h.anchor.any()
+            continue
+        assert counts.tolist() == [0, 1, 2, 3, 4, 4, 4, 4, 4]
+        assert h.anchor.all()
+        assert h.index[0, 8, 2:].tolist() == [6, 7]  # {c-2, c-1}, 0-based
+        chosen = set(h.index[0, 8, :2].tolist())
+        if kind == "rolling":
+            assert chosen == {4, 5}
+        if kind == "oracle":
+            assert chosen == set(np.argsort(relevance[0, 8, :6])[-2:].tolist())
+        if kind == "semantic":
+            e = embedding[0] / jnp.linalg.norm(embedding[0], axis=-1, keepdims=True)
+            assert chosen == set(np.argsort(e[:6] @ e[8])[-2:].tolist())
+
+
+def test_kinds_are_drawn_with_their_chances():
+    history = HistoryConfig(semantic=3, rolling=0, oracle=1, random=0, none=0)
+    kinds = np.asarray(draw_kinds(jax.random.key(0), history, (4000,)))
+    share = np.bincount(kinds, minlength=5) / 4000
+    np.testing.assert_allclose(share, [0.75, 0, 0.25, 0, 0], atol=0.03)
+
+
+def test_history_noise_says_its_sigma():
+    latents = jnp.ones((3, 40, 2, 2, 2, 4))
+    history = HistoryConfig(noise_chance=0.5, noise_max=0.2)
+    noised, sigma = noise_history(jax.random.key(0), latents, history)
+    sigma, spread = np.asarray(sigma), np.asarray(noised.std(axis=(2, 3, 4, 5)))
+    assert ((sigma >= 0) & (sigma <= 0.2)).all()
+    assert 0.3 < (sigma == 0).mean() < 0.7
+    np.testing.assert_array_equal(spread == 0, sigma == 0)
+    np.testing.assert_allclose(spread[sigma > 0] / sigma[sigma > 0], 1.0, atol=0.5)
+
+
+@pytest.mark.parametrize("schedule", ["naive", "cosine"])
+@pytest.mark.parametrize("target", ["blend", "fm"])
+def test_the_loss_trains_every_parameter(params, batch, schedule, target):
+    """Finite, and every tensor gets a gradient (both passes, text, time and modulation included)."""
+    forcing = TeacherForcing(
+        MODEL,
+        ForcingConfig(
+            block=BlockForcingConfig(target=target), levels=LevelsConfig(schedule=schedule), rounds=2
+        ),
+        teacher().null_text,
+    )
+    clip = make_clip(batch, forcing.grid)
+    step = jax.jit(jax.value_and_grad(lambda p, k: forcing.loss(p, clip, k), has_aux=True))
+    (loss, metrics), grads = step(params, jax.random.key(7))
+    assert np.isfinite(loss)
+    assert all(np.isfinite(v) for v in metrics.values())
+    assert all(np.any(g) for g in jax.tree.leaves(grads))
+    if target == "fm":
+        np.testing.assert_allclose(metrics["block"], metrics["flow"], rtol=1e-6)
+
+
+def test_other_layouts_are_refused(batch):
+    forcing = teacher()
+    joined = dataclasses.replace(MODEL, chunk=dataclasses.replace(MODEL.chunk, first="joined"))
+    with pytest.raises(UserError, match="separate"):
+        make_clip(batch, teacher(joined).grid)
+    with pytest.raises(UserError, match="1 \\+ a multiple of 2"):
+        make_clip({**batch, "latents": batch["latents"][:, :-1]}, forcing.grid)
+
+
+def test_keys_are_by_purpose():
+    a, b = (jax.random.key_data(purpose_key(jax.random.key(0), p)) for p in ("kind", "random"))
+    assert (a != b).any()

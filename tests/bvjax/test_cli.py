@@ -1,0 +1,210 @@
+"""The command line does what it says, and refuses bad input with one sentence and exit code 2."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from bvjax import cli, doctor
+from bvjax.generate import video_io
+
+
+@pytest.fixture(scope="module")
+def world(tiny, tmp_path_factory):
+    """A story file and a finished run, made by the command itself."""
+    folder = tmp_path_factory.mktemp("cli")
+    story = folder / "story.json"
+    story.write_text(json.dumps({"title": "Pip", "captions": tiny.captions[:3]}))
+    out = folder / "run"
+    code = cli.main(generate(tiny, story, out))
+    assert code == 0
+    return story, out
+
+
+def generate(tiny, story, out, *more):
+    words = ["generate", "--weights", tiny.weights, "--story", story, "--out", out, *more]
+    return [str(word) for word in words]
+
+
+def refused(capsys, arguments, says):
+    """The command fails with code 2 and one line that contains `says`."""
+    capsys.readouterr()
+    assert cli.main([str(a) for a in arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error and "\n" not in error and error.startswith("bvjax: "), error
+    return error
+
+
+def test_help(capsys):
+    for words in (["--help"], ["generate", "--help"], ["redo", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("resume", "doctor", "--story", "--set", "--from-chunk", "examples"):
+        assert word in text
+
+
+def test_unknown_command_and_missing_arguments():
+    for words in (["paint"], ["generate"], []):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == 2
+
+
+def test_generate_and_go_on(tiny, world, capsys):
+    story, out = world
+    assert len(video_io.read_video(out / "video.mp4")[0]) == 25
+    assert cli.main(generate(tiny, story, out)) == 0  # the same command again
+    assert cli.main(["resume", str(out)]) == 0
+    assert cli.main(["decode", str(out)]) == 0
+    assert cli.main(["report", str(out)]) == 0
+    text = capsys.readouterr()
+    assert "25 frames" in text.out and "report.png" in text.out
+    assert "3 chunks of 1 s" in text.out and "chunk 3/3" in text.err
+
+
+def test_redo(world, tmp_path, capsys):
+    _, out = world
+    shutil.copytree(out, tmp_path / "run")
+    before = (out / "latents" / "chunk_02.npy").read_bytes()
+    words = ["redo", str(tmp_path / "run"), "--from-chunk", "3"]
+    assert cli.main([*words, "--caption", "3=Pip comes back with a zebra (08s - 11s)."]) == 0
+    assert "never saw the words zebra" in capsys.readouterr().err
+    stored = json.loads((tmp_path / "run" / "story.json").read_text())
+    assert stored["captions"][2] == "Pip comes back with a zebra."
+    assert (tmp_path / "run" / "latents" / "chunk_02.npy").read_bytes() == before
+    refused(capsys, [*words, "--caption", "third"], "--caption takes")
+    refused(capsys, [*words, "--caption", "2=x"], "caption 2 cannot be edited")
+
+
+def test_from_an_image_with_overrides(tiny, world, tmp_path):
+    story, _ = world
+    image = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    PIL.Image.fromarray(image).save(tmp_path / "first.png")
+    more = ("--image", tmp_path / "first.png", "--chunks", "2", "--scale", "2", "--seed", "4")
+    assert cli.main(generate(tiny, story, tmp_path / "run", *more)) == 0
+    assert video_io.read_video(tmp_path / "run" / "video.mp4")[0].shape == (17, 64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--set", "memory.tao=0.97"], "the nearest is 'memory.tau'"),
+        (["--set", "memory.tau=2"], "memory.tau is 2"),
+        (["--set", "memory.tau=much"], "memory.tau must be a number"),
+        (["--set", "memory.tau"], "section.key=value"),
+        (["--set", "retrieval.kind=psychic"], "it can be semantic"),
+        (["--set", "chunk.width=40"], "the nearest is"),
+        (["--set", "dit.dim=64"], "dit.dim is 32 in these weights"),
+        (["--steps", "0"], "sampler.steps is 0"),
+        (["--preset", "mini"], "holds weights of preset 'tiny', not of 'mini'"),
+        (["--preset", "maxi"], "there is no preset 'maxi'"),
+        (["--image", "nowhere.png"], "nowhere.png"),
+        (["--chunks", "7"], "1 to 3"),
+    ],
+)
+def test_bad_options(tiny, world, tmp_path, capsys, more, says):
+    refused(capsys, generate(tiny, world[0], tmp_path / "run", *more), says)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_stories(tiny, tmp_path, capsys):
+    story = tmp_path / "story.json"
+    for content, says in (
+        ("{", "not valid JSON"),
+        ('{"captions": []}', "no captions"),
+        ('["a (0s - 3s)", "b (3s - 5s)"]', "overlap"),
+        ('["a (0s - 3s)", "b (5s - 6s)"]', "gap"),
+        (json.dumps(["word " * 200]), "shorten it"),
+    ):
+        story.write_text(content)
+        refused(capsys, generate(tiny, story, tmp_path / "run"), says)
+    missing = generate(tiny, tmp_path / "none.json", tmp_path / "run")
+    refused(capsys, missing, "cannot read the story")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_folders(tiny, world, tmp_path, capsys):
+    story, out = world
+    refused(capsys, generate(tiny, story, out, "--seed", "9"), "already holds another run")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    refused(capsys, generate(tiny, story, tmp_path / "full"), "is not empty")
+    refused(capsys, generate(tiny, story, "/proc/run"), "cannot write to /proc/run")
+    refused(capsys, ["resume", tmp_path / "full"], "is not a run folder")
+    refused(capsys, ["decode", tmp_path / "nowhere"], "is not a run folder")
+
+
+def test_no_space(tiny, world, tmp_path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10 << 20))
+    refused(capsys, generate(tiny, world[0], tmp_path / "run"), "not enough space")
+    monkeypatch.undo()
+
+    def full(*_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("bvjax.generate.run_dir.RunDir.save_latents", full)
+    capsys.readouterr()
+    assert cli.main(generate(tiny, world[0], tmp_path / "run")) == 2
+    assert "no space left" in capsys.readouterr().err
+
+
+def test_bad_weights(tiny, world, tmp_path, capsys):
+    story, out = world
+    refused(capsys, ["generate", "--story", story, "--out", tmp_path / "r", "--preset", "wan-14b"],
+            "give a weights folder with --weights")  # fmt: skip
+    for damage, says in (
+        (lambda f: (f / "dit.safetensors").unlink(), "there is no weights file"),
+        (lambda f: cut(f / "vae.safetensors"), "is damaged"),
+        (lambda f: cut(f / "tokenizer.model"), "is damaged or cut short"),
+        (lambda f: (f / "config.json").write_text("{"), "is damaged"),
+        (lambda f: (f / "config.json").unlink(), "not a weights folder"),
+        (lambda f: swap(f / "config.json", '"ffn_dim": 64', '"ffn_dim": 128'), "instead of"),
+        (shutil.rmtree, "there is no weights folder"),
+    ):
+        folder = tmp_path / "weights"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tiny.weights, folder)
+        damage(folder)
+        words = ["generate", "--weights", folder, "--story", story, "--out", tmp_path / "run"]
+        refused(capsys, words, says)
+    shutil.copytree(tiny.weights, folder)
+    swap(folder / "vocabulary.txt", "pip", "pop")  # not part of what makes the video
+    assert cli.main(["decode", str(out), "--weights", str(folder)]) == 0
+    content = bytearray((folder / "dit.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "dit.safetensors").write_bytes(content)
+    refused(capsys, ["resume", out, "--weights", folder], "are not those that")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def swap(path, old, new):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_stopped_by_hand(tiny, world, tmp_path, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bvjax.generate.run_dir.RunDir.save_latents", stop)
+    assert cli.main(generate(tiny, world[0], tmp_path / "run")) == 130
+    assert "'resume' goes on" in capsys.readouterr().err
+
+
+def test_doctor(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(doctor.bundles, "find_weights", lambda *_: tiny.weights)
+    assert cli.main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("ok ") == 7 and "17 frames" in text and "backend cpu" in text
+    monkeypatch.setattr(doctor.video_io, "read_video", lambda _: (np.zeros((1, 2, 2, 3)), 8.0))
+    assert cli.main(["doctor"]) == 2
+    assert "WRONG video" in capsys.readouterr().out

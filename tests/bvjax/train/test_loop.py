@@ -1,0 +1,154 @@
+"""The loop: exact resume, NaN stops, batch sizes, what is written when."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bvjax.errors import UserError
+from bvjax.train.checkpoint import Checkpoints
+from bvjax.train.loop import LoopConfig, fit
+from bvjax.train.optimizer import OptimizerConfig
+from data_pipelines.counter_source import IndexedBatches
+
+CONFIG = LoopConfig(
+    steps=6, global_batch_size=4, device_batch_size=2, log_every=1, sample_every=4,
+    checkpoint_every=3, keep=1, ema_decay=0.9,
+)  # fmt: skip
+OPTIMIZER = OptimizerConfig(lr=0.05, warmup_steps=2)
+
+
+class Regression:
+    """y = x k + b with noise from the key; remembers the batches it was given as a sum."""
+
+    part = "dit"
+
+    def init(self, key):
+        return {"dense": {"kernel": jax.random.normal(key, (3, 2)), "bias": jnp.zeros(2)}}
+
+    def loss(self, params, batch, key):
+        y = batch["x"] @ params["dense"]["kernel"] + params["dense"]["bias"]
+        target = batch["y"] + 0.1 * jax.random.normal(key, y.shape)
+        return jnp.mean((y - target) ** 2), {"seen": jnp.sum(batch["x"])}
+
+    def sample(self, params, folder, step):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{step}.txt").write_text(str(jax.tree.map(jnp.shape, params)))
+        return {"heldout": float(step)}
+
+    def export(self, params, folder, meta):
+        raise AssertionError("the loop does not export")
+
+
+def make_batch(index: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(index)
+    return {
+        "x": rng.normal(size=(4, 3)).astype(np.float32),
+        "y": rng.normal(size=(4, 2)).astype(np.float32),
+    }
+
+
+class Killed(Exception):
+    pass
+
+
+def batches(kill_at: int | None = None, poison: int | None = None) -> IndexedBatches:
+    def make(index):
+        if index == kill_at:
+            raise Killed
+        batch = make_batch(index)
+        if index == poison:
+            batch["x"][0, 0] = np.nan
+        return batch
+
+    return IndexedBatches(make)
+
+
+def rows(workdir: Path) -> list[dict[str, str]]:
+    with open(workdir / "metrics.csv", newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def equal(a, b) -> bool:
+    return jax.tree.all(jax.tree.map(lambda x, y: bool(jnp.array_equal(x, y)), a, b))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, fit(Regression(), batches(), OPTIMIZER, CONFIG, workdir)
+
+
+def test_resume_is_bit_equal_to_an_unbroken_run(whole, tmp_path):
+    unbroken_dir, unbroken = whole
+    with pytest.raises(Killed):  # as kill -9 after 5 steps: only the checkpoint of step 3 is there
+        fit(Regression(), batches(kill_at=5), OPTIMIZER, CONFIG, tmp_path)
+    data = batches()
+    resumed = fit(Regression(), data, OPTIMIZER, CONFIG, tmp_path)
+
+    assert equal(resumed.state, unbroken.state)  # params, EMA, optimizer, step and key
+    assert not equal(resumed.state.params, resumed.state.ema)
+    assert data.get_state() == 6
+    fixed = ("step", "seen", "loss", "grad_norm", "lr", "heldout")
+    seen = [[{k: row[k] for k in fixed} for row in rows(d)] for d in (unbroken_dir, tmp_path)]
+    assert seen[0] == seen[1]  # no step twice, none lost, the same batches
+    assert [row["step"] for row in seen[0]] == list("123456")
+
+
+def test_a_finished_run_does_nothing_more(whole):
+    workdir, unbroken = whole
+    data = batches(kill_at=6)
+    again = fit(Regression(), data, OPTIMIZER, CONFIG, workdir)
+    assert equal(again.state, unbroken.state)
+    assert len(rows(workdir)) == 6
+
+
+def test_samples_and_checkpoints_are_where_they_should_be(whole):
+    workdir, result = whole
+    assert sorted(p.name for p in (workdir / "samples").iterdir()) == ["4.txt", "6.txt"]
+    assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["6"]  # keep=1
+    assert list(workdir.glob("events.out.tfevents.*"))
+    assert result.stopped_by is None and result.metrics["heldout"] == 6.0
+
+
+@pytest.mark.parametrize("poison", [3, 5])  # in the middle, and at the very step that would save
+def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, poison):
+    with pytest.raises(FloatingPointError, match=f"at step {poison + 1}; .* that of step 3"):
+        fit(Regression(), batches(poison=poison), OPTIMIZER, CONFIG, tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints", keep=1).latest == 3
+    assert [row["step"] for row in rows(tmp_path)] == [str(s) for s in range(1, poison + 1)]
+    result = fit(Regression(), batches(), OPTIMIZER, CONFIG, tmp_path)  # with the cause gone
+    assert result.state.step == 6
+
+
+def test_start_from_given_parameters(tmp_path):
+    params = {"dense": {"kernel": jnp.full((3, 2), 9.0), "bias": jnp.zeros(2)}}
+    config = dataclasses.replace(CONFIG, steps=1)
+    result = fit(Regression(), batches(), OPTIMIZER, config, tmp_path, params)
+    np.testing.assert_allclose(result.state.params["dense"]["kernel"], 9.0, atol=0.1)
+
+
+def test_more_steps_continue_a_finished_run(tmp_path):
+    fit(Regression(), batches(), OPTIMIZER, dataclasses.replace(CONFIG, steps=3), tmp_path)
+    result = fit(Regression(), batches(), OPTIMIZER, CONFIG, tmp_path)
+    assert result.state.step == 6
+    assert [row["step"] for row in rows(tmp_path)] == list("123456")
+
+
+def test_wrong_batches_are_refused(tmp_path):
+    small = dataclasses.replace(CONFIG, global_batch_size=6)
+    with pytest.raises(UserError, match="global_batch_size is 6"):
+        fit(Regression(), batches(), OPTIMIZER, small, tmp_path / "a")
+
+    class Ends(IndexedBatches):
+        def __next__(self):
+            raise StopIteration
+
+    with pytest.raises(UserError, match="the data ended before step 1 of 6"):
+        fit(Regression(), Ends(make_batch), OPTIMIZER, CONFIG, tmp_path / "b")

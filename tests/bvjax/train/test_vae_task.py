@@ -1,0 +1,98 @@
+"""What the VAE task does around the network, with a network simple enough to compute by hand.
+
+(The real network trains in tests/experiments/test_train.py.)
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+from bvjax.nets import vae
+from bvjax.presets import get_preset
+from bvjax.train.vae_task import VAETask, to_float
+from bvjax.weights import load_config
+
+GAINS = np.linspace(0.5, 2.0, 16).astype(np.float32)
+
+
+def clips(index: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(index)
+    return {"frames": rng.integers(0, 256, (2, 5, 16, 16, 3), dtype=np.uint8)}
+
+
+@pytest.fixture
+def task(monkeypatch) -> VAETask:
+    """Latents are the red channel times GAINS (one latent a pixel); decoding gives grey."""
+
+    def encode_moments(params, config, frames):
+        mu = params["gain"] * frames[..., :1] * GAINS
+        return mu, jnp.full(mu.shape, params["logvar"])
+
+    def decode_raw(params, config, latents):
+        return jnp.repeat(latents[..., :1] / GAINS[0], 3, axis=-1)
+
+    monkeypatch.setattr(vae, "encode_moments", encode_moments)
+    monkeypatch.setattr(vae, "decode_raw", decode_raw)
+    return VAETask(
+        model=get_preset("mini"),
+        kl_weight=0.25,
+        edge_weight=0.0,
+        heldout=lambda i: clips(1000 + i),
+        train=clips,
+        stat_batches=3,
+        weights_dtype="float32",
+    )
+
+
+def params(logvar: float = -2.0):
+    return {"gain": jnp.float32(0.5), "logvar": jnp.float32(logvar)}
+
+
+def test_loss_is_that_of_sampled_latents(task):
+    frames = to_float(jnp.asarray(clips(0)["frames"]))
+    batch = {"frames": jnp.asarray(clips(0)["frames"])}
+    losses = {}
+    for logvar in (-30.0, 1.0):
+        loss, metrics = task.loss(params(logvar), batch, jax.random.key(0))
+        mu = 0.5 * frames[..., :1] * GAINS
+        kl = 0.5 * np.mean(mu**2 + np.exp(logvar) - 1 - logvar)
+        np.testing.assert_allclose(metrics["kl"], kl, rtol=1e-4)
+        np.testing.assert_allclose(loss, metrics["l1"] + 0.25 * kl, rtol=1e-5)
+        losses[logvar] = metrics["l1"]
+    exact = np.mean(np.abs(0.5 * frames[..., :1] - frames))
+    np.testing.assert_allclose(losses[-30.0], exact, rtol=1e-4)
+    assert losses[1.0] > 1.5 * exact  # the noise reaches the pixels
+    other = task.loss(params(1.0), batch, jax.random.key(1))[1]["l1"]
+    assert other != losses[1.0]
+
+
+def test_sample_writes_originals_over_reconstructions(task, tmp_path):
+    scores = task.sample(params(), tmp_path / "samples", 12)
+    picture = np.asarray(Image.open(tmp_path / "samples" / "0000012.png"))
+    original = clips(1000)["frames"]
+    grey = np.repeat(0.5 * np.asarray(to_float(jnp.asarray(original)))[..., :1], 3, axis=-1)
+    assert picture.shape == (2 * 16, 2 * 4 * 16, 3)  # two clips of four frames, two rows
+    np.testing.assert_array_equal(picture[:16, :16], original[0, 0])
+    np.testing.assert_array_equal(picture[:16, -16:], original[1, 4])
+    np.testing.assert_allclose(picture[16:, :16], (grey[0, 0] + 1) * 127.5, atol=0.51)
+    error = (grey - to_float(jnp.asarray(original))) / 2
+    expected = np.mean(-10 * np.log10(np.mean(error**2, axis=(2, 3, 4))))
+    np.testing.assert_allclose(scores["heldout_psnr"], expected, rtol=1e-4)
+    assert 0 < scores["heldout_ssim"] < 1
+
+
+def test_export_measures_the_latents(task, tmp_path):
+    task.export({"k": np.ones(3, np.float32)} | params(), tmp_path, {"seed": 7})
+    found = load_config(tmp_path)
+    red = np.stack([clips(i)["frames"] for i in range(3)])[..., 0] / 127.5 - 1.0
+    np.testing.assert_allclose(found.vae.latent_mean, 0.5 * red.mean() * GAINS, rtol=1e-4)
+    np.testing.assert_allclose(found.vae.latent_std, 0.5 * red.std() * GAINS, rtol=1e-4)
+    assert (found.dit, found.text) == (task.model.dit, task.model.text)
+
+
+def test_to_float_covers_minus_one_to_one():
+    np.testing.assert_allclose(to_float(jnp.array([0, 255], jnp.uint8)), [-1.0, 1.0], rtol=1e-6)

@@ -1,0 +1,210 @@
+"""Scripts and captions of stories: the statistics that the memory experiments rest on."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from data_pipelines.storyworld import (
+    COLOURS,
+    HELD_OUT_COMBOS,
+    NAMES,
+    PLACES,
+    SPECIES,
+    TOPONYMS,
+    WEATHERS,
+    chunk_frames,
+    make_story,
+    mentions,
+    num_frames,
+    return_cases,
+    truth,
+    wordings,
+)
+from data_pipelines.storyworld.wordings import (
+    ACTION_PHRASES,
+    PLACE_PHRASES,
+    TEMPLATES,
+    WEATHER_PHRASES,
+)
+
+FPS = 4
+N_STORIES = 40
+
+
+@pytest.fixture(scope="module")
+def stories():
+    return [make_story(seed) for seed in range(N_STORIES)]
+
+
+@pytest.fixture(scope="module")
+def facts(stories):
+    return [truth(story, fps=FPS) for story in stories]
+
+
+@pytest.fixture(scope="module")
+def cases(stories):
+    return [return_cases(story, fps=2) for story in stories]
+
+
+def test_vocabulary_is_large_enough_and_words_do_not_collide():
+    assert len(SPECIES) >= 8 and len(COLOURS) >= 8 and len(PLACES) >= 8 and len(WEATHERS) >= 6
+    assert len(NAMES) >= 24 and len(TOPONYMS) >= 16
+    words = [*NAMES, *" ".join(TOPONYMS).split(), *SPECIES, *COLOURS, *PLACES, *WEATHERS]
+    assert len({w.lower() for w in words}) == len(words)
+
+
+def test_held_out_combos_are_a_latin_square():
+    assert {s for s, _ in HELD_OUT_COMBOS} == set(SPECIES)
+    assert {c for _, c in HELD_OUT_COMBOS} == set(COLOURS)
+    assert len(HELD_OUT_COMBOS) == 8
+
+
+def test_stories_are_functions_of_their_seed():
+    assert make_story(3) == make_story(3)
+    assert make_story(3) != make_story(4)
+    assert make_story(3).captions != make_story(3, "heldout").captions
+
+
+def test_train_never_uses_a_held_out_combo_and_heldout_flags_them(stories):
+    assert not any(any(s.unseen_combos) for s in stories)
+    flags = [f for seed in range(60) for f in make_story(seed, "heldout").unseen_combos]
+    assert 0.04 < np.mean(flags) < 0.25
+
+
+def test_chunk_one_shows_exactly_one_described_subject(stories, facts):
+    for story, fact in zip(stories, facts, strict=True):
+        opening = slice(0, 1 + 4 * FPS)
+        assert fact.visible[opening, 0].all()
+        assert not fact.boxes[opening, 1:].any()
+        assert (fact.places_visible[opening].sum(1) == 1).all()
+        told, hero, where = mentions(story.captions[0]), story.subjects[0], story.places[0]
+        assert told["names"] == {hero.name} and told["species"] == {hero.species}
+        assert told["colours"] == {hero.colour} and told["toponyms"] == {where.toponym}
+        assert told["places"] == {where.kind} and told["weathers"] == {story.chunks[0].weather}
+
+
+def test_second_subject_leaves_and_returns_alone(stories, cases):
+    for story, found in zip(stories, cases, strict=True):
+        mine = [c for c in found if c.kind == "subject" and c.index == 1]
+        assert mine, story.seed
+        case = mine[0]
+        assert 2 <= case.first_seen_chunk <= 5
+        assert case.chunk - case.last_seen_chunk - 1 >= 5
+
+
+def test_distractors_and_place_returns_are_as_frequent_as_promised(stories, facts, cases):
+    double = [any(o.species == s.subjects[1].species for o in s.subjects[:1] + s.subjects[2:])
+              for s in stories]  # fmt: skip
+    assert 0.3 < np.mean(double) < 0.7
+    for story, same, found in zip(stories, double, cases, strict=True):
+        assert len({s.colour for s in story.subjects}) == len(story.subjects)
+        for case in found:
+            if case.kind == "subject" and case.index == 1:
+                assert case.same_species_distractor == same
+    elsewhere = [any(c.kind == "place" for c in found) for found in cases]
+    assert np.mean(elsewhere) >= 0.4
+    anywhere = []
+    for fact in facts:
+        seen = np.array([fact.places_visible[list(chunk_frames(c, FPS))].any(0)
+                         for c in range(1, 16)])  # fmt: skip
+        gaps = [
+            len(g)
+            for p in seen.T
+            for g in re.findall(r"(?<=1)0+(?=1)", "".join("01"[int(v)] for v in p))
+        ]
+        anywhere.append(max(gaps, default=0) >= 5)
+    assert np.mean(anywhere) >= 0.5
+
+
+def test_most_chunks_show_one_subject(stories):
+    shown = [len(c.subjects) for s in stories for c in s.chunks]
+    assert np.mean(np.array(shown) == 1) > 0.6
+    assert {0, 1, 2} <= set(shown) and max(shown) == 2
+
+
+def test_script_and_ground_truth_agree_on_who_is_seen(stories, facts):
+    for story, fact in zip(stories, facts, strict=True):
+        for c, chunk in enumerate(story.chunks):
+            frames = list(chunk_frames(c + 1, FPS))
+            seen = np.flatnonzero(fact.visible[frames].any(0))
+            assert set(seen) == set(chunk.subjects), (story.seed, c + 1)
+            end = PLACES.index(story.places[chunk.place].kind)
+            assert (fact.place[frames[len(frames) // 2 :]] == end).all()
+
+
+def test_camera_and_subjects_move_without_cuts(stories):
+    story = next(s for s in stories if len(s.places) > 1)
+    fact = truth(story, fps=24)
+    assert np.abs(np.diff(fact.camera[:, 0])).max() < 0.07
+    assert np.abs(np.diff(fact.camera[:, 2])).max() < 0.02
+    on_stage = fact.boxes.any(-1)
+    both = on_stage[1:] & on_stage[:-1]
+    step = np.abs(np.diff(fact.boxes.mean(-1), axis=0))
+    assert step[both].max() < 6.0
+
+
+def test_captions_describe_once_and_name_ever_after(stories):
+    for story in stories:
+        met, been = set(), set()
+        for caption, chunk in zip(story.captions, story.chunks, strict=True):
+            told = mentions(caption)
+            assert told["names"] == {story.subjects[i].name for i in chunk.subjects}
+            new = [story.subjects[i] for i in chunk.subjects if i not in met]
+            assert told["species"] == {s.species for s in new}
+            assert told["colours"] == {s.colour for s in new}
+            assert told["accessories"] == {s.accessory for s in new} - {"none"}
+            assert told["toponyms"] == {story.places[chunk.place].toponym}
+            first = chunk.place not in been
+            assert told["places"] == ({story.places[chunk.place].kind} if first else set())
+            assert told["weathers"] <= {chunk.weather}
+            met |= set(chunk.subjects)
+            been.add(chunk.place)
+
+
+def test_captions_end_with_time_stamps_and_stay_short(stories):
+    for story in stories:
+        for c, caption in enumerate(story.captions):
+            assert caption.endswith(f" ({4 * c:02d}s - {4 * c + 3:02d}s).")
+            assert len(caption.split()) <= 28 and caption[0].isupper()
+            assert not set("{}[]|") & set(caption) and "  " not in caption
+
+
+def test_every_sentence_kind_has_twenty_wordings():
+    assert {k: len(wordings(k)) for k in TEMPLATES if len(wordings(k)) < 20} == {}
+    assert all(len(v) >= 5 for v in ACTION_PHRASES.values())
+
+
+def test_phrases_mention_their_own_word_and_no_other():
+    for kind, phrases in PLACE_PHRASES.items():
+        for phrase in phrases:
+            told = mentions(phrase)
+            assert told.pop("places") == {kind} and not any(told.values())
+    for weather, phrases in WEATHER_PHRASES.items():
+        for phrase in phrases:
+            told = mentions(phrase)
+            assert told.pop("weathers") == {weather} and not any(told.values())
+    for phrases in ACTION_PHRASES.values():
+        assert not any(v for phrase in phrases for v in mentions(phrase).values())
+
+
+@pytest.mark.parametrize("n_chunks", [1, 2, 5, 16, 75])
+def test_any_length(n_chunks):
+    story = make_story(1, n_chunks=n_chunks)
+    assert len(story.captions) == len(story.chunks) == n_chunks
+    assert num_frames(story, fps=8) == 1 + 32 * n_chunks
+    shown = {i for c in story.chunks for i in c.subjects}
+    assert shown == set(range(len(story.subjects)))
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="split must be one of train, heldout"):
+        make_story(0, "test")
+    with pytest.raises(ValueError, match="n_chunks must be >= 1"):
+        make_story(0, n_chunks=0)
+    with pytest.raises(ValueError, match="seed must be >= 0"):
+        make_story(-1)
+    with pytest.raises(ValueError, match="count from 1"):
+        chunk_frames(0)

@@ -1,0 +1,242 @@
+"""`python -m experiments.train` end to end on the smallest VAE: finish, refuse, resume."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+import runpy
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import ml_collections
+import numpy as np
+import pytest
+
+from bvjax import presets
+from bvjax.config import ChunkConfig, VAEConfig
+from bvjax.errors import UserError
+from bvjax.overrides import from_dict
+from bvjax.train.loop import LoopConfig
+from bvjax.train.optimizer import OptimizerConfig
+from bvjax.weights import load_tensors, load_weights, save_tensors
+from experiments import stages, wiring
+from experiments.run_folder import claim, flat
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "experiments" / "configs"
+SMALL_VAE = VAEConfig(
+    dim=4, z_dim=4, dim_mult=(1,), num_res_blocks=1, temporal_downsample=(),
+    latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4, conv_impl="3d",
+)  # fmt: skip
+SMALL = dataclasses.replace(
+    presets.MINI, vae=SMALL_VAE, chunk=ChunkConfig(height=16, width=16, fps=1, frames=4)
+)
+SMOKE = {
+    "preset": "small",
+    "train.steps": 3, "train.global_batch_size": 2, "train.device_batch_size": 2,
+    "train.log_every": 1, "train.checkpoint_every": 2,
+    "optimizer.warmup_steps": 1, "optimizer.lr": 0.002, "optimizer.kind": "adamw",
+    "data.cache_dir": "", "data.stories": 2, "data.heldout_stories": 1, "data.frames": 3,
+    "data.crop": 0, "vae.heldout_clips": 2, "vae.stat_batches": 1,
+}  # fmt: skip
+
+
+def load(name: str) -> ml_collections.ConfigDict:
+    """The config, locked as the command line locks it."""
+    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]().lock()
+
+
+def smoke(**changes) -> ml_collections.ConfigDict:
+    config = load("mini_vae")
+    config.update_from_flattened_dict(SMOKE | changes)
+    return config
+
+
+def run(*args: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "experiments.train", *args]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_preset():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.PRESETS, "small", SMALL)
+        yield
+
+
+class ReadTracker:
+    """Notes every key that is read; `to_dict` hands out a section whole and counts as reading it."""
+
+    def __init__(self, config: ml_collections.ConfigDict, read: set[str], where: str = ""):
+        self._config, self._read, self._where = config, read, where
+
+    def __getattr__(self, name: str):
+        value = getattr(self._config, name)
+        if isinstance(value, ml_collections.ConfigDict):
+            return ReadTracker(value, self._read, f"{self._where}{name}.")
+        self._read.add(f"{self._where}{name}")
+        return value
+
+    def to_dict(self):
+        if self._where:
+            self._read |= set(flat(self._config.to_dict(), self._where))
+        return self._config.to_dict()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One finished smoke run, and which keys it read: of the config, and of the two classes."""
+    workdir, read = tmp_path_factory.mktemp("run"), set()
+    with pytest.MonkeyPatch.context() as patch:
+        for cls, section in ((LoopConfig, "train"), (OptimizerConfig, "optimizer")):
+
+            def spy(self, name, section=section, original=cls.__getattribute__):
+                read.add(f"class {section}.{name}")
+                return original(self, name)
+
+            patch.setattr(cls, "__getattribute__", spy)
+        wiring.train(ReadTracker(smoke(), read), workdir)
+    return workdir, read
+
+
+def test_a_run_leaves_metrics_samples_checkpoints_and_weights(trained):
+    workdir, _ = trained
+    with open(workdir / "metrics.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["heldout_psnr"]) > 0
+    assert (workdir / "samples" / "0000003.png").exists()
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "3"}
+    model, params = load_weights(workdir / "weights", ["vae"])
+    assert model.vae.latent_std != SMALL_VAE.latent_std
+    assert np.abs(params["vae"]["decoder"]["conv1"]["kernel"]).max() > 0
+    made = json.loads((workdir / "weights" / "config.json").read_text())["made"]["vae"]
+    assert made["config"]["train"]["steps"] == 3 and made["metrics"]["loss"] > 0
+
+
+def test_every_key_is_read(trained):
+    _, read = trained
+    keys = set(flat(smoke().to_dict()))
+    assert keys - read == set()
+    fields = {
+        f"class {section}.{field.name}"
+        for cls, section in ((LoopConfig, "train"), (OptimizerConfig, "optimizer"))
+        for field in dataclasses.fields(cls)
+    }
+    unread = fields - read
+    assert unread == {"class optimizer.milestones", "class optimizer.factors"}  # of "stepwise"
+
+
+def test_every_key_of_the_text_config_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "train_tokenizer", lambda *a: None)
+    monkeypatch.setattr(stages, "write_vocabulary", lambda *a: None)
+    monkeypatch.setattr(stages, "Tokenizer", lambda path: SimpleNamespace(mask_id=3))
+    config = load("mini_text")
+    config.data.tokenizer_dir, config.data.tokenizer_stories = str(tmp_path / "text"), 1
+    assert unread_by_stage(config) == set()
+
+
+def test_every_key_of_the_dit_config_is_read(monkeypatch):
+    monkeypatch.setattr(stages, "load_weights", lambda *a, **k: (presets.MINI, {"vae": {}}))
+    monkeypatch.setattr(stages, "check_latents", lambda *a: None)
+    monkeypatch.setattr(stages, "null_text", lambda *a: np.zeros((1, 1)))
+    monkeypatch.setattr(stages, "latent_batches", lambda *a: iter([{}]))
+    assert unread_by_stage(load("mini_dit")) == set()
+
+
+def unread_by_stage(config: ml_collections.ConfigDict) -> set[str]:
+    """Keys that neither the stage nor (for every task alike) the loop and the optimizer read."""
+    read: set[str] = set()
+    _, make_data = stages.make_stage(ReadTracker(config, read))
+    make_data()
+    keys = {k for k in flat(config.to_dict()) if k.split(".")[0] not in ("train", "optimizer")}
+    return keys - read
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in CONFIGS.glob("*.py")))
+def test_configs_are_complete_and_locked(name):
+    config = load(name)
+    assert json.loads(json.dumps(config.to_dict()))
+    with pytest.raises(AttributeError):
+        config.no_such_key = 1
+    from_dict(LoopConfig, config.train.to_dict(), "train.")
+    from_dict(OptimizerConfig, config.optimizer.to_dict(), "optimizer.")
+    stages.make_model(config)
+
+
+def test_the_command_refuses_unknown_keys_and_bad_values(tmp_path):
+    config, workdir = f"--config={CONFIGS / 'mini_vae.py'}", f"--workdir={tmp_path / 'run'}"
+    done = run(config, workdir, "--config.train.stepz=3")
+    assert done.returncode == 1 and "stepz" in done.stderr and "steps" in done.stderr
+    done = run(config, workdir, "--config.overrides=('vae.dimm=4',)")
+    assert done.returncode == 2
+    expected = "error: there is no configuration key 'vae.dimm'; the nearest is 'vae.dim'"
+    assert done.stderr.strip().splitlines()[-1] == expected
+    assert not (tmp_path / "run").exists()
+
+
+def test_exit_codes(monkeypatch, capsys, tmp_path):
+    from experiments import train
+
+    for flag in ("_CONFIG", "_WORKDIR", "_INIT_FROM", "_WEIGHTS"):
+        monkeypatch.setattr(train, flag, SimpleNamespace(value=str(tmp_path)))
+    for outcome, code in ((None, 0), (signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        monkeypatch.setattr(train.wiring, "train", lambda *a, outcome=outcome: outcome)
+        assert train.main([""]) == code
+
+    def diverge(*args):
+        raise FloatingPointError("loss not finite at step 7")
+
+    monkeypatch.setattr(train.wiring, "train", diverge)
+    assert train.main([""]) == 1
+    assert capsys.readouterr().err == "stopped: loss not finite at step 7\n"
+    assert train.main(["", "stray"]) == 2
+    assert capsys.readouterr().err == "error: unknown argument 'stray'\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "init_from", "message"),
+    [
+        ({"train.global_batch_size": 3}, None, "3 is not a multiple of 1 device"),
+        ({"optimizer.schedule": "linear"}, None, "it can be stepwise or cosine"),
+        ({"task": "audio"}, None, "there is no task 'audio'"),
+        ({"preset": "maxi"}, None, "there is no preset 'maxi'"),
+        ({}, "nowhere.safetensors", "there is no weights file nowhere.safetensors"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path, changes, init_from, message):
+    with pytest.raises(UserError, match=message):
+        wiring.train(smoke(**changes), tmp_path / "run", init_from)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_another_config_is_refused(trained):
+    workdir, _ = trained
+    other = smoke(**{"optimizer.lr": 0.5, "data.frames": 5, "train.steps": 9})
+    before = (workdir / "config.json").read_text()
+    with pytest.raises(UserError) as error:
+        claim(workdir, other.to_dict())
+    assert str(error.value).endswith(
+        "another config: data.frames was 3, now 5; optimizer.lr was 0.002, now 0.5"
+    )
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_init_from_a_folder_or_a_file(trained, tmp_path):
+    workdir, _ = trained
+    task = stages.make_stage(smoke())[0]
+    from_folder = wiring.initial_params(task, workdir / "weights")
+    path = workdir / "weights" / "vae.safetensors"
+    from_file = wiring.initial_params(task, path)
+    like = from_file["decoder"]["head_2"]["kernel"]
+    np.testing.assert_array_equal(from_folder["decoder"]["head_2"]["kernel"], like)
+    save_tensors(tmp_path / "w.safetensors", from_file["encoder"])
+    with pytest.raises(UserError, match="does not fit the model: .*missing encoder/conv1/bias"):
+        wiring.initial_params(task, tmp_path / "w.safetensors")
+    assert load_tensors(path, from_file)["conv1"]["bias"].dtype == np.float32
