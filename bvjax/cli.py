@@ -175,6 +175,7 @@ def _doctor(args: argparse.Namespace) -> None:
 # ---- shared -----------------------------------------------------------------------------------
 def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
     from bvjax.generate import bundle as bundles
+    from bvjax.generate import session
     from bvjax.generate.run_dir import RunDir
 
     run = RunDir.open(args.run)
@@ -183,7 +184,9 @@ def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
         folder = pathlib.Path(args.weights or run.settings.weights)
         if not folder.is_dir():
             raise UserError(f"there is no weights folder {folder}; say where it is with --weights")
-        return run, bundles.load_bundle(folder)
+        bundle = bundles.load_bundle(folder)
+        session.check_weights(run, bundle)
+        return run, bundle
     except BaseException:
         run.close()
         raise

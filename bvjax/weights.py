@@ -57,8 +57,8 @@ def load_tensors(path: Path, like: Params) -> Params:
         like: `jax.eval_shape` of the initialisation.
 
     Raises:
-        UserError: the file is missing or damaged, or tensors are missing, extra, of another shape or
-            not floating point; one message with the whole list.
+        UserError: the file is missing or damaged, or tensors are missing, extra, of another shape
+            or not floating point; one message with the whole list.
     """
     path = Path(path)
     if not path.is_file():

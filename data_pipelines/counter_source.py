@@ -16,7 +16,7 @@ class IndexedBatches:
     """Endless iterator over make_batch(0), make_batch(1), ...; its state is the next index.
 
     The batch after the one handed out is made meanwhile in one background thread.  What that thread
-    has ready is not part of the state, so a resumed run sees exactly the batches of an unbroken one.
+    has ready is not part of the state, so a resumed run sees the batches of an unbroken one.
     """
 
     def __init__(self, make_batch: Callable[[int], Batch], start: int = 0):

@@ -14,7 +14,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from bvjax.errors import UserError
 from bvjax.losses.history import KINDS
@@ -47,6 +47,7 @@ _SET = flags.DEFINE_multi_string("set", [], "Override of the model, e.g. sampler
 
 
 def main(argv: list[str]) -> int:
+    logging.set_verbosity(logging.WARNING)  # JAX tells which backends it does not find
     try:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}")

@@ -6,11 +6,12 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import logging
 
-from bvjax.config import ModelConfig
+from bvjax.config import ChunkConfig, ModelConfig
 from bvjax.errors import UserError
 from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.history import HistoryConfig
@@ -32,6 +33,8 @@ from data_pipelines.storyworld.text_data import LABELS, TextBatches
 
 Config = ml_collections.ConfigDict
 Stage = tuple[Task, Callable[[], DataIterator]]
+# What makes the clips of a split, and what makes an endless iterator over them in batches of a size.
+ClipSource = tuple[Callable[..., Any], Callable[[Any, int], DataIterator]]
 
 
 def make_stage(config: Config) -> Stage:
@@ -48,17 +51,11 @@ def make_model(config: Config) -> ModelConfig:
 
 # ---- VAE ----------------------------------------------------------------------------------------
 def vae_stage(config: Config) -> Stage:
-    """Clips of storyworld, read from the cache of rendered stories or rendered on the spot."""
+    """Clips of storyworld, from the source that `config.data.source` names."""
     model, data = make_model(config), config.data
-    clips = functools.partial(
-        Clips,
-        frames=data.frames,
-        height=model.chunk.height,
-        width=model.chunk.width,
-        fps=model.chunk.fps,
-        cache=Path(data.cache_dir) if data.cache_dir else None,
-        seed=data.seed,
-    )
+    if data.source not in CLIPS:
+        raise UserError(f"data.source is {data.source!r}; it can be {' or '.join(CLIPS)}")
+    clips, iterate = CLIPS[data.source](data, model.chunk)
     heldout = clips(split=data.heldout_split, stories=data.heldout_stories)
     whole = clips(split=data.split, stories=data.stories)
     crops = clips(split=data.split, stories=data.stories, crop=data.crop)
@@ -73,12 +70,35 @@ def vae_stage(config: Config) -> Stage:
         stat_batches=config.vae.stat_batches,
         weights_dtype=config.weights_dtype,
     )
+    return task, lambda: iterate(crops, config.train.global_batch_size)
 
-    def batches() -> DataIterator:
-        logging.info("%d of %d stories are in the cache", crops.check_cache(), crops.stories)
-        return IndexedBatches(functools.partial(crops.batch, size=config.train.global_batch_size))
 
-    return task, batches
+def rendered_clips(data: Config, chunk: ChunkConfig) -> ClipSource:
+    """Rendered in process, or read from the cache of rendered stories where it has them."""
+    cache = Path(data.cache_dir) if data.cache_dir else None
+
+    def iterate(clips: Clips, size: int) -> DataIterator:
+        logging.info("%d of %d stories are in the cache", clips.check_cache(), clips.stories)
+        return IndexedBatches(functools.partial(clips.batch, size=size))
+
+    return functools.partial(Clips, cache=cache, **_clip_size(data, chunk)), iterate
+
+
+def tfds_clips(data: Config, chunk: ChunkConfig) -> ClipSource:
+    """Read by Grain from what `python -m data_pipelines.storyworld.builder` wrote."""
+    # Here, because rendering needs no tfds.
+    from data_pipelines.storyworld.grain_clips import GrainClips
+
+    clips = functools.partial(GrainClips, data.data_dir, **_clip_size(data, chunk))
+    return clips, lambda clips, size: clips.batches(size)
+
+
+def _clip_size(data: Config, chunk: ChunkConfig) -> dict[str, int]:
+    size = dict(height=chunk.height, width=chunk.width, fps=chunk.fps)
+    return size | dict(frames=data.frames, seed=data.seed)
+
+
+CLIPS = {"render": rendered_clips, "tfds": tfds_clips}
 
 
 # ---- text encoder -------------------------------------------------------------------------------

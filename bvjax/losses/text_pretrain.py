@@ -145,8 +145,9 @@ def text_pretrain_loss(
     stories and over the pairs across stories, half and half: the first are the ones that
     retrieval ranks and far fewer.
 
-    Metrics: the three terms, `mlm_accuracy`, `label_f1`, and by name and by toponym the rates of
-    `hit_rates`: `name_hit@2`, `name_return_hit@2`, `toponym_hit@2`, `toponym_return_hit@2`.
+    Metrics: the three terms, `mlm_accuracy`, `label_f1`, and the rates of `hit_rates` by name and
+    by toponym: `name_hit_at_2`, `name_return_hit_at_2`, `toponym_hit_at_2`,
+    `toponym_return_hit_at_2`.
     """
     stories, captions = batch["ids"].shape[:2]
     flat = {name: x.reshape(-1, x.shape[-1]) for name, x in batch.items()}
@@ -189,7 +190,7 @@ def text_pretrain_loss(
     }
     for name, things in (("name", names), ("toponym", toponyms)):
         hit, return_hit = hit_rates(cosines, story, things)
-        metrics |= {f"{name}_hit@2": hit, f"{name}_return_hit@2": return_hit}
+        metrics |= {f"{name}_hit_at_2": hit, f"{name}_return_hit_at_2": return_hit}
     return loss, metrics
 
 

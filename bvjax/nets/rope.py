@@ -1,8 +1,8 @@
 """Rotary position embedding over (time, height, width), Wan2.1 layout.
 
 Half of a head's dimensions, c = head_dim / 2, are complex rotations: c - 2 (c // 3) of them turn
-with time and c // 3 each with height and width (22 / 21 / 21 at head_dim 128).  Each axis has a full
-spectrum of its own, and the two parts of a rotation are neighbours: pairs (2k, 2k + 1).
+with time and c // 3 each with height and width (22 / 21 / 21 at head_dim 128).  Each axis has a
+full spectrum of its own, and the two parts of a rotation are neighbours: pairs (2k, 2k + 1).
 """
 
 from __future__ import annotations

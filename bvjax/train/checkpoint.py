@@ -15,7 +15,7 @@ from bvjax.train.state import TrainState
 class Checkpoints:
     """The checkpoints of one run; the newest `keep` stay.
 
-    Orbax renames a finished checkpoint into place, so one cut short by a crash is never found again.
+    Orbax renames a finished checkpoint into place, so one cut short by a crash is never found.
     """
 
     def __init__(self, folder: Path, keep: int):

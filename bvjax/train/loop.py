@@ -60,7 +60,7 @@ def fit(
     workdir: Path,
     params: Params | None = None,
 ) -> LoopResult:
-    """Trains until `config.steps`, resuming from the newest checkpoint in `workdir` if there is one.
+    """Trains until `config.steps`, resuming from the newest checkpoint in `workdir` if any.
 
     Args:
         params: where to start when there is no checkpoint; None draws them from `task.init`.
@@ -219,5 +219,7 @@ def _next(data: DataIterator, step: int, config: LoopConfig) -> dict[str, np.nda
         ) from None
     sizes = {name: len(value) for name, value in batch.items()}
     if any(size != config.global_batch_size for size in sizes.values()):
-        raise UserError(f"a batch has sizes {sizes}, global_batch_size is {config.global_batch_size}")
+        raise UserError(
+            f"a batch has sizes {sizes}, global_batch_size is {config.global_batch_size}"
+        )
     return batch

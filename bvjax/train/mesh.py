@@ -38,7 +38,8 @@ def accumulation_steps(global_batch: int, device_batch: int, devices: int) -> in
     """
     if global_batch < 1 or device_batch < 1:
         raise UserError(
-            f"global_batch_size {global_batch} and device_batch_size {device_batch} must be positive"
+            f"global_batch_size {global_batch} and device_batch_size {device_batch} "
+            "must be positive"
         )
     at_once = devices * device_batch
     if global_batch % at_once:

@@ -26,7 +26,7 @@ class Task(Protocol):
         """Mean loss over the batch and scalars to log (traceable)."""
 
     def sample(self, params: Params, folder: Path, step: int) -> dict[str, float]:
-        """Writes a picture of what the model does into `folder`; returns held-out scalars to log."""
+        """Writes a picture of what the model does into `folder`; returns held-out scalars."""
 
     def export(self, params: Params, folder: Path, meta: dict[str, Any]) -> None:
         """Writes the trained part into the weights folder."""

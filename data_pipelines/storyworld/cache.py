@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data_pipelines.storyworld.clips import story_path, write_story
 
 _OUT = flags.DEFINE_string("out", "data/storyworld", "Folder of rendered stories.")
-_STORIES = flags.DEFINE_integer("stories", 300, "How many stories: the seeds 0, 1, ...", lower_bound=1)
+_STORIES = flags.DEFINE_integer("stories", 300, "How many: seeds 0, 1, ...", lower_bound=1)
 _SPLIT = flags.DEFINE_string("split", "train", "Which split to draw them from.")
 _HEIGHT = flags.DEFINE_integer("height", 64, "Pixels.", lower_bound=8)
 _WIDTH = flags.DEFINE_integer("width", 64, "Pixels.", lower_bound=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import grain.python as grain
@@ -69,5 +70,5 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as file:
             return {key: file[key] for key in ("latents", "text", "embedding", "relevance")}
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and encode it again") from None

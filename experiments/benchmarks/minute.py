@@ -3,7 +3,7 @@
 python -m experiments.benchmarks.minute --weights=bvjax/assets/mini
 
 Included: encoding the captions, compiling every program, denoising, writing the memory, decoding,
-and encoding the mp4 on disk.  Not included: starting Python, loading the weights, the report.  Every
+and encoding the mp4 on disk.  Not included: starting Python, loading the weights, the report.  Each
 part waits for its result, so parts do not overlap as they may in `bvjax generate`.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from bvjax.errors import UserError
 from bvjax.files import write_atomic
@@ -170,6 +170,7 @@ def report(runs: list[dict], about: dict[str, str]) -> str:
 
 
 def main(argv: list[str]) -> int:
+    logging.set_verbosity(logging.WARNING)  # JAX tells which backends it does not find
     try:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}")

@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
             task="dit",
             preset="mini",
             overrides=(),
-            weights_dtype="float32",
+            weights_dtype="float16",
             train=dict(
                 steps=3000,
                 global_batch_size=2,  # stories: 15 clean and 15 * rounds noisy chunks each

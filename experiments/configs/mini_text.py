@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
             task="text",
             preset="mini",
             overrides=(),
-            weights_dtype="float32",
+            weights_dtype="float16",
             train=dict(
                 steps=1500,
                 global_batch_size=4,  # stories of 15 captions

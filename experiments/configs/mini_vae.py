@@ -4,6 +4,10 @@ Two CPU cores: see the model card for time and figures.  Render the stories firs
 rendered while training:
 
 python -m data_pipelines.storyworld.cache --out=data/storyworld --stories=240
+
+With --config.data.source=tfds the clips come from a dataset of array_record files instead:
+
+python -m data_pipelines.storyworld.builder --out data/tfds --stories 240 --heldout 32
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ def get_config() -> ConfigDict:
             task="vae",
             preset="mini",
             overrides=(),  # of the model: ("vae.dim=8", ...)
-            weights_dtype="float32",
+            weights_dtype="float16",
             train=dict(
                 steps=5000,
                 global_batch_size=4,  # clips
@@ -41,7 +45,9 @@ def get_config() -> ConfigDict:
                 clip=1.0,
             ),
             data=dict(
-                cache_dir="data/storyworld",  # "" renders in process
+                source="render",  # or "tfds"
+                cache_dir="data/storyworld",  # of "render"; "" renders in process
+                data_dir="data/tfds",  # of "tfds"
                 split="train",
                 stories=240,
                 heldout_split="heldout",

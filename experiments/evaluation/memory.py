@@ -24,6 +24,7 @@ from bvjax.diffusion.solvers import solve
 from bvjax.errors import UserError
 from bvjax.losses.history import KINDS, History, HistoryConfig, draw_history
 from bvjax.losses.teacher_forcing import Clip, ForcingConfig, TeacherForcing, make_clip
+from bvjax.lvbench.clarity import clarity
 from bvjax.nets import vae
 from bvjax.nets.dit import ChunkKV
 from bvjax.random import purpose_key
@@ -33,6 +34,7 @@ from experiments.evaluation.judge import Judge
 from experiments.evaluation.results import Record, Results
 from experiments.evaluation.under_test import SPLIT, EncodedStories, UnderTest
 
+TRUE_CHUNK = "true chunk"  # through the VAE: what a perfect model would score
 WARM_LATENTS = 8  # true latents that the decoder has seen before the return chunk, at least
 
 
@@ -161,6 +163,7 @@ def decode_after(
 
 
 def measure(
+    program: ReturnChunks,
     tested: UnderTest,
     stories: EncodedStories,
     judge: Judge,
@@ -173,7 +176,9 @@ def measure(
     seed: int,
     progress=iter,
 ) -> None:
-    """Adds a record {arm: {right, hit, entries}} per case; saves after every batch of cases.
+    """Adds a record {arm: {right, hit, sharpness, entries}} per case; saves after every batch.
+
+    `sharpness` is the clarity of the chunk as a share of that of the true chunk through the VAE.
 
     Cases that already have a record keep it; new arms are added to it.
 
@@ -181,8 +186,6 @@ def measure(
         batch: cases at a time.
         progress: wraps the iterator of batches (tqdm).
     """
-    tested.need("dit", "vae", "text")
-    program = ReturnChunks(tested.model, tested.null_text)
     groups = [cases[i : i + batch] for i in range(0, len(cases), batch)]
     for group in progress(groups):
         wanted = [a for a in arms if any(a.name not in records.get(c.key, {}) for c in group)]
@@ -191,7 +194,7 @@ def measure(
         padded = list(group) + [group[-1]] * (batch - len(group))
         for arm, found in _run(program, tested, stories, judge, padded, wanted, seed):
             for case, record in zip(group, found, strict=False):
-                records.setdefault(case.key, {})[arm.name] = record
+                records.setdefault(case.key, {})[arm] = record
         results.save()
 
 
@@ -204,7 +207,7 @@ def _run(
     arms: Iterable[Arm],
     seed: int,
 ):
-    """Yields (arm, a record per case)."""
+    """Yields (name of the arm, a record per case)."""
     model, params, length = tested.model, tested.params, program.teacher.grid.latents_per_chunk
     items = [stories[case.seed] for case in cases]
     wanted = np.stack([shows(c, i["seen"], i["place"]) for c, i in zip(cases, items, strict=True)])
@@ -218,6 +221,23 @@ def _run(
     warm = min(max(length, WARM_LATENTS), *starts)
     before = [i["latents"][s - warm : s] for i, s in zip(items, starts, strict=True)]
     state = warm_up(params["vae"], model.vae, np.stack(before))
+    true = [i["latents"][s : s + length] for i, s in zip(items, starts, strict=True)]
+    frames = decode_after(params["vae"], model.vae, state, np.stack(true))
+    sharp = np.maximum(sharpness(frames), 1e-6)
+
+    def records(frames, entries):
+        frames, share = np.asarray(frames), sharpness(frames) / sharp
+        found = judge.verdict(frames, np.stack(masks), np.stack(masks))
+        return [
+            {
+                "right": case.right({head: rows[i] for head, rows in found.items()}),
+                "sharpness": float(share[i]),
+                **entries(i),
+            }
+            for i, case in enumerate(cases)
+        ]
+
+    yield TRUE_CHUNK, records(frames, lambda i: {"hit": None})
     seeds = np.array([seed + case.seed for case in cases], np.uint32)
     bank = None
     for arm in arms:
@@ -225,20 +245,19 @@ def _run(
         if bank is None or model.build.context == "with":
             bank = program.bank(params["dit"], clip, kind, anchor, seeds)
         latents, entries = program.generate(params["dit"], bank, clip, target, kind, anchor, seeds)
-        frames = np.asarray(decode_after(params["vae"], model.vae, state, latents))
-        found = judge.verdict(frames, np.stack(masks), np.stack(masks))
-        entries = np.asarray(entries)
-        yield (
-            arm,
-            [
-                {
-                    "right": case.right({head: rows[i] for head, rows in found.items()}),
-                    "hit": is_hit(wanted[i], entries[i, : model.retrieval.l]),
-                    "entries": entries[i].tolist(),
-                }
-                for i, case in enumerate(cases)
-            ],
-        )
+        frames = decode_after(params["vae"], model.vae, state, latents)
+        seen = np.asarray(entries)
+
+        def about(i, seen=seen):
+            top = seen[i, : model.retrieval.l]
+            return {"hit": is_hit(wanted[i], top), "entries": seen[i].tolist()}
+
+        yield arm.name, records(frames, about)
+
+
+def sharpness(frames: UInt8[Array, "b f h w 3"]) -> Float[np.ndarray, "b"]:
+    """Mean clarity (Eq. 20) of each video."""
+    return np.array([clarity(video).mean() for video in np.asarray(frames)])
 
 
 def is_hit(wanted: Float[np.ndarray, "c"], chunks: Iterable[int]) -> bool:

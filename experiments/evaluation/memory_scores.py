@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from experiments.evaluation.cases import CHANCE, Case
-from experiments.evaluation.intervals import difference, rate
+from experiments.evaluation.intervals import difference, mean, rate
 
 SPLITS: dict[str, Callable[[Case], bool]] = {
     "all": lambda case: True,
@@ -43,8 +43,9 @@ def arm_scores(
     def found(case: Case) -> bool:
         return recalled(case, records[case.key])
 
-    def hit(case: Case) -> bool:
-        return records[case.key]["hit"]
+    def hits(of: list[Case]) -> dict[str, Any]:
+        looked_up = (records[case.key]["hit"] for case in of)  # None where nothing was retrieved
+        return rate([hit for hit in looked_up if hit is not None])
 
     return {
         "subject": {
@@ -53,12 +54,12 @@ def arm_scores(
             },
             "species": share(subjects, right("species")),
             "colour": share(subjects, right("colour")),
-            "retrieval hit": share(subjects, hit),
+            "retrieval hit": hits(subjects),
             "chance": CHANCE["both"],
         },
         "place": {
             "recall": share(places, found),
-            "retrieval hit": share(places, hit),
+            "retrieval hit": hits(places),
             "chance": CHANCE["place"],
         },
     }
@@ -83,7 +84,15 @@ def summary(cases: list[Case], records: Mapping[str, Mapping[str, Any]]) -> dict
     by_arm = {
         arm: {key: record[arm] for key, record in records.items() if arm in record} for arm in arms
     }
-    result: dict[str, Any] = {"arms": {arm: arm_scores(cases, by_arm[arm]) for arm in arms}}
+    result: dict[str, Any] = {
+        "arms": {
+            arm: {
+                **arm_scores(cases, found),
+                "sharpness": mean([record["sharpness"] for record in found.values()]),
+            }
+            for arm, found in by_arm.items()
+        }
+    }
     if {"semantic", "rolling"} <= set(by_arm):
         result["semantic - rolling"] = lead(cases, by_arm["semantic"], by_arm["rolling"])
     return result

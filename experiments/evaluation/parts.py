@@ -130,10 +130,20 @@ class Evaluation:
         judge, records = self.loaded_judge, self.records("memory")
         found = find_cases(self.first_seed, self.amounts.cases, self.tested.model)
         cases = list(self.each(found, "cases"))
+        self.tested.need("dit", "vae", "text")
         memory.measure(
-            self.tested, self.stories, judge, cases, self.arms, records, self.results,
-            batch=self.batch, seed=self.seed, progress=functools.partial(self.each, what="memory"),
-        )  # fmt: skip
+            memory.ReturnChunks(self.tested.model, self.tested.null_text),
+            self.tested,
+            self.stories,
+            judge,
+            cases,
+            self.arms,
+            records,
+            self.results,
+            batch=self.batch,
+            seed=self.seed,
+            progress=functools.partial(self.each, what="memory"),
+        )
         return memory_scores.summary(cases, records)
 
     def minutes(self) -> dict[str, Any]:

@@ -86,7 +86,9 @@ def _captions(result: dict[str, Any]) -> str:
 
 
 def _memory(result: dict[str, Any]) -> str:
+    sharp = ([arm, number(found["sharpness"], 3)] for arm, found in result["arms"].items())
     text = _arms(result["arms"])
+    text += "\n\n" + markdown(["arm", "clarity as a share of the true chunk's"], sharp)
     if "semantic - rolling" in result:
         text += f"\n\nSemantic minus rolling, subjects, in points: {_points(result)}"
     return text

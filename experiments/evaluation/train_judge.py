@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from tqdm import tqdm
 
 from bvjax.errors import UserError
@@ -75,6 +75,7 @@ def run(
 
 
 def main(argv: list[str]) -> int:
+    logging.set_verbosity(logging.WARNING)  # JAX tells which backends it does not find
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
     sizes = (_STORIES.value, _CLIPS.value, _STEPS.value, _BATCH.value, _HELDOUT.value, _SEED.value)

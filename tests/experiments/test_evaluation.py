@@ -55,7 +55,7 @@ def paint(count, **labels):
 
 @pytest.fixture(scope="module")
 def tested(tiny):
-    """The tiny model with chunks of 8 frames at 2 frames per second, as long as those of stories."""
+    """The tiny model with chunks of 8 frames at 2 frames a second, as long as those of stories."""
     return UnderTest.load(tiny.weights, OVERRIDES)
 
 
@@ -241,8 +241,8 @@ def test_arms_of_minutes_change_what_they_say(tested):
 # ---- scores -------------------------------------------------------------------------------------
 def test_recall_needs_species_and_colour(cases):
     subjects = [c for c in cases if c.kind == "subject"]
-    good = {"right": {"species": True, "colour": True}, "hit": True}
-    half = {"right": {"species": True, "colour": False}, "hit": True}
+    good = {"right": {"species": True, "colour": True}, "hit": True, "sharpness": 0.5}
+    half = {**good, "right": {"species": True, "colour": False}}
     records = {
         subjects[0].key: {"semantic": good, "rolling": half},
         subjects[1].key: {"semantic": good, "rolling": good},
@@ -254,6 +254,7 @@ def test_recall_needs_species_and_colour(cases):
     assert semantic["recall"]["all"]["rate"] == pytest.approx(2 / 3)
     assert semantic["species"]["rate"] == 1.0 and rolling["colour"]["rate"] == 0.5
     assert semantic["chance"] == 1 / 64
+    assert result["arms"]["semantic"]["sharpness"]["mean"] == 0.5
     assert result["semantic - rolling"]["mean"] == 0.5  # over the two that both have
     split = semantic["recall"]
     assert split["same species beside"]["n"] + split["no such other"]["n"] == 3
@@ -299,7 +300,7 @@ def test_results_go_on_only_where_they_belong(tmp_path):
 
 
 def test_every_part_has_a_table(cases):
-    record = {"right": {"species": True, "colour": True, "place": True}, "hit": True}
+    record = {"right": dict.fromkeys(HEADS, True), "hit": True, "sharpness": 0.5}
     arms = memory_scores.summary(cases, {c.key: {"semantic": record} for c in cases})
     first = {"right": dict.fromkeys(HEADS, True), "unseen": False}
     whole = {c.key: {**record, "same": None} for c in cases}

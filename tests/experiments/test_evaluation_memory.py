@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -16,12 +14,19 @@ from data_pipelines.storyworld import make_story
 from data_pipelines.storyworld.latents import chunk_truth, relevance_matrix
 from experiments.evaluation import memory
 from experiments.evaluation.cases import find_cases, shows
-from experiments.evaluation.judge import HEADS, Judge, init_params, load_judge, save_judge
-from experiments.evaluation.judge_data import Pictures, recast
-from experiments.evaluation.judge_training import train
+from experiments.evaluation.judge import (
+    HEADS,
+    Judge,
+    init_params,
+    load_judge,
+    save_judge,
+    to_float,
+)
+from experiments.evaluation.judge_data import recast
+from experiments.evaluation.judge_training import judge_loss
 from experiments.evaluation.memory import ARMS
 from experiments.evaluation.results import Results
-from experiments.evaluation.sightings import Labels
+from experiments.evaluation.sightings import EMPTY, UNSURE
 from experiments.evaluation.under_test import SPLIT, UnderTest
 
 # Full probing makes the kept tokens deterministic; capacity and tau still drop some.
@@ -61,22 +66,52 @@ class Stories(dict):
 
 @pytest.fixture(scope="module")
 def world(tiny, tmp_path_factory):
+    """Two cases under some arms; decoding, tested elsewhere, is left out."""
     tested = UnderTest.load(tiny.weights, OVERRIDES)
-    stories, cases = Stories(tested), list(find_cases(1000, 2, tested.model))
+    text = tested.model.text
+    null = np.random.default_rng(9).normal(size=(text.max_length, text.dim)).astype(np.float32)
+    program = memory.ReturnChunks(tested.model, null)
+    stories, cases = Stories(tested), list(find_cases(1000, 2, tested.model))[:2]
     results = Results(tmp_path_factory.mktemp("evaluation") / "out.json")
     records = results.records("memory", {})
-    arms = [ARMS[name] for name in NAMES]
-    memory.measure(tested, stories, Shrug(None, {}), cases, arms, records, results, batch=2, seed=5)
-    return tested, stories, cases, records, results
+    world = program, tested, stories, cases, records, results
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "warm_up", lambda params, config, latents: latents.shape)
+        patch.setattr(memory, "decode_after", decode_nothing)
+        measure(world, NAMES)
+    return world
+
+
+def decode_nothing(params, config, warm, latents):
+    assert warm == (2, 8, 4, 4, 16)
+    return np.zeros((2, 8, 8, 8, 3), np.uint8)
+
+
+def measure(world, names):
+    program, tested, stories, cases, records, results = world
+    arms = [ARMS[name] for name in names]
+    judge = Shrug(None, {})
+    memory.measure(program, tested, stories, judge, cases, arms, records, results, batch=2, seed=5)
+
+
+def test_decoding_gives_the_frames_of_the_return_chunk(world):
+    _, tested, *_ = world
+    params, config = tested.params["vae"], tested.model.vae
+    warm, latents = (jax.ShapeDtypeStruct((2, n, 4, 4, 16), np.float32) for n in (8, 2))
+    state = jax.eval_shape(lambda p, x: memory.warm_up(p, config, x), params, warm)
+    decode = memory.decode_after
+    frames = jax.eval_shape(lambda p, s, x: decode(p, config, s, x), params, state, latents)
+    assert frames.shape == (2, 8, 32, 32, 3) and frames.dtype == np.uint8
 
 
 def test_arms_see_as_much_and_only_choose_otherwise(world):
-    tested, stories, cases, records, _ = world
+    _, tested, stories, cases, records, _ = world
     l = tested.model.retrieval.l
     assert set(records) == {case.key for case in cases}
     for case in cases:
         found = records[case.key]
-        assert list(found) == list(NAMES)
+        assert list(found) == [memory.TRUE_CHUNK, *NAMES]
+        assert found[memory.TRUE_CHUNK]["hit"] is None
         for name in ("semantic", "rolling", "oracle", "semantic, no anchor"):
             entries = found[name]["entries"]
             assert entries[l:] == [case.chunk - 2, case.chunk - 1]
@@ -92,77 +127,66 @@ def test_arms_see_as_much_and_only_choose_otherwise(world):
 
 
 def test_a_second_run_does_nothing_and_a_new_arm_is_added(world, monkeypatch):
-    tested, stories, cases, records, results = world
+    *_, records, results = world
     assert Results(results.path).records("memory", {}) == records  # saved as they came
     ran = []
     monkeypatch.setattr(memory, "_run", lambda *args: ran.append(list(args[5])) or [])
     for names in (NAMES, (*NAMES, "random")):
-        arms = [ARMS[name] for name in names]
-        memory.measure(tested, stories, None, cases, arms, records, results, batch=8, seed=5)
+        measure(world, names)
     assert [[arm.name for arm in arms] for arms in ran] == [["random"]]
 
 
-@pytest.mark.parametrize("anchor", [True, False])
-def test_is_what_generation_does_after_the_same_history(world, anchor):
+def test_is_what_generation_does_after_the_same_history(world):
     """Teacher-forced in a batch, and through the bank chunk by chunk: the same return chunk."""
-    tested, stories, cases, _, _ = world
-    model = tested.model
-    pair, items = cases[:2], [stories[case.seed] for case in cases[:2]]
-    program = memory.ReturnChunks(model, tested.null_text)
-    clip = memory._clip(program, items, pair, [np.zeros(15, np.float32)] * 2)
-    target, seeds = (
-        np.array([c.chunk for c in pair]),
-        np.array([5 + c.seed for c in pair], np.uint32),
-    )
-    given = np.int32(0), np.bool_(anchor)  # semantic
-    params = tested.params["dit"]
-    bank = program.bank(params, clip, *given, seeds)
-    latents, _ = program.generate(params, bank, clip, target, *given, seeds)
-
-    case, item = pair[0], items[0]
-    conditions = Conditions(item["text"], item["embedding"], tested.null_text[None])
+    program, tested, stories, cases, *_ = world
+    model, items = tested.model, [stories[case.seed] for case in cases]
+    clip = memory._clip(program, items, cases, [np.zeros(15, np.float32)] * 2)
+    target = np.array([case.chunk for case in cases], np.int32)
+    seeds = np.array([5 + case.seed for case in cases], np.uint32)
+    params, case, item = tested.params["dit"], cases[0], items[0]
+    conditions = Conditions(item["text"], item["embedding"], program.teacher.null_text[None])
     history = {0: item["latents"][:1]}
     for chunk in range(1, case.chunk):
-        start = 1 + (chunk - 1) * 2
-        history[chunk] = item["latents"][start : start + 2]
-    if not anchor:
-        model = dataclasses.replace(model, memory=dataclasses.replace(model.memory, anchor=False))
-    key = jax.random.key(int(seeds[0]))
-    state = rollouts.rebuild_bank(params, model, conditions, key, history)
-    chunk = rollouts._given(conditions, key, None, case.chunk - 1, case.chunk)
-    want = jax.jit(steps.denoise, static_argnames="model")(params, model, state, chunk)
-    np.testing.assert_allclose(latents[0], want, rtol=2e-3, atol=2e-4)
+        history[chunk] = item["latents"][2 * chunk - 1 : 2 * chunk + 1]
+    key, seen = jax.random.key(int(seeds[0])), []
+    denoise = jax.jit(steps.denoise, static_argnames="model")
+    for anchor in (True, False):
+        given = np.int32(0), np.bool_(anchor), seeds  # semantic
+        bank = program.bank(params, clip, *given)
+        latents, _ = program.generate(params, bank, clip, target, *given)
+        if not anchor:
+            del history[0]
+        state = rollouts.rebuild_bank(params, model, conditions, key, history)
+        chunk = rollouts._given(conditions, key, None, case.chunk - 1, case.chunk)
+        want = denoise(params, model, state, chunk)
+        np.testing.assert_allclose(latents[0], want, rtol=2e-3, atol=2e-4)
+        seen.append(np.asarray(want))
+    assert np.abs(seen[0] - seen[1]).max() > 1e-2  # the anchor says something
 
 
-def test_the_judge_learns_and_is_kept(tmp_path):
-    """Plain colours, of which the judge must learn to tell the names."""
-    rng = np.random.default_rng(0)
-    label = rng.integers(0, 8, 256).astype(np.int32)
-    palette = rng.integers(0, 256, (8, 1, 1, 3))
-    frames = np.broadcast_to(palette[label], (256, 16, 16, 3)).astype(np.uint8)
-    labels = Labels(species=np.full(256, -1, np.int32), colour=label, place=label)
-    params = train(Pictures(frames, labels), 40, 32, 0, progress=lambda steps, **_: _Quiet(steps))
-    path = tmp_path / "judge.safetensors"
+def test_the_judge_is_kept_and_counts_only_what_is_known(tmp_path):
+    params, path = init_params(jax.random.key(0)), tmp_path / "judge.safetensors"
     save_judge(path, Judge(params, {"seed": 0}))
     assert path.stat().st_size < 1.5e6
     judge = load_judge(path)
     assert judge.about == {"seed": 0}
-    logits = judge.logits(frames[:130])  # more than one piece
-    assert (logits["colour"].argmax(-1) == label[:130]).mean() > 0.9
-    assert np.ptp(logits["species"], axis=-1).max() < 2.5  # never shown one: undecided
-    count = sum(leaf.size for leaf in jax.tree.leaves(init_params(jax.random.key(0))))
-    assert 100_000 < count < 300_000
+    assert 100_000 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 300_000
+    frames = np.random.default_rng(0).integers(0, 256, (130, 16, 16, 3), dtype=np.uint8)
+    logits = judge.logits(frames)  # in two pieces
+    np.testing.assert_allclose(logits["place"][-2:], judge.logits(frames[-2:])["place"], rtol=1e-5)
 
-
-class _Quiet:
-    def __init__(self, steps):
-        self.steps = steps
-
-    def __iter__(self):
-        return iter(self.steps)
-
-    def set_postfix(self, **_):
-        pass
+    loss = jax.jit(judge_loss)
+    known = {head: np.array([1, 2, 3, 4], np.int32) for head in HEADS}
+    some = {**known, "species": np.array([1, 2, UNSURE, UNSURE], np.int32)}
+    scored = [float(loss(params, to_float(frames[:4]), x)) for x in (known, some)]
+    assert scored[0] != scored[1]
+    rows = {h: -np.asarray(jax.nn.log_softmax(logits[h][:4])) for h in HEADS}
+    pick = {h: 0.95 * rows[h][np.arange(4), known[h]] + 0.05 * rows[h].mean(1) for h in HEADS}
+    want = pick["colour"].mean() + pick["place"].mean() + pick["species"][:2].mean()
+    np.testing.assert_allclose(scored[1], want, rtol=1e-4)
+    empty = {**known, "species": np.full(4, EMPTY, np.int32)}
+    want = pick["colour"].mean() + pick["place"].mean() + rows["species"].mean()
+    np.testing.assert_allclose(loss(params, to_float(frames[:4]), empty), want, rtol=1e-4)
 
 
 def test_recasting_shows_every_pair():

@@ -23,6 +23,7 @@ from bvjax.overrides import from_dict
 from bvjax.train.loop import LoopConfig
 from bvjax.train.optimizer import OptimizerConfig
 from bvjax.weights import load_tensors, load_weights, save_tensors
+from data_pipelines.storyworld import grain_clips
 from experiments import stages, wiring
 from experiments.run_folder import claim, flat
 
@@ -120,8 +121,10 @@ def test_a_run_leaves_metrics_samples_checkpoints_and_weights(trained):
     assert made["config"]["train"]["steps"] == 3 and made["metrics"]["loss"] > 0
 
 
-def test_every_key_is_read(trained):
-    _, read = trained
+def test_every_key_is_read(trained, monkeypatch):
+    read = set(trained[1])
+    monkeypatch.setattr(grain_clips, "GrainClips", lambda *a, **k: SimpleNamespace(batch=print))
+    stages.make_stage(ReadTracker(smoke(**{"data.source": "tfds"}), read))
     keys = set(flat(smoke().to_dict()))
     assert keys - read == set()
     fields = {
@@ -205,6 +208,11 @@ def test_exit_codes(monkeypatch, capsys, tmp_path):
     [
         ({"train.global_batch_size": 3}, None, "3 is not a multiple of 1 device"),
         ({"optimizer.schedule": "linear"}, None, "it can be stepwise or cosine"),
+        ({"data.source": "web"}, None, "data.source is 'web'; it can be render or tfds"),
+        (
+            {"data.source": "tfds", "data.data_dir": "nowhere"}, None,
+            "nowhere holds no storyworld dataset of version",
+        ),
         ({"task": "audio"}, None, "there is no task 'audio'"),
         ({"preset": "maxi"}, None, "there is no preset 'maxi'"),
         ({}, "nowhere.safetensors", "there is no weights file nowhere.safetensors"),

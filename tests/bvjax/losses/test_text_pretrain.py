@@ -198,4 +198,4 @@ def test_training_learns_to_retrieve(params, batch, grad_fn):
     assert history[-1]["label"] < 0.5 * history[0]["label"]
     assert history[-1]["mlm"] < history[0]["mlm"]
     assert history[-1]["label_f1"] > 0.9
-    assert history[-1]["name_return_hit@2"] >= max(0.75, history[0]["name_return_hit@2"])
+    assert history[-1]["name_return_hit_at_2"] >= max(0.75, history[0]["name_return_hit_at_2"])

@@ -340,8 +340,8 @@ def test_initialisation_is_wan_s():
     assert np.std(params["time_embedding"]["2"]["kernel"]) == pytest.approx(0.02, rel=0.1)
 
 
-def test_scan_equals_an_unrolled_loop(params, inputs):
-    """Each layer uses its own slice of the parameters, in order."""
+def test_scanned_layers_use_their_own_parameters_in_order(params, inputs):
+    """The oracle above is the unrolled loop; here layer 0 alone, and the layers swapped."""
     want, kv = forward(params, inputs)
     single = dit.WanDiT(dataclasses.replace(CFG, num_layers=1), DT)
     first = {**params, "blocks": jax.tree.map(lambda x: x[:1], params["blocks"])}
@@ -361,9 +361,9 @@ def test_remat_changes_nothing_but_memory(params, inputs):
         np.testing.assert_allclose(one, other, atol=1e-4 * float(np.abs(one).max()) + 1e-7)
     matmuls = {
         remat: str(jax.make_jaxpr(gradient(remat))(params)).count("dot_general")
-        for remat in dit.REMAT
+        for remat in ("dots", "full")
     }
-    assert matmuls["none"] <= matmuls["dots"] < matmuls["full"]
+    assert matmuls["dots"] < matmuls["full"]
 
 
 def test_bfloat16_matmuls_keep_a_float32_stream(params, inputs):

@@ -128,8 +128,7 @@ class Oracle:
     def causal(self, path, x):
         """Zero left padding of 2, part of it replaced by the cached frames; keeps the last 2."""
         old = self.cache.get(path)
-        zeros = np.zeros_like(x[:, :1])
-        left = np.concatenate([zeros, zeros], axis=1)
+        left = np.concatenate([np.zeros_like(x[:, :1])] * 2, axis=1)
         if old is not None:
             left = np.concatenate([left, old], axis=1)[:, -2:]
         keep = x[:, -2:]
@@ -342,9 +341,8 @@ def test_wan_sizes_and_names():
 
 
 def test_init_params_has_the_module_tree_and_scale(fresh):
-    model = vae.WanVAE(CONFIG)
     frames = jax.ShapeDtypeStruct((1, 5, 8, 8, 3), jnp.float32)
-    want = jax.eval_shape(model.init, jax.random.key(3), frames)["params"]
+    want = jax.eval_shape(vae.WanVAE(CONFIG).init, jax.random.key(3), frames)["params"]
     assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(lambda s: s.shape, want)
     block = fresh["decoder"]["middle_0"]
     np.testing.assert_allclose(block["residual_2"]["kernel"].std(), (27 * 16) ** -0.5, rtol=0.04)
@@ -366,8 +364,7 @@ def test_bfloat16_keeps_its_caches_and_gives_float32():
 def test_to_uint8():
     x = jnp.array([-2.0, -1.0, 0.0, 1.0, 3.0])
     assert vae.to_uint8(x).tolist() == [0, 0, 128, 255, 255]
-    levels = jnp.arange(256)
-    assert (vae.to_uint8(levels / 127.5 - 1.0) == levels).all()
+    assert (vae.to_uint8(jnp.arange(256) / 127.5 - 1.0) == jnp.arange(256)).all()
 
 
 # --- errors --------------------------------------------------------------------------------------

@@ -116,3 +116,16 @@ def test_given_parameters_replace_the_drawn_ones():
     state = init_state(init, optax.sgd(RATE), seed=0, params=params)
     np.testing.assert_array_equal(state.params["kernel"], 7.0)
     np.testing.assert_array_equal(state.ema["kernel"], 7.0)
+
+
+def test_the_optimizer_state_is_carried(batch):
+    optimizer = optax.adam(RATE)
+    step = make_train_step(loss, optimizer, optax.constant_schedule(RATE), donate=False)
+    state = init_state(init, optimizer, seed=3)
+    params, opt_state = state.params, state.opt_state
+    for _ in range(3):
+        state, _ = step(state, batch)
+        grads = jax.grad(lambda p: loss(p, batch, None)[0])(params)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(state.params["kernel"], params["kernel"], rtol=1e-5)

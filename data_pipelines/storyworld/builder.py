@@ -1,0 +1,168 @@
+"""storyworld as a tfds dataset in array_record files, pixels and exact ground truth side by side:
+
+    python -m data_pipelines.storyworld.builder --out data/tfds --stories 240 --heldout 32
+
+Neither writing nor reading it needs TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import multiprocessing
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from bvjax.errors import UserError
+from data_pipelines.storyworld.example import story_example, story_features
+from data_pipelines.storyworld.plan import SPLITS
+from data_pipelines.storyworld.renderer import check_size
+
+VERSION = "1.0.0"  # raise it when the renderer or the features change
+
+
+@dataclasses.dataclass(kw_only=True)
+class StoryworldConfig(tfds.core.BuilderConfig):
+    """Size of the pictures, and how many stories each split has: the seeds 0, 1, ... of the split."""
+
+    name: str = dataclasses.field(init=False, default="")
+    height: int = 64
+    width: int = 64
+    fps: int = 8
+    stories: int = 240
+    heldout: int = 32
+    workers: int = 1  # processes that render
+
+    def __post_init__(self):
+        try:
+            check_size(self.height, self.width, self.fps)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        for name in ("stories", "heldout", "workers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be >= 1, got {getattr(self, name)}")
+        self.name = f"{self.height}x{self.width}-{self.fps}fps"
+
+
+class Storyworld(tfds.core.GeneratorBasedBuilder):
+    """Item i of a split is the story with the seed i."""
+
+    VERSION = tfds.core.Version(VERSION)
+    BUILDER_CONFIGS = [StoryworldConfig()]
+    # tfds 4.9 would look for this file by importlib_resources, which it does not install.
+    code_path = Path(__file__)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        c = self.builder_config
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Minute-long single takes with captions and exact ground truth.",
+            features=story_features(c.height, c.width, c.fps),
+            disable_shuffling=True,  # readers shuffle; the order of seeds is worth keeping
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        del dl_manager  # nothing is downloaded
+        c = self.builder_config
+        counts = zip(SPLITS, (c.stories, c.heldout), strict=True)
+        return {split: self._generate_examples(split, count) for split, count in counts}
+
+    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        c = self.builder_config
+        example = functools.partial(
+            story_example, split=split, height=c.height, width=c.width, fps=c.fps
+        )
+        if c.workers == 1:
+            yield from enumerate(map(example, range(count)))
+            return
+        with multiprocessing.get_context("spawn").Pool(min(c.workers, count)) as pool:
+            yield from enumerate(pool.imap(example, range(count)))
+
+
+def build(root: str | Path, config: StoryworldConfig) -> Path:
+    """Writes both splits into ROOT/storyworld/64x64-8fps/1.0.0 unless they are there; returns it.
+
+    tfds renames the finished folder into place, so half a dataset is never found.
+
+    Raises:
+        UserError: the folder holds other numbers of stories.
+    """
+    builder = Storyworld(data_dir=str(root), config=config, file_format="array_record")
+    found = {name: split.num_examples for name, split in builder.info.splits.items()}
+    wanted = dict(zip(SPLITS, (config.stories, config.heldout), strict=True))
+    if found and found != wanted:
+        raise UserError(
+            f"{builder.data_path} holds {_counts(found)} stories, {_counts(wanted)} are wanted; "
+            "delete it or use another --out"
+        )
+    builder.download_and_prepare(file_format="array_record")
+    return Path(builder.data_path)
+
+
+def storyworld_source(data_dir: str | Path, split: str) -> Sequence[dict[str, Any]]:
+    """Random access to the stories of a split; `data_dir` is the --out of the builder.
+
+    `.dataset_info` has the features. Text comes back as bytes.
+
+    Raises:
+        UserError: there is no dataset, more than one, no such split, or a file is missing or cut.
+    """
+    root = Path(data_dir)
+    found = sorted(p.parent for p in root.glob(f"storyworld/*/{VERSION}/dataset_info.json"))
+    if (root / "dataset_info.json").exists():
+        found = [root]
+    if not found:
+        raise UserError(
+            f"{root} holds no storyworld dataset of version {VERSION}; make it with "
+            f"python -m data_pipelines.storyworld.builder --out {root}"
+        )
+    if len(found) > 1:
+        raise UserError(f"{root} holds several datasets; name one: {', '.join(map(str, found))}")
+    builder = tfds.builder_from_directory(found[0])
+    if split not in builder.info.splits:
+        raise UserError(f"{found[0]} has no split {split!r}, only {', '.join(builder.info.splits)}")
+    source = builder.as_data_source(split)
+    try:
+        for end in {0, len(source) - 1}:  # files are opened only when read
+            source[end]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{found[0]} is damaged ({error}); delete it and build it again") from None
+    return source
+
+
+def _counts(splits: dict[str, int]) -> str:
+    return " + ".join(f"{count} {name}" for name, count in splits.items())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and build; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.storyworld.builder",
+        description="Renders storyworld into a tfds dataset (array_record).",
+    )
+    parser.add_argument("--out", type=Path, default=Path("data/tfds"), metavar="DIR")
+    parser.add_argument("--stories", type=int, default=240, help="of the train split")
+    parser.add_argument("--heldout", type=int, default=32, help="of the heldout split")
+    parser.add_argument("--size", type=int, default=64, help="pixels of a side")
+    parser.add_argument("--fps", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=2, help="processes that render")
+    a = parser.parse_args(argv)
+    try:
+        config = StoryworldConfig(
+            height=a.size, width=a.size, fps=a.fps,
+            stories=a.stories, heldout=a.heldout, workers=a.workers,
+        )  # fmt: skip
+        print(build(a.out, config))
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""The tfds dataset: what is written is what `render` and `truth` give, without TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bvjax.errors import UserError
+from data_pipelines.storyworld import builder as builder_lib
+from data_pipelines.storyworld.builder import StoryworldConfig, build, main, storyworld_source
+from data_pipelines.storyworld.plan import make_story
+from data_pipelines.storyworld.renderer import render
+from data_pipelines.storyworld.truth import truth
+from data_pipelines.storyworld.world import ACCESSORIES, COLOURS, SPECIES
+
+ROOT = Path(__file__).parents[3]
+SIZE = dict(height=16, width=16, fps=1)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("tfds")
+    folder = build(root, StoryworldConfig(**SIZE, stories=2, heldout=1))
+    assert folder == root / "storyworld" / "16x16-1fps" / builder_lib.VERSION
+    return root
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 2), ("heldout", 1)])
+def test_pixels_and_truth_are_those_of_the_renderer(data_dir, split, count):
+    source = storyworld_source(data_dir, split)
+    assert len(source) == count
+    for seed in range(count):
+        row, story = source[seed], make_story(seed, split)
+        facts, cast = truth(story, **SIZE), len(story.subjects)
+        assert row["seed"] == seed and row["video"].dtype == np.uint8
+        np.testing.assert_array_equal(row["video"], render(story, **SIZE))
+        for name in ("visible", "boxes"):
+            np.testing.assert_array_equal(row[name][:, :cast], getattr(facts, name))
+            assert row[name].shape[1] == 3 and not row[name][:, cast:].any()
+        for name in ("place", "places_visible", "camera", "weather"):
+            np.testing.assert_array_equal(row[name], getattr(facts, name))
+        assert [text.decode() for text in row["captions"]] == list(story.captions)
+        assert [text.decode() for text in row["names"]] == [s.name for s in story.subjects]
+        for i, subject in enumerate(story.subjects):
+            assert SPECIES[row["species"][i]] == subject.species
+            assert COLOURS[row["colour"][i]] == subject.colour
+            assert ACCESSORIES[row["accessory"][i]] == subject.accessory
+        assert (row["species"][cast:] == -1).all()
+
+
+def test_no_tensorflow_is_imported(data_dir):
+    code = (
+        "import sys; from data_pipelines.storyworld.grain_clips import GrainClips;"
+        "GrainClips(sys.argv[1], 'train', 2, 3, 16, 16, 1).batch(0, 1); print('tensorflow' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(data_dir)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_command_keeps_a_dataset_that_is_there(data_dir, capsys, monkeypatch):
+    monkeypatch.setattr(builder_lib, "story_example", None)  # nothing may be rendered again
+    words = ["--out", str(data_dir), "--size", "16", "--fps", "1", "--workers", "1"]
+    assert main([*words, "--stories", "2", "--heldout", "1"]) == 0
+    assert main([*words, "--stories", "5", "--heldout", "1"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and "2 train + 1 heldout stories, 5 train + 1" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stories", "0"], "stories must be >= 1, got 0"),
+        (["--size", "8"], "frames must be at least 16x16 pixels, got 8x8"),
+        (["--workers", "-1"], "workers must be >= 1, got -1"),
+    ],
+)
+def test_bad_numbers_are_refused_in_one_sentence(tmp_path, capsys, words, message):
+    assert main(["--out", str(tmp_path / "out"), *words]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    out = ["--out", str(tmp_path / "file" / "x"), "--size", "16", "--fps", "1", "--workers", "1"]
+    assert main([*out, "--stories", "1", "--heldout", "1"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+def test_half_a_dataset_is_never_found(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(builder_lib, "story_example", fail)
+    with pytest.raises(OSError, match="no space left"):
+        build(tmp_path, StoryworldConfig(**SIZE, stories=1, heldout=1))
+    with pytest.raises(UserError, match="holds no storyworld dataset"):
+        storyworld_source(tmp_path, "train")
+
+
+def test_which_dataset_is_read(data_dir, tmp_path):
+    with pytest.raises(UserError, match="has no split 'test', only"):
+        storyworld_source(data_dir, "test")
+    one = data_dir / "storyworld" / "16x16-1fps"
+    shutil.copytree(one, tmp_path / "storyworld" / "a")
+    shutil.copytree(one, tmp_path / "storyworld" / "b")
+    with pytest.raises(UserError, match="holds several datasets; name one: .*/a/.*/b/"):
+        storyworld_source(tmp_path, "train")
+    folder = tmp_path / "storyworld" / "b" / builder_lib.VERSION
+    assert len(storyworld_source(folder, "train")) == 2
+    (shard,) = folder.glob("storyworld-train.array_record*")
+    for damage in (lambda: shard.write_bytes(shard.read_bytes()[:70000]), shard.unlink):
+        damage()
+        with pytest.raises(UserError, match="is damaged"):
+            storyworld_source(folder, "train")
