@@ -27,7 +27,7 @@ def drift_record(frames: UInt8[np.ndarray, "f h w 3"]) -> Record:
 
 def summary(records: dict[str, Record]) -> dict[str, Any]:
     """Per source ("source seed" names a record): VDE, VDE / sum(w) and level of each measure."""
-    sources: dict[str, list[Record]] = {}
+    sources: dict[str, list[Record]] = {source: [] for source in TRUTH}
     for name, record in records.items():
         sources.setdefault(name.split()[0], []).append(record)
     return {
@@ -41,4 +41,5 @@ def summary(records: dict[str, Record]) -> dict[str, Any]:
             for measure in MEASURES
         }
         for source, found in sources.items()
+        if found
     } | {"segments": SEGMENTS}

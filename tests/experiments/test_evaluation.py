@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
-from data_pipelines.storyworld import COLOURS, PLACES, SPECIES, chunk_frames, make_story, truth
+from data_pipelines.storyworld import COLOURS, PLACES, SPECIES, make_story, truth
 from data_pipelines.storyworld.latents import chunk_truth
 from experiments.evaluation import captions, drift, intervals, memory_scores, minutes
 from experiments.evaluation import reconstruction as rebuilds
@@ -149,8 +150,6 @@ def test_a_description_on_return_spoils_a_case(cases):
 
 
 def _grid(tested):
-    from bvjax.chunking import ChunkGrid
-
     return ChunkGrid(tested.model.chunk, 15, tested.model.dit.patch)
 
 
@@ -344,10 +343,3 @@ def test_stories_of_another_length_are_refused(tiny):
         UnderTest.load(tiny.weights)
     with pytest.raises(UserError, match="no vae weights"):
         dataclasses.replace(UnderTest.load(tiny.weights, OVERRIDES), params={}).need("vae")
-
-
-def test_chunks_of_stories_are_those_of_the_model(tested):
-    grid = _grid(tested)
-    for chunk in (1, 15):
-        span = chunk_frames(chunk, tested.model.chunk.fps)
-        assert grid.frame_range(chunk) == (span.start, span.stop)
