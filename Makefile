@@ -25,7 +25,7 @@ demo: setup  ## a minute of video from a story (STORY=..., OUT=...)
 	$(PY) -m bvjax generate --preset mini --story $(STORY) --out $(OUT)
 
 test: setup  ## the whole test suite on the CPU
-	$(PY) -m pytest -n 2 tests
+	$(PY) -m pytest -n 2 --dist loadfile tests
 
 lock: setup  ## pin what is installed
 	(echo "# Made by 'make lock' from requirements.in (Python 3.11, CPU)."; $(PY) -m pip freeze --exclude-editable) > requirements.txt

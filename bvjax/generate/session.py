@@ -215,8 +215,8 @@ def _compare_versions(run: RunDir) -> None:
     for name in ("jax", "jaxlib", "backend", "device"):
         if before.get(name, now[name]) != now[name]:
             logging.warning(
-                "this run began with %s %s and goes on with %s: new chunks may differ in their last "
-                "bits", name, before[name], now[name],
+                "this run began with %s %s and goes on with %s: new chunks may differ in last bits",
+                name, before[name], now[name],
             )  # fmt: skip
 
 
