@@ -53,10 +53,7 @@ class Clips:
             clip = np.array(open_story(whole)[start : start + self.frames])
         else:
             clip = render_frames(story, wanted, self.height, self.width, self.fps)
-        if not self.crop:
-            return clip
-        top, left = (rng.integers(size - self.crop + 1) for size in (self.height, self.width))
-        return clip[:, top : top + self.crop, left : left + self.crop]
+        return random_square(clip, self.crop, rng)
 
     def path(self, number: int) -> Path:
         """Where a whole rendered story lies in the cache."""
@@ -81,6 +78,14 @@ class Clips:
                     f"delete {self.path(number).parent} and render it again"
                 )
         return len(numbers)
+
+
+def random_square(clip: Video, crop: int, rng: np.random.Generator) -> Video:
+    """A square of `crop` pixels of all frames, at a uniform place; 0 leaves the frames whole."""
+    if not crop:
+        return clip
+    top, left = (rng.integers(size - crop + 1) for size in clip.shape[1:3])
+    return clip[:, top : top + crop, left : left + crop]
 
 
 def story_path(root: Path, split: str, height: int, width: int, fps: int, number: int) -> Path:

@@ -22,7 +22,7 @@ from bvjax.files import write_atomic
 from data_pipelines.storyworld.clips import open_story, render_frames, story_path
 from data_pipelines.storyworld.latents import Encoders, encode_story, load_encoders, manifest, story_file
 from data_pipelines.storyworld.plan import make_story
-from data_pipelines.storyworld.world import num_frames
+from data_pipelines.storyworld.world import Story, num_frames
 
 _WEIGHTS = flags.DEFINE_string("weights", "runs/mini", "Weights folder with vae and text.")
 _OUT = flags.DEFINE_string("out", "data/latents", "Folder of encoded stories.")
@@ -61,18 +61,17 @@ def encode(weights: Path, root: Path, numbers: range) -> None:
         path = story_file(root, _SPLIT.value, number)
         if not path.exists():
             story = make_story(number, _SPLIT.value)
-            arrays = encode_story(encoders, story, frames_of(encoders, number))
+            arrays = encode_story(encoders, story, frames_of(encoders, story))
             _write(path, np.savez, **arrays)
 
 
-def frames_of(encoders: Encoders, number: int) -> np.ndarray:
+def frames_of(encoders: Encoders, story: Story) -> np.ndarray:
     """All frames of a story, from the cache of rendered stories or rendered now."""
     chunk = encoders.model.chunk
     size = (chunk.height, chunk.width, chunk.fps)
-    cached = story_path(_CACHE.value, _SPLIT.value, *size, number)
+    cached = story_path(_CACHE.value, story.split, *size, story.seed)
     if cached.exists():
         return np.asarray(open_story(cached))
-    story = make_story(number, _SPLIT.value)
     return render_frames(story, range(num_frames(story, chunk.fps)), *size)
 
 

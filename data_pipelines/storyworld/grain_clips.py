@@ -13,13 +13,12 @@ from jaxtyping import UInt8
 
 from bvjax.errors import UserError
 from data_pipelines.storyworld.builder import storyworld_source
+from data_pipelines.storyworld.clips import Video, random_square
 from data_pipelines.storyworld.example import story_frames
-
-Video = UInt8[np.ndarray, "f h w 3"]
 
 
 class GrainClips:
-    """Clips from the first `stories` stories of a split; the same batches as `clips.Clips` gives.
+    """Clips from the first `stories` stories of a split; in batches of the form that `clips.Clips` gives.
 
     Each epoch takes one clip of every story, in an order of its own.
     """
@@ -72,13 +71,8 @@ def random_clip(
 ) -> dict[str, Video]:
     """`frames` neighbouring frames, and a square of `crop` pixels of them, at uniform places."""
     video = story["video"]
-    count, height, width = video.shape[:3]
-    start = rng.integers(count - frames + 1)
-    clip = video[start : start + frames]
-    if crop:
-        top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
-        clip = clip[:, top : top + crop, left : left + crop]
-    return {"frames": clip}
+    start = rng.integers(len(video) - frames + 1)
+    return {"frames": random_square(video[start : start + frames], crop, rng)}
 
 
 def _size(shape: tuple[int, ...]) -> str:

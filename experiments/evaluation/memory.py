@@ -212,10 +212,12 @@ def _run(
     items = [stories[case.seed] for case in cases]
     wanted = np.stack([shows(c, i["seen"], i["place"]) for c, i in zip(cases, items, strict=True)])
     clip = _clip(program, items, cases, wanted)
-    masks = [
-        judged_frames(make_story(c.seed, SPLIT), c.chunk, c.kind, c.index, model.chunk)
-        for c in cases
-    ]
+    masks = np.stack(
+        [
+            judged_frames(make_story(c.seed, SPLIT), c.chunk, c.kind, c.index, model.chunk)
+            for c in cases
+        ]
+    )
     target = np.array([case.chunk for case in cases], np.int32)
     starts = [1 + (case.chunk - 1) * length for case in cases]
     warm = min(max(length, WARM_LATENTS), *starts)
@@ -227,7 +229,7 @@ def _run(
 
     def records(frames, entries):
         frames, share = np.asarray(frames), sharpness(frames) / sharp
-        found = judge.verdict(frames, np.stack(masks), np.stack(masks))
+        found = judge.verdict(frames, masks, masks)
         return [
             {
                 "right": case.right({head: rows[i] for head, rows in found.items()}),
