@@ -113,7 +113,11 @@ class ChunkGrid:
     @property
     def chunk_ids(self) -> range:
         """Ids of the chunks in the bank, in time order (id 0 is the anchor or, joined, the first chunk)."""
-        return range(self.num_chunks) if self.config.first == "joined" else range(1, self.num_chunks + 1)
+        return (
+            range(self.num_chunks)
+            if self.config.first == "joined"
+            else range(1, self.num_chunks + 1)
+        )
 
     @property
     def num_latents(self) -> int:
@@ -173,7 +177,9 @@ def latents_of_frames(frames: int) -> int:
     """Latent frames of a video of `frames` pixel frames; raises `UserError` unless frames = 1 + 4k."""
     if frames < 1 or (frames - 1) % TIME_STRIDE:
         nearest = 1 + TIME_STRIDE * max(0, round((frames - 1) / TIME_STRIDE))
-        raise UserError(f"a video of {frames} frames cannot be encoded; it must have 1 + 4k, e.g. {nearest}")
+        raise UserError(
+            f"a video of {frames} frames cannot be encoded; it must have 1 + 4k, e.g. {nearest}"
+        )
     return 1 + (frames - 1) // TIME_STRIDE
 
 

@@ -38,8 +38,10 @@ class VAEConfig:
 
     dim: int = 96
     z_dim: int = 16
+    patch: int = 1  # pixels of a side folded into channels before and after the network (Wan2.2: 2)
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2
+    spatial_downsample: tuple[bool, ...] = (True, True, True)
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     latent_mean: tuple[float, ...] = WAN_LATENT_MEAN
     latent_std: tuple[float, ...] = WAN_LATENT_STD
@@ -54,16 +56,19 @@ class VAEConfig:
                 )
         if min(self.latent_std) <= 0:
             raise UserError(f"vae.latent_std is {self.latent_std}; all values must be positive")
-        if len(self.temporal_downsample) != len(self.dim_mult) - 1:
-            raise UserError(
-                "vae.temporal_downsample needs one value between each two of vae.dim_mult "
-                f"({len(self.dim_mult) - 1}), not {len(self.temporal_downsample)}"
-            )
+        for name in ("spatial_downsample", "temporal_downsample"):
+            if len(getattr(self, name)) != len(self.dim_mult) - 1:
+                raise UserError(
+                    f"vae.{name} needs one value between each two of vae.dim_mult "
+                    f"({len(self.dim_mult) - 1}), not {len(getattr(self, name))}"
+                )
+        if self.patch < 1:
+            raise UserError(f"vae.patch is {self.patch}; it must be 1 or more")
 
     @property
     def spatial_factor(self) -> int:
         """Pixels per latent along height and width (8)."""
-        return 2 ** (len(self.dim_mult) - 1)
+        return self.patch * 2 ** sum(self.spatial_downsample)
 
     @property
     def temporal_factor(self) -> int:

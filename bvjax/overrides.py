@@ -45,17 +45,30 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> 
     try:
         return cls(**made)
     except TypeError as error:
-        raise UserError(f"the configuration{' ' + where if where else ''} is incomplete: {error}") from None
+        raise UserError(
+            f"the configuration{' ' + where if where else ''} is incomplete: {error}"
+        ) from None
 
 
 def apply_overrides(config: Config, assignments: Iterable[str]) -> Config:
-    """`config` with every "section.key=value" applied; raises `UserError` naming the nearest key."""
+    """`config` with every "section.key=value" applied, all at once: values that only fit together can change.
+
+    Raises:
+        UserError: an unknown key, naming the nearest, or a value that is not legal.
+    """
+    changes: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"--set takes section.key=value, not {assignment!r}")
-        config = _replace(config, path.strip(), path.strip().split("."), text.strip())
-    return config
+        path = path.strip()
+        *sections, key = path.split(".")
+        kind = _kind(type(config), path)
+        where = changes
+        for section in sections:
+            where = where.setdefault(section, {})
+        where[key] = _coerce(path, _parse(text.strip()), kind)
+    return _replace(config, changes)
 
 
 def all_keys(cls: type, where: str = "") -> list[str]:
@@ -69,18 +82,24 @@ def all_keys(cls: type, where: str = "") -> list[str]:
     return keys
 
 
-def _replace(config: Any, path: str, parts: list[str], text: str) -> Any:
-    kinds = typing.get_type_hints(type(config))
-    here = ".".join(path.split(".")[: len(path.split(".")) - len(parts)])
-    prefix = f"{here}." if here else ""
-    head, rest = parts[0], parts[1:]
-    if head not in kinds or (dataclasses.is_dataclass(kinds[head]) != bool(rest)):
-        raise _unknown(path, all_keys(type(config), prefix))
-    if rest:
-        value = _replace(getattr(config, head), path, rest, text)
-    else:
-        value = _coerce(path, _parse(text), kinds[head])
-    return dataclasses.replace(config, **{head: value})
+def _kind(cls: type, path: str) -> Any:
+    """The type of the leaf at a dotted path; raises `UserError` for anything else."""
+    kind, parts = cls, path.split(".")
+    for i, part in enumerate(parts):
+        kinds = typing.get_type_hints(kind)
+        if part not in kinds or dataclasses.is_dataclass(kinds[part]) != (i < len(parts) - 1):
+            raise _unknown(path, all_keys(kind, "".join(f"{p}." for p in parts[:i])))
+        kind = kinds[part]
+    return kind
+
+
+def _replace(config: Any, changes: Mapping[str, Any]) -> Any:
+    """`config` with the nested `changes`, each section built (and so validated) once."""
+    made = {
+        key: _replace(getattr(config, key), value) if isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
+    return dataclasses.replace(config, **made)
 
 
 def _unknown(path: str, legal: list[str]) -> UserError:

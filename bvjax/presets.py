@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from bvjax.config import (
-    BuildConfig, CFGConfig, ChunkConfig, DiTConfig, MemoryConfig, ModelConfig, NoiseConfig,
-    RetrievalConfig,    RopeConfig, SamplerConfig, TextConfig, VAEConfig,
+    BuildConfig,
+    CFGConfig,
+    ChunkConfig,
+    DiTConfig,
+    MemoryConfig,
+    ModelConfig,
+    NoiseConfig,
+    RetrievalConfig,
+    RopeConfig,
+    SamplerConfig,
+    TextConfig,
+    VAEConfig,
 )  # fmt: skip
 from bvjax.errors import UserError
 
@@ -12,11 +22,31 @@ from bvjax.errors import UserError
 MINI = ModelConfig(
     name="mini",
     chunk=ChunkConfig(height=64, width=64, fps=8, frames=32),
-    vae=VAEConfig(dim=16, num_res_blocks=1, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16),
+    # All spatial halvings are folds into channels, as the first is in Wan2.2: at 64 pixels every detail is
+    # high frequency, and full-size convolutions need hours for what this path has from the start.
+    vae=VAEConfig(
+        dim=64,
+        z_dim=32,
+        patch=8,
+        dim_mult=(1, 1, 1),
+        num_res_blocks=1,
+        spatial_downsample=(False, False),
+        temporal_downsample=(True, True),
+        latent_mean=(0.0,) * 32,
+        latent_std=(1.0,) * 32,
+    ),
     text=TextConfig(
         vocab_size=1024, dim=128, num_layers=4, num_heads=4, head_dim=32, ffn_dim=256, max_length=64
     ),
-    dit=DiTConfig(dim=192, num_heads=6, num_layers=6, ffn_dim=768, freq_dim=64),
+    dit=DiTConfig(
+        dim=192,
+        num_heads=6,
+        num_layers=6,
+        ffn_dim=768,
+        freq_dim=64,
+        in_channels=32,
+        out_channels=32,
+    ),
     memory=MemoryConfig(slots=16, capacity=128),
     build=BuildConfig(n_recent=16, n_random=16),
     rope=RopeConfig(mode="window"),

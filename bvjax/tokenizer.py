@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 import html
 import pathlib
 import re
+from collections.abc import Iterable, Sequence
 
-from jaxtyping import Bool, Int
 import numpy as np
 import sentencepiece
+from jaxtyping import Bool, Int
 
 from bvjax.errors import UserError
 

@@ -7,9 +7,9 @@ after the other; a folder may hold only some.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 import dataclasses
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 

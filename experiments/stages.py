@@ -69,6 +69,8 @@ def vae_stage(config: Config) -> Stage:
         train=lambda i: whole.batch(2**40 + i, config.vae.heldout_clips),
         stat_batches=config.vae.stat_batches,
         weights_dtype=config.weights_dtype,
+        start=config.vae.start,
+        trains=config.vae.trains,
     )
     return task, lambda: iterate(crops, config.train.global_batch_size)
 

@@ -9,9 +9,9 @@ loss is not finite, 2 something about the command is wrong, 130 stopped by Ctrl-
 
 from __future__ import annotations
 
-from pathlib import Path
 import signal
 import sys
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -21,7 +21,9 @@ from experiments import wiring
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to train.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics, samples, weights.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "Weights folder that gets the trained part (default WORKDIR/weights).")
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "Weights folder that gets the trained part (default WORKDIR/weights)."
+)
 _INIT_FROM = flags.DEFINE_string("init-from", None, "Weights folder or .safetensors to start from.")
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -33,7 +35,9 @@ def main(argv: list[str]) -> int:
     try:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}")
-        stopped_by = wiring.train(_CONFIG.value, Path(_WORKDIR.value), _INIT_FROM.value, _WEIGHTS.value)
+        stopped_by = wiring.train(
+            _CONFIG.value, Path(_WORKDIR.value), _INIT_FROM.value, _WEIGHTS.value
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

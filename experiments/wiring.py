@@ -9,12 +9,13 @@ import jax
 import ml_collections
 from absl import logging
 
+from bvjax.errors import UserError
 from bvjax.overrides import from_dict
 from bvjax.train.loop import LoopConfig, check, fit
 from bvjax.train.optimizer import OptimizerConfig
 from bvjax.train.state import Params
 from bvjax.train.task import Task
-from bvjax.weights import load_tensors
+from bvjax.weights import load_config, load_tensors
 from experiments.run_folder import claim
 from experiments.stages import make_stage
 
@@ -33,7 +34,15 @@ def train(
     optimizer = from_dict(OptimizerConfig, config.optimizer.to_dict(), "optimizer.")
     check(optimizer, loop)
     task, make_data = make_stage(config)
-    params = None if init_from is None else initial_params(task, Path(init_from))
+    params = task.fitted_start if config.task == "vae" and config.vae.start == "linear" else None
+    if init_from is not None:
+        params = initial_params(task, Path(init_from))
+    if task.frozen:
+        if init_from is None or not Path(init_from).is_dir():
+            raise UserError(
+                "vae.trains='decoder' needs --init-from, a weights folder whose encoder it keeps"
+            )
+        task = task.with_latents_of(load_config(Path(init_from)).vae)
     claim(workdir, config.to_dict())
 
     result = fit(task, make_data(), optimizer, loop, workdir, params)

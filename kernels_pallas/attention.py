@@ -97,9 +97,7 @@ def _mapped(q, k, v, mask, scale):
         out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
         return out.astype(v.dtype), lse[:, 0]
 
-    per_head = [
-        x.swapaxes(1, 2).reshape(rows * heads, x.shape[1], head_dim) for x in (q, k, v)
-    ]
+    per_head = [x.swapaxes(1, 2).reshape(rows * heads, x.shape[1], head_dim) for x in (q, k, v)]
     per_head.append(None if mask is None else jnp.repeat(mask, heads, axis=0))
     out, lse = jax.lax.map(one_head, tuple(per_head))
     out = out.reshape(rows, heads, num_queries, head_dim).swapaxes(1, 2)

@@ -23,8 +23,17 @@ import sentencepiece  # noqa: E402
 
 from bvjax import weights  # noqa: E402
 from bvjax.config import (  # noqa: E402
-    BuildConfig, CFGConfig, ChunkConfig, DiTConfig, MemoryConfig, ModelConfig, RetrievalConfig,
-    RopeConfig, SamplerConfig, TextConfig, VAEConfig,
+    BuildConfig,
+    CFGConfig,
+    ChunkConfig,
+    DiTConfig,
+    MemoryConfig,
+    ModelConfig,
+    RetrievalConfig,
+    RopeConfig,
+    SamplerConfig,
+    TextConfig,
+    VAEConfig,
 )  # fmt: skip
 from bvjax.tokenizer import words  # noqa: E402
 

@@ -245,8 +245,8 @@ class RunDir:
             for s in (self.settings, settings)
         )
         old = self.image()
-        same_image = np.array_equal(old, image) if old is not None and image is not None else (
-            old is image
+        same_image = (
+            np.array_equal(old, image) if old is not None and image is not None else (old is image)
         )
         return mine == theirs and self.captions == tuple(captions) and same_image
 

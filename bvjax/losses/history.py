@@ -44,6 +44,11 @@ class HistoryConfig:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"history.{name} is {getattr(self, name)}; it must lie in [0, 1]")
 
+    @property
+    def never(self) -> bool:
+        """No target is ever shown any history: the clean chunks need not be encoded at all."""
+        return all(getattr(self, kind) == 0 for kind in KINDS if kind != "none")
+
 
 @struct.dataclass
 class History:
@@ -110,7 +115,9 @@ def draw_history(
     )(flat(scores), flat(usable), flat(target))
     shape = (*target.shape, -1)
     index, valid = selected.index.reshape(shape), selected.valid.reshape(shape)
-    keep_anchor = jax.random.uniform(purpose_key(key, "anchor"), target.shape) >= history.anchor_drop
+    keep_anchor = (
+        jax.random.uniform(purpose_key(key, "anchor"), target.shape) >= history.anchor_drop
+    )
     return History(
         kind=kind,
         index=index,

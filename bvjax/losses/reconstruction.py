@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import jax
-from jax import lax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 _SSIM_WINDOW = 11  # pixels
@@ -89,7 +89,10 @@ def _window_mean(x: Float[Array, "*n h w c"]) -> Float[Array, "m h2 w2 1"]:
     planes = jnp.moveaxis(x, -1, -3).reshape(-1, height, width, 1)
     for shape in ((_SSIM_WINDOW, 1, 1, 1), (1, _SSIM_WINDOW, 1, 1)):
         planes = lax.conv_general_dilated(
-            planes, weights.reshape(shape).astype(x.dtype), (1, 1), "VALID",
+            planes,
+            weights.reshape(shape).astype(x.dtype),
+            (1, 1),
+            "VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
     return planes

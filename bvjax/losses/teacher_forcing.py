@@ -75,7 +75,9 @@ class Clip:
 def make_clip(batch: dict[str, Array], grid: ChunkGrid) -> Clip:
     """Cut latents [b, 1 + C L, h, w, z] at the chunk boundaries of `grid`."""
     if grid.config.first != "separate":
-        raise UserError(f"training cuts videos as chunk.first='separate', not {grid.config.first!r}")
+        raise UserError(
+            f"training cuts videos as chunk.first='separate', not {grid.config.first!r}"
+        )
     latents, length = batch["latents"], grid.latents_per_chunk
     if (latents.shape[1] - 1) % length:
         raise UserError(f"{latents.shape[1]} latents are not 1 + a multiple of {length}")
@@ -218,13 +220,19 @@ class TeacherForcing:
         """Block Forcing over all chunks of the clips, plus the guidance latent alone from caption 1."""
         batch, chunks = clip.chunks.shape[:2]
         forcing, rounds = self.forcing, self.forcing.rounds
-        target = jnp.broadcast_to(jnp.tile(jnp.arange(1, chunks + 1), rounds), (batch, rounds * chunks))
+        target = jnp.broadcast_to(
+            jnp.tile(jnp.arange(1, chunks + 1), rounds), (batch, rounds * chunks)
+        )
         history = draw_history(
             purpose_key(key, "history"), target, clip.embedding, clip.relevance,
             self.model.retrieval, forcing.history,
         )  # fmt: skip
-        kv, keep, anchor_kv = self.bank(params, clip, history, purpose_key(key, "bank"))
-        context, base = self.context(kv, keep, anchor_kv, history, target)
+        if forcing.history.never:
+            context, kept, (_, base) = None, jnp.zeros(()), self.positions(history, target)
+        else:
+            kv, keep, anchor_kv = self.bank(params, clip, history, purpose_key(key, "bank"))
+            context, base = self.context(kv, keep, anchor_kv, history, target)
+            kept = keep.astype(jnp.float32).mean()
 
         # ---- noisy targets
         repeat = lambda x: jnp.tile(x, (1, rounds, *[1] * (x.ndim - 2)))  # noqa: E731
@@ -234,7 +242,9 @@ class TeacherForcing:
         text = jnp.where(drop[..., None, None], null, text)
         sigma = self._sigma(purpose_key(key, "sigma"), batch * rounds, chunks).reshape(target.shape)
         noise = normal(purpose_key(key, "noise"), x_start.shape)
-        velocity = self.denoise(params, flow.interpolate(x_start, noise, sigma), sigma, text, context, base)
+        velocity = self.denoise(
+            params, flow.interpolate(x_start, noise, sigma), sigma, text, context, base
+        )
         x_cond, has_cond = self._reference(clip.chunks, history)
         losses = block_forcing_loss(velocity, noise, x_start, x_cond, has_cond, forcing.block)
         plain = jnp.mean(jnp.square(velocity - flow.velocity(x_start, noise)), axis=(2, 3, 4, 5))
@@ -243,7 +253,7 @@ class TeacherForcing:
         anchor_loss = self._anchor_loss(params, clip, null, purpose_key(key, "anchor target"))
         loss = losses.mean() + forcing.anchor_weight * anchor_loss
         metrics = {"block": losses.mean(), "flow": plain.mean(), "anchor": anchor_loss}
-        metrics["kept"] = keep.astype(jnp.float32).mean()
+        metrics["kept"] = kept
         for i, kind in enumerate(KINDS):
             chosen = history.kind == i
             # A kind may be absent from a step: then the mean of all stands in and the log stays finite.
@@ -256,7 +266,9 @@ class TeacherForcing:
     ) -> tuple[ChunkKV, Bool[Array, "y b c n"], ChunkKV]:
         """Entries of the (slightly noised) clean chunks and of the anchor, under their own captions."""
         noised, sigma = noise_history(purpose_key(key, "chunks"), clip.chunks, self.forcing.history)
-        anchor, anchor_sigma = noise_history(purpose_key(key, "anchor"), clip.anchor, self.forcing.history)
+        anchor, anchor_sigma = noise_history(
+            purpose_key(key, "anchor"), clip.anchor, self.forcing.history
+        )
         anchor_kv, _ = self.encode(
             params, anchor, anchor_sigma, clip.text[:, :1], purpose_key(key, "anchor probes")
         )
@@ -280,10 +292,18 @@ class TeacherForcing:
         latent = jnp.broadcast_to(clip.anchor, (*text.shape[:2], *clip.anchor.shape[2:]))
         drop = self._draw(key, "caption", text.shape[:2]) < self.forcing.history.caption_drop
         text = jnp.where(drop[..., None, None], null, text)
-        sigma = draw_sigma(purpose_key(key, "sigma"), None, "fixed", text.shape[:2], shift=self.forcing.levels.shift)
+        sigma = draw_sigma(
+            purpose_key(key, "sigma"),
+            None,
+            "fixed",
+            text.shape[:2],
+            shift=self.forcing.levels.shift,
+        )
         noise = normal(purpose_key(key, "noise"), latent.shape)
         zero = jnp.zeros(text.shape[:2], jnp.int32)
-        velocity = self.denoise(params, flow.interpolate(latent, noise, sigma), sigma, text, None, zero)
+        velocity = self.denoise(
+            params, flow.interpolate(latent, noise, sigma), sigma, text, None, zero
+        )
         return jnp.mean(jnp.square(velocity - flow.velocity(latent, noise)))
 
     def _sigma(self, key, clips, chunks):

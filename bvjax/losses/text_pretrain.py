@@ -18,8 +18,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
 import optax
+from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import TextConfig
 from bvjax.nets import text

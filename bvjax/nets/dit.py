@@ -25,7 +25,14 @@ from jaxtyping import Array, Bool, Float, Int
 from bvjax.config import DiTConfig
 from bvjax.errors import UserError
 from bvjax.nets.dit_layers import (
-    XAVIER, Block, ChunkKV, Conditioning, Context, LayerNorm, Mlp, SelfContext,
+    XAVIER,
+    Block,
+    ChunkKV,
+    Conditioning,
+    Context,
+    LayerNorm,
+    Mlp,
+    SelfContext,
 )  # fmt: skip
 from bvjax.nets.rope import angles
 
@@ -133,9 +140,9 @@ class WanDiT(nn.Module):
 
         sigma = sigma if sigma.ndim == 3 else sigma[..., None]
         sinusoid = timestep_embedding(1000.0 * sigma.astype(jnp.float32), cfg.freq_dim)
-        e = Mlp(
-            cfg.dim, cfg.dim, nn.silu, jnp.float32, _NORMAL, "highest", name="time_embedding"
-        )(sinusoid)
+        e = Mlp(cfg.dim, cfg.dim, nn.silu, jnp.float32, _NORMAL, "highest", name="time_embedding")(
+            sinusoid
+        )
         e0 = _TimeProjection(6 * cfg.dim, name="time_projection")(e)
         embed_text = Mlp(cfg.dim, cfg.dim, nn.gelu, cfg.dtype, _NORMAL, name="text_embedding")
         cond = Conditioning(
@@ -170,7 +177,7 @@ def _check(cfg, text_dim, latents, sigma, text, positions, context):
     if cfg.remat not in REMAT:
         raise UserError(f"dit.remat is {cfg.remat!r}; it can be {', '.join(REMAT)}")
     size, channels = latents.shape[2:5], latents.shape[5]
-    if any(n % p for n, p in zip(size, cfg.patch)):
+    if any(n % p for n, p in zip(size, cfg.patch, strict=True)):
         raise UserError(f"latents of size {size} (l, h, w) do not divide by the patch {cfg.patch}")
     if channels != cfg.in_channels:
         raise UserError(f"latents have {channels} channels; this model takes {cfg.in_channels}")

@@ -167,7 +167,7 @@ class SelfAttention(_Projections):
             more = gather_context(
                 k, v, keep, source.index, source.valid, source.entry_positions, self.cfg.rope_theta
             )
-            for parts, part in zip((keys, values, masks), more):
+            for parts, part in zip((keys, values, masks), more, strict=True):
                 parts.append(part)
         mask = jnp.concatenate([jnp.ones(k.shape[:3], bool), *masks], axis=2) if masks else None
         out = attention(

@@ -25,11 +25,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
 import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import TextConfig
 
@@ -67,9 +67,7 @@ class T5Norm(nn.Module):
 
 
 def _linear(features: int, std: float, name: str) -> nn.Dense:
-    return nn.Dense(
-        features, use_bias=False, kernel_init=nn.initializers.normal(std), name=name
-    )
+    return nn.Dense(features, use_bias=False, kernel_init=nn.initializers.normal(std), name=name)
 
 
 class Attention(nn.Module):
@@ -165,9 +163,7 @@ def init_params(cfg: TextConfig, key: Array) -> dict[str, Any]:
     return UMT5Encoder(cfg).init(key, ids, jnp.ones((1, 1), bool))["params"]
 
 
-def mean_embedding(
-    states: Float[Array, "b t d"], mask: Bool[Array, "b t"]
-) -> Float[Array, "b d"]:
+def mean_embedding(states: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b d"]:
     """Mean of the states of the valid tokens, float32: MEANEMBED of Algorithm 1.
 
     A row without a valid token gives zeros.

@@ -26,21 +26,22 @@ Parameter names are those of the original PyTorch checkpoint with "_k" for ".k":
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
-from flax import linen as nn
-from flax import struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 import numpy as np
+from einops import rearrange
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from bvjax.config import VAEConfig
 from bvjax.nets import vae_layers as layers
 
 Params = Any
+ENCODING = ("encoder", "conv1")  # top-level modules that make latents; the others make frames
 BRANCH_ENDS = ("residual_6", "proj")  # last layers of residual and attention branches
 BRANCH_SCALE = 0.1
 
@@ -56,12 +57,12 @@ class VAEState:
 
 
 class Encoder(nn.Module):
-    """Pixels to the 2 * z_dim moments, before the quant convolution."""
+    """Pixels, folded by `fold_patches`, to the 2 * z_dim moments, before the quant convolution."""
 
     config: VAEConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b f h w 3"], cache: layers.Cache, first: bool):
+    def __call__(self, x: Float[Array, "b f h w c"], cache: layers.Cache, first: bool):
         cfg = self.config
         conv = dict(impl=cfg.conv_impl, dtype=cfg.dtype)
         widths = [cfg.dim * m for m in cfg.dim_mult]
@@ -72,15 +73,15 @@ class Encoder(nn.Module):
                 stack.append(layers.ResidualBlock(width, name=f"downsamples_{k}", **conv))
                 k += 1
             if level < len(widths) - 1:
-                temporal = cfg.temporal_downsample[level]
-                stack.append(layers.Downsample(temporal, cfg.dtype, name=f"downsamples_{k}"))
+                halved = (cfg.spatial_downsample[level], cfg.temporal_downsample[level])
+                stack.append(layers.Downsample(*halved, cfg.dtype, name=f"downsamples_{k}"))
                 k += 1
         stack += _middle(widths[-1], conv)
         return _with_head(stack, 2 * cfg.z_dim, conv, x, cache, first)
 
 
 class Decoder(nn.Module):
-    """Latents, after the post-quant convolution, to pixels."""
+    """Latents, after the post-quant convolution, to folded pixels."""
 
     config: VAEConfig
 
@@ -96,10 +97,13 @@ class Decoder(nn.Module):
                 stack.append(layers.ResidualBlock(width, name=f"upsamples_{k}", **conv))
                 k += 1
             if level < len(widths) - 1:
-                temporal = cfg.temporal_downsample[::-1][level]
-                stack.append(layers.Upsample(temporal, cfg.dtype, name=f"upsamples_{k}"))
+                doubled = (
+                    cfg.spatial_downsample[::-1][level],
+                    cfg.temporal_downsample[::-1][level],
+                )
+                stack.append(layers.Upsample(*doubled, cfg.dtype, name=f"upsamples_{k}"))
                 k += 1
-        return _with_head(stack, 3, conv, z, cache, first)
+        return _with_head(stack, 3 * cfg.patch**2, conv, z, cache, first)
 
 
 def _middle(width: int, conv: dict[str, str]) -> list[nn.Module]:
@@ -136,7 +140,8 @@ class WanVAE(nn.Module):
         self, frames: Float[Array, "b f h w 3"], cache: layers.Cache, first: bool
     ) -> tuple[tuple[Float[Array, "b l h8 w8 z"], Float[Array, "b l h8 w8 z"]], layers.Cache]:
         """Returns ((mu, logvar), new cache), not normalised, in float32."""
-        h, cache = self.encoder(frames.astype(self.config.dtype), cache, first)
+        folded = fold_patches(frames.astype(self.config.dtype), self.config.patch)
+        h, cache = self.encoder(folded, cache, first)
         moments, _ = self.conv1(h, None, first)
         mu, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return (mu, logvar), cache
@@ -146,17 +151,25 @@ class WanVAE(nn.Module):
     ) -> tuple[Float[Array, "b f h w 3"], layers.Cache]:
         """Takes latents that are not normalised; returns (frames not clamped, new cache)."""
         z, _ = self.conv2(latents.astype(self.config.dtype), None, first)
-        frames, cache = self.decoder(z, cache, first)
-        return frames.astype(jnp.float32), cache
+        folded, cache = self.decoder(z, cache, first)
+        return unfold_patches(folded, self.config.patch).astype(jnp.float32), cache
 
     def __call__(self, frames: Float[Array, "b f h w 3"]) -> Float[Array, "b f h w 3"]:
         (mu, _), _ = self.encode_piece(frames, None, True)
         return self.decode_piece(mu, None, True)[0]
 
 
-def init_params(
-    config: VAEConfig, key: PRNGKeyArray, height: int = 32, width: int = 32
-) -> Params:
+def fold_patches(x: Float[Array, "b f h w c"], patch: int) -> Float[Array, "b f hp wp cp"]:
+    """Squares of `patch` pixels become channels, rows before columns before colours (Wan2.2)."""
+    return rearrange(x, "b f (h p) (w q) c -> b f h w (p q c)", p=patch, q=patch)
+
+
+def unfold_patches(x: Float[Array, "b f hp wp cp"], patch: int) -> Float[Array, "b f h w c"]:
+    """Inverse of `fold_patches`."""
+    return rearrange(x, "b f h w (p q c) -> b f (h p) (w q) c", p=patch, q=patch)
+
+
+def init_params(config: VAEConfig, key: PRNGKeyArray, height: int = 32, width: int = 32) -> Params:
     """Fresh float32 parameters; they do not depend on `height` and `width`.
 
     Kernels are LeCun normal (a tenth of it where a residual branch ends, so that the network starts

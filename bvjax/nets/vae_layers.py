@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from flax import linen as nn
 import jax
-from jax import lax
 import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float
 
 Cache = Any  # nested tuples of arrays and None
@@ -79,7 +79,10 @@ def conv_3d(
     padding = ((kh // 2, kh // 2), (kw // 2, kw // 2))
     if impl == "3d" or (impl == "auto" and jax.default_backend() != "cpu"):
         return lax.conv_general_dilated(
-            x, kernel, (stride_t, 1, 1), ((0, 0), *padding),
+            x,
+            kernel,
+            (stride_t, 1, 1),
+            ((0, 0), *padding),
             dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
         )
     slices = [_strided(x, t, kt, stride_t) for t in range(kt)]
@@ -193,20 +196,22 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves space, then (if `temporal`) time.
+    """Halves space (if `spatial`), then time (if `temporal`).
 
     In time: the first frame of the video bypasses the convolution; every later output is a
     kernel-3, stride-2 convolution over the frame before and two new frames. The cache is the last
     frame seen.
     """
 
+    spatial: bool
     temporal: bool
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"], cache: Cache, first: bool):
         c = x.shape[-1]
-        x = Conv2d(c, 3, 2, ((0, 1), (0, 1)), self.dtype, name="resample_1")(x)
+        if self.spatial:
+            x = Conv2d(c, 3, 2, ((0, 1), (0, 1)), self.dtype, name="resample_1")(x)
         if not self.temporal:
             return x, None
         time_conv = CausalConv3d(c, (3, 1, 1), stride_t=2, dtype=self.dtype, name="time_conv")
@@ -218,13 +223,14 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles time (if `temporal`), then space, and halves the channels.
+    """Doubles time (if `temporal`), then (if `spatial`) space, which halves the channels.
 
     In time: the first latent of the video bypasses the convolution and stays one frame. Every
     later frame becomes two, the two halves of the 2C channels of a causal convolution whose past
     begins *after* that first latent: the second latent has zeros as its past.
     """
 
+    spatial: bool
     temporal: bool
     dtype: str = "float32"
 
@@ -241,5 +247,7 @@ class Upsample(nn.Module):
             x = jnp.concatenate([x[:, :1], rest], axis=1) if first else rest
         else:
             cache = None
+        if not self.spatial:
+            return x, cache
         x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)  # nearest neighbour
         return Conv2d(c // 2, 3, 1, ((1, 1), (1, 1)), self.dtype, name="resample_1")(x), cache

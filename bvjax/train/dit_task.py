@@ -37,6 +37,7 @@ class DiTTask:
     sample_chunks: int
     weights_dtype: str
     part: str = "dit"
+    frozen: tuple[str, ...] = ()
 
     @property
     def teacher(self) -> TeacherForcing:
@@ -54,7 +55,9 @@ class DiTTask:
         """A strip per held-out story: its own frames (through the VAE) over generated ones."""
         rows = []
         for i in range(len(self.heldout["latents"])):
-            truth = self.heldout["latents"][i, : 1 + self.sample_chunks * self.teacher.grid.latents_per_chunk]
+            truth = self.heldout["latents"][
+                i, : 1 + self.sample_chunks * self.teacher.grid.latents_per_chunk
+            ]
             conditions = Conditions(
                 text=self.heldout["text"][i, : self.sample_chunks],
                 embedding=self.heldout["embedding"][i, : self.sample_chunks],
@@ -75,4 +78,3 @@ class DiTTask:
 
     def export(self, params: Params, folder: Path, meta: dict[str, Any]) -> None:
         save_weights(folder, self.model, {"dit": params}, meta=meta, dtype=self.weights_dtype)
-

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 import time
+from collections.abc import Callable
+from pathlib import Path
 
-from absl import logging
 import jax
 import numpy as np
+from absl import logging
 from tqdm import tqdm
 
 from bvjax.errors import UserError
@@ -58,12 +59,12 @@ def fit(
     optimizer_config: OptimizerConfig,
     config: LoopConfig,
     workdir: Path,
-    params: Params | None = None,
+    params: Params | Callable[[], Params] | None = None,
 ) -> LoopResult:
     """Trains until `config.steps`, resuming from the newest checkpoint in `workdir` if any.
 
     Args:
-        params: where to start when there is no checkpoint; None draws them from `task.init`.
+        params: where to start when there is no checkpoint, or what makes it; None draws from `task.init`.
 
     Raises:
         UserError: batch sizes that do not divide; data that ends.
@@ -78,13 +79,15 @@ def fit(
 
     # ---- state: checkpoint, else given parameters, else random ones
     schedule = learning_rate(optimizer_config, config.steps)
-    optimizer = make_optimizer(optimizer_config, schedule)
+    optimizer = make_optimizer(optimizer_config, schedule, task.frozen)
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", config.keep)
     make_state = jax.jit(
         lambda params: init_state(task.init, optimizer, config.seed, params),
         out_shardings=state_sharding,
     )
     start = checkpoints.latest or 0
+    if callable(params):
+        params = None if start else params()
     if start:
         like = jax.tree.map(
             lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=state_sharding),
@@ -111,9 +114,12 @@ def fit(
     writer = MetricWriter(workdir, start)
     progress = Progress(writer, config, start, checkpoints)
     try:
-        with StopRequest() as stop, tqdm(
-            total=config.steps, initial=start, unit="step", disable=None, mininterval=1.0
-        ) as bar:
+        with (
+            StopRequest() as stop,
+            tqdm(
+                total=config.steps, initial=start, unit="step", disable=None, mininterval=1.0
+            ) as bar,
+        ):
             for done in range(start + 1, config.steps + 1):
                 batch = jax.device_put(_next(data, done, config), batch_sharding)
                 state, metrics = train_step(state, batch)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import csv
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboardX import SummaryWriter

@@ -92,8 +92,15 @@ def matrix_axes(params):
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
-def make_optimizer(cfg: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW or Muon at the rates of `schedule`.
+def frozen_mask(params, frozen: tuple[str, ...]):
+    """True for everything under the top-level modules named in `frozen`."""
+    return {name: jax.tree.map(lambda _, still=name in frozen: still, part) for name, part in params.items()}
+
+
+def make_optimizer(
+    cfg: OptimizerConfig, schedule: optax.Schedule, frozen: tuple[str, ...] = ()
+) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW or Muon at the rates of `schedule`; `frozen` modules stay as they are.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) orthogonalises the momentum of
     kernels; all other parameters get AdamW with Nesterov momentum.
@@ -103,7 +110,12 @@ def make_optimizer(cfg: OptimizerConfig, schedule: optax.Schedule) -> optax.Grad
     """
     if cfg.kind == "adamw":
         update = optax.adamw(
-            schedule, b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=decay_mask
+            schedule,
+            b1=cfg.b1,
+            b2=cfg.b2,
+            eps=cfg.eps,
+            weight_decay=cfg.weight_decay,
+            mask=decay_mask,
         )
     elif cfg.kind == "muon":
         update = muon(
@@ -118,4 +130,7 @@ def make_optimizer(cfg: OptimizerConfig, schedule: optax.Schedule) -> optax.Grad
         )
     else:
         raise UserError(f"optimizer.kind is {cfg.kind!r}; it can be {' or '.join(KINDS)}")
-    return optax.chain(optax.clip_by_global_norm(cfg.clip), update)
+    parts = [optax.clip_by_global_norm(cfg.clip), update]
+    if frozen:  # last, so that weight decay does not reach them either
+        parts.append(optax.masked(optax.set_to_zero(), lambda params: frozen_mask(params, frozen)))
+    return optax.chain(*parts)

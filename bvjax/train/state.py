@@ -8,8 +8,8 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, UInt32
 import optax
+from jaxtyping import Array, Int, UInt32
 
 Params = Any  # nested dict of float arrays
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 import optax
+from jaxtyping import Array, Float
 
 from bvjax.train.state import Params, TrainState, step_key
 

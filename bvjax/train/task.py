@@ -6,16 +6,23 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-from jaxtyping import Array, Float
 import numpy as np
+from jaxtyping import Array, Float
 
 from bvjax.train.state import Params
 
 
 class Task(Protocol):
-    """A model with its loss.  `part` is its name in a weights folder: vae, text or dit."""
+    """A model with its loss.
+
+    `part` is its name in a weights folder: vae, text or dit. `frozen` names the top-level modules of its
+    parameters that training leaves as they are.
+    """
 
     part: str
+
+    @property
+    def frozen(self) -> tuple[str, ...]: ...
 
     def init(self, key: jax.Array) -> Params:
         """Random parameters (traceable)."""

@@ -34,6 +34,7 @@ class TextTask:
     vocabulary: Path
     weights_dtype: str
     part: str = "text"
+    frozen: tuple[str, ...] = ()
 
     def init(self, key: jax.Array) -> Params:
         return init_params(self.objective, key)
@@ -47,9 +48,13 @@ class TextTask:
         """Cosine of every two captions of four held-out stories as a picture, and held-out metrics."""
         batch = self.heldout(0)
         _, metrics = _evaluate(self.objective, params, batch, jax.random.key(0))
-        tiles = [_similarity(self.objective, params, batch["ids"][i], batch["mask"][i]) for i in range(4)]
+        tiles = [
+            _similarity(self.objective, params, batch["ids"][i], batch["mask"][i]) for i in range(4)
+        ]
         picture = np.concatenate([np.asarray(tile) for tile in tiles], axis=1)
-        shades = (255 * np.clip(picture, 0.0, 1.0)).astype(np.uint8).repeat(PIXELS, 0).repeat(PIXELS, 1)
+        shades = (
+            (255 * np.clip(picture, 0.0, 1.0)).astype(np.uint8).repeat(PIXELS, 0).repeat(PIXELS, 1)
+        )
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(shades).save(folder / f"{step:07d}.png")
         return {f"heldout_{name}": float(value) for name, value in metrics.items()}

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
 import numpy as np
+from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from bvjax.config import ModelConfig, VAEConfig
+from bvjax.errors import UserError
 from bvjax.losses.reconstruction import psnr, reconstruction_loss, sample_latents, ssim
 from bvjax.nets import vae
+from bvjax.train.linear_start import linear_start
 from bvjax.train.state import Params
 from bvjax.weights import save_weights
 
+STARTS = ("random", "linear")
+TRAINS = ("all", "decoder")
+START_BATCHES = 6  # of `train`, that a linear start is fitted to
 Batch = dict[str, UInt8[np.ndarray, "b f h w 3"]]
 
 
@@ -38,16 +43,42 @@ class VAETask:
     train: Callable[[int], Batch]
     stat_batches: int
     weights_dtype: str
+    start: str = "random"  # or "linear", see `bvjax.train.linear_start`
+    trains: str = "all"  # or "decoder": latents, and all that was trained on them, stay valid
     part: str = "vae"
+
+    def __post_init__(self):
+        for name, legal in (("start", STARTS), ("trains", TRAINS)):
+            if getattr(self, name) not in legal:
+                value = getattr(self, name)
+                raise UserError(f"vae.{name} is {value!r}; it can be {' or '.join(legal)}")
+
+    def with_latents_of(self, config: VAEConfig) -> VAETask:
+        """The same with the latent statistics of `config`."""
+        mean, std = config.latent_mean, config.latent_std
+        own = dataclasses.replace(self.model.vae, latent_mean=mean, latent_std=std)
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, vae=own))
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        return vae.ENCODING if self.trains == "decoder" else ()
 
     def init(self, key: jax.Array) -> Params:
         return vae.init_params(self.model.vae, key)
+
+    def fitted_start(self) -> Params:
+        """Where to start when `start` is "linear"; not traceable, as it looks at clips."""
+        clips = [self.train(i)["frames"] for i in range(min(self.stat_batches, START_BATCHES))]
+        frames = to_float(np.concatenate(clips))
+        return linear_start(self.model.vae, frames, jax.random.key(0))
 
     def loss(
         self, params: Params, batch: dict[str, Array], key: jax.Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         frames = to_float(batch["frames"])
         mu, logvar = vae.encode_moments(params, self.model.vae, frames)
+        if self.trains == "decoder":
+            mu, logvar = jax.lax.stop_gradient((mu, logvar))
         recon = vae.decode_raw(params, self.model.vae, sample_latents(key, mu, logvar))
         return reconstruction_loss(
             frames, recon, mu, logvar, kl_weight=self.kl_weight, edge_weight=self.edge_weight
@@ -59,7 +90,9 @@ class VAETask:
         recon, scores = _reconstruct(params, self.model.vae, clips)
         columns = np.linspace(0, clips.shape[1] - 1, min(clips.shape[1], 4)).round().astype(int)
         rows = [
-            np.concatenate([video[b, f] for b in range(min(len(clips), 4)) for f in columns], axis=1)
+            np.concatenate(
+                [video[b, f] for b in range(min(len(clips), 4)) for f in columns], axis=1
+            )
             for video in (clips, np.asarray(recon))
         ]
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,10 +102,13 @@ class VAETask:
     def export(self, params: Params, folder: Path, meta: dict[str, Any]) -> None:
         """Writes the VAE with the mean and standard deviation of its latents per channel.
 
-        With these in the configuration, `vae.encode` gives latents of mean 0 and variance 1.
+        With these in the configuration, `vae.encode` gives latents of mean 0 and variance 1. A run that
+        trains the decoder only keeps those of its start.
         """
-        mean, std = self._latent_statistics(params)
-        config = dataclasses.replace(self.model.vae, latent_mean=mean, latent_std=std)
+        config = self.model.vae
+        if self.trains == "all":
+            mean, std = self._latent_statistics(params)
+            config = dataclasses.replace(config, latent_mean=mean, latent_std=std)
         model = dataclasses.replace(self.model, vae=config)
         save_weights(folder, model, {"vae": params}, meta=meta, dtype=self.weights_dtype)
 
@@ -101,6 +137,10 @@ def _reconstruct(params: Params, config: VAEConfig, clips: Array) -> tuple[Array
 
 @functools.partial(jax.jit, static_argnums=1)
 def _moments(params: Params, config: VAEConfig, clips: Array) -> Float[Array, "2 z"]:
-    """Mean of mu and of mu^2 per channel."""
+    """Mean of mu and of mu^2 per channel, in the later half of the clips.
+
+    The first latents of a video still feel the zeros before it and vary less; a minute has few of these.
+    """
     mu, _ = vae.encode_moments(params, config, to_float(clips))
-    return jnp.stack([mu, mu**2]).mean(axis=(1, 2, 3, 4))
+    steady = mu[:, mu.shape[1] // 2 :]
+    return jnp.stack([steady, steady**2]).mean(axis=(1, 2, 3, 4))

@@ -7,8 +7,8 @@ import functools
 import io
 from pathlib import Path
 
-from jaxtyping import UInt8
 import numpy as np
+from jaxtyping import UInt8
 
 from bvjax.errors import UserError
 from bvjax.files import write_atomic

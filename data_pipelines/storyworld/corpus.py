@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece

@@ -20,7 +20,13 @@ from tqdm import tqdm
 from bvjax.errors import UserError
 from bvjax.files import write_atomic
 from data_pipelines.storyworld.clips import open_story, render_frames, story_path
-from data_pipelines.storyworld.latents import Encoders, encode_story, load_encoders, manifest, story_file
+from data_pipelines.storyworld.latents import (
+    Encoders,
+    encode_story,
+    load_encoders,
+    manifest,
+    story_file,
+)
 from data_pipelines.storyworld.plan import make_story
 from data_pipelines.storyworld.world import Story, num_frames
 
@@ -36,7 +42,11 @@ def main(argv: list[str]) -> int:
     try:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}")
-        encode(Path(_WEIGHTS.value), Path(_OUT.value), range(_FIRST.value, _FIRST.value + _STORIES.value))
+        encode(
+            Path(_WEIGHTS.value),
+            Path(_OUT.value),
+            range(_FIRST.value, _FIRST.value + _STORIES.value),
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

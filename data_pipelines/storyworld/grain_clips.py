@@ -37,9 +37,14 @@ class GrainClips:
     ):
         """Raises `UserError` when the dataset is missing, of another size or too small."""
         source = storyworld_source(data_dir, split)
-        shape, wanted = source.dataset_info.features["video"].shape, (story_frames(fps), height, width, 3)
+        shape, wanted = (
+            source.dataset_info.features["video"].shape,
+            (story_frames(fps), height, width, 3),
+        )
         if shape != wanted:
-            raise UserError(f"the videos in {data_dir} are {_size(shape)}, {_size(wanted)} are wanted")
+            raise UserError(
+                f"the videos in {data_dir} are {_size(shape)}, {_size(wanted)} are wanted"
+            )
         if len(source) < stories:
             raise UserError(f"{data_dir} holds {len(source)} {split} stories, {stories} are wanted")
         if frames > shape[0] or crop > min(height, width):

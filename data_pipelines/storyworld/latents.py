@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
+from safetensors.numpy import load_file
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
@@ -67,7 +68,9 @@ class Encoders:
 
     @functools.cached_property
     def _encode(self):
-        return jax.jit(functools.partial(vae.encode_stream, config=self.model.vae), static_argnames="first")
+        return jax.jit(
+            functools.partial(vae.encode_stream, config=self.model.vae), static_argnames="first"
+        )
 
     def text(self, captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """States [n, T, Dt] and mean embeddings [n, Dt] of captions without time stamps."""
@@ -83,7 +86,9 @@ class Encoders:
         out = []
         for start, stop in zip(cuts, cuts[1:], strict=False):
             pixels = jnp.asarray(frames[None, start:stop], jnp.float32) / 127.5 - 1.0
-            state, latents = self._encode(self.params["vae"], state=state, frames=pixels, first=start == 0)
+            state, latents = self._encode(
+                self.params["vae"], state=state, frames=pixels, first=start == 0
+            )
             out.append(np.asarray(latents[0]))
         return np.concatenate(out)
 
@@ -110,10 +115,22 @@ def load_encoders(folder: str | Path) -> Encoders:
 
 
 def manifest(folder: str | Path, model: ModelConfig) -> dict[str, str]:
-    """Hashes of what the encoded stories depend on."""
-    files = ("vae.safetensors", "text.safetensors", TOKENIZER)
-    hashes = {name: hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest() for name in files}
-    return {**hashes, "chunk": repr(model.chunk)}
+    """Hashes of what the encoded stories depend on; the VAE's decoder is none of it."""
+    files = {name: (Path(folder) / name).read_bytes() for name in ("text.safetensors", TOKENIZER)}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    tensors = load_file(Path(folder) / "vae.safetensors")
+    encoder = hashlib.sha256()
+    for name in sorted(tensors):
+        if name.split("/")[0] in vae.ENCODING:
+            encoder.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+            encoder.update(tensors[name].tobytes())
+    statistics = repr((model.vae.latent_mean, model.vae.latent_std))
+    return {
+        **hashes,
+        "encoder": encoder.hexdigest(),
+        "latents": statistics,
+        "chunk": repr(model.chunk),
+    }
 
 
 def story_file(root: str | Path, split: str, number: int) -> Path:

@@ -11,13 +11,13 @@ import numpy as np
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from data_pipelines.storyworld.latents import manifest, story_file
+from data_pipelines.storyworld.latents import manifest
 
 
 class LatentStories(grain.RandomAccessDataSource):
     """Encoded stories (`data_pipelines.storyworld.latents`), held in memory as float16.
 
-    An item has latents [1 + C L, h, w, 16], text [C, T, Dt], embedding [C, Dt], relevance [C, C], all float32.
+    An item has latents [1 + C L, h, w, z], text [C, T, Dt], embedding [C, Dt], relevance [C, C], all float32.
     """
 
     def __init__(self, root: str | Path, split: str = "train", stories: int | None = None):
@@ -43,8 +43,15 @@ def latent_batches(
     """Endless batches of whole encoded stories; its get_state/set_state resume it exactly."""
     source = LatentStories(root, split, stories)
     if len(source) < batch:
-        raise UserError(f"a batch of {batch} stories needs as many encoded ones; {root} has {len(source)}")
-    dataset = grain.MapDataset.source(source).shuffle(seed=seed).repeat().batch(batch, drop_remainder=True)
+        raise UserError(
+            f"a batch of {batch} stories needs as many encoded ones; {root} has {len(source)}"
+        )
+    dataset = (
+        grain.MapDataset.source(source)
+        .shuffle(seed=seed)
+        .repeat()
+        .batch(batch, drop_remainder=True)
+    )
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return iter(dataset.to_iter_dataset(options))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import dataclasses
+from collections.abc import Sequence
 
-from jaxtyping import Float
 import numpy as np
+from jaxtyping import Float
 
 from bvjax.story import split_times
 from bvjax.tokenizer import Tokenizer

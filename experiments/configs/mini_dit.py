@@ -1,6 +1,8 @@
-"""The DiT of `mini` by Block Forcing on encoded stories.  Encode them first, with the VAE and the text encoder:
+"""The DiT of `mini` by Block Forcing on encoded stories.
 
-python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=600
+It goes on from `mini_dit_first.py`.  Encode the stories first, with the VAE and the text encoder:
+
+python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=240
 python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=32 --split=heldout
 """
 
@@ -18,8 +20,8 @@ def get_config() -> ConfigDict:
             weights_dtype="float16",
             train=dict(
                 steps=3000,
-                global_batch_size=2,  # stories: 15 clean and 15 * rounds noisy chunks each
-                device_batch_size=2,
+                global_batch_size=1,  # stories: 15 clean and 15 * rounds noisy chunks each
+                device_batch_size=1,
                 seed=0,
                 ema_decay=0.995,
                 log_every=20,
@@ -28,10 +30,10 @@ def get_config() -> ConfigDict:
                 keep=2,
             ),
             optimizer=dict(
-                kind="adamw",
-                lr=1e-3,
+                kind="muon",
+                lr=1.5e-3,
                 schedule="stepwise",
-                warmup_steps=100,
+                warmup_steps=30,
                 milestones=(0.7,),
                 factors=(0.3,),
                 b1=0.9,

@@ -29,6 +29,17 @@ def test_overrides_convert_without_loss():
     assert apply_overrides(MINI, []) == MINI
 
 
+def test_values_that_only_fit_together_change_together():
+    both = [
+        "vae.dim_mult=[1,1]",
+        "vae.temporal_downsample=[True]",
+        "vae.spatial_downsample=[False]",
+    ]
+    assert apply_overrides(MINI, both).vae.dim_mult == (1, 1)
+    with pytest.raises(UserError, match="vae.spatial_downsample needs one value"):
+        apply_overrides(MINI, both[:2])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

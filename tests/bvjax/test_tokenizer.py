@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import pickle
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
 import numpy as np
 import pytest
 import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bvjax.errors import UserError
 from bvjax.tokenizer import EOS_ID, MASK_PIECE, PAD_ID, Tokenizer, clean, unknown_words, words

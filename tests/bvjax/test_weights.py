@@ -147,9 +147,7 @@ def test_bad_folders_are_refused(tmp_path, model):
 
 def test_shapes_follow_the_configuration():
     model = get_preset("mini")
-    small = dataclasses.replace(
-        model, vae=dataclasses.replace(model.vae, dim=4, num_res_blocks=1)
-    )
+    small = dataclasses.replace(model, vae=dataclasses.replace(model.vae, dim=4, num_res_blocks=1))
     flat = weights.flatten(weights.shapes(small, "vae"))
     assert flat["encoder/conv1/kernel"].shape == (3, 3, 3, 3, 4)
     assert all(leaf.dtype == jnp.float32 for leaf in flat.values())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from pathlib import Path
 import runpy
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ from experiments.run_folder import claim, flat
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "experiments" / "configs"
 SMALL_VAE = VAEConfig(
-    dim=4, z_dim=4, dim_mult=(1,), num_res_blocks=1, temporal_downsample=(),
+    dim=4, z_dim=4, dim_mult=(1,), num_res_blocks=1,
+    spatial_downsample=(), temporal_downsample=(),
     latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4, conv_impl="3d",
 )  # fmt: skip
 SMALL = dataclasses.replace(
@@ -42,7 +44,7 @@ SMOKE = {
     "train.log_every": 1, "train.checkpoint_every": 2,
     "optimizer.warmup_steps": 1, "optimizer.lr": 0.002, "optimizer.kind": "adamw",
     "data.cache_dir": "", "data.stories": 2, "data.heldout_stories": 1, "data.frames": 3,
-    "data.crop": 0, "vae.heldout_clips": 2, "vae.stat_batches": 1,
+    "data.crop": 0, "vae.heldout_clips": 2, "vae.stat_batches": 1, "vae.start": "random",
 }  # fmt: skip
 
 
@@ -119,6 +121,24 @@ def test_a_run_leaves_metrics_samples_checkpoints_and_weights(trained):
     assert np.abs(params["vae"]["decoder"]["conv1"]["kernel"]).max() > 0
     made = json.loads((workdir / "weights" / "config.json").read_text())["made"]["vae"]
     assert made["config"]["train"]["steps"] == 3 and made["metrics"]["loss"] > 0
+
+
+def test_training_the_decoder_keeps_the_latents(trained, tmp_path):
+    """Encoder and latent statistics stay to the bit; the decoder learns; a start is needed."""
+    workdir, _ = trained
+    config = smoke(**{"vae.trains": "decoder", "optimizer.kind": "muon"})
+    wiring.train(config, tmp_path / "run", init_from=str(workdir / "weights"))
+    before, after = (
+        load_weights(path / "weights", ["vae"]) for path in (workdir, tmp_path / "run")
+    )
+    assert after[0].vae == before[0].vae
+    for part, same in (("encoder", True), ("conv1", True), ("decoder", False), ("conv2", False)):
+        pairs = zip(
+            *(jax.tree.leaves(model[1]["vae"][part]) for model in (before, after)), strict=True
+        )
+        assert all(np.array_equal(a, b) == same for a, b in pairs), part
+    with pytest.raises(UserError, match="needs --init-from, a weights folder"):
+        wiring.train(config, tmp_path / "other")
 
 
 def test_every_key_is_read(trained, monkeypatch):
@@ -210,7 +230,8 @@ def test_exit_codes(monkeypatch, capsys, tmp_path):
         ({"optimizer.schedule": "linear"}, None, "it can be stepwise or cosine"),
         ({"data.source": "web"}, None, "data.source is 'web'; it can be render or tfds"),
         (
-            {"data.source": "tfds", "data.data_dir": "nowhere"}, None,
+            {"data.source": "tfds", "data.data_dir": "nowhere"},
+            None,
             "nowhere holds no storyworld dataset of version",
         ),
         ({"task": "audio"}, None, "there is no task 'audio'"),

@@ -81,7 +81,7 @@ def test_forms_agree_on_gradients():
 
         return jax.jit(jax.grad(loss, (0, 1, 2)))(*args)
 
-    for one, other in zip(gradients("xla"), gradients("mapped")):
+    for one, other in zip(gradients("xla"), gradients("mapped"), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 

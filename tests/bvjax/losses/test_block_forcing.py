@@ -91,7 +91,9 @@ def test_reference_stops_the_gradient():
     index, valid = jnp.zeros((1, 1, 1), int), jnp.ones((1, 1, 1), bool)
 
     def total(s):
-        return semantic_reference(s, index, valid, jnp.zeros((1, 1, 1)), BlockForcingConfig(), 3)[0].sum()
+        return semantic_reference(s, index, valid, jnp.zeros((1, 1, 1)), BlockForcingConfig(), 3)[
+            0
+        ].sum()
 
     assert not np.any(jax.grad(total)(sources))
 

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from bvjax.config import (
-    BuildConfig, ChunkConfig, DiTConfig, MemoryConfig, ModelConfig, RetrievalConfig, RopeConfig,
+    BuildConfig,
+    ChunkConfig,
+    DiTConfig,
+    MemoryConfig,
+    ModelConfig,
+    RetrievalConfig,
+    RopeConfig,
     TextConfig,
 )  # fmt: skip
 from bvjax.errors import UserError
@@ -67,7 +73,12 @@ def parallel_velocity(forcing, params, clip, key):
     """Velocity of every chunk at sigma 0.5 in one forward pass, with noise = 0.3."""
     target = jnp.arange(1, CHUNKS + 1)[None]
     history = draw_history(
-        key, target, clip.embedding, clip.relevance, forcing.model.retrieval, forcing.forcing.history
+        key,
+        target,
+        clip.embedding,
+        clip.relevance,
+        forcing.model.retrieval,
+        forcing.forcing.history,
     )
     kv, keep, anchor_kv = forcing.bank(params, clip, history, key)
     context, base = forcing.context(kv, keep, anchor_kv, history, target)
@@ -149,7 +160,9 @@ def test_history_is_causal_and_follows_its_kind():
     config = RetrievalConfig(recent=2, l=2)
     for kind in KINDS:
         number = jnp.full(target.shape, KINDS.index(kind))
-        h = draw_history(keys[0], target, embedding, relevance, config, HistoryConfig(anchor_drop=0), number)
+        h = draw_history(
+            keys[0], target, embedding, relevance, config, HistoryConfig(anchor_drop=0), number
+        )
         assert (np.where(h.valid, h.index + 1, 0) < np.asarray(target)[..., None]).all()
         counts = np.asarray(h.valid.sum(-1))[0]
         if kind == "none":
@@ -193,7 +206,9 @@ def test_the_loss_trains_every_parameter(params, batch, schedule, target):
     forcing = TeacherForcing(
         MODEL,
         ForcingConfig(
-            block=BlockForcingConfig(target=target), levels=LevelsConfig(schedule=schedule), rounds=2
+            block=BlockForcingConfig(target=target),
+            levels=LevelsConfig(schedule=schedule),
+            rounds=2,
         ),
         teacher().null_text,
     )
@@ -205,6 +220,21 @@ def test_the_loss_trains_every_parameter(params, batch, schedule, target):
     assert all(np.any(g) for g in jax.tree.leaves(grads))
     if target == "fm":
         np.testing.assert_allclose(metrics["block"], metrics["flow"], rtol=1e-6)
+
+
+def test_without_history_no_bank_is_made_and_the_loss_is_the_same(params, batch):
+    """A chance too small to ever be drawn takes the long way: a bank of which nothing is shown."""
+    never = dataclasses.replace(CLEAN, semantic=0.0, none=1.0)
+    hardly = dataclasses.replace(never, semantic=1e-30)
+    assert (never.never, hardly.never) == (True, False)
+    losses = []
+    for history in (never, hardly):
+        forcing = teacher(history=history)
+        clip = make_clip(batch, forcing.grid)
+        losses.append(jax.jit(forcing.loss)(params, clip, jax.random.key(7)))
+    (short, short_metrics), (long, long_metrics) = losses
+    np.testing.assert_allclose(short, long, rtol=1e-5)
+    assert short_metrics.keys() == long_metrics.keys()
 
 
 def test_other_layouts_are_refused(batch):

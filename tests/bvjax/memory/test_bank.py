@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from bvjax.config import (
-    BuildConfig, ChunkConfig, DiTConfig, MemoryConfig, ModelConfig, RetrievalConfig, TextConfig,
+    BuildConfig,
+    ChunkConfig,
+    DiTConfig,
+    MemoryConfig,
+    ModelConfig,
+    RetrievalConfig,
+    TextConfig,
 )  # fmt: skip
 from bvjax.errors import UserError
 from bvjax.memory.bank import Entry, check, init_bank, make_entry, write

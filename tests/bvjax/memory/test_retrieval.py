@@ -11,13 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bvjax.config import (
-    BuildConfig, ChunkConfig, DiTConfig, MemoryConfig, ModelConfig, RetrievalConfig, TextConfig,
+    BuildConfig,
+    ChunkConfig,
+    DiTConfig,
+    MemoryConfig,
+    ModelConfig,
+    RetrievalConfig,
+    TextConfig,
 )  # fmt: skip
 from bvjax.errors import UserError
 from bvjax.memory.bank import init_bank, make_entry, write
 from bvjax.memory.positions import time_bases
 from bvjax.memory.retrieval import (
-    assemble, entry_scores, retrieve, select, semantic_scores,
+    assemble,
+    entry_scores,
+    retrieve,
+    select,
+    semantic_scores,
 )  # fmt: skip
 from bvjax.memory.salience import keep_mask
 from bvjax.nets.dit import ChunkKV

@@ -272,7 +272,7 @@ def test_self_context_equals_chunk_by_chunk_through_chunk_kv(params, inputs):
         alone, kv = forward(params, [x[:, c : c + 1] for x in inputs], context)
         kept_kv.append(kv)
         np.testing.assert_allclose(together[:, c], alone[:, 0], rtol=1e-5, atol=2e-5)
-        for part, want in zip(jax.tree.leaves(together_kv), jax.tree.leaves(kv)):
+        for part, want in zip(jax.tree.leaves(together_kv), jax.tree.leaves(kv), strict=True):
             np.testing.assert_allclose(part[:, :, c], want[:, :, 0], rtol=1e-5, atol=1e-5)
 
 
@@ -357,7 +357,7 @@ def test_remat_changes_nothing_but_memory(params, inputs):
         return jax.grad(lambda p: jnp.mean(model.apply({"params": p}, *inputs)[0] ** 2))
 
     want, got = (jax.jit(gradient(remat))(params) for remat in ("none", "full"))
-    for one, other in zip(jax.tree.leaves(want), jax.tree.leaves(got)):
+    for one, other in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4 * float(np.abs(one).max()) + 1e-7)
     matmuls = {
         remat: str(jax.make_jaxpr(gradient(remat))(params)).count("dot_general")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bvjax.config import VAEConfig
+from bvjax.errors import UserError
 from bvjax.nets import vae, vae_layers
 
 H, W = 16, 24
@@ -398,3 +399,49 @@ def test_illegal_latents(shape):
 def test_illegal_conv_impl():
     with pytest.raises(ValueError, match="conv_impl is 'fast', legal: auto, taps, 3d"):
         vae_layers.conv_3d(jnp.zeros((1, 3, 4, 4, 1)), jnp.zeros((3, 3, 3, 1, 1)), impl="fast")
+
+
+# ---- folded pixels ------------------------------------------------------------------------------
+def test_patches_fold_and_unfold():
+    x = jnp.arange(2 * 1 * 4 * 6 * 3.0).reshape(2, 1, 4, 6, 3)
+    folded = vae.fold_patches(x, 2)
+    assert folded.shape == (2, 1, 2, 3, 12)
+    np.testing.assert_array_equal(folded[1, 0, 1, 2, 3:6], x[1, 0, 2, 5])  # row 0, column 1
+    np.testing.assert_array_equal(vae.unfold_patches(folded, 2), x)
+
+
+def test_a_folding_vae_streams_as_whole():
+    """Folds in place of two halvings, one temporal-only halving and one of both."""
+    config = VAEConfig(
+        dim=4, z_dim=3, patch=4, dim_mult=(1, 1, 2), num_res_blocks=1,
+        spatial_downsample=(False, True), temporal_downsample=(True, True),
+        latent_mean=(0.0,) * 3, latent_std=(1.0,) * 3,
+    )  # fmt: skip
+    assert (config.spatial_factor, config.temporal_factor) == (8, 4)
+    params = vae.init_params(config, jax.random.key(0))
+    frames = jnp.asarray(np.random.default_rng(3).uniform(-1, 1, (1, 9, 16, 16, 3)), jnp.float32)
+
+    @_jit
+    def both(params, frames):
+        whole = vae.encode(params, config, frames)
+        state = vae.init_encode_state(config, 1, 16, 16)
+        state, a = vae.encode_stream(params, config, state, frames[:, :5], first=True)
+        _, b = vae.encode_stream(params, config, state, frames[:, 5:], first=False)
+        video = vae.decode(params, config, whole)
+        state = vae.init_decode_state(config, 1, 16, 16)
+        state, c = vae.decode_stream(params, config, state, whole[:, :2], first=True)
+        _, d = vae.decode_stream(params, config, state, whole[:, 2:], first=False)
+        return whole, jnp.concatenate([a, b], 1), video, jnp.concatenate([c, d], 1)
+
+    whole, pieces, video, streamed = both(params, frames)
+    assert whole.shape == (1, 3, 2, 2, 3)
+    assert video.shape == frames.shape
+    np.testing.assert_allclose(pieces, whole, atol=1e-5)
+    np.testing.assert_allclose(streamed, video, atol=1e-5)
+
+
+def test_downsampling_needs_a_value_between_widths():
+    with pytest.raises(UserError, match="vae.spatial_downsample needs one value"):
+        VAEConfig(spatial_downsample=(True,))
+    with pytest.raises(UserError, match="vae.patch is 0"):
+        VAEConfig(patch=0)

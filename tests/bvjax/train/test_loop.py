@@ -28,6 +28,7 @@ class Regression:
     """y = x k + b with noise from the key; remembers the batches it was given as a sum."""
 
     part = "dit"
+    frozen = ()
 
     def init(self, key):
         return {"dense": {"kernel": jax.random.normal(key, (3, 2)), "bias": jnp.zeros(2)}}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import jax
-from jax.sharding import PartitionSpec
 import pytest
+from jax.sharding import PartitionSpec
 
 from bvjax.errors import UserError
 from bvjax.train.mesh import (
-    accumulation_steps, batch_sharding, describe_batch, make_mesh, state_sharding,
+    accumulation_steps,
+    batch_sharding,
+    describe_batch,
+    make_mesh,
+    state_sharding,
 )  # fmt: skip
 
 

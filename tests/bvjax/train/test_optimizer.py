@@ -10,7 +10,12 @@ import pytest
 
 from bvjax.errors import UserError
 from bvjax.train.optimizer import (
-    MUON_OTHERS, MUON_RMS, OptimizerConfig, decay_mask, learning_rate, make_optimizer,
+    MUON_OTHERS,
+    MUON_RMS,
+    OptimizerConfig,
+    decay_mask,
+    learning_rate,
+    make_optimizer,
 )  # fmt: skip
 
 
@@ -99,7 +104,10 @@ def test_muon_orthogonalises_kernels_layer_by_layer():
     rng = np.random.default_rng(0)
     grads = {
         "conv": {"kernel": rng.normal(size=(3, 2, 4)), "bias": rng.normal(size=4)},
-        "blocks": {"kernel": rng.normal(size=(2, 8, 4)), "modulation": rng.normal(size=(2, 1, 6, 4))},
+        "blocks": {
+            "kernel": rng.normal(size=(2, 8, 4)),
+            "modulation": rng.normal(size=(2, 1, 6, 4)),
+        },
     }
     grads = jax.tree.map(jnp.float32, grads)
     params = jax.tree.map(jnp.zeros_like, grads)
@@ -116,6 +124,18 @@ def test_muon_orthogonalises_kernels_layer_by_layer():
     for vector in (updates["conv"]["bias"], updates["blocks"]["modulation"]):
         first = 1 + cfg.b1 / (1 + cfg.b1)  # Adam's first step is 1, with Nesterov momentum this
         np.testing.assert_allclose(np.abs(vector), 0.1 * MUON_OTHERS * first, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_frozen_modules_do_not_move(kind):
+    cfg = OptimizerConfig(kind=kind, weight_decay=0.5)
+    optimizer = make_optimizer(cfg, optax.constant_schedule(0.1), frozen=("encoder",))
+    params = {
+        name: {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)} for name in ("encoder", "decoder")
+    }
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert not any(np.any(u) for u in jax.tree.leaves(updates["encoder"]))
+    assert all(np.any(u) for u in jax.tree.leaves(updates["decoder"]))
 
 
 def test_unknown_kind_is_refused():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from data_pipelines.counter_source import IndexedBatches
 
 class Line:
     part = "dit"
+    frozen = ()
     def init(self, key): return {"kernel": jnp.zeros((2, 1))}
     def loss(self, params, batch, key):
         return jnp.mean((batch["x"] @ params["kernel"] - 1.0) ** 2), {}
@@ -74,5 +75,7 @@ def test_signals_are_noted_and_handlers_put_back():
         assert stop.signum is None
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signum == signal.SIGTERM
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # Ctrl-C is at once now
+        assert (
+            signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )  # Ctrl-C is at once now
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,7 +59,9 @@ def test_no_tensorflow_is_imported(data_dir):
         "GrainClips(sys.argv[1], 'train', 2, 3, 16, 16, 1).batch(0, 1); print('tensorflow' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(data_dir)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
     assert done.stdout.strip() == "False"
 
 

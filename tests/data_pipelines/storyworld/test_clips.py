@@ -38,7 +38,9 @@ def test_a_batch_is_a_function_of_seed_and_index(source):
 def test_the_cache_changes_nothing(source, cached):
     assert cached.check_cache() == 2 and source.check_cache() == 0
     for index in range(4):
-        np.testing.assert_array_equal(source.batch(index, 3)["frames"], cached.batch(index, 3)["frames"])
+        np.testing.assert_array_equal(
+            source.batch(index, 3)["frames"], cached.batch(index, 3)["frames"]
+        )
 
 
 def test_clips_come_from_the_cache_where_it_has_them(cached, monkeypatch):
@@ -55,7 +57,8 @@ def test_a_clip_is_a_run_of_frames_of_its_story(cached):
     clip = cached.batch(0, 12)["frames"]
     videos = [open_story(cached.path(n)) for n in (0, 2)]
     found = sum(
-        any(np.array_equal(v[s : s + 5], c) for v in videos for s in range(len(v) - 4)) for c in clip
+        any(np.array_equal(v[s : s + 5], c) for v in videos for s in range(len(v) - 4))
+        for c in clip
     )
     assert 0 < found <= 12
     assert len(videos[0]) == 1 + 15 * 4
