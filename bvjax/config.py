@@ -105,6 +105,9 @@ class DiTConfig:
     patch: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
     rope_theta: float = 10000.0
+    output: str = (
+        "velocity"  # velocity | residual: of the best linear guess, see `nets.dit.add_linear_guess`
+    )
     remat: str = "none"  # none | full | dots: what the backward pass recomputes
     dtype: str = "float32"  # matmul dtype; norms, softmax, modulation and RoPE stay fp32
 

@@ -46,6 +46,7 @@ MINI = ModelConfig(
         freq_dim=64,
         in_channels=32,
         out_channels=32,
+        output="residual",
     ),
     memory=MemoryConfig(slots=16, capacity=128),
     build=BuildConfig(n_recent=16, n_random=16),

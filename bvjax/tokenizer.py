@@ -92,6 +92,10 @@ class Tokenizer:
         ids[mask] = np.fromiter((i for tokens in pieces for i in tokens), np.int32)
         return ids, mask
 
+    def count(self, caption: str) -> int:
+        """Tokens of a caption, the end of sentence included."""
+        return len(self._sp.EncodeAsIds(clean(caption))) + 1
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of one row of ids; pads and the end of sentence vanish."""
         return self._sp.DecodeIds([int(i) for i in ids])

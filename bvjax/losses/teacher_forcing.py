@@ -59,6 +59,18 @@ class ForcingConfig:
     levels: LevelsConfig = LevelsConfig()
     rounds: int = 2  # times each chunk of a clip is denoised in a step
     anchor_weight: float = 0.15  # weight of the loss of the guidance latent alone
+    frames: int = 0  # latents of a clip that are denoised alone, as images
+    frames_weight: float = 1.0
+    described: float = (
+        0.0  # chance that a target without history gets the caption that describes all
+    )
+
+    def __post_init__(self):
+        if min(self.rounds, self.frames) < 0 or self.rounds + self.frames == 0:
+            raise UserError(
+                f"forcing.rounds is {self.rounds} and forcing.frames {self.frames}; "
+                "they must be >= 0 and not both zero"
+            )
 
 
 @struct.dataclass
@@ -68,6 +80,7 @@ class Clip:
     anchor: Float[Array, "b 1 1 h w z"]  # guidance latents
     chunks: Float[Array, "b c l h w z"]
     text: Float[Array, "b c t dt"]
+    described: Float[Array, "b c t dt"]  # states of captions that need no history to be understood
     embedding: Float[Array, "b c dt"]
     relevance: Float[Array, "b c c"]
 
@@ -86,6 +99,7 @@ def make_clip(batch: dict[str, Array], grid: ChunkGrid) -> Clip:
         anchor=latents[:, None, :1],
         chunks=body.reshape(body.shape[0], -1, length, *body.shape[2:]),
         text=batch["text"],
+        described=batch.get("described", batch["text"]),
         embedding=batch["embedding"],
         relevance=batch["relevance"],
     )
@@ -217,7 +231,19 @@ class TeacherForcing:
     def loss(
         self, params: Any, clip: Clip, key: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Block Forcing over all chunks of the clips, plus the guidance latent alone from caption 1."""
+        """Block Forcing over all chunks, plus single latents alone: the guidance latent and `frames` others."""
+        forcing = self.forcing
+        loss, metrics = jnp.zeros(()), {}
+        if forcing.rounds:
+            loss, metrics = self._block_loss(params, clip, key)
+        metrics["anchor"] = self._anchor_loss(params, clip, purpose_key(key, "anchor target"))
+        loss += forcing.anchor_weight * metrics["anchor"]
+        if forcing.frames:
+            metrics["frames"] = self._frames_loss(params, clip, purpose_key(key, "frames"))
+            loss += forcing.frames_weight * metrics["frames"]
+        return loss, metrics
+
+    def _block_loss(self, params, clip, key):
         batch, chunks = clip.chunks.shape[:2]
         forcing, rounds = self.forcing, self.forcing.rounds
         target = jnp.broadcast_to(
@@ -236,10 +262,9 @@ class TeacherForcing:
 
         # ---- noisy targets
         repeat = lambda x: jnp.tile(x, (1, rounds, *[1] * (x.ndim - 2)))  # noqa: E731
-        x_start, text = repeat(clip.chunks), repeat(clip.text)
-        null = jnp.asarray(self.null_text, text.dtype)
-        drop = self._draw(key, "caption", target.shape) < forcing.history.caption_drop
-        text = jnp.where(drop[..., None, None], null, text)
+        x_start = repeat(clip.chunks)
+        alone = history.kind == KINDS.index("none")
+        text = self._caption(key, repeat(clip.text), repeat(clip.described), alone)
         sigma = self._sigma(purpose_key(key, "sigma"), batch * rounds, chunks).reshape(target.shape)
         noise = normal(purpose_key(key, "noise"), x_start.shape)
         velocity = self.denoise(
@@ -248,18 +273,56 @@ class TeacherForcing:
         x_cond, has_cond = self._reference(clip.chunks, history)
         losses = block_forcing_loss(velocity, noise, x_start, x_cond, has_cond, forcing.block)
         plain = jnp.mean(jnp.square(velocity - flow.velocity(x_start, noise)), axis=(2, 3, 4, 5))
-
-        # ---- the guidance latent alone
-        anchor_loss = self._anchor_loss(params, clip, null, purpose_key(key, "anchor target"))
-        loss = losses.mean() + forcing.anchor_weight * anchor_loss
-        metrics = {"block": losses.mean(), "flow": plain.mean(), "anchor": anchor_loss}
-        metrics["kept"] = kept
+        metrics = {"block": losses.mean(), "flow": plain.mean(), "kept": kept}
         for i, kind in enumerate(KINDS):
             chosen = history.kind == i
             # A kind may be absent from a step: then the mean of all stands in and the log stays finite.
             mean = jnp.where(chosen, plain, 0.0).sum() / jnp.maximum(chosen.sum(), 1)
             metrics[f"flow_{kind}"] = jnp.where(chosen.any(), mean, plain.mean())
-        return loss, metrics
+        return losses.mean(), metrics
+
+    def _anchor_loss(self, params, clip, key):
+        """The guidance latent from caption 1, twice."""
+        both = lambda x: jnp.broadcast_to(x[:, :1], (x.shape[0], 2, *x.shape[2:]))  # noqa: E731
+        text, described = both(clip.text), both(clip.described)
+        return self._alone_loss(params, both(clip.anchor), text, described, key)
+
+    def _frames_loss(self, params, clip, key):
+        """Single latents from the later half of their chunks, where what a caption tells has come about."""
+        batch, chunks, length = clip.chunks.shape[:3]
+        shape = (batch, self.forcing.frames)
+        chunk = jax.random.randint(purpose_key(key, "chunk"), shape, 0, chunks)
+        latent = jax.random.randint(purpose_key(key, "latent"), shape, length // 2, length)
+        row = jnp.arange(batch)[:, None]
+        text, described = clip.text[row, chunk], clip.described[row, chunk]
+        return self._alone_loss(
+            params, clip.chunks[row, chunk, latent][:, :, None], text, described, key
+        )
+
+    def _alone_loss(self, params, latents, text, described, key):
+        """Plain flow matching of single latents [b, m, 1, h, w, z] without any context."""
+        text = self._caption(key, text, described, jnp.ones(text.shape[:2], bool))
+        sigma = draw_sigma(
+            purpose_key(key, "sigma"),
+            None,
+            "fixed",
+            text.shape[:2],
+            shift=self.forcing.levels.shift,
+        )
+        noise = normal(purpose_key(key, "noise"), latents.shape)
+        zero = jnp.zeros(text.shape[:2], jnp.int32)
+        velocity = self.denoise(
+            params, flow.interpolate(latents, noise, sigma), sigma, text, None, zero
+        )
+        return jnp.mean(jnp.square(velocity - flow.velocity(latents, noise)))
+
+    def _caption(self, key, text, described, alone):
+        """Captions [b, m, t, dt] as the targets see them: describing all (some of those `alone`), or dropped."""
+        if self.forcing.described:
+            tell = alone & (self._draw(key, "described", alone.shape) < self.forcing.described)
+            text = jnp.where(tell[..., None, None], described, text)
+        drop = self._draw(key, "caption", alone.shape) < self.forcing.history.caption_drop
+        return jnp.where(drop[..., None, None], jnp.asarray(self.null_text, text.dtype), text)
 
     def bank(
         self, params: Any, clip: Clip, history: History, key: Array
@@ -286,25 +349,6 @@ class TeacherForcing:
         probes = purpose_key(key, "probes")
         kv, keep = self.encode(params, noised, sigma, clip.text, probes, **extra)
         return kv, keep, anchor_kv
-
-    def _anchor_loss(self, params, clip, null, key):
-        text = jnp.broadcast_to(clip.text[:, :1], (clip.text.shape[0], 2, *clip.text.shape[2:]))
-        latent = jnp.broadcast_to(clip.anchor, (*text.shape[:2], *clip.anchor.shape[2:]))
-        drop = self._draw(key, "caption", text.shape[:2]) < self.forcing.history.caption_drop
-        text = jnp.where(drop[..., None, None], null, text)
-        sigma = draw_sigma(
-            purpose_key(key, "sigma"),
-            None,
-            "fixed",
-            text.shape[:2],
-            shift=self.forcing.levels.shift,
-        )
-        noise = normal(purpose_key(key, "noise"), latent.shape)
-        zero = jnp.zeros(text.shape[:2], jnp.int32)
-        velocity = self.denoise(
-            params, flow.interpolate(latent, noise, sigma), sigma, text, None, zero
-        )
-        return jnp.mean(jnp.square(velocity - flow.velocity(latent, noise)))
 
     def _sigma(self, key, clips, chunks):
         cfg = self.forcing.levels

@@ -59,6 +59,9 @@ def timestep_embedding(t: Float[Array, "*s"], dim: int) -> Float[Array, "*s dim"
     return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
 
 
+OUTPUTS = ("velocity", "residual")
+
+
 class _TimeProjection(nn.Module):
     """SiLU, Linear (named 1 as in an `nn.Sequential`): e -> the six modulation vectors e0."""
 
@@ -170,12 +173,34 @@ class WanDiT(nn.Module):
             out, "b c (l h w) (pt ph pw z) -> b c (l pt) (h ph) (w pw) z",
             l=frames // pt, h=height // ph, w=width // pw, pt=pt, ph=ph, pw=pw,
         )  # fmt: skip
+        if cfg.output == "residual":
+            velocity = add_linear_guess(velocity, latents, sigma)
         return velocity, kv
+
+
+def add_linear_guess(
+    out: Float[Array, "b c l h w z"],
+    latents: Float[Array, "b c l h w z"],
+    sigma: Float[Array, "b c f"],
+) -> Float[Array, "b c l h w z"]:
+    """Velocity whose part that needs no network is computed: (2 sigma - 1) / s x - out / sqrt(s).
+
+    s = sigma^2 + (1 - sigma)^2 is the variance of x_sigma for latents of variance 1. The first term is the
+    velocity's least-squares linear guess from x_sigma; what is left, in the network's scale, is
+    (sigma x_0 - (1 - sigma) eps) / sqrt(s), of variance 1 and uncorrelated with x_sigma (the preconditioning of
+    Karras et al. 2022, Eq. 8, for the interpolant of Eq. 2). A narrow network then need not carry noise that
+    it can say nothing about.
+    """
+    sigma = sigma.astype(jnp.float32)[..., None, None, None]
+    s = sigma**2 + (1.0 - sigma) ** 2
+    return (2.0 * sigma - 1.0) / s * latents - out * jax.lax.rsqrt(s)
 
 
 def _check(cfg, text_dim, latents, sigma, text, positions, context):
     if cfg.remat not in REMAT:
         raise UserError(f"dit.remat is {cfg.remat!r}; it can be {', '.join(REMAT)}")
+    if cfg.output not in OUTPUTS:
+        raise UserError(f"dit.output is {cfg.output!r}; it can be {', '.join(OUTPUTS)}")
     size, channels = latents.shape[2:5], latents.shape[5]
     if any(n % p for n, p in zip(size, cfg.patch, strict=True)):
         raise UserError(f"latents of size {size} (l, h, w) do not divide by the patch {cfg.patch}")

@@ -94,7 +94,10 @@ def matrix_axes(params):
 
 def frozen_mask(params, frozen: tuple[str, ...]):
     """True for everything under the top-level modules named in `frozen`."""
-    return {name: jax.tree.map(lambda _, still=name in frozen: still, part) for name, part in params.items()}
+    return {
+        name: jax.tree.map(lambda _, still=name in frozen: still, part)
+        for name, part in params.items()
+    }
 
 
 def make_optimizer(

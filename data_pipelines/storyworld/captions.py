@@ -170,6 +170,20 @@ def caption(rng: np.random.Generator, story: Story, index: int) -> str:
     return f"{text[0].upper()}{text[1:]} {time_stamp(index)}."
 
 
+def described(rng: np.random.Generator, story: Story, index: int, light: bool = True) -> str:
+    """Who and what the 0-based chunk `index` shows, all of it described, and nothing of what happens.
+
+    Unlike a caption of the story it needs no chunk before it to be understood: for training without history.
+    """
+    chunk = story.chunks[index]
+    place = story.places[chunk.place]
+    cast = [describe(rng, story.subjects[s]) for s in chunk.subjects] or ["nobody"]
+    text = f"{' and '.join(cast)} at {place.toponym}, {_one(rng, tables.PLACE_PHRASES[place.kind])}"
+    if light:
+        text += f", {_one(rng, tables.WEATHER_PHRASES[chunk.weather])}"
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def with_captions(story: Story, rng: np.random.Generator) -> Story:
     """The story with one caption per chunk."""
     lines = tuple(caption(rng, story, i) for i in range(story.n_chunks))

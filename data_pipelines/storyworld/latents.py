@@ -23,10 +23,12 @@ from bvjax.nets.text import UMT5Encoder, mean_embedding
 from bvjax.story import split_times
 from bvjax.tokenizer import Tokenizer
 from bvjax.weights import TOKENIZER, load_weights
+from data_pipelines.storyworld.captions import described
 from data_pipelines.storyworld.truth import truth
 from data_pipelines.storyworld.world import Story, num_frames
 
 PLACE_WEIGHT = 0.3  # a shared place counts less than a shared subject in the oracle's score
+DESCRIBED_STREAM = 1  # of the random numbers of `described_captions`
 SEEN = 0.25  # share of a chunk's frames in which a subject must be visible to count as shown
 
 
@@ -98,14 +100,28 @@ def encode_story(encoders: Encoders, story: Story, frames: np.ndarray) -> dict[s
     grid = ChunkGrid(encoders.model.chunk, len(story.captions), encoders.model.dit.patch)
     states, embedding = encoders.text([split_times(c)[0] for c in story.captions])
     seen, place = chunk_truth(story, grid)
+    full, _ = encoders.text(described_captions(encoders, story))
     return {
         "latents": encoders.latents(frames).astype(np.float16),
         "text": states.astype(np.float16),
+        "described": full.astype(np.float16),
         "embedding": embedding.astype(np.float32),
         "relevance": relevance_matrix(seen, place),
         "seen": seen,
         "place": place,
     }
+
+
+def described_captions(encoders: Encoders, story: Story) -> list[str]:
+    """`captions.described` of every chunk; the light goes where a caption is too long for the tokenizer."""
+    rng = np.random.Generator(np.random.Philox(key=[story.seed, DESCRIBED_STREAM]))
+    captions = []
+    for index in range(story.n_chunks):
+        text = described(rng, story, index)
+        if encoders.tokenizer.count(text) > encoders.model.text.max_length:
+            text = described(rng, story, index, light=False)
+        captions.append(text)
+    return captions
 
 
 def load_encoders(folder: str | Path) -> Encoders:

@@ -17,7 +17,7 @@ from data_pipelines.storyworld.latents import manifest
 class LatentStories(grain.RandomAccessDataSource):
     """Encoded stories (`data_pipelines.storyworld.latents`), held in memory as float16.
 
-    An item has latents [1 + C L, h, w, z], text [C, T, Dt], embedding [C, Dt], relevance [C, C], all float32.
+    An item has latents [1 + C L, h, w, z], text and described [C, T, Dt], embedding [C, Dt], relevance [C, C], all float32.
     """
 
     def __init__(self, root: str | Path, split: str = "train", stories: int | None = None):
@@ -76,6 +76,8 @@ def check_latents(root: str | Path, weights: str | Path, model: ModelConfig) -> 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as file:
-            return {key: file[key] for key in ("latents", "text", "embedding", "relevance")}
+            return {
+                key: file[key] for key in ("latents", "text", "described", "embedding", "relevance")
+            }
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and encode it again") from None

@@ -1,6 +1,6 @@
 """The DiT of `mini` by Block Forcing on encoded stories.
 
-It goes on from `mini_dit_first.py`.  Encode the stories first, with the VAE and the text encoder:
+Last of three stages, see `mini_dit_frames.py`.  Encode the stories first, with the VAE and the text encoder:
 
 python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=240
 python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=32 --split=heldout
@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
                 sample_chunks=5,
                 seed=0,
             ),
-            forcing=dict(rounds=2, anchor_weight=0.15),
+            forcing=dict(rounds=2, anchor_weight=0.15, frames=0, frames_weight=1.0, described=0.5),
             block=dict(target="blend", gamma=0.1),  # see `BlockForcingConfig`
             history=dict(  # see `HistoryConfig`
                 semantic=0.5,

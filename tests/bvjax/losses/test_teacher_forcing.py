@@ -237,6 +237,48 @@ def test_without_history_no_bank_is_made_and_the_loss_is_the_same(params, batch)
     assert short_metrics.keys() == long_metrics.keys()
 
 
+def test_frames_are_single_latents_of_the_later_half_with_the_caption_that_describes(params, batch):
+    """What must not be read is NaN: earlier latents and chunks' own captions (or, at chance 0, the others)."""
+    nan = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), batch["text"])
+    latents = batch["latents"].at[:, 1::2].set(jnp.nan)  # two latents a chunk: the first of each
+    for chance, text, described in ((1.0, nan, batch["text"]), (0.0, batch["text"], nan)):
+        forcing = ForcingConfig(
+            history=CLEAN,
+            rounds=0,
+            frames=7,
+            described=chance,
+            anchor_weight=0.5,
+            frames_weight=2.0,
+        )
+        teach = TeacherForcing(MODEL, forcing, teacher().null_text)
+        given = dict(batch, latents=latents, text=text, described=described)
+        clip = make_clip(given, teach.grid)
+        loss, metrics = jax.jit(teach.loss)(params, clip, jax.random.key(3))
+        assert set(metrics) == {"anchor", "frames"}
+        np.testing.assert_allclose(
+            loss, 0.5 * metrics["anchor"] + 2.0 * metrics["frames"], rtol=1e-6
+        )
+        assert np.isfinite(loss)
+
+
+def test_only_targets_without_history_get_the_caption_that_describes(params, batch):
+    given = dict(batch, described=jnp.full_like(batch["text"], jnp.nan))
+    clip = make_clip(given, teacher().grid)
+
+    def flow(**weights):
+        history = dataclasses.replace(CLEAN, **weights)
+        teach = teacher(history=history, described=1.0, anchor_weight=0.0)
+        return jax.jit(teach.loss)(params, clip, jax.random.key(3))[1]["flow"]
+
+    assert np.isfinite(flow(semantic=1.0, none=0.0))
+    assert np.isnan(flow(semantic=0.0, none=1.0))
+
+
+def test_nothing_to_train_is_refused():
+    with pytest.raises(UserError, match="must be >= 0 and not both zero"):
+        ForcingConfig(rounds=0, frames=0)
+
+
 def test_other_layouts_are_refused(batch):
     forcing = teacher()
     joined = dataclasses.replace(MODEL, chunk=dataclasses.replace(MODEL.chunk, first="joined"))

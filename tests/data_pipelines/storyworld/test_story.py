@@ -23,6 +23,7 @@ from data_pipelines.storyworld import (
     truth,
     wordings,
 )
+from data_pipelines.storyworld.captions import described
 from data_pipelines.storyworld.wordings import (
     ACTION_PHRASES,
     PLACE_PHRASES,
@@ -84,6 +85,19 @@ def test_chunk_one_shows_exactly_one_described_subject(stories, facts):
         assert told["names"] == {hero.name} and told["species"] == {hero.species}
         assert told["colours"] == {hero.colour} and told["toponyms"] == {where.toponym}
         assert told["places"] == {where.kind} and told["weathers"] == {story.chunks[0].weather}
+
+
+def test_described_tells_all_that_a_chunk_shows(stories):
+    rng = np.random.default_rng(0)
+    for story in stories:
+        for index, chunk in enumerate(story.chunks):
+            told = mentions(described(rng, story, index, light=index % 2 == 0))
+            cast, where = [story.subjects[s] for s in chunk.subjects], story.places[chunk.place]
+            assert told["names"] == {s.name for s in cast}
+            assert told["species"] == {s.species for s in cast}
+            assert told["colours"] == {s.colour for s in cast}
+            assert told["toponyms"] == {where.toponym} and told["places"] == {where.kind}
+            assert told["weathers"] == ({chunk.weather} if index % 2 == 0 else set())
 
 
 def test_second_subject_leaves_and_returns_alone(stories, cases):
