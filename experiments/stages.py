@@ -63,6 +63,7 @@ def vae_stage(config: Config) -> Stage:
         model=model,
         kl_weight=config.vae.kl_weight,
         edge_weight=config.vae.edge_weight,
+        mse_weight=config.vae.mse_weight,
         heldout=functools.partial(heldout.batch, size=config.vae.heldout_clips),
         # Whole frames: the statistics are those of the latents that the DiT will see.  The indices are
         # beyond those of any run, so that they are not of the batches seen last.

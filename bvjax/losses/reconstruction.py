@@ -19,11 +19,13 @@ def reconstruction_loss(
     *,
     kl_weight: float,
     edge_weight: float,
+    mse_weight: float = 0.0,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """L1 + edge_weight * (L1 of spatial differences) + kl_weight * KL(q || N(0, 1)).
+    """L1 + edge_weight * (L1 of spatial differences) + mse_weight * MSE + kl_weight * KL(q || N(0, 1)).
 
     `frames` are in [-1, 1] and `recon` is not clamped, so that it has a gradient outside. The term
-    on differences of neighbouring pixels asks for sharp edges, which L1 alone lets blur. All terms
+    on differences of neighbouring pixels asks for sharp edges, which L1 alone lets blur; the squared
+    error asks for the few pixels that are far off, which move. All terms
     are means: of pixels, and of latent elements. Metrics: loss, l1, edge, kl, psnr (clamped).
     """
     error = recon - frames
@@ -32,7 +34,8 @@ def reconstruction_loss(
         jnp.mean(jnp.abs(jnp.diff(error, axis=2))) + jnp.mean(jnp.abs(jnp.diff(error, axis=3)))
     )
     kl = gaussian_kl(mu, logvar)
-    loss = l1 + edge_weight * edge + kl_weight * kl
+    mse = jnp.mean(jnp.square(error))
+    loss = l1 + edge_weight * edge + mse_weight * mse + kl_weight * kl
     quality = psnr(_to_unit(frames), _to_unit(recon))
     return loss, {"loss": loss, "l1": l1, "edge": edge, "kl": kl, "psnr": quality}
 

@@ -37,6 +37,9 @@ from bvjax.nets.rope import angles, apply_rope
 from bvjax.random import normal, purpose_key
 
 
+FRAMES_A_CAPTION = 4  # latents of one chunk among those that are denoised alone
+
+
 @dataclasses.dataclass(frozen=True)
 class LevelsConfig:
     """Noise levels in training (Eq. 11, 26, 27 and where they enter)."""
@@ -70,6 +73,10 @@ class ForcingConfig:
             raise UserError(
                 f"forcing.rounds is {self.rounds} and forcing.frames {self.frames}; "
                 "they must be >= 0 and not both zero"
+            )
+        if self.frames % FRAMES_A_CAPTION:
+            raise UserError(
+                f"forcing.frames is {self.frames}; it must be a multiple of {FRAMES_A_CAPTION}"
             )
 
 
@@ -283,37 +290,37 @@ class TeacherForcing:
 
     def _anchor_loss(self, params, clip, key):
         """The guidance latent from caption 1, twice."""
-        both = lambda x: jnp.broadcast_to(x[:, :1], (x.shape[0], 2, *x.shape[2:]))  # noqa: E731
-        text, described = both(clip.text), both(clip.described)
-        return self._alone_loss(params, both(clip.anchor), text, described, key)
+        latents = jnp.repeat(clip.anchor[:, :, None], 2, axis=2)
+        return self._alone_loss(params, latents, clip.text[:, :1], clip.described[:, :1], key)
 
     def _frames_loss(self, params, clip, key):
         """Single latents from the later half of their chunks, where what a caption tells has come about."""
         batch, chunks, length = clip.chunks.shape[:3]
-        shape = (batch, self.forcing.frames)
-        chunk = jax.random.randint(purpose_key(key, "chunk"), shape, 0, chunks)
+        shape = (batch, self.forcing.frames // FRAMES_A_CAPTION, FRAMES_A_CAPTION)
+        chunk = jax.random.randint(purpose_key(key, "chunk"), shape[:2], 0, chunks)
         latent = jax.random.randint(purpose_key(key, "latent"), shape, length // 2, length)
         row = jnp.arange(batch)[:, None]
-        text, described = clip.text[row, chunk], clip.described[row, chunk]
+        latents = clip.chunks[row[..., None], chunk[..., None], latent][:, :, :, None]
         return self._alone_loss(
-            params, clip.chunks[row, chunk, latent][:, :, None], text, described, key
+            params, latents, clip.text[row, chunk], clip.described[row, chunk], key
         )
 
     def _alone_loss(self, params, latents, text, described, key):
-        """Plain flow matching of single latents [b, m, 1, h, w, z] without any context."""
+        """Plain flow matching of single latents [b, m, k, 1, h, w, z] without context; k share a caption."""
         text = self._caption(key, text, described, jnp.ones(text.shape[:2], bool))
         sigma = draw_sigma(
             purpose_key(key, "sigma"),
             None,
             "fixed",
-            text.shape[:2],
+            latents.shape[:3],
             shift=self.forcing.levels.shift,
         )
         noise = normal(purpose_key(key, "noise"), latents.shape)
         zero = jnp.zeros(text.shape[:2], jnp.int32)
-        velocity = self.denoise(
-            params, flow.interpolate(latents, noise, sigma), sigma, text, None, zero
-        )
+        # Mapped over k, so that the keys and values of a caption's 64 rows are computed once for 16 k tokens.
+        velocity = jax.vmap(
+            lambda noisy, sigma: self.denoise(params, noisy, sigma, text, None, zero), 2, 2
+        )(flow.interpolate(latents, noise, sigma), sigma)
         return jnp.mean(jnp.square(velocity - flow.velocity(latents, noise)))
 
     def _caption(self, key, text, described, alone):

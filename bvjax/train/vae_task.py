@@ -39,6 +39,7 @@ class VAETask:
     model: ModelConfig
     kl_weight: float
     edge_weight: float
+    mse_weight: float
     heldout: Callable[[int], Batch]
     train: Callable[[int], Batch]
     stat_batches: int
@@ -81,7 +82,13 @@ class VAETask:
             mu, logvar = jax.lax.stop_gradient((mu, logvar))
         recon = vae.decode_raw(params, self.model.vae, sample_latents(key, mu, logvar))
         return reconstruction_loss(
-            frames, recon, mu, logvar, kl_weight=self.kl_weight, edge_weight=self.edge_weight
+            frames,
+            recon,
+            mu,
+            logvar,
+            kl_weight=self.kl_weight,
+            edge_weight=self.edge_weight,
+            mse_weight=self.mse_weight,
         )
 
     def sample(self, params: Params, folder: Path, step: int) -> dict[str, float]:

@@ -64,6 +64,7 @@ def get_config() -> ConfigDict:
                 trains="all",  # or "decoder" (with --init-from): encoded stories stay valid
                 kl_weight=1e-4,
                 edge_weight=0.5,
+                mse_weight=4.0,
                 heldout_clips=8,
                 stat_batches=32,
             ),

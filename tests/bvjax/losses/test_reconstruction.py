@@ -83,6 +83,10 @@ def test_loss_terms():
     np.testing.assert_allclose(metrics["edge"], 0.0, atol=1e-6)
     np.testing.assert_allclose(metrics["psnr"], 20.0, rtol=1e-4)  # 0.2 of [-1, 1] is 0.1 of [0, 1]
     np.testing.assert_allclose(loss, 0.2 + 0.3 * metrics["kl"], rtol=1e-3)
+    squared, _ = rec.reconstruction_loss(
+        frames, frames + 0.2, mu, logvar, mse_weight=5.0, **weights
+    )
+    np.testing.assert_allclose(squared - loss, 5.0 * 0.04, rtol=1e-3)
     # A ramp of slope s along the width has differences s there and 0 along the height.
     ramp = 0.01 * jnp.arange(14.0).reshape(14, 1)
     loss, metrics = rec.reconstruction_loss(frames, frames + ramp, mu, logvar, **weights)

@@ -245,7 +245,7 @@ def test_frames_are_single_latents_of_the_later_half_with_the_caption_that_descr
         forcing = ForcingConfig(
             history=CLEAN,
             rounds=0,
-            frames=7,
+            frames=8,
             described=chance,
             anchor_weight=0.5,
             frames_weight=2.0,
@@ -277,6 +277,8 @@ def test_only_targets_without_history_get_the_caption_that_describes(params, bat
 def test_nothing_to_train_is_refused():
     with pytest.raises(UserError, match="must be >= 0 and not both zero"):
         ForcingConfig(rounds=0, frames=0)
+    with pytest.raises(UserError, match="frames is 7; it must be a multiple of 4"):
+        ForcingConfig(frames=7)
 
 
 def test_other_layouts_are_refused(batch):

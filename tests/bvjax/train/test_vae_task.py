@@ -41,6 +41,7 @@ def task(monkeypatch) -> VAETask:
         model=get_preset("mini"),
         kl_weight=0.25,
         edge_weight=0.0,
+        mse_weight=0.0,
         heldout=lambda i: clips(1000 + i),
         train=clips,
         stat_batches=3,
