@@ -36,7 +36,6 @@ from bvjax.nets.dit_layers import gather_context
 from bvjax.nets.rope import angles, apply_rope
 from bvjax.random import normal, purpose_key
 
-
 FRAMES_A_CAPTION = 4  # latents of one chunk among those that are denoised alone
 
 

@@ -101,7 +101,7 @@ def filled(model, part, value=1.0):
 
 
 def test_parts_are_added_one_after_the_other(tmp_path, model):
-    trained = dataclasses.replace(model.vae, latent_mean=(0.5,) * 16)
+    trained = dataclasses.replace(model.vae, latent_mean=(0.5,) * model.vae.z_dim)
     with_vae = dataclasses.replace(model, vae=trained)
     weights.save_weights(tmp_path, with_vae, filled(model, "vae", 3.0), meta={"seed": 1})
     tokenizer = tmp_path / "t.model"
@@ -149,5 +149,5 @@ def test_shapes_follow_the_configuration():
     model = get_preset("mini")
     small = dataclasses.replace(model, vae=dataclasses.replace(model.vae, dim=4, num_res_blocks=1))
     flat = weights.flatten(weights.shapes(small, "vae"))
-    assert flat["encoder/conv1/kernel"].shape == (3, 3, 3, 3, 4)
+    assert flat["encoder/conv1/kernel"].shape == (3, 3, 3, 3 * 8 * 8, 4)
     assert all(leaf.dtype == jnp.float32 for leaf in flat.values())

@@ -279,10 +279,14 @@ def test_lengths_and_state_size(params):
             x = jnp.zeros((2, count, H, W, 3))
             z = jnp.zeros((2, n, H // 8, W // 8, 3))
             run = functools.partial(vae.encode_stream, config=CONFIG, first=first)
-            state, out = jax.eval_shape(lambda p, s, x: run(p, state=s, frames=x), params, down, x)
+            state, out = jax.eval_shape(
+                lambda p, s, x, run=run: run(p, state=s, frames=x), params, down, x
+            )
             assert out.shape == z.shape and shape_of(state) == shape_of(down)
             run = functools.partial(vae.decode_stream, config=CONFIG, first=first)
-            state, out = jax.eval_shape(lambda p, s, z: run(p, state=s, latents=z), params, up, z)
+            state, out = jax.eval_shape(
+                lambda p, s, z, run=run: run(p, state=s, latents=z), params, up, z
+            )
             assert out.shape == x.shape and shape_of(state) == shape_of(up)
 
 

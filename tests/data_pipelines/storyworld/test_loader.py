@@ -25,6 +25,7 @@ def root(tmp_path_factory):
             path,
             latents=np.full((1 + 2 * CHUNKS, 2, 2, 16), number, np.float16),
             text=rng.normal(size=(CHUNKS, 4, 8)).astype(np.float16),
+            described=rng.normal(size=(CHUNKS, 4, 8)).astype(np.float16),
             embedding=rng.normal(size=(CHUNKS, 8)).astype(np.float32),
             relevance=np.eye(CHUNKS, dtype=np.float32),
             seen=np.zeros((CHUNKS, 1), np.float32),  # not for training: left out
@@ -41,6 +42,7 @@ def test_a_batch_stacks_whole_stories(root):
     assert {name: (x.shape, x.dtype.name) for name, x in batch.items()} == {
         "latents": ((2, 5, 2, 2, 16), "float32"),
         "text": ((2, CHUNKS, 4, 8), "float32"),
+        "described": ((2, CHUNKS, 4, 8), "float32"),
         "embedding": ((2, CHUNKS, 8), "float32"),
         "relevance": ((2, CHUNKS, CHUNKS), "float32"),
     }
