@@ -45,6 +45,7 @@ class VAEConfig:
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     latent_mean: tuple[float, ...] = WAN_LATENT_MEAN
     latent_std: tuple[float, ...] = WAN_LATENT_STD
+    latent_scale: tuple[float, ...] = ()  # standard deviations after normalising; () = 1 each
     dtype: str = "float32"  # of activations and matmuls; parameters are float32
     conv_impl: str = "auto"  # auto | taps | 3d, see `bvjax.nets.vae_layers.conv_3d`
 
@@ -54,8 +55,14 @@ class VAEConfig:
                 raise UserError(
                     f"vae.{name} has {len(getattr(self, name))} values; vae.z_dim is {self.z_dim}"
                 )
-        if min(self.latent_std) <= 0:
-            raise UserError(f"vae.latent_std is {self.latent_std}; all values must be positive")
+        if len(self.latent_scale) not in (0, self.z_dim):
+            raise UserError(
+                f"vae.latent_scale has {len(self.latent_scale)} values; it can have none or "
+                f"vae.z_dim = {self.z_dim}"
+            )
+        for name in ("latent_std", "latent_scale"):
+            if min(getattr(self, name), default=1.0) <= 0:
+                raise UserError(f"vae.{name} is {getattr(self, name)}; all values must be positive")
         for name in ("spatial_downsample", "temporal_downsample"):
             if len(getattr(self, name)) != len(self.dim_mult) - 1:
                 raise UserError(
@@ -108,8 +115,12 @@ class DiTConfig:
     output: str = (
         "velocity"  # velocity | residual: of the best linear guess, see `nets.dit.add_linear_guess`
     )
+    latent_std: tuple[float, ...] = ()  # of the latents by channel, for that guess; () = 1 each
     remat: str = "none"  # none | full | dots: what the backward pass recomputes
     dtype: str = "float32"  # matmul dtype; norms, softmax, modulation and RoPE stay fp32
+    products: str = (
+        "float32"  # float32 | bfloat16: how float32 layers multiply, see `nets.products`
+    )
 
     @property
     def head_dim(self) -> int:

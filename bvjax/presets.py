@@ -15,7 +15,7 @@ from bvjax.config import (
     SamplerConfig,
     TextConfig,
     VAEConfig,
-)  # fmt: skip
+)
 from bvjax.errors import UserError
 
 # Trained from nothing on two CPU cores; 64x64 pixels, 128 tokens a chunk.

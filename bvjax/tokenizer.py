@@ -79,7 +79,7 @@ class Tokenizer:
         Raises `UserError` for a caption of more than `max_length` tokens, the end of sentence
         counted; it is never cut silently.
         """
-        pieces = [[*self._sp.EncodeAsIds(clean(caption)), EOS_ID] for caption in captions]
+        pieces = [self._pieces(caption) for caption in captions]
         for number, tokens in enumerate(pieces, start=1):
             if len(tokens) > max_length:
                 raise UserError(
@@ -94,7 +94,10 @@ class Tokenizer:
 
     def count(self, caption: str) -> int:
         """Tokens of a caption, the end of sentence included."""
-        return len(self._sp.EncodeAsIds(clean(caption))) + 1
+        return len(self._pieces(caption))
+
+    def _pieces(self, caption: str) -> list[int]:
+        return [*self._sp.EncodeAsIds(clean(caption)), EOS_ID]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of one row of ids; pads and the end of sentence vanish."""

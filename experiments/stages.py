@@ -70,6 +70,7 @@ def vae_stage(config: Config) -> Stage:
         train=lambda i: whole.batch(2**40 + i, config.vae.heldout_clips),
         stat_batches=config.vae.stat_batches,
         weights_dtype=config.weights_dtype,
+        scale=config.vae.scale,
         start=config.vae.start,
         trains=config.vae.trains,
     )
@@ -146,6 +147,8 @@ def dit_stage(config: Config) -> Stage:
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))
     # The VAE and text sections are as they were trained, latent statistics included.
     model = dataclasses.replace(make_model(config), vae=trained.vae, text=trained.text)
+    dit = dataclasses.replace(model.dit, latent_std=trained.vae.latent_scale)
+    model = dataclasses.replace(model, dit=dit)
     check_latents(data.latents, Path(data.weights), model)
     forcing = ForcingConfig(
         block=from_dict(BlockForcingConfig, config.block.to_dict(), "block."),

@@ -10,6 +10,8 @@ from bvjax.diffusion import noise, solvers
 from bvjax.errors import UserError
 from bvjax.memory import bank
 from bvjax.nets.dit import REMAT
+from bvjax.nets.products import PRODUCTS
+from bvjax.nets.vae_layers import CONV_IMPLS
 
 DTYPES = ("float32", "bfloat16", "float16")
 GUIDANCE_BANKS = ("one", "two")
@@ -24,10 +26,16 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
         ("noise.base", model.noise.base, noise.BASES),
         ("cfg.bank", model.cfg.bank, GUIDANCE_BANKS),
         ("dit.dtype", model.dit.dtype, DTYPES),
+        ("dit.products", model.dit.products, PRODUCTS),
         ("dit.remat", model.dit.remat, tuple(REMAT)),
+        ("vae.conv_impl", model.vae.conv_impl, CONV_IMPLS),
     ):
         if value not in legal:
             raise UserError(f"{name} is {value!r}; it can be {', '.join(legal)}")
+    if model.dit.output == "residual" and model.dit.latent_std != model.vae.latent_scale:
+        raise UserError(
+            "dit.latent_std is not vae.latent_scale: this DiT was trained on latents of another VAE"
+        )
     if model.noise.shuffle < 0:
         raise UserError(
             f"noise.shuffle is {model.noise.shuffle}; it must be 0 (off) or more latent frames"

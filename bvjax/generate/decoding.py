@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from bvjax.config import ModelConfig
 from bvjax.nets import vae
 
-Latents = Float[Array, "l h w 16"]
+Latents = Float[Array, "l h w z"]
 
 
 def decode_piece(
@@ -45,9 +45,9 @@ def decode_piece(
 
 def encode_image(
     params: Any, model: ModelConfig, image: UInt8[np.ndarray, "h w 3"]
-) -> Float[np.ndarray, "1 h w 16"]:
+) -> Float[np.ndarray, "1 h w z"]:
     """The guidance latent of a first image."""
-    frame = jnp.asarray(image, jnp.float32)[None] / 127.5 - 1.0
+    frame = vae.to_float(jnp.asarray(image)[None])
     return np.asarray(_encode(params, model.vae, frame))
 
 

@@ -34,8 +34,8 @@ _commit = jax.jit(steps.commit, static_argnames="model", donate_argnames="state"
 class Rollout:
     """All latents of a video (float32) and what the memory did, stacked over chunks."""
 
-    guidance: Float[Array, "1 h w 16"] | None  # latent 0, with chunk.first="separate"
-    latents: Float[Array, "n l h w 16"]
+    guidance: Float[Array, "1 h w z"] | None  # latent 0, with chunk.first="separate"
+    latents: Float[Array, "n l h w z"]
     report: ChunkReport
 
 
@@ -44,7 +44,7 @@ class Piece:
     """One step of `stream`: latents as they are stored, [1 or L or P + L, h, w, 16]."""
 
     chunk_id: int  # 0 is the guidance latent, or the first chunk with chunk.first="joined"
-    latents: Float[np.ndarray, "l h w 16"]
+    latents: Float[np.ndarray, "l h w z"]
     report: ChunkReport | None  # None for a guidance latent that is not in the bank
     fresh: bool  # False when the latents were given by `done`
 

@@ -36,7 +36,7 @@ from jaxtyping import Float, UInt8
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.files import write_atomic
+from bvjax.files import npy_bytes, npz_bytes, write_atomic
 from bvjax.generate.conditions import Conditions
 from bvjax.overrides import from_dict, to_dict
 
@@ -148,16 +148,14 @@ class RunDir:
         path = self.path / "image.png"
         return np.asarray(PIL.Image.open(path).convert("RGB")) if path.exists() else None
 
-    def save_latents(self, chunk_id: int, latents: Float[np.ndarray, "l h w 16"]) -> None:
+    def save_latents(self, chunk_id: int, latents: Float[np.ndarray, "l h w z"]) -> None:
         """Write one chunk; it counts as done once its hash stands beside it."""
-        buffer = io.BytesIO()
-        np.save(buffer, np.asarray(latents, np.float32))
-        content = buffer.getvalue()
+        content = npy_bytes(np.asarray(latents, np.float32))
         path = self._latents(chunk_id)
         write_atomic(path, content)
         _write_json(path.with_suffix(".json"), {"sha256": hashlib.sha256(content).hexdigest()})
 
-    def load_latents(self, ids: Sequence[int]) -> dict[int, Float[np.ndarray, "l h w 16"]]:
+    def load_latents(self, ids: Sequence[int]) -> dict[int, Float[np.ndarray, "l h w z"]]:
         """The chunks that are done and intact, in order, up to the first that is not.
 
         Chunks after a damaged or missing one go to the archive, because they were made from it.
@@ -178,10 +176,9 @@ class RunDir:
 
     def save_conditions(self, conditions: Conditions) -> None:
         """Keep the encoded captions, marked with the captions they belong to."""
-        buffer = io.BytesIO()
         arrays = {f.name: getattr(conditions, f.name) for f in dataclasses.fields(conditions)}
-        np.savez(buffer, captions=np.array(self.captions), **arrays)
-        write_atomic(self.path / "conditions.npz", buffer.getvalue())
+        content = npz_bytes(captions=np.array(self.captions), **arrays)
+        write_atomic(self.path / "conditions.npz", content)
 
     def load_conditions(self) -> tuple[tuple[str, ...], Conditions] | None:
         """Encoded captions with the captions they belong to; None when there are none."""
@@ -221,7 +218,7 @@ class RunDir:
     def _latents(self, chunk_id: int) -> pathlib.Path:
         return self.path / "latents" / f"chunk_{chunk_id:02d}.npy"
 
-    def _read_latents(self, chunk_id: int) -> Float[np.ndarray, "l h w 16"]:
+    def _read_latents(self, chunk_id: int) -> Float[np.ndarray, "l h w z"]:
         path = self._latents(chunk_id)
         expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
         content = path.read_bytes()

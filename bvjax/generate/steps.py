@@ -28,7 +28,7 @@ from bvjax.memory.salience import keep_mask, probe_indices
 from bvjax.nets.dit import ChunkKV, Context, WanDiT
 from bvjax.random import purpose_key
 
-Latents = Float[Array, "l h w 16"]
+Latents = Float[Array, "l h w z"]
 
 
 @struct.dataclass

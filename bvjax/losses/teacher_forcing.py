@@ -315,10 +315,9 @@ class TeacherForcing:
             shift=self.forcing.levels.shift,
         )
         noise = normal(purpose_key(key, "noise"), latents.shape)
-        zero = jnp.zeros(text.shape[:2], jnp.int32)
         # Mapped over k, so that the keys and values of a caption's 64 rows are computed once for 16 k tokens.
         velocity = jax.vmap(
-            lambda noisy, sigma: self.denoise(params, noisy, sigma, text, None, zero), 2, 2
+            lambda noisy, sigma: self.denoise(params, noisy, sigma, text, None, 0), 2, 2
         )(flow.interpolate(latents, noise, sigma), sigma)
         return jnp.mean(jnp.square(velocity - flow.velocity(latents, noise)))
 

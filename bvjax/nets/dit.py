@@ -33,7 +33,7 @@ from bvjax.nets.dit_layers import (
     LayerNorm,
     Mlp,
     SelfContext,
-)  # fmt: skip
+)
 from bvjax.nets.rope import angles
 
 __all__ = ["ChunkKV", "Context", "SelfContext", "WanDiT", "init_params", "timestep_embedding"]
@@ -174,7 +174,7 @@ class WanDiT(nn.Module):
             l=frames // pt, h=height // ph, w=width // pw, pt=pt, ph=ph, pw=pw,
         )  # fmt: skip
         if cfg.output == "residual":
-            velocity = add_linear_guess(velocity, latents, sigma)
+            velocity = add_linear_guess(velocity, latents, sigma, cfg.latent_std)
         return velocity, kv
 
 
@@ -182,18 +182,20 @@ def add_linear_guess(
     out: Float[Array, "b c l h w z"],
     latents: Float[Array, "b c l h w z"],
     sigma: Float[Array, "b c f"],
+    std: tuple[float, ...] = (),
 ) -> Float[Array, "b c l h w z"]:
-    """Velocity whose part that needs no network is computed: (2 sigma - 1) / s x - out / sqrt(s).
+    """Velocity whose part that needs no network is computed: (sigma - (1 - sigma) v) / s x - sqrt(v / s) out.
 
-    s = sigma^2 + (1 - sigma)^2 is the variance of x_sigma for latents of variance 1. The first term is the
-    velocity's least-squares linear guess from x_sigma; what is left, in the network's scale, is
-    (sigma x_0 - (1 - sigma) eps) / sqrt(s), of variance 1 and uncorrelated with x_sigma (the preconditioning of
-    Karras et al. 2022, Eq. 8, for the interpolant of Eq. 2). A narrow network then need not carry noise that
-    it can say nothing about.
+    v = std^2 is the variance of the latents' channels (1 by default) and s = sigma^2 + (1 - sigma)^2 v that
+    of x_sigma. The first term is the velocity's least-squares linear guess from x_sigma; what is left, in
+    the network's scale, is (sigma x_0 - (1 - sigma) v eps) / sqrt(v s), of variance 1 and uncorrelated with
+    x_sigma (the preconditioning of Karras et al. 2022, Eq. 8, for the interpolant of Eq. 2). A narrow network
+    then need not carry noise that it can say nothing about.
     """
     sigma = sigma.astype(jnp.float32)[..., None, None, None]
-    s = sigma**2 + (1.0 - sigma) ** 2
-    return (2.0 * sigma - 1.0) / s * latents - out * jax.lax.rsqrt(s)
+    v = jnp.square(jnp.array(std or 1.0, jnp.float32))
+    s = sigma**2 + (1.0 - sigma) ** 2 * v
+    return (sigma - (1.0 - sigma) * v) / s * latents - out * jnp.sqrt(v / s)
 
 
 def _check(cfg, text_dim, latents, sigma, text, positions, context):

@@ -15,6 +15,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import DiTConfig
+from bvjax.nets.products import dense_product
 from bvjax.nets.rope import angles, apply_rope
 from kernels_pallas.attention import attention
 from kernels_pallas.probe_scores import probe_scores
@@ -111,10 +112,16 @@ class Mlp(nn.Module):
     dtype: jnp.dtype
     kernel_init: Callable = XAVIER
     precision: str | None = None
+    products: str = "float32"
 
     @nn.compact
     def __call__(self, x):
-        options = dict(dtype=self.dtype, kernel_init=self.kernel_init, precision=self.precision)
+        options = dict(
+            dtype=self.dtype,
+            kernel_init=self.kernel_init,
+            precision=self.precision,
+            dot_general=dense_product(self.products),
+        )
         x = self.activation(nn.Dense(self.hidden, name="0", **options)(x))
         return nn.Dense(self.features, name="2", **options)(x)
 
@@ -125,8 +132,9 @@ class _Projections(nn.Module):
     cfg: DiTConfig
 
     def setup(self):
+        options = dict(dtype=self.cfg.dtype, dot_general=dense_product(self.cfg.products))
         for name in "qkvo":
-            setattr(self, name, nn.Dense(self.cfg.dim, dtype=self.cfg.dtype, kernel_init=XAVIER))
+            setattr(self, name, nn.Dense(self.cfg.dim, kernel_init=XAVIER, **options))
         self.norm_q = nn.RMSNorm(epsilon=self.cfg.eps, dtype=self.cfg.dtype)
         self.norm_k = nn.RMSNorm(epsilon=self.cfg.eps, dtype=self.cfg.dtype)
 
@@ -255,6 +263,6 @@ class Block(nn.Module):
             epsilon=cfg.eps, use_fast_variance=False, dtype=jnp.float32, name="norm3"
         )
         x = x + CrossAttention(cfg, name="cross_attn")(norm3(x), cond.text)
-        ffn = Mlp(cfg.ffn_dim, cfg.dim, jax.nn.gelu, cfg.dtype, name="ffn")
+        ffn = Mlp(cfg.ffn_dim, cfg.dim, jax.nn.gelu, cfg.dtype, products=cfg.products, name="ffn")
         y = ffn(LayerNorm(cfg.eps, name="norm2")(x, shift_2, scale_2))
         return x + per_frame(jnp.multiply, y, gate_2), kv

@@ -292,13 +292,24 @@ def decode_raw(
 
 
 def normalise(config: VAEConfig, mu: Float[Array, "*n z"]) -> Float[Array, "*n z"]:
-    """(mu - mean) / std per channel."""
-    return (mu - jnp.array(config.latent_mean)) / jnp.array(config.latent_std)
+    """(mu - mean) / std * scale per channel (`latent_scale`, 1 by default)."""
+    return (mu - jnp.array(config.latent_mean)) / _unit(config)
 
 
 def denormalise(config: VAEConfig, latents: Float[Array, "*n z"]) -> Float[Array, "*n z"]:
     """Inverse of `normalise`."""
-    return latents * jnp.array(config.latent_std) + jnp.array(config.latent_mean)
+    return latents * _unit(config) + jnp.array(config.latent_mean)
+
+
+def _unit(config: VAEConfig) -> Float[np.ndarray, "z"]:
+    """What 1 of a normalised latent is before normalising."""
+    std = np.array(config.latent_std, np.float32)
+    return std / np.array(config.latent_scale, np.float32) if config.latent_scale else std
+
+
+def to_float(frames: UInt8[Array, "*n"]) -> Float[Array, "*n"]:
+    """0..255 to [-1, 1]."""
+    return frames.astype(jnp.float32) / 127.5 - 1.0
 
 
 def to_uint8(frames: Float[Array, "*n"]) -> UInt8[Array, "*n"]:

@@ -77,4 +77,8 @@ class DiTTask:
         return np.concatenate(list(frames[every // 2 :: every]), axis=1)
 
     def export(self, params: Params, folder: Path, meta: dict[str, Any]) -> None:
-        save_weights(folder, self.model, {"dit": params}, meta=meta, dtype=self.weights_dtype)
+        """Writes the DiT; how the layers multiplied in training is not part of what it is."""
+        model = dataclasses.replace(
+            self.model, dit=dataclasses.replace(self.model.dit, products="float32")
+        )
+        save_weights(folder, model, {"dit": params}, meta=meta, dtype=self.weights_dtype)

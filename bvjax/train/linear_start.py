@@ -3,7 +3,7 @@
 A causal VAE whose spatial halvings are all folded into channels (`vae.patch`) has a straight path from
 pixels to latents and back: first convolution, temporal halvings, last convolution, with residual branches
 beside it.  `linear_start` writes a principal-component code into that path, from a few clips, and leaves
-the branches at zero.  Training then begins at the quality that the path alone can give and learns the rest;
+the branches next to silent.  Training then begins at the quality that the path alone can give and learns the rest;
 from random weights it spends most of a small budget on finding this code.
 
 The straight path carries one channel of a constant.  It dominates the norm before the last convolution, so
@@ -28,7 +28,7 @@ Params = Any
 CONSTANT = 20.0  # the constant channel; features have a norm of about 7
 GAIN = 0.25  # of the norm before SiLU
 LOG_VARIANCE = -6.0  # of the latents, at the start
-BRANCH = 0.1  # residual branches, as a share of their random start
+BRANCH = 0.1  # residual branches, as a share of what `init_params` gives them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,14 +146,12 @@ def _write(params, config, mean, basis, halvings, code, scale, norms) -> Params:
         factor = 2.0 * norm / (width**0.5 * GAIN)
         return np.concatenate([matrix * factor, np.zeros((1, matrix.shape[1]))])
 
-    params = jax.tree_util.tree_map_with_path(_quiet_branch, params)
-    params = jax.tree.map(lambda x: x, params)  # a copy to write into
+    params = jax.tree_util.tree_map_with_path(_quiet_branch, params)  # new dicts, to write into
     encoder, decoder, z = params["encoder"], params["decoder"], config.z_dim
     into = np.zeros((basis.shape[0], width))
     into[:, :last] = basis
     encoder["conv1"] = centre(encoder["conv1"], into, np.append(-mean @ basis, CONSTANT))
-    stages = [k for k in sorted(encoder) if "time_conv" in encoder[k]]
-    for name, halving in zip(stages, halvings, strict=True):
+    for name, halving in zip(_time_convs(encoder), halvings, strict=True):
         kernel = np.zeros(encoder[name]["time_conv"]["kernel"].shape)  # (before, a, b)
         first, second = halving.encode_matrices()
         kernel[1, 0, 0, :last, :last], kernel[2, 0, 0] = first, padded(second)
@@ -170,8 +168,7 @@ def _write(params, config, mean, basis, halvings, code, scale, norms) -> Params:
     out_of = np.zeros((z, width))
     out_of[:, :last] = (code * scale).T
     decoder["conv1"] = centre(decoder["conv1"], out_of, np.eye(width)[last] * CONSTANT)
-    stages = [k for k in sorted(decoder) if "time_conv" in decoder[k]]
-    for name, halving in zip(stages, halvings[::-1], strict=True):
+    for name, halving in zip(_time_convs(decoder), halvings[::-1], strict=True):
         both = np.concatenate([padded(m) for m in halving.decode_matrices()], axis=1)
         decoder[name]["time_conv"] = centre(decoder[name]["time_conv"], both)
     decoder["head_0"] = {"gamma": jnp.full((width,), GAIN)}
@@ -179,9 +176,14 @@ def _write(params, config, mean, basis, halvings, code, scale, norms) -> Params:
     return params
 
 
+def _time_convs(part: Params) -> list[str]:
+    """The layers that halve or double time, in the order in which they run (11 after 2)."""
+    names = [name for name in part if "time_conv" in part[name]]
+    return sorted(names, key=lambda name: int(name.rsplit("_", 1)[1]))
+
+
 def _quiet_branch(path, leaf):
-    names = [entry.key for entry in path]
-    return leaf * BRANCH if names[-2] in BRANCH_ENDS else leaf
+    return leaf * BRANCH if path[-2].key in BRANCH_ENDS else leaf
 
 
 def _leaf(kernel, bias) -> dict[str, Array]:

@@ -202,10 +202,8 @@ class Progress:
         }
         self._writer.write(step, means)
         self.last |= means
-        minutes_left = (self._config.steps - step) / max(rate, 1e-9) / 60
-        logging.info(
-            "step %d/%d: %s, %.1f min left", step, self._config.steps, _format(means), minutes_left
-        )
+        left = f", {(self._config.steps - step) / rate / 60:.1f} min left" if rate > 0 else ""
+        logging.info("step %d/%d: %s%s", step, self._config.steps, _format(means), left)
 
 
 def _due(step: int, every: int) -> bool:

@@ -18,12 +18,15 @@ from bvjax.config import ModelConfig, VAEConfig
 from bvjax.errors import UserError
 from bvjax.losses.reconstruction import psnr, reconstruction_loss, sample_latents, ssim
 from bvjax.nets import vae
+from bvjax.nets.vae import to_float
+from bvjax.train.latent_scale import pixel_scale
 from bvjax.train.linear_start import linear_start
 from bvjax.train.state import Params
 from bvjax.weights import save_weights
 
 STARTS = ("random", "linear")
 TRAINS = ("all", "decoder")
+SCALES = ("unit", "pixels")
 START_BATCHES = 6  # of `train`, that a linear start is fitted to
 Batch = dict[str, UInt8[np.ndarray, "b f h w 3"]]
 
@@ -44,20 +47,21 @@ class VAETask:
     train: Callable[[int], Batch]
     stat_batches: int
     weights_dtype: str
+    scale: str = "unit"  # of exported latents, or "pixels", see `bvjax.train.latent_scale`
     start: str = "random"  # or "linear", see `bvjax.train.linear_start`
     trains: str = "all"  # or "decoder": latents, and all that was trained on them, stay valid
     part: str = "vae"
 
     def __post_init__(self):
-        for name, legal in (("start", STARTS), ("trains", TRAINS)):
+        for name, legal in (("start", STARTS), ("trains", TRAINS), ("scale", SCALES)):
             if getattr(self, name) not in legal:
                 value = getattr(self, name)
                 raise UserError(f"vae.{name} is {value!r}; it can be {' or '.join(legal)}")
 
     def with_latents_of(self, config: VAEConfig) -> VAETask:
-        """The same with the latent statistics of `config`."""
-        mean, std = config.latent_mean, config.latent_std
-        own = dataclasses.replace(self.model.vae, latent_mean=mean, latent_std=std)
+        """The same with the latents of `config`: their mean, standard deviation and scale."""
+        names = ("latent_mean", "latent_std", "latent_scale")
+        own = dataclasses.replace(self.model.vae, **{name: getattr(config, name) for name in names})
         return dataclasses.replace(self, model=dataclasses.replace(self.model, vae=own))
 
     @property
@@ -78,7 +82,7 @@ class VAETask:
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         frames = to_float(batch["frames"])
         mu, logvar = vae.encode_moments(params, self.model.vae, frames)
-        if self.trains == "decoder":
+        if self.frozen:
             mu, logvar = jax.lax.stop_gradient((mu, logvar))
         recon = vae.decode_raw(params, self.model.vae, sample_latents(key, mu, logvar))
         return reconstruction_loss(
@@ -109,13 +113,18 @@ class VAETask:
     def export(self, params: Params, folder: Path, meta: dict[str, Any]) -> None:
         """Writes the VAE with the mean and standard deviation of its latents per channel.
 
-        With these in the configuration, `vae.encode` gives latents of mean 0 and variance 1. A run that
-        trains the decoder only keeps those of its start.
+        With these in the configuration, `vae.encode` gives latents of mean 0 and of variance 1, or of
+        `pixel_scale`'s. A run that trains the decoder only keeps those of its start.
         """
         config = self.model.vae
-        if self.trains == "all":
+        if not self.frozen:
             mean, std = self._latent_statistics(params)
-            config = dataclasses.replace(config, latent_mean=mean, latent_std=std)
+            config = dataclasses.replace(config, latent_mean=mean, latent_std=std, latent_scale=())
+            if self.scale == "pixels":
+                frames = to_float(self.train(0)["frames"])
+                config = dataclasses.replace(
+                    config, latent_scale=pixel_scale(params, config, frames, jax.random.key(0))
+                )
         model = dataclasses.replace(self.model, vae=config)
         save_weights(folder, model, {"vae": params}, meta=meta, dtype=self.weights_dtype)
 
@@ -126,11 +135,6 @@ class VAETask:
         first, second = np.mean(np.asarray(sums, np.float64), axis=0)
         std = np.sqrt(second - first**2)
         return tuple(float(x) for x in first), tuple(float(x) for x in std)
-
-
-def to_float(frames: UInt8[Array, "*n"]) -> Float[Array, "*n"]:
-    """0..255 to [-1, 1]."""
-    return frames.astype(jnp.float32) / 127.5 - 1.0
 
 
 @functools.partial(jax.jit, static_argnums=1)

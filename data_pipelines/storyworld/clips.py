@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
-from bvjax.files import write_atomic
+from bvjax.files import npy_bytes, write_atomic
 from data_pipelines.storyworld.plan import make_story
 from data_pipelines.storyworld.renderer import render
 from data_pipelines.storyworld.world import Story, num_frames
@@ -36,6 +35,13 @@ class Clips:
     cache: Path | None = None
     seed: int = 0
     crop: int = 0  # pixels of a square cut out at a uniform place; 0 = whole frames
+
+    def __post_init__(self):
+        if not 0 <= self.crop <= min(self.height, self.width):
+            raise UserError(
+                f"data.crop is {self.crop}; it can be 0 (whole frames) to "
+                f"{min(self.height, self.width)} pixels"
+            )
 
     def batch(self, index: int, size: int) -> dict[str, UInt8[np.ndarray, "b f h w 3"]]:
         """`size` clips that are a function of (seed, index): story and first frame are uniform."""
@@ -104,10 +110,9 @@ def open_story(path: Path) -> Video:
 def write_story(path: Path, split: str, height: int, width: int, fps: int, number: int) -> None:
     """Renders all frames of a story into one .npy file, atomically."""
     story = _story(number, split)
-    buffer = io.BytesIO()
-    np.save(buffer, render_frames(story, range(num_frames(story, fps)), height, width, fps))
+    frames = render_frames(story, range(num_frames(story, fps)), height, width, fps)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, npy_bytes(frames))
 
 
 def render_frames(story: Story, frames, height: int, width: int, fps: int) -> Video:

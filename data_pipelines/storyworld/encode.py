@@ -8,8 +8,6 @@ folder to the weights that made it.
 
 from __future__ import annotations
 
-import io
-import json
 import sys
 from pathlib import Path
 
@@ -18,13 +16,13 @@ from absl import app, flags
 from tqdm import tqdm
 
 from bvjax.errors import UserError
-from bvjax.files import write_atomic
+from bvjax.files import npy_bytes, npz_bytes, write_atomic
 from data_pipelines.storyworld.clips import open_story, render_frames, story_path
 from data_pipelines.storyworld.latents import (
     Encoders,
+    claim,
     encode_story,
     load_encoders,
-    manifest,
     story_file,
 )
 from data_pipelines.storyworld.plan import make_story
@@ -60,19 +58,16 @@ def encode(weights: Path, root: Path, numbers: range) -> None:
         UserError: `root` holds stories encoded by other weights.
     """
     encoders = load_encoders(weights)
-    facts, note = manifest(weights, encoders.model), root / "manifest.json"
-    if note.exists() and json.loads(note.read_text()) != facts:
-        raise UserError(f"{root} was encoded by other weights than {weights}; use another --out")
-    (root / _SPLIT.value).mkdir(parents=True, exist_ok=True)
-    write_atomic(note, json.dumps(facts, indent=1).encode())
+    claim(root, weights, encoders.model)
+    (root / _SPLIT.value).mkdir(exist_ok=True)
     null_states, _ = encoders.text([""])
-    _write(root / "null_text.npy", np.save, null_states[0])
+    write_atomic(root / "null_text.npy", npy_bytes(null_states[0]))
     for number in tqdm(numbers, unit="story"):
         path = story_file(root, _SPLIT.value, number)
         if not path.exists():
             story = make_story(number, _SPLIT.value)
             arrays = encode_story(encoders, story, frames_of(encoders, story))
-            _write(path, np.savez, **arrays)
+            write_atomic(path, npz_bytes(**arrays))
 
 
 def frames_of(encoders: Encoders, story: Story) -> np.ndarray:
@@ -83,12 +78,6 @@ def frames_of(encoders: Encoders, story: Story) -> np.ndarray:
     if cached.exists():
         return np.asarray(open_story(cached))
     return render_frames(story, range(num_frames(story, chunk.fps)), *size)
-
-
-def _write(path: Path, save, *arrays, **named) -> None:
-    buffer = io.BytesIO()
-    save(buffer, *arrays, **named)
-    write_atomic(path, buffer.getvalue())
 
 
 if __name__ == "__main__":

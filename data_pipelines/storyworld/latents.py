@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 from pathlib import Path
 
 import jax
@@ -18,6 +19,8 @@ from safetensors.numpy import load_file
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
+from bvjax.errors import UserError
+from bvjax.files import write_atomic
 from bvjax.nets import vae
 from bvjax.nets.text import UMT5Encoder, mean_embedding
 from bvjax.story import split_times
@@ -87,7 +90,7 @@ class Encoders:
         cuts = [0, *range(1, len(frames), piece), len(frames)]
         out = []
         for start, stop in zip(cuts, cuts[1:], strict=False):
-            pixels = jnp.asarray(frames[None, start:stop], jnp.float32) / 127.5 - 1.0
+            pixels = vae.to_float(jnp.asarray(frames[None, start:stop]))
             state, latents = self._encode(
                 self.params["vae"], state=state, frames=pixels, first=start == 0
             )
@@ -140,13 +143,28 @@ def manifest(folder: str | Path, model: ModelConfig) -> dict[str, str]:
         if name.split("/")[0] in vae.ENCODING:
             encoder.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
             encoder.update(tensors[name].tobytes())
-    statistics = repr((model.vae.latent_mean, model.vae.latent_std))
+    normalised = (model.vae.latent_mean, model.vae.latent_std, model.vae.latent_scale)
     return {
         **hashes,
         "encoder": encoder.hexdigest(),
-        "latents": statistics,
+        "latents": repr(normalised),
         "chunk": repr(model.chunk),
     }
+
+
+def claim(root: Path, folder: str | Path, model: ModelConfig) -> None:
+    """Makes `root` a folder of stories encoded by the weights in `folder`, by its manifest.json.
+
+    Raises:
+        UserError: `root` holds stories encoded by other weights.
+    """
+    facts, note = manifest(folder, model), root / "manifest.json"
+    if note.exists() and json.loads(note.read_text()) != facts:
+        raise UserError(
+            f"{root} holds stories encoded by other weights than {folder}; use another folder"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    write_atomic(note, json.dumps(facts, indent=1).encode())
 
 
 def story_file(root: str | Path, split: str, number: int) -> Path:

@@ -16,11 +16,11 @@ def get_config() -> ConfigDict:
         dict(
             task="dit",
             preset="mini",
-            overrides=(),
+            overrides=("dit.products=bfloat16",),  # of the model; where a CPU has the instructions
             weights_dtype="float16",
             train=dict(
                 steps=3000,
-                global_batch_size=1,  # stories: 15 clean and 15 * rounds noisy chunks each
+                global_batch_size=1,  # stories: 15 clean and 15 * rounds noisy chunks each, and images
                 device_batch_size=1,
                 seed=0,
                 ema_decay=0.995,
@@ -31,11 +31,10 @@ def get_config() -> ConfigDict:
             ),
             optimizer=dict(
                 kind="muon",
-                lr=1.5e-3,
-                schedule="stepwise",
+                lr=2e-3,
+                schedule="cosine",
                 warmup_steps=30,
-                milestones=(0.7,),
-                factors=(0.3,),
+                final_factor=0.05,
                 b1=0.9,
                 b2=0.99,
                 weight_decay=1e-4,
@@ -51,19 +50,19 @@ def get_config() -> ConfigDict:
                 sample_chunks=5,
                 seed=0,
             ),
-            forcing=dict(rounds=2, anchor_weight=0.15, frames=0, frames_weight=1.0, described=0.5),
+            forcing=dict(rounds=3, anchor_weight=0.15, frames=20, frames_weight=0.5, described=0.5),
             block=dict(target="blend", gamma=0.1),  # see `BlockForcingConfig`
             history=dict(  # see `HistoryConfig`
                 semantic=0.5,
-                rolling=0.15,
+                rolling=0.1,
                 oracle=0.15,
                 random=0.1,
-                none=0.1,
+                none=0.15,
                 anchor_drop=0.15,
                 caption_drop=0.1,
                 noise_chance=0.5,
-                noise_max=0.1,
+                noise_max=0.05,
             ),
-            levels=dict(schedule="cosine", role="median_shift", mix=0.5, shift=3.0),
+            levels=dict(schedule="cosine", role="median_shift", mix=0.8, shift=4.0),
         )
     )

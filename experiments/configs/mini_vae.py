@@ -61,6 +61,7 @@ def get_config() -> ConfigDict:
             ),
             vae=dict(
                 start="linear",  # or "random"
+                scale="pixels",  # or "unit", see `bvjax.train.latent_scale`
                 trains="all",  # or "decoder" (with --init-from): encoded stories stay valid
                 kl_weight=1e-4,
                 edge_weight=0.5,

@@ -25,7 +25,7 @@ from data_pipelines.storyworld import (
     mentions,
     return_cases,
     truth,
-)  # fmt: skip
+)
 from data_pipelines.storyworld.latents import SEEN
 from experiments.evaluation.sightings import alone, settled
 from experiments.evaluation.under_test import SPLIT

@@ -21,6 +21,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from safetensors import safe_open
 
+from bvjax.nets.vae import to_float
 from bvjax.weights import load_tensors, save_tensors
 from data_pipelines.storyworld import COLOURS, PLACES, SPECIES
 
@@ -68,11 +69,6 @@ def init_params(key: Array) -> dict[str, Any]:
         return next(pieces).reshape(leaf.shape) * math.prod(leaf.shape[:-1]) ** -0.5
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
-def to_float(frames: UInt8[Array, "*n"]) -> Float[Array, "*n"]:
-    """0..255 to [-1, 1]."""
-    return frames.astype(jnp.float32) / 127.5 - 1.0
 
 
 @jax.jit

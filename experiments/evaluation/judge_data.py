@@ -23,14 +23,14 @@ from data_pipelines.storyworld import (
     num_frames,
     render,
     truth,
-)  # fmt: skip
+)
 from experiments.evaluation.intervals import rate
-from experiments.evaluation.judge import HEADS, Judge, to_float
+from experiments.evaluation.judge import HEADS, Judge
 from experiments.evaluation.sightings import Labels, alone, label_frames, settled
 
 CLIP = 9  # frames rendered together for training; the VAE needs 1 + 4k
 USED = (2, 5, 8)  # of them, those that the judge learns from
-LATENT_NOISE = 0.3  # largest noise on latents: worn pictures, somewhat as a generator makes them
+LATENT_NOISE = 0.1  # largest noise on latents: worn pictures, somewhat as a generator makes them
 UNITS = 3  # chunks of each held-out story
 ENOUGH = 0.25  # share of a chunk's frames that must show the one subject for a held-out unit
 
@@ -67,7 +67,7 @@ def reconstruct(
     params: Any, config: Any, clips: UInt8[Array, "b f h w 3"], noise: Float[Array, "b"], key: Array
 ) -> UInt8[Array, "b f h w 3"]:
     """Through the VAE, with Gaussian noise of that standard deviation on each clip's latents."""
-    latents = vae.encode(params, config, to_float(clips))
+    latents = vae.encode(params, config, vae.to_float(clips))
     draw = jax.random.normal(key, latents.shape)
     return vae.to_uint8(
         vae.decode(params, config, latents + noise[:, None, None, None, None] * draw)

@@ -12,8 +12,9 @@ import optax
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
+from bvjax.nets.vae import to_float
 from bvjax.random import normal
-from experiments.evaluation.judge import HEADS, JudgeNet, init_params, to_float
+from experiments.evaluation.judge import HEADS, JudgeNet, init_params
 from experiments.evaluation.judge_data import Pictures
 from experiments.evaluation.sightings import EMPTY, UNSURE
 

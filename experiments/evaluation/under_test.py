@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from jaxtyping import UInt8
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.files import write_atomic
+from bvjax.files import npz_bytes, write_atomic
 from bvjax.generate.checks import check_model
 from bvjax.generate.conditions import Conditions, encode_captions
 from bvjax.overrides import apply_overrides
@@ -23,7 +21,7 @@ from bvjax.story import split_times
 from bvjax.tokenizer import Tokenizer
 from bvjax.weights import PARTS, TOKENIZER, load_config, load_weights
 from data_pipelines.storyworld import Story, make_story, num_frames, render
-from data_pipelines.storyworld.latents import Encoders, encode_story, manifest, story_file
+from data_pipelines.storyworld.latents import Encoders, claim, encode_story, story_file
 from data_pipelines.storyworld.world import CHUNK_SECONDS
 
 SPLIT = "heldout"
@@ -103,14 +101,7 @@ class EncodedStories:
         self.tested, self.cache = tested, None if cache is None else Path(cache)
         if self.cache is None:
             return
-        facts, note = manifest(tested.folder, tested.model), self.cache / "manifest.json"
-        if note.exists() and json.loads(note.read_text()) != facts:
-            raise UserError(
-                f"{self.cache} holds stories encoded by other weights than {tested.folder}; "
-                "give another --cache"
-            )
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(note, json.dumps(facts, indent=1).encode())
+        claim(self.cache, tested.folder, tested.model)
 
     def __getitem__(self, seed: int) -> dict[str, np.ndarray]:
         """latents, text, embedding, relevance, seen and place (`latents.encode_story`), float32."""
@@ -121,8 +112,6 @@ class EncodedStories:
         story = make_story(seed, SPLIT)
         item = encode_story(self.tested.encoders, story, self.tested.frames(story))
         if path is not None:
-            buffer = io.BytesIO()
-            np.savez(buffer, **item)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, buffer.getvalue())
+            write_atomic(path, npz_bytes(**item))
         return {name: value.astype(np.float32) for name, value in item.items()}

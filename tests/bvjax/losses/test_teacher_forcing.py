@@ -16,7 +16,7 @@ from bvjax.config import (
     RetrievalConfig,
     RopeConfig,
     TextConfig,
-)  # fmt: skip
+)
 from bvjax.errors import UserError
 from bvjax.generate import steps
 from bvjax.losses.block_forcing import BlockForcingConfig

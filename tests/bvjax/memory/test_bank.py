@@ -16,7 +16,7 @@ from bvjax.config import (
     ModelConfig,
     RetrievalConfig,
     TextConfig,
-)  # fmt: skip
+)
 from bvjax.errors import UserError
 from bvjax.memory.bank import Entry, check, init_bank, make_entry, write
 from bvjax.nets.dit import ChunkKV

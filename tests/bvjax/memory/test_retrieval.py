@@ -18,7 +18,7 @@ from bvjax.config import (
     ModelConfig,
     RetrievalConfig,
     TextConfig,
-)  # fmt: skip
+)
 from bvjax.errors import UserError
 from bvjax.memory.bank import init_bank, make_entry, write
 from bvjax.memory.positions import time_bases
@@ -28,7 +28,7 @@ from bvjax.memory.retrieval import (
     retrieve,
     select,
     semantic_scores,
-)  # fmt: skip
+)
 from bvjax.memory.salience import keep_mask
 from bvjax.nets.dit import ChunkKV
 from bvjax.nets.rope import angles, apply_rope

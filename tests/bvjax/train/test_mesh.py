@@ -13,7 +13,7 @@ from bvjax.train.mesh import (
     describe_batch,
     make_mesh,
     state_sharding,
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("batch", [(64, 16, 1), (64, 2, 4), (8, 8, 1), (96, 1, 32)])

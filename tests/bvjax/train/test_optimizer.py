@@ -16,7 +16,7 @@ from bvjax.train.optimizer import (
     decay_mask,
     learning_rate,
     make_optimizer,
-)  # fmt: skip
+)
 
 
 def test_stepwise_is_the_papers():

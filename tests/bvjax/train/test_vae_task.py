@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,6 +97,21 @@ def test_export_measures_the_latents(task, tmp_path):
     np.testing.assert_allclose(found.vae.latent_mean, 0.5 * red.mean() * GAINS, rtol=1e-4)
     np.testing.assert_allclose(found.vae.latent_std, 0.5 * red.std() * GAINS, rtol=1e-4)
     assert (found.dit, found.text) == (task.model.dit, task.model.text)
+
+
+def test_export_scales_latents_by_their_effect_on_pixels(task, monkeypatch, tmp_path):
+    """Decoding that weighs channels by 1, 1/2, 1/3, ..."""
+    weights = 1.0 / np.arange(1, 33)
+    sum_ = lambda params, config, z: jnp.repeat((z @ (weights / GAINS))[..., None], 3, axis=-1)
+    monkeypatch.setattr(vae, "decode_raw", sum_)
+    dataclasses.replace(task, scale="pixels").export(params(), tmp_path, {})
+    found = load_config(tmp_path).vae
+    assert found.latent_scale[0] == 1.0  # equal std / GAINS, so the weights alone decide
+    np.testing.assert_allclose(found.latent_scale, weights, rtol=0.1)
+    mu = np.asarray(found.latent_mean) + 3.0 * np.asarray(found.latent_std)
+    np.testing.assert_allclose(vae.normalise(found, mu), 3.0 * weights, rtol=0.1)
+    task.export(params(), tmp_path / "unit", {})
+    assert load_config(tmp_path / "unit").vae.latent_scale == ()
 
 
 def test_to_float_covers_minus_one_to_one():

@@ -35,6 +35,11 @@ def test_a_batch_is_a_function_of_seed_and_index(source):
     assert not np.array_equal(a, dataclasses.replace(source, seed=1).batch(5, 3)["frames"])
 
 
+def test_a_crop_larger_than_the_frames_is_refused(source):
+    with pytest.raises(UserError, match="data.crop is 17; it can be 0 .whole frames. to 16 pixels"):
+        dataclasses.replace(source, crop=17)
+
+
 def test_the_cache_changes_nothing(source, cached):
     assert cached.check_cache() == 2 and source.check_cache() == 0
     for index in range(4):

@@ -1,0 +1,50 @@
+"""Matrix products of float32 values in bfloat16, which is what a TPU does by default.
+
+Inputs are rounded to bfloat16, sums are float32, backward too.  On CPUs with bfloat16 instructions a training
+step takes about a seventh less; on CPUs without them it takes longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+PRODUCTS = ("float32", "bfloat16")
+
+
+def dense_product(products: str) -> Callable | None:
+    """`dot_general` of a flax Dense: bfloat16's, or None for flax's own."""
+    return _dot_general if products == "bfloat16" else None
+
+
+def _dot_general(x, kernel, dimensions, precision=None, preferred_element_type=None):
+    assert dimensions == (((x.ndim - 1,), (0,)), ((), ()))  # all that a Dense asks for
+    return _product(x, kernel).astype(x.dtype)
+
+
+@jax.custom_vjp
+def _product(x: Float[Array, "*n a"], kernel: Float[Array, "a b"]) -> Float[Array, "*n b"]:
+    return _forward(x, kernel)[0]
+
+
+def _forward(x, kernel):
+    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return _sum(x, kernel, x.ndim - 1, 0), (x, kernel)
+
+
+def _backward(saved, cotangent):
+    x, kernel = saved
+    cotangent = cotangent.astype(jnp.bfloat16)
+    rows = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
+    return _sum(cotangent, kernel, cotangent.ndim - 1, 1), _sum(*rows, 0, 0)
+
+
+def _sum(a, b, axis_a: int, axis_b: int):
+    dimensions = (((axis_a,), (axis_b,)), ((), ()))
+    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+
+
+_product.defvjp(_forward, _backward)
