@@ -36,6 +36,7 @@ from bvjax.nets.dit_layers import gather_context
 from bvjax.nets.rope import angles, apply_rope
 from bvjax.random import normal, purpose_key
 
+WEIGHTINGS = ("velocity", "even")
 FRAMES_A_CAPTION = 4  # latents of one chunk among those that are denoised alone
 
 
@@ -50,6 +51,31 @@ class LevelsConfig:
     alpha: float = 10.0  # steepness of the sigmoid
     mix: float = 0.5  # share of clips with ordinary levels
     shift: float = 3.0  # of ordinary levels
+    weighting: str = (
+        "velocity"  # velocity: all levels weigh 1, as in Eq. 5 | even, see `level_weight`
+    )
+
+    def __post_init__(self):
+        if self.weighting not in WEIGHTINGS:
+            raise UserError(
+                f"levels.weighting is {self.weighting!r}; it can be {' or '.join(WEIGHTINGS)}"
+            )
+
+
+def level_weight(
+    weighting: str, sigma: Float[Array, "*n"], latent_std: tuple[float, ...] = ()
+) -> Float[Array, "*n"]:
+    """Weight of a level's loss: 1, or "even", 1 over what the best linear guess would leave of the velocity.
+
+    That is the mean over channels of v / (sigma^2 + (1 - sigma)^2 v), v = latent_std^2 (`add_linear_guess`).
+    Where v is small, the loss is ten times larger at low levels, which decide details, than at high ones,
+    which decide what is shown; "even" gives every level the same share.
+    """
+    if weighting == "velocity":
+        return jnp.ones_like(sigma)
+    v = jnp.square(jnp.array(latent_std or (1.0,), jnp.float32))
+    left = v / (sigma[..., None] ** 2 + (1.0 - sigma[..., None]) ** 2 * v)
+    return 1.0 / left.mean(axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,13 +305,14 @@ class TeacherForcing:
         x_cond, has_cond = self._reference(clip.chunks, history)
         losses = block_forcing_loss(velocity, noise, x_start, x_cond, has_cond, forcing.block)
         plain = jnp.mean(jnp.square(velocity - flow.velocity(x_start, noise)), axis=(2, 3, 4, 5))
+        loss = jnp.mean(self._weight(sigma) * losses)
         metrics = {"block": losses.mean(), "flow": plain.mean(), "kept": kept}
         for i, kind in enumerate(KINDS):
             chosen = history.kind == i
             # A kind may be absent from a step: then the mean of all stands in and the log stays finite.
             mean = jnp.where(chosen, plain, 0.0).sum() / jnp.maximum(chosen.sum(), 1)
             metrics[f"flow_{kind}"] = jnp.where(chosen.any(), mean, plain.mean())
-        return losses.mean(), metrics
+        return loss, metrics
 
     def _anchor_loss(self, params, clip, key):
         """The guidance latent from caption 1, twice."""
@@ -319,7 +346,8 @@ class TeacherForcing:
         velocity = jax.vmap(
             lambda noisy, sigma: self.denoise(params, noisy, sigma, text, None, 0), 2, 2
         )(flow.interpolate(latents, noise, sigma), sigma)
-        return jnp.mean(jnp.square(velocity - flow.velocity(latents, noise)))
+        errors = jnp.square(velocity - flow.velocity(latents, noise)).mean(axis=(3, 4, 5, 6))
+        return jnp.mean(self._weight(sigma) * errors)
 
     def _caption(self, key, text, described, alone):
         """Captions [b, m, t, dt] as the targets see them: describing all (some of those `alone`), or dropped."""
@@ -361,6 +389,9 @@ class TeacherForcing:
         if cfg.schedule != "naive":
             levels = chunk_levels(cfg.schedule, chunks, cfg.eps_min, cfg.eps_max, cfg.alpha)
         return draw_sigma(key, levels, cfg.role, (clips, chunks), mix=cfg.mix, shift=cfg.shift)
+
+    def _weight(self, sigma):
+        return level_weight(self.forcing.levels.weighting, sigma, self.model.dit.latent_std)
 
     def _reference(self, chunks, history):
         """x_cond from the top-l entries, or from the recent ones where none was retrieved."""

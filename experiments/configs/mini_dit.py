@@ -63,6 +63,8 @@ def get_config() -> ConfigDict:
                 noise_chance=0.5,
                 noise_max=0.05,
             ),
-            levels=dict(schedule="cosine", role="median_shift", mix=0.8, shift=4.0),
+            levels=dict(
+                schedule="cosine", role="median_shift", mix=0.8, shift=4.0, weighting="even"
+            ),
         )
     )

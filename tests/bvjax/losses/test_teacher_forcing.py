@@ -21,7 +21,13 @@ from bvjax.errors import UserError
 from bvjax.generate import steps
 from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.history import KINDS, HistoryConfig, draw_history, draw_kinds, noise_history
-from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig, TeacherForcing, make_clip
+from bvjax.losses.teacher_forcing import (
+    ForcingConfig,
+    LevelsConfig,
+    TeacherForcing,
+    level_weight,
+    make_clip,
+)
 from bvjax.nets import dit
 from bvjax.random import purpose_key
 
@@ -274,7 +280,42 @@ def test_only_targets_without_history_get_the_caption_that_describes(params, bat
     assert np.isnan(flow(semantic=0.0, none=1.0))
 
 
+def test_even_levels_weigh_what_the_linear_guess_leaves():
+    """By Monte Carlo, level by level: the guess's error times the weight is 1."""
+    std = (1.0, 0.3, 0.1)
+    rng = np.random.default_rng(0)
+    start, noise = rng.standard_normal((2, 200_000, 3)) * [[std], [(1, 1, 1)]]
+    for sigma in (0.0, 0.05, 0.3, 0.7, 1.0):
+        noisy, velocity = (1 - sigma) * start + sigma * noise, noise - start
+        slope = (noisy * velocity).mean(0) / (noisy**2).mean(0)
+        left = np.square(velocity - slope * noisy).mean()
+        weight = level_weight("even", jnp.float32(sigma)[None], std)
+        np.testing.assert_allclose(left * weight, 1.0, rtol=0.02)
+    np.testing.assert_array_equal(level_weight("velocity", jnp.arange(3.0), std), np.ones(3))
+
+
+def test_even_levels_reach_all_parts_of_the_loss(params, batch):
+    """A network that gives just the linear guess has the loss 1 per part, whatever the levels."""
+    std = tuple(np.linspace(0.1, 1.0, 16).tolist())
+    cfg = dataclasses.replace(MODEL.dit, output="residual", latent_std=std)
+    latents = jax.random.normal(jax.random.key(4), (1, 1 + 2 * CHUNKS, 4, 4, 16)) * jnp.array(std)
+    silent = params | {"head": jax.tree.map(jnp.zeros_like, params["head"])}
+    levels = LevelsConfig(schedule="naive", weighting="even")
+    forcing = ForcingConfig(
+        block=BlockForcingConfig(target="fm"), history=CLEAN, levels=levels, rounds=8, frames=64,
+        anchor_weight=0.0,
+    )  # fmt: skip
+    teach = TeacherForcing(dataclasses.replace(MODEL, dit=cfg), forcing, teacher().null_text)
+    clip = make_clip(dict(batch, latents=latents, described=batch["text"]), teach.grid)
+    loss, metrics = jax.jit(teach.loss)(silent, clip, jax.random.key(3))
+    np.testing.assert_allclose(metrics["frames"], 1.0, rtol=0.1)
+    np.testing.assert_allclose(loss - metrics["frames"], 1.0, rtol=0.1)
+    assert metrics["flow"] != loss - metrics["frames"]  # logged as it is
+
+
 def test_nothing_to_train_is_refused():
+    with pytest.raises(UserError, match="levels.weighting is 'odd'; it can be velocity or even"):
+        LevelsConfig(weighting="odd")
     with pytest.raises(UserError, match="must be >= 0 and not both zero"):
         ForcingConfig(rounds=0, frames=0)
     with pytest.raises(UserError, match="frames is 7; it must be a multiple of 4"):
