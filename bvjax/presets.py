@@ -51,7 +51,7 @@ MINI = ModelConfig(
     memory=MemoryConfig(slots=16, capacity=128),
     build=BuildConfig(n_recent=16, n_random=16),
     rope=RopeConfig(mode="window"),
-    sampler=SamplerConfig(steps=20, shift=3.0),
+    sampler=SamplerConfig(steps=20, shift=6.0),
     cfg=CFGConfig(scale=2.5),
 )
 
