@@ -146,9 +146,9 @@ def dit_stage(config: Config) -> Stage:
     data = config.data
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))
     # The VAE and text sections are as they were trained, latent statistics included.
-    model = dataclasses.replace(make_model(config), vae=trained.vae, text=trained.text)
-    dit = dataclasses.replace(model.dit, latent_std=trained.vae.latent_scale)
-    model = dataclasses.replace(model, dit=dit)
+    wanted = make_model(config)
+    dit = dataclasses.replace(wanted.dit, latent_std=trained.vae.latent_scale)
+    model = dataclasses.replace(wanted, dit=dit, vae=trained.vae, text=trained.text)
     check_latents(data.latents, Path(data.weights), model)
     forcing = ForcingConfig(
         block=from_dict(BlockForcingConfig, config.block.to_dict(), "block."),

@@ -41,7 +41,7 @@ class Rollout:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """One step of `stream`: latents as they are stored, [1 or L or P + L, h, w, 16]."""
+    """One step of `stream`: latents as they are stored, [1 or L or P + L, h, w, z]."""
 
     chunk_id: int  # 0 is the guidance latent, or the first chunk with chunk.first="joined"
     latents: Float[np.ndarray, "l h w z"]
@@ -64,7 +64,7 @@ def rollout(
         params: of the DiT.
         model: static; `chunk.first` is separate or joined.
         key: the seed, `jax.random.key(seed)`.
-        image_latent: [1, h, w, 16], the encoded first frame (image-to-video).
+        image_latent: [1, h, w, z], the encoded first frame (image-to-video).
         oracle: retrieval.kind="oracle": row c scores every chunk id for the c-th chunk.
 
     Raises:

@@ -85,7 +85,7 @@ def chunk_step(
 
 
 def anchor_step(params: Any, model: ModelConfig, given: ChunkInput) -> Latents:
-    """Generates the guidance latent, [1, h, w, 16], from the first caption alone."""
+    """Generates the guidance latent, [1, h, w, z], from the first caption alone."""
     grid = grid_of(model)
     noise = anchor_noise(given.key, (1, *grid.latent_size, model.dit.in_channels))
     velocity = _velocity(params, model, given, None, None, None, grid.positions(1))
@@ -102,7 +102,7 @@ def denoise(
         prefix: clean latents at the head of the window; they get sigma 0 and stay as they are.
 
     Returns:
-        float32 [W, h, w, 16]: L latents, with chunk.first="overlap" P more in front.
+        float32 [W, h, w, z]: L latents, with chunk.first="overlap" P more in front.
     """
     grid = grid_of(model)
     _, context, null_context, own_base = _look_back(model, state, given)

@@ -31,7 +31,7 @@ from bvjax.losses.block_forcing import (
 from bvjax.losses.history import KINDS, History, HistoryConfig, draw_history, noise_history
 from bvjax.memory.positions import time_bases
 from bvjax.memory.salience import keep_mask, probe_indices
-from bvjax.nets.dit import ChunkKV, Context, SelfContext, WanDiT
+from bvjax.nets.dit import ChunkKV, Context, SelfContext, WanDiT, variances
 from bvjax.nets.dit_layers import gather_context
 from bvjax.nets.rope import angles, apply_rope
 from bvjax.random import normal, purpose_key
@@ -67,15 +67,14 @@ def level_weight(
 ) -> Float[Array, "*n"]:
     """Weight of a level's loss: 1, or "even", 1 over what the best linear guess would leave of the velocity.
 
-    That is the mean over channels of v / (sigma^2 + (1 - sigma)^2 v), v = latent_std^2 (`add_linear_guess`).
+    That is the mean over channels of v / s, as `add_linear_guess` names them.
     Where v is small, the loss is ten times larger at low levels, which decide details, than at high ones,
     which decide what is shown; "even" gives every level the same share.
     """
     if weighting == "velocity":
         return jnp.ones_like(sigma)
-    v = jnp.square(jnp.array(latent_std or (1.0,), jnp.float32))
-    left = v / (sigma[..., None] ** 2 + (1.0 - sigma[..., None]) ** 2 * v)
-    return 1.0 / left.mean(axis=-1)
+    v, s = variances(sigma[..., None], latent_std)
+    return 1.0 / (v / s).mean(axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -193,9 +193,16 @@ def add_linear_guess(
     then need not carry noise that it can say nothing about.
     """
     sigma = sigma.astype(jnp.float32)[..., None, None, None]
-    v = jnp.square(jnp.array(std or 1.0, jnp.float32))
-    s = sigma**2 + (1.0 - sigma) ** 2 * v
+    v, s = variances(sigma, std)
     return (sigma - (1.0 - sigma) * v) / s * latents - out * jnp.sqrt(v / s)
+
+
+def variances(
+    sigma: Float[Array, "*n 1"], std: tuple[float, ...]
+) -> tuple[Float[Array, "*z"], Float[Array, "*n z"]]:
+    """By channel, of the latents, std^2 (1 by default), and of x_sigma, sigma^2 + (1 - sigma)^2 std^2."""
+    v = jnp.square(jnp.array(std or 1.0, jnp.float32))
+    return v, sigma**2 + (1.0 - sigma) ** 2 * v
 
 
 def _check(cfg, text_dim, latents, sigma, text, positions, context):

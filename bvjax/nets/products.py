@@ -22,7 +22,8 @@ def dense_product(products: str) -> Callable | None:
 
 def _dot_general(x, kernel, dimensions, precision=None, preferred_element_type=None):
     assert dimensions == (((x.ndim - 1,), (0,)), ((), ()))  # all that a Dense asks for
-    return _product(x, kernel).astype(x.dtype)
+    # float32 in, so that the gradients, which are float32, have the dtype of what they are of.
+    return _product(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
 
 
 @jax.custom_vjp
