@@ -156,13 +156,14 @@ def dit_stage(config: Config) -> Stage:
         levels=from_dict(LevelsConfig, config.levels.to_dict(), "levels."),
         **config.forcing.to_dict(),
     )
-    heldout = next(latent_batches(data.latents, data.sample_stories, 0, data.heldout_split))
+    heldout = next(latent_batches(data.latents, data.heldout_stories, 0, data.heldout_split))
     task = DiTTask(
         model=model,
         forcing=forcing,
         null_text=null_text(data.latents),
         heldout=heldout,
         vae_params=params["vae"],
+        sample_stories=min(data.sample_stories, data.heldout_stories),
         sample_chunks=data.sample_chunks,
         weights_dtype=config.weights_dtype,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from bvjax.weights import save_weights
 class DiTTask:
     """Batches are {"latents", "text", "embedding", "relevance"} of whole stories, one row a story.
 
-    `heldout` is such a batch of held-out stories, of which `sample` generates the first `sample_chunks` chunks;
-    `vae_params` decode them.
+    `heldout` is such a batch of held-out stories; `sample` measures the loss on all of them and generates the first
+    `sample_chunks` chunks of `sample_stories` of them, which `vae_params` decode.
     """
 
     model: ModelConfig
@@ -34,6 +35,7 @@ class DiTTask:
     null_text: np.ndarray
     heldout: dict[str, np.ndarray]
     vae_params: Any
+    sample_stories: int
     sample_chunks: int
     weights_dtype: str
     part: str = "dit"
@@ -52,9 +54,13 @@ class DiTTask:
         return self.teacher.loss(params, make_clip(batch, self.teacher.grid), key)
 
     def sample(self, params: Params, folder: Path, step: int) -> dict[str, float]:
-        """A strip per held-out story: its own frames (through the VAE) over generated ones."""
+        """A strip per held-out story: its own frames (through the VAE) over generated ones.
+
+        Returns:
+            The loss and its parts on the held-out stories, with the same noise at every step.
+        """
         rows = []
-        for i in range(len(self.heldout["latents"])):
+        for i in range(self.sample_stories):
             truth = self.heldout["latents"][
                 i, : 1 + self.sample_chunks * self.teacher.grid.latents_per_chunk
             ]
@@ -68,7 +74,20 @@ class DiTTask:
             rows += [self._strip(truth), self._strip(latents)]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.concatenate(rows)).save(folder / f"{step:07d}.png")
-        return {}
+        return self.heldout_loss(params)
+
+    def heldout_loss(self, params: Params) -> dict[str, float]:
+        """Means over the held-out stories; far above those of training, there are too few stories."""
+        parts = []
+        for i in range(len(self.heldout["latents"])):
+            story = {name: array[i : i + 1] for name, array in self.heldout.items()}
+            loss, metrics = self._loss(params, story, jax.random.key(i))
+            parts.append({"loss": loss, **metrics})
+        return {f"heldout_{name}": float(np.mean([p[name] for p in parts])) for name in parts[0]}
+
+    @functools.cached_property
+    def _loss(self):
+        return jax.jit(self.loss)
 
     def _strip(self, latents: np.ndarray) -> np.ndarray:
         """Two frames a chunk, side by side."""

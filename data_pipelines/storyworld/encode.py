@@ -3,7 +3,8 @@
     python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=600
 
 One .npz per story, written atomically, so the command can be killed and run again; manifest.json ties the
-folder to the weights that made it.
+folder to the weights that made it.  Stories of two chunks (--chunks=2, in a folder of their own) cost a seventh
+and show as many first subjects: what single latents are learnt from.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _OUT = flags.DEFINE_string("out", "data/latents", "Folder of encoded stories.")
 _CACHE = flags.DEFINE_string("cache", "data/storyworld", "Folder of rendered stories, if any.")
 _STORIES = flags.DEFINE_integer("stories", 600, "How many stories: seeds FIRST, FIRST+1, ...")
 _FIRST = flags.DEFINE_integer("first", 0, "The first seed.")
+_CHUNKS = flags.DEFINE_integer("chunks", 15, "Chunks of a story.", lower_bound=1)
 _SPLIT = flags.DEFINE_string("split", "train", "Which split to draw them from.")
 
 
@@ -65,7 +67,7 @@ def encode(weights: Path, root: Path, numbers: range) -> None:
     for number in tqdm(numbers, unit="story"):
         path = story_file(root, _SPLIT.value, number)
         if not path.exists():
-            story = make_story(number, _SPLIT.value)
+            story = make_story(number, _SPLIT.value, _CHUNKS.value)
             arrays = encode_story(encoders, story, frames_of(encoders, story))
             write_atomic(path, npz_bytes(**arrays))
 
@@ -76,7 +78,9 @@ def frames_of(encoders: Encoders, story: Story) -> np.ndarray:
     size = (chunk.height, chunk.width, chunk.fps)
     cached = story_path(_CACHE.value, story.split, *size, story.seed)
     if cached.exists():
-        return np.asarray(open_story(cached))
+        frames = np.asarray(open_story(cached))
+        if len(frames) == num_frames(story, chunk.fps):  # another length is another story
+            return frames
     return render_frames(story, range(num_frames(story, chunk.fps)), *size)
 
 

@@ -21,7 +21,11 @@ class LatentStories(grain.RandomAccessDataSource):
     """
 
     def __init__(self, root: str | Path, split: str = "train", stories: int | None = None):
-        """Reads the first `stories` files (all when None); raises `UserError` when there are too few."""
+        """Reads the first `stories` files (all when None).
+
+        Raises:
+            UserError: there are too few, or they are not all of one length.
+        """
         files = sorted((Path(root) / split).glob("story_*.npz"))
         if not files or (stories or 0) > len(files):
             raise UserError(
@@ -29,6 +33,12 @@ class LatentStories(grain.RandomAccessDataSource):
                 f"make them with python -m data_pipelines.storyworld.encode --out {root} --split {split}"
             )
         self._items = [_read(path) for path in files[:stories]]
+        lengths = sorted({len(item["text"]) for item in self._items})
+        if len(lengths) > 1:
+            raise UserError(
+                f"{root}/{split} holds stories of {' and '.join(map(str, lengths))} chunks; "
+                "one folder holds stories of one length"
+            )
 
     def __len__(self) -> int:
         return len(self._items)

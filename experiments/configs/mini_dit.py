@@ -1,9 +1,9 @@
 """The DiT of `mini` by Block Forcing on encoded stories.
 
-Last of three stages, see `mini_dit_frames.py`.  Encode the stories first, with the VAE and the text encoder:
+Second of two stages, see `mini_dit_frames.py`.  Encode the stories first, with the VAE and the text encoder:
 
-python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=240
-python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=32 --split=heldout
+python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=900
+python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=16 --split=heldout
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ def get_config() -> ConfigDict:
             overrides=("dit.products=bfloat16",),  # of the model; where a CPU has the instructions
             weights_dtype="float16",
             train=dict(
-                steps=3000,
+                steps=750,
                 global_batch_size=1,  # stories: 15 clean and 15 * rounds noisy chunks each, and images
                 device_batch_size=1,
                 seed=0,
                 ema_decay=0.995,
                 log_every=20,
-                sample_every=250,
+                sample_every=150,
                 checkpoint_every=100,
                 keep=2,
             ),
@@ -46,11 +46,12 @@ def get_config() -> ConfigDict:
                 split="train",
                 stories=0,  # 0 = all that are encoded
                 heldout_split="heldout",
-                sample_stories=2,
+                heldout_stories=8,  # whose loss is measured every `sample_every` updates
+                sample_stories=2,  # of them, drawn as strips
                 sample_chunks=5,
                 seed=0,
             ),
-            forcing=dict(rounds=3, anchor_weight=0.15, frames=20, frames_weight=0.5, described=0.5),
+            forcing=dict(rounds=2, anchor_weight=0.15, frames=20, frames_weight=0.5, described=0.5),
             block=dict(target="blend", gamma=0.1),  # see `BlockForcingConfig`
             history=dict(  # see `HistoryConfig`
                 semantic=0.5,

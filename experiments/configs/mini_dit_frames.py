@@ -1,12 +1,14 @@
-"""First of three stages of the DiT's training: single latents, as images, from captions that describe them.
+"""First of two stages of the DiT's training: single latents, as images, from captions that describe them.
 
 What a word looks like is learnt from images: one costs a fifth of a chunk, and the latents of a chunk look much
-alike.  Then chunks, first without history (with it to copy from, a caption's words hardly matter), then with it:
+alike.  Then chunks with history; a model that starts with it to copy from hardly learns what words mean.  It takes
+many stories: with 240 of them the model drew 88 % of the species of these and 41 % of those of others.  Their first
+two chunks will do:
 
+python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/openings --chunks=2 --stories=3000
+python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/openings --chunks=2 --stories=16 --split=heldout
 python -m experiments.train --config=experiments/configs/mini_dit_frames.py --workdir=runs/dit_frames \\
     --weights=runs/mini
-python -m experiments.train --config=experiments/configs/mini_dit_alone.py --workdir=runs/dit_alone \\
-    --weights=runs/mini --init-from=runs/mini
 python -m experiments.train --config=experiments/configs/mini_dit.py --workdir=runs/dit \\
     --weights=runs/mini --init-from=runs/mini
 """
@@ -20,7 +22,8 @@ from experiments.configs import mini_dit
 
 def get_config() -> ConfigDict:
     config = mini_dit.get_config()
-    config.train.update(steps=2000, sample_every=500, global_batch_size=4, device_batch_size=4)
-    config.optimizer.update(lr=3e-3, schedule="cosine", final_factor=0.3)
-    config.forcing.update(rounds=0, frames=60, described=0.7)
+    config.train.update(steps=1100, sample_every=200, global_batch_size=24, device_batch_size=24)
+    config.data.update(latents="data/openings", heldout_stories=16)
+    config.optimizer.update(lr=2e-3, schedule="cosine", final_factor=0.3)
+    config.forcing.update(rounds=0, frames=8, described=0.7)
     return config

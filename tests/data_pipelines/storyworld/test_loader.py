@@ -87,3 +87,13 @@ def test_too_few_or_damaged_stories_are_refused(root, tmp_path):
     path.write_bytes(story_file(root, "train", 0).read_bytes()[:300])
     with pytest.raises(UserError, match="is damaged"):
         LatentStories(tmp_path)
+
+
+def test_stories_of_different_lengths_are_refused(root, tmp_path):
+    short = story_file(tmp_path, "train", 0)
+    short.parent.mkdir()
+    with np.load(story_file(root, "train", 0)) as file:
+        np.savez(short, **dict(file) | {"text": file["text"][:1]})
+    story_file(tmp_path, "train", 1).write_bytes(story_file(root, "train", 1).read_bytes())
+    with pytest.raises(UserError, match="stories of 1 and 2 chunks"):
+        LatentStories(tmp_path)
