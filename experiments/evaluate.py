@@ -25,6 +25,8 @@ from experiments.evaluation.results import Results
 from experiments.evaluation.table import table
 from experiments.evaluation.under_test import UnderTest
 
+EVERY = (*KINDS, "full")
+
 _WEIGHTS = flags.DEFINE_string("weights", "bvjax/assets/mini", "Weights folder to measure.")
 _WHAT = flags.DEFINE_list("what", list(PARTS), "Which parts.")
 _OUT = flags.DEFINE_string("out", "runs/evaluation.json", "Results; records go beside it.")
@@ -37,7 +39,12 @@ _STORIES = flags.DEFINE_integer(
 )
 _CASES = flags.DEFINE_integer("cases", Amounts.cases, "Returning subjects per arm.", lower_bound=1)
 _MINUTES = flags.DEFINE_integer("minutes", Amounts.minutes, "Minutes per arm.", lower_bound=1)
-_ARMS = flags.DEFINE_list("arms", None, "Arms of `memory`: semantic, rolling, ...; all by default.")
+_ARMS = flags.DEFINE_list(
+    "arms", list(EVERY), "Arms of memory, minutes and drift (full is of drift only)."
+)
+_ANCHORS = flags.DEFINE_multi_enum(
+    "anchor", ["on", "off"], ["on", "off"], "Arms of memory with the anchor, and without."
+)
 _JUDGE = flags.DEFINE_string("judge", str(DEFAULT), "The trained judge.")
 _CACHE = flags.DEFINE_string("cache", "data/latents", 'Folder of encoded stories; "" keeps none.')
 _FIRST = flags.DEFINE_integer("first_seed", 1000, "First held-out story.", lower_bound=0)
@@ -70,10 +77,11 @@ def evaluate() -> None:
             f"there is no judge {_JUDGE.value}; train one with "
             "python -m experiments.evaluation.train_judge"
         )
-    overrides, kinds = tuple(_SET.value), _ARMS.value or KINDS
+    overrides, kinds = tuple(_SET.value), tuple(_ARMS.value)
     for kind in kinds:
-        if kind not in KINDS:
-            raise UserError(f"there is no arm {kind!r}; the arms are {', '.join(KINDS)}")
+        if kind not in EVERY:
+            raise UserError(f"there is no arm {kind!r}; the arms are {', '.join(EVERY)}")
+    arms = [arm for arm in ARMS.values() if arm.kind in kinds]
     evaluation = Evaluation(
         tested=UnderTest.load(_WEIGHTS.value, overrides),
         judge_file=Path(_JUDGE.value),
@@ -83,7 +91,8 @@ def evaluate() -> None:
         first_seed=_FIRST.value,
         seed=_SEED.value,
         batch=_BATCH.value,
-        arms=tuple(arm for arm in ARMS.values() if arm.kind in kinds),
+        arms=tuple(arm for arm in arms if arm.anchor_setting in _ANCHORS.value),
+        kinds=kinds,
         overrides=overrides,
         command=shlex.join(["python", "-m", "experiments.evaluate", *sys.argv[1:]]),
     )

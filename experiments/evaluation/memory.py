@@ -47,7 +47,12 @@ class Arm:
 
     @property
     def name(self) -> str:
-        return self.kind if self.anchor or self.kind == "none" else f"{self.kind}, no anchor"
+        return self.kind if self.anchor_setting == "on" else f"{self.kind}, no anchor"
+
+    @property
+    def anchor_setting(self) -> str:
+        """on | off; "none" never has an anchor and belongs to the arms of "on"."""
+        return "on" if self.anchor or self.kind == "none" else "off"
 
 
 ARMS = {

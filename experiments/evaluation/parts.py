@@ -49,6 +49,7 @@ class Evaluation:
     seed: int
     batch: int
     arms: tuple[memory.Arm, ...]  # of protocol (a)
+    kinds: tuple[str, ...]  # arms of whole minutes, as far as a part has them
     overrides: tuple[str, ...]
     command: str
 
@@ -173,6 +174,7 @@ class Evaluation:
     def _minutes(self, arms: tuple[str, ...]) -> dict[str, Record]:
         """Generates what is missing; a minute is judged and its drift measured in one go."""
         judge, records, drifts = self.loaded_judge, self.records("minutes"), self.records("drift")
+        arms = tuple(arm for arm in arms if arm in self.kinds)
         wanted = [(arm, seed) for arm in arms for seed in self._minute_seeds]
         for arm, seed in self.each(wanted, "minutes"):
             name = f"{arm} {seed}"

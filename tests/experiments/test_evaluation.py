@@ -328,6 +328,7 @@ def test_arms_of_return_chunks():
         "semantic, no anchor", "rolling, no anchor", "oracle, no anchor", "random, no anchor",
     ]  # fmt: skip
     assert not ARMS["none"].anchor
+    assert [arm.anchor_setting for arm in ARMS.values()] == ["on"] * 5 + ["off"] * 4
 
 
 def test_the_command_in_words(tmp_path):
@@ -336,6 +337,11 @@ def test_the_command_in_words(tmp_path):
     command.append(f"--table={tmp_path}/none.json")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: there is no results file")
+    done = subprocess.run(
+        [*command[:-1], "--arms=semantic,best"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: there is no arm 'best'; the arms are")
 
 
 def test_stories_of_another_length_are_refused(tiny):
