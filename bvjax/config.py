@@ -116,6 +116,7 @@ class DiTConfig:
         "velocity"  # velocity | residual: of the best linear guess, see `nets.dit.add_linear_guess`
     )
     latent_std: tuple[float, ...] = ()  # of the latents by channel, for that guess; () = 1 each
+    similarity_keys: bool = False  # keys of context entries tell how alike the captions are
     remat: str = "none"  # none | full | dots: what the backward pass recomputes
     dtype: str = "float32"  # matmul dtype; norms, softmax, modulation and RoPE stay fp32
     products: str = (

@@ -51,7 +51,7 @@ TINY = ModelConfig(
     text=TextConfig(
         vocab_size=96, dim=16, num_layers=1, num_heads=2, head_dim=8, ffn_dim=32, max_length=64
     ),
-    dit=DiTConfig(dim=32, num_heads=2, num_layers=2, ffn_dim=64, freq_dim=16),
+    dit=DiTConfig(dim=32, num_heads=2, num_layers=2, ffn_dim=64, freq_dim=16, similarity_keys=True),
     memory=MemoryConfig(slots=6, capacity=6, tau=0.8),
     build=BuildConfig(n_recent=2, n_random=2),
     retrieval=RetrievalConfig(recent=2, l=1),

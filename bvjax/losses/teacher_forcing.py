@@ -85,6 +85,7 @@ class ForcingConfig:
     history: HistoryConfig = HistoryConfig()
     levels: LevelsConfig = LevelsConfig()
     rounds: int = 2  # times each chunk of a clip is denoised in a step
+    returns: float = 0.0  # share of the rounds after the first that goes to `returning` chunks
     anchor_weight: float = 0.15  # weight of the loss of the guidance latent alone
     frames: int = 0  # latents of a clip that are denoised alone, as images
     frames_weight: float = 1.0
@@ -97,6 +98,12 @@ class ForcingConfig:
             raise UserError(
                 f"forcing.rounds is {self.rounds} and forcing.frames {self.frames}; "
                 "they must be >= 0 and not both zero"
+            )
+        if not 0.0 <= self.returns <= 1.0:
+            raise UserError(f"forcing.returns is {self.returns}; it must lie in [0, 1]")
+        if self.returns and self.levels.role == "progressive":
+            raise UserError(
+                "levels.role='progressive' needs all chunks in order; set forcing.returns=0"
             )
         if self.frames % FRAMES_A_CAPTION:
             raise UserError(
@@ -134,6 +141,15 @@ def make_clip(batch: dict[str, Array], grid: ChunkGrid) -> Clip:
         embedding=batch["embedding"],
         relevance=batch["relevance"],
     )
+
+
+def returning(relevance: Float[Array, "b c c"], recent: int) -> Bool[Array, "b c"]:
+    """Chunks that have more to do with a chunk before the last `recent` ones than with any of these."""
+    ids = jnp.arange(relevance.shape[-1])
+    gap = ids[:, None] - ids
+    old = jnp.where(gap > recent, relevance, 0.0).max(axis=-1)
+    late = jnp.where((gap > 0) & (gap <= recent), relevance, 0.0).max(axis=-1)
+    return old > late
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +217,10 @@ class TeacherForcing:
         keys, values, mask = gather(
             kv.keys, kv.values, keep, history.index, history.valid, entry_positions, theta
         )
-        rows = Context(keys=keys, values=values, mask=mask)
+        similarity = jnp.where(history.valid, history.scores, 0.0)
+        similarity = jnp.repeat(similarity, keys.shape[3] // history.index.shape[-1], axis=-1)
+        similarity = jnp.broadcast_to(similarity, mask.shape)
+        rows = Context(keys=keys, values=values, mask=mask, similarity=similarity)
         anchor = self.anchor_rows(anchor_kv, history.anchor)
         if anchor is not None:
             rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=3), anchor, rows)
@@ -220,7 +239,12 @@ class TeacherForcing:
             return jnp.broadcast_to(rows, (*spread, *rows.shape[-2:]))
 
         mask = jnp.broadcast_to(shown[None, ..., None], spread)
-        return Context(keys=broadcast(keys), values=broadcast(anchor_kv.values), mask=mask)
+        return Context(
+            keys=broadcast(keys),
+            values=broadcast(anchor_kv.values),
+            mask=mask,
+            similarity=jnp.zeros(spread),
+        )
 
     def positions(
         self, history: History, target: Int[Array, "b m"]
@@ -276,10 +300,8 @@ class TeacherForcing:
 
     def _block_loss(self, params, clip, key):
         batch, chunks = clip.chunks.shape[:2]
-        forcing, rounds = self.forcing, self.forcing.rounds
-        target = jnp.broadcast_to(
-            jnp.tile(jnp.arange(1, chunks + 1), rounds), (batch, rounds * chunks)
-        )
+        forcing = self.forcing
+        target = self._targets(purpose_key(key, "targets"), clip)
         history = draw_history(
             purpose_key(key, "history"), target, clip.embedding, clip.relevance,
             self.model.retrieval, forcing.history,
@@ -292,11 +314,12 @@ class TeacherForcing:
             kept = keep.astype(jnp.float32).mean()
 
         # ---- noisy targets
-        repeat = lambda x: jnp.tile(x, (1, rounds, *[1] * (x.ndim - 2)))  # noqa: E731
-        x_start = repeat(clip.chunks)
+        rows = jnp.arange(batch)[:, None], target - 1
+        x_start = clip.chunks[rows]
         alone = history.kind == KINDS.index("none")
-        text = self._caption(key, repeat(clip.text), repeat(clip.described), alone)
-        sigma = self._sigma(purpose_key(key, "sigma"), batch * rounds, chunks).reshape(target.shape)
+        text = self._caption(key, clip.text[rows], clip.described[rows], alone)
+        sigma = self._sigma(purpose_key(key, "sigma"), target.reshape(-1, chunks), chunks)
+        sigma = sigma.reshape(target.shape)
         noise = normal(purpose_key(key, "noise"), x_start.shape)
         velocity = self.denoise(
             params, flow.interpolate(x_start, noise, sigma), sigma, text, context, base
@@ -312,6 +335,22 @@ class TeacherForcing:
             mean = jnp.where(chosen, plain, 0.0).sum() / jnp.maximum(chosen.sum(), 1)
             metrics[f"flow_{kind}"] = jnp.where(chosen.any(), mean, plain.mean())
         return loss, metrics
+
+    def _targets(self, key, clip):
+        """Chunk ids [b, rounds * c]: all chunks in the first round, some of `returning` in the others."""
+        batch, chunks = clip.chunks.shape[:2]
+        ids = jnp.broadcast_to(jnp.arange(1, chunks + 1), (batch, self.forcing.rounds, chunks))
+        if self.forcing.returns:
+            chance = returning(clip.relevance, self.model.retrieval.recent).astype(jnp.float32)
+            shape = (self.forcing.rounds, chunks, batch)
+            drawn = jax.random.categorical(purpose_key(key, "chunk"), jnp.log(chance), shape=shape)
+            drawn = jnp.moveaxis(drawn, -1, 0) + 1
+            instead = self._draw(key, "instead", ids.shape) < self.forcing.returns
+            instead &= (jnp.arange(self.forcing.rounds) > 0)[:, None] & (chance > 0).any(-1)[
+                :, None, None
+            ]
+            ids = jnp.where(instead, drawn, ids)
+        return ids.reshape(batch, -1)
 
     def _anchor_loss(self, params, clip, key):
         """The guidance latent from caption 1, twice."""
@@ -375,19 +414,26 @@ class TeacherForcing:
             entry_positions, base = self.positions(first, ids)
             extra = {
                 "context": self.anchor_rows(anchor_kv, first.anchor),
-                "self_context": SelfContext(first.index, first.valid, entry_positions),
+                "self_context": SelfContext(
+                    first.index,
+                    first.valid,
+                    entry_positions,
+                    jnp.where(first.valid, first.scores, 0.0),
+                ),
                 "base": base,
             }
         probes = purpose_key(key, "probes")
         kv, keep = self.encode(params, noised, sigma, clip.text, probes, **extra)
         return kv, keep, anchor_kv
 
-    def _sigma(self, key, clips, chunks):
+    def _sigma(self, key, target, chunks):
+        """Levels of the targets [n, m], chunks of videos of `chunks` chunks."""
         cfg = self.forcing.levels
         levels = None
         if cfg.schedule != "naive":
             levels = chunk_levels(cfg.schedule, chunks, cfg.eps_min, cfg.eps_max, cfg.alpha)
-        return draw_sigma(key, levels, cfg.role, (clips, chunks), mix=cfg.mix, shift=cfg.shift)
+            levels = jnp.asarray(levels)[target - 1]
+        return draw_sigma(key, levels, cfg.role, target.shape, mix=cfg.mix, shift=cfg.shift)
 
     def _weight(self, sigma):
         return level_weight(self.forcing.levels.weighting, sigma, self.model.dit.latent_std)

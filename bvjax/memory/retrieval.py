@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,9 @@ class Selection:
     valid: Bool[Array, "B E"]
     recent: Bool[Array, "B E"]  # entries of the sequential window, seq_ctx of Eq. 9
     scores: Float[Array, "B slot"]
+    similarity: Float[Array, "B E"] | None = (
+        None  # Eq. 8 whatever the kind; 0 for the anchor and where not valid
+    )
 
 
 def semantic_scores(
@@ -157,7 +162,13 @@ def retrieve(
     """`entry_scores` and `select` with the sizes of `model` (Algorithm 1, stage B)."""
     r, anchor = model.retrieval, model.memory.anchor
     scores, valid = entry_scores(r, bank, target_embedding, anchor, key, oracle)
-    return select(scores, bank.chunk_id, valid, target_chunk, r.recent, r.l, anchor)
+    picked = select(scores, bank.chunk_id, valid, target_chunk, r.recent, r.l, anchor)
+    if r.kind != "semantic":
+        semantic = dataclasses.replace(r, kind="semantic")
+        scores, _ = entry_scores(semantic, bank, target_embedding, anchor)
+    known = picked.valid & (jnp.arange(picked.valid.shape[-1]) >= anchor)
+    similarity = jnp.take_along_axis(scores, picked.index, axis=-1)
+    return picked.replace(similarity=jnp.where(known, similarity, 0.0))
 
 
 def assemble(
@@ -188,6 +199,11 @@ def assemble(
     keys, length = pack(bank.keys, lengths, selection.index)
     values, _ = pack(bank.values, lengths, selection.index)
     keys = apply_rope(keys, angles(positions, keys.shape[-1], theta))
+    rows = (*lengths.shape, bank.keys.shape[3])
+    similarity, _ = pack(jnp.broadcast_to(selection.similarity[None, ..., None], rows), lengths)
     return Context(
-        keys=keys[:, :, None], values=values[:, :, None], length=length[:, :, None], mask=None
+        keys=keys[:, :, None],
+        values=values[:, :, None],
+        length=length[:, :, None],
+        similarity=similarity[:, :, None],
     )

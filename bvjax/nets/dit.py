@@ -10,7 +10,8 @@ Parameter names are those of the PyTorch checkpoints with "/" for ".", except:
   blocks/modulation  [Y, 6, D]                blocks.i.modulation  [1, 6, D]
   head/modulation  [2, D]                     head.modulation  [1, 2, D]
 
-norm3 is the affine norm before cross-attention (diffusers calls it norm2).
+norm3 is the affine norm before cross-attention (diffusers calls it norm2).  blocks/self_attn/similarity_key
+[Y, heads, k] is ours (`similarity_keys`).
 """
 
 from __future__ import annotations
@@ -224,6 +225,8 @@ def _check(cfg, text_dim, latents, sigma, text, positions, context):
         raise UserError(f"got {sigma.shape[2]} sigmas a chunk; give one, or one per latent frame")
     if context is not None and (context.length is None) == (context.mask is None):
         raise UserError("a Context needs exactly one of length and mask")
+    if cfg.similarity_keys and context is not None and context.similarity is None:
+        raise UserError("dit.similarity_keys needs the similarity of each row of the Context")
 
 
 def init_params(cfg: DiTConfig, text_dim: int, key: Array) -> dict:

@@ -35,6 +35,9 @@ class Context:
     values: Float[Array, "y b c s a k"]
     length: Int[Array, "y b c"] | None = None
     mask: Bool[Array, "y b c s"] | None = None
+    similarity: Float[Array, "y b c s"] | None = (
+        None  # for `dit.similarity_keys`: of each row's entry
+    )
 
 
 @struct.dataclass
@@ -56,6 +59,7 @@ class SelfContext:
     index: Int[Array, "b c e"]  # source along the chunk axis
     valid: Bool[Array, "b c e"]
     entry_positions: Int[Array, "b c e n 3"]  # RoPE positions of the source's tokens from here
+    similarity: Float[Array, "b c e"] | None = None  # for `dit.similarity_keys`
 
 
 @struct.dataclass
@@ -150,10 +154,21 @@ class _Projections(nn.Module):
 
 
 class SelfAttention(_Projections):
-    """Attention of a chunk over its own tokens, its context, and chunks of its own sequence."""
+    """Attention of a chunk over its own tokens, its context, and chunks of its own sequence.
+
+    With `similarity_keys` a learned vector u per head, times the similarity of the entry's caption to the
+    chunk's (Eq. 8), is added to the entry's keys: the logit of a query q gets q u similarity.  Which entry a
+    caption speaks of is then known to attention, and need not be worked out from names.
+    """
 
     return_kv: bool = False
     keep_fn: Callable[[Array], Array] | None = None
+
+    def setup(self):
+        super().setup()
+        if self.cfg.similarity_keys:
+            shape = (self.cfg.num_heads, self.cfg.head_dim)
+            self.similarity_key = self.param("similarity_key", nn.initializers.zeros, shape)
 
     def __call__(
         self, x: Float[Array, "b c n d"], context: Context | None, cond: Conditioning
@@ -163,7 +178,7 @@ class SelfAttention(_Projections):
         salience = self._salience(q, roped, cond)
         keys, values, masks, length = [roped], [v], [], None
         if context is not None:
-            keys.append(context.keys.astype(k.dtype))
+            keys.append(self._alike(context.keys.astype(k.dtype), context.similarity))
             values.append(context.values.astype(v.dtype))
             if context.length is not None and cond.self_context is None:
                 length = k.shape[2] + context.length
@@ -175,13 +190,24 @@ class SelfAttention(_Projections):
             more = gather_context(
                 k, v, keep, source.index, source.valid, source.entry_positions, self.cfg.rope_theta
             )
-            for parts, part in zip((keys, values, masks), more, strict=True):
-                parts.append(part)
+            similarity = source.similarity
+            if similarity is not None:
+                similarity = jnp.repeat(similarity, k.shape[2], axis=-1)
+            keys.append(self._alike(more[0], similarity))
+            values.append(more[1])
+            masks.append(more[2])
         mask = jnp.concatenate([jnp.ones(k.shape[:3], bool), *masks], axis=2) if masks else None
         out = attention(
             q, jnp.concatenate(keys, 2), jnp.concatenate(values, 2), kv_length=length, kv_mask=mask
         )
         return self.merge(out), ChunkKV(k, v, salience) if self.return_kv else None
+
+    def _alike(self, keys, similarity):
+        """Keys [b, c, s, a, k] with what `similarity` [b, c, s] adds; the logits' 1 / sqrt(k) is undone."""
+        if not self.cfg.similarity_keys:
+            return keys
+        added = self.cfg.head_dim**0.5 * self.similarity_key
+        return keys + (similarity[..., None, None] * added).astype(keys.dtype)
 
     def _salience(self, q, roped_k, cond):
         """Alg. 2, lines 8-9.  Selection is not differentiated."""

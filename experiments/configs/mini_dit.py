@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
         dict(
             task="dit",
             preset="mini",
-            overrides=("dit.products=bfloat16",),  # of the model; where a CPU has the instructions
+            overrides=("dit.products=bfloat16", "dit.similarity_keys=True"),  # of the model
             weights_dtype="float16",
             train=dict(
                 steps=750,
@@ -51,7 +51,14 @@ def get_config() -> ConfigDict:
                 sample_chunks=5,
                 seed=0,
             ),
-            forcing=dict(rounds=2, anchor_weight=0.15, frames=20, frames_weight=0.5, described=0.5),
+            forcing=dict(
+                rounds=2,
+                returns=0.7,
+                anchor_weight=0.15,
+                frames=20,
+                frames_weight=0.5,
+                described=0.5,
+            ),
             block=dict(target="blend", gamma=0.1),  # see `BlockForcingConfig`
             history=dict(  # see `HistoryConfig`
                 semantic=0.5,

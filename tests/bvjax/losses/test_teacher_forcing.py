@@ -27,6 +27,7 @@ from bvjax.losses.teacher_forcing import (
     TeacherForcing,
     level_weight,
     make_clip,
+    returning,
 )
 from bvjax.nets import dit
 from bvjax.random import purpose_key
@@ -37,7 +38,7 @@ MODEL = ModelConfig(
     name="test",
     chunk=ChunkConfig(height=32, width=32, fps=2, frames=8),
     text=TextConfig(dim=DIM, max_length=TEXT),
-    dit=DiTConfig(dim=16, num_heads=2, num_layers=2, ffn_dim=16, freq_dim=8),
+    dit=DiTConfig(dim=16, num_heads=2, num_layers=2, ffn_dim=16, freq_dim=8, similarity_keys=True),
     memory=MemoryConfig(slots=8, capacity=6, tau=0.8),
     build=BuildConfig(n_recent=2, n_random=2),
     retrieval=RetrievalConfig(recent=1, l=1),
@@ -73,6 +74,43 @@ def batch():
         "embedding": jax.random.normal(keys[2], (1, CHUNKS, DIM)),
         "relevance": jax.random.uniform(keys[3], (1, CHUNKS, CHUNKS)),
     }
+
+
+def test_returning_chunks_are_drawn_more_often(batch):
+    """Chunk 5 has to do with chunk 1 only, chunk 4 with chunk 3; one recent chunk is seen anyway."""
+    relevance = np.zeros((1, CHUNKS, CHUNKS), np.float32)
+    relevance[0, 4, 0], relevance[0, 3, 2], relevance[0, 3, 0] = 1.0, 1.0, 0.5
+    relevance[0, 4, 4] = 9.0  # itself, which does not count
+    found = returning(jnp.asarray(relevance), recent=1)
+    assert np.flatnonzero(found[0]).tolist() == [4]
+    made = teacher(returns=0.5)
+    forcing = dataclasses.replace(made, forcing=dataclasses.replace(made.forcing, rounds=40))
+    clip = make_clip({**batch, "relevance": jnp.asarray(relevance)}, forcing.grid)
+    target = np.asarray(forcing._targets(jax.random.key(0), clip)).reshape(40, CHUNKS)
+    assert target[0].tolist() == [1, 2, 3, 4, 5]  # the first round has them all
+    share = (target[1:] == CHUNKS).mean()
+    assert 0.5 < share < 0.7  # a half, and a fifth of the other half
+    clip = clip.replace(relevance=jnp.zeros_like(clip.relevance))  # nothing returns
+    same = np.asarray(forcing._targets(jax.random.key(0), clip)).reshape(40, CHUNKS)
+    assert (same == np.arange(1, CHUNKS + 1)).all()
+    with pytest.raises(UserError, match="needs all chunks in order"):
+        ForcingConfig(returns=0.5, levels=LevelsConfig(role="progressive"))
+    with pytest.raises(UserError, match="must lie in"):
+        ForcingConfig(returns=1.5)
+
+
+def test_similarity_is_part_of_the_context(params, batch):
+    """With it a head can tell entries apart; the rows of another caption get another logit."""
+    forcing = teacher()
+    clip = make_clip(batch, forcing.grid)
+    base = parallel_velocity(forcing, params, clip, jax.random.key(3))[0]
+    silent = jax.tree.map(lambda x: x, params)
+    key = silent["blocks"]["self_attn"].pop("similarity_key")
+    assert key.shape == (2, 2, 8)
+    silent["blocks"]["self_attn"]["similarity_key"] = jnp.zeros_like(key)
+    other = parallel_velocity(forcing, silent, clip, jax.random.key(3))[0]
+    np.testing.assert_array_equal(base[:, 0], other[:, 0])  # no history, no similarity
+    assert np.abs(base[:, -1] - other[:, -1]).max() > 1e-3
 
 
 def parallel_velocity(forcing, params, clip, key):
