@@ -11,7 +11,7 @@ Parameter names are those of the PyTorch checkpoints with "/" for ".", except:
   head/modulation  [2, D]                     head.modulation  [1, 2, D]
 
 norm3 is the affine norm before cross-attention (diffusers calls it norm2).  blocks/self_attn/similarity_key
-[Y, heads, k] is ours (`similarity_keys`).
+[Y, heads, k] (`similarity_keys`) and place_embedding/kernel [24, D] (`place_embedding`) are ours.
 """
 
 from __future__ import annotations
@@ -142,6 +142,12 @@ class WanDiT(nn.Module):
         )
         x = nn.Dense(cfg.dim, dtype=cfg.dtype, kernel_init=XAVIER, name="patch_embedding")(patches)
 
+        if cfg.place_embedding:
+            place = nn.Dense(
+                cfg.dim, use_bias=False, kernel_init=nn.initializers.zeros, name="place_embedding"
+            )
+            x = x + place(place_features(positions[..., 1:])).astype(x.dtype)
+
         sigma = sigma if sigma.ndim == 3 else sigma[..., None]
         sinusoid = timestep_embedding(1000.0 * sigma.astype(jnp.float32), cfg.freq_dim)
         e = Mlp(cfg.dim, cfg.dim, nn.silu, jnp.float32, _NORMAL, "highest", name="time_embedding")(
@@ -196,6 +202,17 @@ def add_linear_guess(
     sigma = sigma.astype(jnp.float32)[..., None, None, None]
     v, s = variances(sigma, std)
     return (sigma - (1.0 - sigma) * v) / s * latents - out * jnp.sqrt(v / s)
+
+
+def place_features(place: Int[Array, "*n 2"]) -> Float[Array, "*n f"]:
+    """[cos | sin] of h, then of w, at six wavelengths from 2 pi to 64 pi tokens: 24 features.
+
+    RoPE tells attention how far apart two tokens are, and nothing tells a token where in the frame it is until its
+    neighbours show something: in pure noise, nothing does.
+    """
+    phase = place[..., None].astype(jnp.float32) * 0.5 ** jnp.arange(6)
+    features = jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
+    return features.reshape(*place.shape[:-1], -1)
 
 
 def variances(

@@ -139,7 +139,8 @@ class _Projections(nn.Module):
         options = dict(dtype=self.cfg.dtype, dot_general=dense_product(self.cfg.products))
         for name in "qkvo":
             setattr(self, name, nn.Dense(self.cfg.dim, kernel_init=XAVIER, **options))
-        self.norm_q = nn.RMSNorm(epsilon=self.cfg.eps, dtype=self.cfg.dtype)
+        first = nn.initializers.constant(self.cfg.qk_init)
+        self.norm_q = nn.RMSNorm(epsilon=self.cfg.eps, dtype=self.cfg.dtype, scale_init=first)
         self.norm_k = nn.RMSNorm(epsilon=self.cfg.eps, dtype=self.cfg.dtype)
 
     def heads(self, x):

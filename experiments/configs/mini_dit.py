@@ -16,7 +16,12 @@ def get_config() -> ConfigDict:
         dict(
             task="dit",
             preset="mini",
-            overrides=("dit.products=bfloat16", "dit.similarity_keys=True"),  # of the model
+            overrides=(  # of the model
+                "dit.products=bfloat16",
+                "dit.similarity_keys=True",
+                "dit.place_embedding=True",
+                "dit.qk_init=2",
+            ),
             weights_dtype="float16",
             train=dict(
                 steps=750,
