@@ -3,7 +3,7 @@
     python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latents --stories=600
 
 One .npz per story, written atomically, so the command can be killed and run again; manifest.json ties the
-folder to the weights that made it.  Stories of two chunks (--chunks=2, in a folder of their own) cost a seventh
+folder to the weights that made it.  Stories of two chunks (--chunks=2, in a folder of their own) cost a quarter
 and show as many first subjects: what single latents are learnt from.
 """
 
