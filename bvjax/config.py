@@ -117,9 +117,7 @@ class DiTConfig:
     )
     latent_std: tuple[float, ...] = ()  # of the latents by channel, for that guess; () = 1 each
     similarity_keys: bool = False  # keys of context entries tell how alike the captions are
-    place_embedding: bool = (
-        False  # tokens are told their (h, w); else RoPE alone says where they are
-    )
+    place_embedding: bool = False  # tokens are told their (h, w), not by RoPE alone
     qk_init: float = 1.0  # first scale of norm_q: logits reach qk_init * sqrt(head_dim), 11 in Wan
     remat: str = "none"  # none | full | dots: what the backward pass recomputes
     dtype: str = "float32"  # matmul dtype; norms, softmax, modulation and RoPE stay fp32

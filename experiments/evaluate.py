@@ -17,15 +17,13 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from bvjax.errors import UserError
-from bvjax.losses.history import KINDS
 from experiments.evaluation.judge import DEFAULT
 from experiments.evaluation.memory import ARMS
+from experiments.evaluation.minutes import ARMS as ALL_ARMS
 from experiments.evaluation.parts import PARTS, Amounts, Evaluation
 from experiments.evaluation.results import Results
 from experiments.evaluation.table import table
 from experiments.evaluation.under_test import UnderTest
-
-EVERY = (*KINDS, "full")
 
 _WEIGHTS = flags.DEFINE_string("weights", "bvjax/assets/mini", "Weights folder to measure.")
 _WHAT = flags.DEFINE_list("what", list(PARTS), "Which parts.")
@@ -40,7 +38,7 @@ _STORIES = flags.DEFINE_integer(
 _CASES = flags.DEFINE_integer("cases", Amounts.cases, "Returning subjects per arm.", lower_bound=1)
 _MINUTES = flags.DEFINE_integer("minutes", Amounts.minutes, "Minutes per arm.", lower_bound=1)
 _ARMS = flags.DEFINE_list(
-    "arms", list(EVERY), "Arms of memory, minutes and drift (full is of drift only)."
+    "arms", list(ALL_ARMS), "Arms of memory, minutes and drift (full is of drift only)."
 )
 _ANCHORS = flags.DEFINE_multi_enum(
     "anchor", ["on", "off"], ["on", "off"], "Arms of memory with the anchor, and without."
@@ -79,8 +77,8 @@ def evaluate() -> None:
         )
     overrides, kinds = tuple(_SET.value), tuple(_ARMS.value)
     for kind in kinds:
-        if kind not in EVERY:
-            raise UserError(f"there is no arm {kind!r}; the arms are {', '.join(EVERY)}")
+        if kind not in ALL_ARMS:
+            raise UserError(f"there is no arm {kind!r}; the arms are {', '.join(ALL_ARMS)}")
     arms = [arm for arm in ARMS.values() if arm.kind in kinds]
     evaluation = Evaluation(
         tested=UnderTest.load(_WEIGHTS.value, overrides),

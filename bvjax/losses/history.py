@@ -60,6 +60,11 @@ class History:
     scores: Float[Array, "b m e"]
     anchor: Bool[Array, "b m"]
 
+    @property
+    def similarity(self) -> Float[Array, "b m e"]:
+        """`scores` (Eq. 8), 0 where there is no entry: what `dit.similarity_keys` is told."""
+        return jnp.where(self.valid, self.scores, 0.0)
+
 
 def draw_kinds(key: Array, history: HistoryConfig, shape: tuple[int, ...]) -> Int[Array, "..."]:
     """One of KINDS per target."""

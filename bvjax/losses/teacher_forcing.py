@@ -217,8 +217,7 @@ class TeacherForcing:
         keys, values, mask = gather(
             kv.keys, kv.values, keep, history.index, history.valid, entry_positions, theta
         )
-        similarity = jnp.where(history.valid, history.scores, 0.0)
-        similarity = jnp.repeat(similarity, keys.shape[3] // history.index.shape[-1], axis=-1)
+        similarity = jnp.repeat(history.similarity, kv.keys.shape[3], axis=-1)
         similarity = jnp.broadcast_to(similarity, mask.shape)
         rows = Context(keys=keys, values=values, mask=mask, similarity=similarity)
         anchor = self.anchor_rows(anchor_kv, history.anchor)
@@ -342,9 +341,8 @@ class TeacherForcing:
         ids = jnp.broadcast_to(jnp.arange(1, chunks + 1), (batch, self.forcing.rounds, chunks))
         if self.forcing.returns:
             chance = returning(clip.relevance, self.model.retrieval.recent).astype(jnp.float32)
-            shape = (self.forcing.rounds, chunks, batch)
-            drawn = jax.random.categorical(purpose_key(key, "chunk"), jnp.log(chance), shape=shape)
-            drawn = jnp.moveaxis(drawn, -1, 0) + 1
+            logits = jnp.log(chance)[:, None, None]
+            drawn = 1 + jax.random.categorical(purpose_key(key, "chunk"), logits, shape=ids.shape)
             instead = self._draw(key, "instead", ids.shape) < self.forcing.returns
             instead &= (jnp.arange(self.forcing.rounds) > 0)[:, None] & (chance > 0).any(-1)[
                 :, None, None
@@ -418,7 +416,7 @@ class TeacherForcing:
                     first.index,
                     first.valid,
                     entry_positions,
-                    jnp.where(first.valid, first.scores, 0.0),
+                    first.similarity,
                 ),
                 "base": base,
             }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -27,9 +25,8 @@ class Selection:
     valid: Bool[Array, "B E"]
     recent: Bool[Array, "B E"]  # entries of the sequential window, seq_ctx of Eq. 9
     scores: Float[Array, "B slot"]
-    similarity: Float[Array, "B E"] | None = (
-        None  # Eq. 8 whatever the kind; 0 for the anchor and where not valid
-    )
+    # Eq. 8 whatever the kind; 0 for the anchor and where not valid.
+    similarity: Float[Array, "B E"] | None = None
 
 
 def semantic_scores(
@@ -51,6 +48,15 @@ def semantic_scores(
         mean = jnp.where(counted, entries, 0).sum(-2, keepdims=True) / count
         target, entries = target - mean, entries - mean
     return cosine(target, entries)
+
+
+def caption_scores(
+    retrieval: RetrievalConfig, bank: KVBank, target_embedding: Float[Array, "B Dt"], anchor: bool
+) -> Float[Array, "B slot"]:
+    """`semantic_scores` of each slot of a bank; the anchor's slot does not count for `center`."""
+    first = jnp.arange(bank.valid.shape[-1]) == 0
+    counted = bank.valid & ~first if anchor else bank.valid
+    return semantic_scores(target_embedding, bank.embedding, counted, retrieval.center)
 
 
 def rolling_scores(chunk_id: Int[Array, "*rows slot"]) -> Float[Array, "*rows slot"]:
@@ -85,8 +91,7 @@ def entry_scores(
     kind, valid = retrieval.kind, bank.valid
     first = jnp.arange(valid.shape[-1]) == 0
     if kind == "semantic":
-        counted = valid & ~first if anchor else valid
-        scores = semantic_scores(target_embedding, bank.embedding, counted, retrieval.center)
+        scores = caption_scores(retrieval, bank, target_embedding, anchor)
     elif kind == "rolling":
         scores = rolling_scores(bank.chunk_id)
     elif kind == "random":
@@ -164,8 +169,7 @@ def retrieve(
     scores, valid = entry_scores(r, bank, target_embedding, anchor, key, oracle)
     picked = select(scores, bank.chunk_id, valid, target_chunk, r.recent, r.l, anchor)
     if r.kind != "semantic":
-        semantic = dataclasses.replace(r, kind="semantic")
-        scores, _ = entry_scores(semantic, bank, target_embedding, anchor)
+        scores = caption_scores(r, bank, target_embedding, anchor)
     known = picked.valid & (jnp.arange(picked.valid.shape[-1]) >= anchor)
     similarity = jnp.take_along_axis(scores, picked.index, axis=-1)
     return picked.replace(similarity=jnp.where(known, similarity, 0.0))

@@ -35,9 +35,7 @@ class Context:
     values: Float[Array, "y b c s a k"]
     length: Int[Array, "y b c"] | None = None
     mask: Bool[Array, "y b c s"] | None = None
-    similarity: Float[Array, "y b c s"] | None = (
-        None  # for `dit.similarity_keys`: of each row's entry
-    )
+    similarity: Float[Array, "y b c s"] | None = None  # of rows' entries: `dit.similarity_keys`
 
 
 @struct.dataclass
