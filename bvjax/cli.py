@@ -203,10 +203,13 @@ def _produce(run: RunDir, bundle: Bundle) -> None:
         _say(f"warning: this model never saw the words {', '.join(unknown)}")
     model, grid, started = run.settings.model, run.grid, time.perf_counter()
     anchor = "the first frame, " if model.memory.anchor else ""
+    guidance = f"guidance {model.cfg.scale:g}"
+    if model.cfg.memory:
+        guidance += f" ({model.cfg.memory:g} where chunks are retrieved)"
     print(
         f"{run.path}: {grid.num_chunks} chunks of {grid.seconds_per_chunk:g} s, {grid.num_frames} "
         f"frames of {model.chunk.width}x{model.chunk.height} at {model.chunk.fps} fps\n"
-        f"{model.sampler.steps} {model.sampler.kind} steps, guidance {model.cfg.scale:g}; each "
+        f"{model.sampler.steps} {model.sampler.kind} steps, {guidance}; each "
         f"chunk sees {anchor}{model.retrieval.recent} recent and {model.retrieval.l} "
         f"{model.retrieval.kind} chunks of a bank of {model.memory.slots}"
     )

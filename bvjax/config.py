@@ -188,9 +188,15 @@ class SamplerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CFGConfig:
-    """Classifier-free guidance: v = v_null + scale * (v_text - v_null)."""
+    """Classifier-free guidance: v = v_null + scale * (v_text - v_null).
+
+    `memory` guides by what was retrieved as well: with it the null branch has neither the caption
+    nor the retrieved entries, only the anchor and the recent ones, and `memory` takes the place of
+    `scale` in chunks that retrieved something.  It costs nothing beside ordinary guidance.
+    """
 
     scale: float = 5.0
+    memory: float = 0.0  # scale in chunks that retrieved something; 0 = `scale`, of captions only
     bank: str = "one"  # one | two: does the null branch have a bank built with null captions
 
 

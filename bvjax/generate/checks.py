@@ -40,7 +40,11 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
         raise UserError(
             f"noise.shuffle is {model.noise.shuffle}; it must be 0 (off) or more latent frames"
         )
-    if not (math.isfinite(model.cfg.scale) and model.cfg.scale >= 0):
-        raise UserError(f"cfg.scale is {model.cfg.scale}; it must be 0 or more (1 = no guidance)")
+    for name, value, meaning in (
+        ("cfg.scale", model.cfg.scale, "1 = no guidance"),
+        ("cfg.memory", model.cfg.memory, "0 = no guidance by what was retrieved"),
+    ):
+        if not (math.isfinite(value) and value >= 0):
+            raise UserError(f"{name} is {value}; it must be 0 or more ({meaning})")
     if model.text.max_length < 1:
         raise UserError(f"text.max_length is {model.text.max_length}; it must be 1 or more")

@@ -88,7 +88,8 @@ def anchor_step(params: Any, model: ModelConfig, given: ChunkInput) -> Latents:
     """Generates the guidance latent, [1, h, w, z], from the first caption alone."""
     grid = grid_of(model)
     noise = anchor_noise(given.key, (1, *grid.latent_size, model.dit.in_channels))
-    velocity = _velocity(params, model, given, None, None, None, grid.positions(1))
+    scale = model.cfg.scale
+    velocity = _velocity(params, model, given, None, None, None, grid.positions(1), scale)
     return solve(model.sampler, velocity, noise, _solver_key(given))[0]
 
 
@@ -105,7 +106,7 @@ def denoise(
         float32 [W, h, w, z]: L latents, with chunk.first="overlap" P more in front.
     """
     grid = grid_of(model)
-    _, context, null_context, own_base = _look_back(model, state, given)
+    selection, context, null_context, own_base = _look_back(model, state, given, guided=True)
     frame = (*grid.latent_size, model.dit.in_channels)
     number = given.chunk_id + (model.chunk.first == "joined")  # counted from 1 in every layout
     noise = initial_noise(model.noise, given.key, number, (grid.latents_per_chunk, *frame))
@@ -114,7 +115,11 @@ def denoise(
         noise = jnp.concatenate([head, noise], axis=1)
     positions = jnp.asarray(grid.positions(grid.window_latents, -grid.overlap_latents))
     positions = positions.at[:, 0].add(own_base)
-    velocity = _velocity(params, model, given, context, null_context, prefix, positions)
+    scale = model.cfg.scale
+    if model.cfg.memory:
+        found = selection.retrieved(model.memory.anchor).any()
+        scale = jnp.where(found, model.cfg.memory, scale)
+    velocity = _velocity(params, model, given, context, null_context, prefix, positions, scale)
     if prefix is None:
         return solve(model.sampler, velocity, noise, _solver_key(given))[0]
     free = solve(model.sampler, velocity, noise[:, len(prefix) :], _solver_key(given))
@@ -167,9 +172,12 @@ def commit(
 
 
 def _look_back(
-    model: ModelConfig, state: State, given: ChunkInput
+    model: ModelConfig, state: State, given: ChunkInput, guided: bool = False
 ) -> tuple[Selection, Context, Context | None, Int[Array, ""]]:
-    """Selection, context (and that of the null bank) and the time at which the chunk begins."""
+    """Selection, context, that of the null branch where it differs, and when the chunk begins.
+
+    `guided` is for denoising: with `cfg.memory` the null branch forgets what was retrieved.
+    """
     bank, grid = state.bank, grid_of(model)
     oracle = None
     if given.oracle is not None:
@@ -187,9 +195,13 @@ def _look_back(
     )  # fmt: skip
     theta = model.dit.rope_theta
     context = retrieval.assemble(bank, selection, entry_base, theta)
+    null_bank, null_selection = state.null_bank, selection
+    if guided and model.cfg.memory:
+        null_selection = selection.forget(model.memory.anchor)
+        null_bank = bank if null_bank is None else null_bank
     null_context = None
-    if state.null_bank is not None:
-        null_context = retrieval.assemble(state.null_bank, selection, entry_base, theta)
+    if null_bank is not None:
+        null_context = retrieval.assemble(null_bank, null_selection, entry_base, theta)
     return selection, context, null_context, own_base[0]
 
 
@@ -201,8 +213,9 @@ def _velocity(
     null_context: Context | None,
     prefix: Latents | None,
     positions: Int[Array, "n 3"],
+    scale: float | Float[Array, ""],
 ):
-    """The guided velocity of the latents behind `prefix`, as the solvers want it."""
+    """The velocity of the latents behind `prefix`, guided by `scale`, as the solvers want it."""
     fixed = 0 if prefix is None else len(prefix)
 
     def branch(x, sigma, text, context):
@@ -217,10 +230,10 @@ def _velocity(
 
     def velocity(x, sigma):
         v = branch(x, sigma, given.text, context)
-        if model.cfg.scale == 1.0:
+        if isinstance(scale, float) and scale == 1.0:
             return v
         null = context if null_context is None else null_context
-        return flow.guide(v, branch(x, sigma, given.null_text, null), model.cfg.scale)
+        return flow.guide(v, branch(x, sigma, given.null_text, null), scale)
 
     return velocity
 
@@ -244,7 +257,7 @@ def _clean_pass(
 
 
 def _two_banks(model: ModelConfig) -> bool:
-    return model.cfg.bank == "two" and model.cfg.scale != 1.0
+    return model.cfg.bank == "two" and (model.cfg.scale != 1.0 or model.cfg.memory > 0)
 
 
 def _solver_key(given: ChunkInput) -> Key[Array, ""]:

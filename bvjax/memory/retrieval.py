@@ -28,6 +28,14 @@ class Selection:
     # Eq. 8 whatever the kind; 0 for the anchor and where not valid.
     similarity: Float[Array, "B E"] | None = None
 
+    def retrieved(self, anchor: bool) -> Bool[Array, "B E"]:
+        """The semantic group: entries that are neither the anchor nor recent."""
+        return self.valid & ~self.recent & (jnp.arange(self.valid.shape[-1]) >= anchor)
+
+    def forget(self, anchor: bool) -> Selection:
+        """The same without what was retrieved; nothing else moves."""
+        return self.replace(valid=self.valid & ~self.retrieved(anchor))
+
 
 def semantic_scores(
     target: Float[Array, "*rows Dt"],

@@ -76,7 +76,7 @@ class ReturnChunks:
 
     def __init__(self, model: ModelConfig, null_text: Float[np.ndarray, "t d"]):
         """Raises `UserError` for guidance with a second bank, which this does not measure."""
-        if model.cfg.bank != "one" and model.cfg.scale != 1.0:
+        if model.cfg.bank != "one" and (model.cfg.scale != 1.0 or model.cfg.memory > 0):
             raise UserError(
                 f"cfg.bank is {model.cfg.bank!r}; memory is measured with cfg.bank='one'"
             )
@@ -113,21 +113,28 @@ class ReturnChunks:
         """
         model, teacher, keys = self.model, self.teacher, _keys(seeds)
         history = self._history(clip, target[:, None], kind, anchor, keys)
-        context, base = teacher.context(
-            bank.kv, bank.keep, bank.anchor_kv, history, target[:, None]
-        )
+        look_back = functools.partial(teacher.context, bank.kv, bank.keep, bank.anchor_kv)
+        context, base = look_back(history, target[:, None])
+        null_context, scale = context, model.cfg.scale
+        if model.cfg.memory:  # as `generate.steps.denoise`
+            recent = jnp.arange(history.valid.shape[-1]) >= model.retrieval.l
+            found = (history.valid & ~recent).any((1, 2))
+            scale = jnp.where(found, model.cfg.memory, scale)[:, None, None, None, None]
+            null_context, _ = look_back(
+                history.replace(valid=history.valid & recent), target[:, None]
+            )
         rows = jnp.arange(len(target)), target - 1
         null = jnp.broadcast_to(teacher.null_text, clip.text[rows].shape)
 
-        def branch(x, sigma, text):
+        def branch(x, sigma, text, context):
             sigma = jnp.full((len(x), 1), sigma)
             return teacher.denoise(params, x[:, None], sigma, text[:, None], context, base)[:, 0]
 
         def velocity(x, sigma):
-            v = branch(x, sigma, clip.text[rows])
-            if model.cfg.scale == 1.0:
+            v = branch(x, sigma, clip.text[rows], context)
+            if isinstance(scale, float) and scale == 1.0:
                 return v
-            return flow.guide(v, branch(x, sigma, null), model.cfg.scale)
+            return flow.guide(v, branch(x, sigma, null, null_context), scale)
 
         draw = functools.partial(initial_noise, model.noise, shape=clip.chunks.shape[2:])
         noise = jax.vmap(lambda key, chunk: draw(key, chunk)[0])(keys, target)

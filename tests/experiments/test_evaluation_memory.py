@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -136,10 +138,13 @@ def test_a_second_run_does_nothing_and_a_new_arm_is_added(world, monkeypatch):
     assert [[arm.name for arm in arms] for arms in ran] == [["random"]]
 
 
-def test_is_what_generation_does_after_the_same_history(world):
+@pytest.mark.parametrize("memory_scale", [0.0, 3.0])
+def test_is_what_generation_does_after_the_same_history(world, memory_scale):
     """Teacher-forced in a batch, and through the bank chunk by chunk: the same return chunk."""
     program, tested, stories, cases, *_ = world
-    model, items = tested.model, [stories[case.seed] for case in cases]
+    cfg = dataclasses.replace(tested.model.cfg, scale=1.5, memory=memory_scale)
+    model, items = dataclasses.replace(tested.model, cfg=cfg), [stories[c.seed] for c in cases]
+    program = memory.ReturnChunks(model, program.teacher.null_text)
     clip = memory._clip(program, items, cases, [np.zeros(15, np.float32)] * 2)
     target = np.array([case.chunk for case in cases], np.int32)
     seeds = np.array([5 + case.seed for case in cases], np.uint32)

@@ -180,6 +180,46 @@ def test_guidance_of_one_skips_the_null_branch(world):
     assert counts[1] > 1.5 * counts[0]
 
 
+def guided(model, **changes):
+    return dataclasses.replace(model, cfg=dataclasses.replace(model.cfg, **changes))
+
+
+def test_memory_guidance_is_of_chunks_that_retrieved_something(world, videos):
+    """Chunks 1 to 3 have only the anchor and the recent ones; from chunk 4 on something is retrieved."""
+    model, params = world
+    pieces = stream(params, guided(model, memory=4.0), make_conditions(model, 15), KEY)
+    for number, (piece, plain) in enumerate(zip(pieces, videos[0][15][:6], strict=False)):
+        found = piece.report.valid[1] & (piece.report.chunk_id[1] > 0)
+        assert found == (number > model.retrieval.recent + 1)
+        same = np.allclose(piece.latents, plain.latents, rtol=1e-4, atol=1e-5)
+        assert same == (number <= model.retrieval.recent + 1)
+
+
+def test_memory_guidance_takes_the_difference_that_retrieval_makes(world, videos):
+    """By hand, in one Euler step: v_null + scale (v - v_null), the null branch with l = 0."""
+    model, params = world
+    conditions, latents = make_conditions(model, 4), [p.latents for p in videos[0][15][:4]]
+    model = dataclasses.replace(model, rope=dataclasses.replace(model.rope, mode="absolute"))
+    state = rollouts.rebuild_bank(params, model, conditions, KEY, dict(enumerate(latents)))
+    given = rollouts._given(conditions, KEY, None, 3, 4)
+    one_step = dataclasses.replace(
+        model, sampler=dataclasses.replace(model.sampler, kind="euler", steps=1)
+    )
+
+    def made(retrieval_l=None, text=conditions.text[3], **changes):
+        config = guided(one_step, **changes)
+        if retrieval_l is not None:
+            retrieval = dataclasses.replace(config.retrieval, l=retrieval_l)
+            config = dataclasses.replace(config, retrieval=retrieval)
+        step = jax.jit(steps.denoise, static_argnums=1)
+        return np.asarray(step(params, config, state, given.replace(text=text)))
+
+    null = made(retrieval_l=0, text=conditions.null_text[0], scale=1.0)
+    want = null + 4.0 * (made(scale=1.0) - null)
+    np.testing.assert_allclose(made(memory=4.0), want, rtol=1e-4, atol=1e-5)
+    assert np.abs(made(scale=4.0) - want).max() > 1e-3  # the null branch of captions alone keeps it
+
+
 def test_overlap_is_refused(world):
     model, params = world
     model = dataclasses.replace(model, chunk=dataclasses.replace(model.chunk, first="overlap"))

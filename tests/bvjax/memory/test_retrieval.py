@@ -227,6 +227,10 @@ def test_select_equals_a_slow_oracle(order, valid, scores, target, sizes):
     assert all(ids[s] == i for s, i in zip(got.index[0].tolist(), want, strict=True) if i >= 0)
     in_window = [i >= 0 and e >= len(want) - recent for e, i in enumerate(want)]
     assert got.recent[0].tolist() == in_window
+    semantic = [i >= 0 and anchor <= e < len(want) - recent for e, i in enumerate(want)]
+    assert got.retrieved(anchor)[0].tolist() == semantic
+    rest = [v and not s for v, s in zip(got.valid[0].tolist(), semantic, strict=True)]
+    assert got.forget(anchor).valid[0].tolist() == rest
 
 
 def test_context_sizes_by_chunk():
