@@ -52,7 +52,8 @@ MINI = ModelConfig(
     build=BuildConfig(n_recent=16, n_random=16),
     rope=RopeConfig(mode="window"),
     sampler=SamplerConfig(steps=20, shift=6.0),
-    cfg=CFGConfig(scale=2.5),
+    # Without `memory` what comes back is hardly more than hinted at, see docs/model_card.md.
+    cfg=CFGConfig(scale=4.0, memory=8.0),
 )
 
 # Wan2.1-T2V-1.3B with the geometry that fits the paper's 15 captions of 4 s: T = 96 at 24 fps.

@@ -142,6 +142,11 @@ def load_config(folder: Path) -> ModelConfig:
     return from_dict(ModelConfig, _read_config(Path(folder))["model"])
 
 
+def load_made(folder: Path, part: str) -> dict[str, Any]:
+    """What made a part (configuration, commit, metrics), {} if nothing is known; `UserError`."""
+    return dict(_read_config(Path(folder))["made"].get(part, {}))
+
+
 def shapes(model: ModelConfig, part: str) -> Params:
     """Names, shapes and dtypes of a part's parameters, without making them."""
     # Imported here: reading a file needs no network code.

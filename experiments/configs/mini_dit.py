@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
             ),
             weights_dtype="float16",
             train=dict(
-                steps=750,
+                steps=1500,
                 global_batch_size=1,  # stories: 15 clean and 15 * rounds noisy chunks each, and images
                 device_batch_size=1,
                 seed=0,

@@ -1,0 +1,82 @@
+"""Averages a part of two weights folders: what training forgot comes back, what it learnt stays.
+
+Weights from before and after a training that started there lie in one basin, and a point between
+them is often better than both ends, at what each of them is good at (Wortsman et al. 2022, "Robust
+fine-tuning of zero-shot models").
+
+    python -m experiments.average --before=runs/frames --after=runs/mini --share=0.75 --out=runs/mini
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from bvjax.errors import UserError
+from bvjax.generate.checks import check_model
+from bvjax.overrides import apply_overrides
+from bvjax.weights import DTYPES, PARTS, load_made, load_weights, save_weights
+
+_BEFORE = flags.DEFINE_string("before", None, "Weights folder.", required=True)
+_AFTER = flags.DEFINE_string("after", None, "Weights folder; its configuration is kept.", required=True)  # fmt: skip
+_SHARE = flags.DEFINE_float("share", 0.75, "Share of --after.", lower_bound=0, upper_bound=1)
+_OUT = flags.DEFINE_string("out", None, "Weights folder that gets the part.", required=True)
+_PART = flags.DEFINE_enum("part", "dit", PARTS, "What is averaged.")
+_DTYPE = flags.DEFINE_enum("dtype", "float16", DTYPES, "Of the file.")
+_SET = flags.DEFINE_multi_string("set", [], "section.key=value of the configuration.")
+
+
+def average(
+    before: str | Path,
+    after: str | Path,
+    share: float,
+    out: str | Path,
+    part: str = "dit",
+    dtype: str = "float16",
+    overrides: Sequence[str] = (),
+) -> None:
+    """Adds the part (1 - share) * before + share * after to a weights folder.
+
+    Raises:
+        UserError: weights are missing or damaged, the two have another configuration of the part, or
+            an override is not legal.
+    """
+    old_model, old = load_weights(before, (part,))
+    model, new = load_weights(after, (part,))
+    if getattr(old_model, part) != getattr(model, part):
+        raise UserError(f"the {part} of {before} and of {after} are not configured alike")
+    model = apply_overrides(model, tuple(overrides))
+    check_model(model)
+
+    def mean(a, b):
+        return ((1 - share) * a + share * b).astype(np.float32)
+
+    meta = load_made(after, part) | {
+        "averaged": {"before": str(before), "after": str(after), "share": share}
+    }
+    params = {part: jax.tree.map(mean, old[part], new[part])}
+    save_weights(out, model, params, meta=meta, dtype=dtype)
+    logging.info("wrote the %s into %s", part, out)
+
+
+def main(argv: list[str]) -> int:
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unknown argument {argv[1]!r}")
+        average(
+            _BEFORE.value, _AFTER.value, _SHARE.value, _OUT.value, _PART.value, _DTYPE.value,
+            _SET.value,
+        )  # fmt: skip
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)
