@@ -9,7 +9,7 @@ import pytest
 
 from bvjax.errors import UserError
 from bvjax.weights import load_made, load_weights, save_weights
-from experiments.average import average
+from experiments.averaging import average
 
 
 @pytest.fixture
