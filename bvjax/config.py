@@ -199,6 +199,16 @@ class CFGConfig:
     memory: float = 0.0  # scale in chunks that retrieved something; 0 = `scale`, of captions only
     bank: str = "one"  # one | two: does the null branch have a bank built with null captions
 
+    @property
+    def guided(self) -> bool:
+        """Is there a null branch in any chunk."""
+        return self.scale != 1.0 or self.memory > 0
+
+    @property
+    def two_banks(self) -> bool:
+        """Does the null branch have a bank of its own; without guidance `bank` does not matter."""
+        return self.bank == "two" and self.guided
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:

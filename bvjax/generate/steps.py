@@ -71,7 +71,7 @@ def grid_of(model: ModelConfig) -> ChunkGrid:
 def init_state(model: ModelConfig) -> State:
     """The state before the first chunk: empty banks in the matmul dtype."""
     bank = kv_bank.init_bank(model, 1, jnp.dtype(model.dit.dtype))
-    return State(bank=bank, null_bank=jax.tree.map(jnp.copy, bank) if _two_banks(model) else None)
+    return State(bank=bank, null_bank=jax.tree.map(jnp.copy, bank) if model.cfg.two_banks else None)
 
 
 def chunk_step(
@@ -254,10 +254,6 @@ def _clean_pass(
         positions[None, None], context, probe_index=index, probe_visible=visible, return_kv=True,
     )  # fmt: skip
     return kv
-
-
-def _two_banks(model: ModelConfig) -> bool:
-    return model.cfg.bank == "two" and (model.cfg.scale != 1.0 or model.cfg.memory > 0)
 
 
 def _solver_key(given: ChunkInput) -> Key[Array, ""]:

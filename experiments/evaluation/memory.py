@@ -76,7 +76,7 @@ class ReturnChunks:
 
     def __init__(self, model: ModelConfig, null_text: Float[np.ndarray, "t d"]):
         """Raises `UserError` for guidance with a second bank, which this does not measure."""
-        if model.cfg.bank != "one" and (model.cfg.scale != 1.0 or model.cfg.memory > 0):
+        if model.cfg.two_banks:
             raise UserError(
                 f"cfg.bank is {model.cfg.bank!r}; memory is measured with cfg.bank='one'"
             )
