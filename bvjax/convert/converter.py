@@ -73,6 +73,8 @@ def convert(
             raise UserError(f"{name} is {value!r}; it can be {', '.join(legal)}")
     if stage is not None and stage not in STAGES:
         raise UserError(f"--stage is {stage!r}; it can be {', '.join(STAGES)}")
+    if preset is not None:
+        get_preset(preset)
     dst = Path(dst)
     sources = open_sources(Path(src), branch)
     model = identify(sources, preset, overrides)
