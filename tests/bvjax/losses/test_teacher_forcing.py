@@ -351,6 +351,13 @@ def test_even_levels_reach_all_parts_of_the_loss(params, batch):
     assert metrics["flow"] != loss - metrics["frames"]  # logged as it is
 
 
+@pytest.mark.parametrize("name", ["label", "context_noise"])
+def test_a_clean_pass_that_is_not_clean_is_refused(name):
+    build = dataclasses.replace(MODEL.build, **{name: 0.1})
+    with pytest.raises(UserError, match=f"build.{name} is 0.1; it must be 0 here"):
+        teacher(dataclasses.replace(MODEL, build=build))
+
+
 def test_nothing_to_train_is_refused():
     with pytest.raises(UserError, match="levels.weighting is 'odd'; it can be velocity or even"):
         LevelsConfig(weighting="odd")
