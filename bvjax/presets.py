@@ -114,8 +114,23 @@ CAUSVID = dataclasses.replace(
     sampler=SamplerConfig(kind="few_step", steps=3, shift=1.0, few_step=(1000.0, 757.0, 522.0)),
 )
 
+# SkyReels-V2-DF-1.3B-540P: windows of 97 frames, 17 of them the end of the window before; one caption at a
+# time and no memory but those frames.
+SKYREELS = ModelConfig(
+    name="skyreels-1.3b",
+    chunk=ChunkConfig(height=544, width=960, fps=24, frames=80, first="overlap", overlap_frames=17),
+    dit=DiTConfig(fps_embedding=True, dtype="bfloat16", remat="full"),
+    memory=MemoryConfig(slots=1, capacity=1, anchor=False),
+    retrieval=RetrievalConfig(kind="none", recent=0, l=0),
+    rope=RopeConfig(mode="local"),
+    noise=NoiseConfig(base="independent", shuffle=0),
+    sampler=SamplerConfig(steps=30, shift=8.0, history_noise=20.0),
+    cfg=CFGConfig(scale=6.0),
+)
+
 PRESETS = {
-    preset.name: preset for preset in (MINI, WAN_1_3B, WAN_14B, SELF_FORCING, LONGLIVE, CAUSVID)
+    preset.name: preset
+    for preset in (MINI, WAN_1_3B, WAN_14B, SELF_FORCING, LONGLIVE, CAUSVID, SKYREELS)
 }
 
 

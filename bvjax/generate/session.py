@@ -20,7 +20,7 @@ from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.generate import decoding, video_io
 from bvjax.generate.bundle import Bundle
-from bvjax.generate.checks import check_model
+from bvjax.generate.checks import check_image, check_model
 from bvjax.generate.conditions import Conditions, encode_captions
 from bvjax.generate.rollout import Piece, stream
 from bvjax.generate.run_dir import RunDir, Settings
@@ -74,7 +74,10 @@ def begin(
         scale = video_io.watchable_scale(chunk.height, chunk.width)
     if scale < 1:
         raise UserError(f"the scale is {scale}; it must be 1 or more")
-    picture = None if image is None else video_io.read_image(image, chunk.height, chunk.width)
+    picture = None
+    if image is not None:
+        check_image(model)
+        picture = video_io.read_image(image, chunk.height, chunk.width)
     settings = Settings(
         model=model, seed=seed, scale=scale, weights=str(bundle.folder.absolute()),
         weights_sha256=bundle.sha256, overrides=tuple(overrides),

@@ -208,7 +208,7 @@ class TeacherForcing:
         positions = positions.at[..., 0].add(jnp.asarray(base)[..., None])
         _, kv = self.dit.apply(
             {"params": params}, chunks, sigma, text, positions, context, index, visible,
-            return_kv=True, self_context=self_context, keep_fn=keep_fn,
+            return_kv=True, self_context=self_context, keep_fn=keep_fn, fps=self.model.chunk.fps,
         )  # fmt: skip
         return kv, keep_fn(kv.salience)
 
@@ -289,7 +289,9 @@ class TeacherForcing:
         own = jnp.asarray(self.grid.positions(noisy.shape[2]))
         positions = jnp.broadcast_to(own, (*noisy.shape[:2], *own.shape))
         positions = positions.at[..., 0].add(jnp.asarray(base)[..., None])
-        return self.dit.apply({"params": params}, noisy, sigma, text, positions, context)[0]
+        return self.dit.apply(
+            {"params": params}, noisy, sigma, text, positions, context, fps=self.model.chunk.fps
+        )[0]
 
     # ---- the loss ------------------------------------------------------------------------------
     def loss(
