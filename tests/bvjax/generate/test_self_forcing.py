@@ -145,8 +145,11 @@ def chunk_by_chunk(params, model, clip):
     def velocity(state, given, noisy, sigma):
         _, context, _, base = steps._look_back(model, state, given)
         positions = jnp.asarray(steps.grid_of(model).positions(L)).at[:, 0].add(base)
-        fn = steps._velocity(params, model, given, context, None, None, positions, 1.0)
-        return fn(noisy[None], sigma)[0]
+        out, _ = dit.WanDiT(model.dit, WIDTH).apply(
+            {"params": params}, noisy[None, None], sigma[None, None], given.text[None, None],
+            positions[None, None], context,
+        )  # fmt: skip
+        return out[0, 0]
 
     state, out, reports = steps.init_state(model), [], []
     for c in range(CHUNKS):
