@@ -23,9 +23,9 @@ from bvjax.errors import UserError
 from bvjax.files import write_atomic
 from bvjax.overrides import apply_overrides, from_dict, to_dict
 from bvjax.presets import get_preset
+from bvjax.stages import STAGES
 from bvjax.tensor_files import TensorInfo, TensorWriter
 
-STAGES = ("pretrained", "stage1", "stage2", "few-step")
 DTYPES = ("keep", "float32", "bfloat16", "float16")
 MANIFEST = "manifest.json"
 
