@@ -1,4 +1,6 @@
-"""Weights on disk: safetensors with names "block/dense/kernel", and the weights folder.
+"""Weights on disk: safetensors with names "blocks/0/ffn/0/kernel", and the weights folder.
+
+Layers are stacked in memory ("blocks/ffn/0/kernel" [layers, in, out], for `nn.scan`) and apart on disk.
 
 A weights folder is {dit,vae,text}.safetensors, tokenizer.model and config.json (the model's
 configuration and, per part, what made it: seed, commit, metrics).  Parts are trained and saved one
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,19 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from tqdm import tqdm
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.files import write_atomic
 from bvjax.overrides import from_dict, to_dict
+from bvjax.tensor_files import TensorFile, TensorInfo, TensorWriter
 
 PARTS = ("dit", "vae", "text")
 DTYPES = ("float32", "bfloat16", "float16")
 TOKENIZER = "tokenizer.model"
+STACKED = "blocks/"  # leaves of the scanned layers begin so
+LARGE = 2**30  # bytes; reading more shows a progress bar
 Params = Any
 
 
@@ -41,47 +45,98 @@ def save_tensors(
     """
     if dtype not in DTYPES:
         raise UserError(f"weights dtype is {dtype!r}; it can be {', '.join(DTYPES)}")
-    flat = {}
-    for name, value in flatten(params).items():
-        with np.errstate(over="ignore"):  # reported below, by name
-            flat[name] = np.asarray(value).astype(jnp.dtype(dtype), order="C")
-        if not np.isfinite(flat[name].astype(np.float32)).all():
-            raise UserError(f"weights {name!r} have values that are not finite in {dtype}")
-    write_atomic(Path(path), save(flat, dict(metadata or {})))
+    flat = flatten(params)
+    on_disk = disk_names(flat)
+    infos = {
+        name: TensorInfo(tuple(flat[leaf].shape[0 if layer is None else 1 :]), dtype)
+        for name, (leaf, layer) in on_disk.items()
+    }
+    with TensorWriter(Path(path), infos, metadata) as writer:
+        for name, (leaf, layer) in on_disk.items():
+            value = np.asarray(flat[leaf] if layer is None else flat[leaf][layer])
+            with np.errstate(over="ignore"):  # reported below, by name
+                stored = value.astype(jnp.dtype(dtype))
+            if not np.isfinite(stored.astype(np.float32)).all():
+                raise UserError(f"weights {name!r} have values that are not finite in {dtype}")
+            writer.write(name, stored)
 
 
-def load_tensors(path: Path, like: Params) -> Params:
-    """Reads a nested dict of float32 arrays with exactly the names and shapes of `like`.
+def load_tensors(
+    path: Path,
+    like: Params,
+    *,
+    dtype: str | None = "float32",
+    sharding: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
+) -> Params:
+    """Reads a nested dict of arrays with exactly the names and shapes of `like`.
 
     Args:
         like: `jax.eval_shape` of the initialisation.
+        dtype: of the arrays; None leaves each as it is stored.
+        sharding: of the leaf called (name, shape).  With it leaves are JAX arrays, of which each
+            process reads the parts that its own devices hold; without it NumPy arrays.
 
     Raises:
         UserError: the file is missing or damaged, or tensors are missing, extra, of another shape
             or not floating point; one message with the whole list.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no weights file {path}")
-    try:
-        with safe_open(path, "numpy") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or not a safetensors file ({error})") from None
-    wanted = flatten(like)
-    problems = [f"missing {name}" for name in wanted if name not in found]
-    problems += [f"extra {name}" for name in found if name not in wanted]
-    for name in sorted(set(wanted) & set(found)):
-        if found[name].shape != tuple(wanted[name].shape):
-            shapes = f"{list(found[name].shape)} instead of {list(wanted[name].shape)}"
-            problems.append(f"{name} has shape {shapes}")
-        if found[name].dtype.name not in DTYPES:
-            problems.append(f"{name} has dtype {found[name].dtype.name}")
+    file, wanted = TensorFile(path), flatten(like)
+    on_disk = disk_names(wanted)
+    problems = [f"missing {name}" for name in on_disk if name not in file.infos]
+    problems += [f"extra {name}" for name in file.infos if name not in on_disk]
+    for name in sorted(set(on_disk) & set(file.infos)):
+        leaf, layer = on_disk[name]
+        found, shape = file.infos[name], tuple(wanted[leaf].shape[0 if layer is None else 1 :])
+        if found.shape != shape:
+            problems.append(f"{name} has shape {list(found.shape)} instead of {list(shape)}")
+        if found.dtype not in DTYPES:
+            problems.append(f"{name} has dtype {found.dtype}")
     if problems:
         raise UserError(f"{path} does not fit the model: {'; '.join(problems)}")
-    return flax.traverse_util.unflatten_dict(
-        {name: found[name].astype(np.float32) for name in wanted}, sep="/"
-    )
+    files: dict[str, list[str]] = {}
+    for name, (leaf, _) in on_disk.items():
+        files.setdefault(leaf, []).append(name)
+    size = sum(info.nbytes for info in file.infos.values())
+    loaded = {}
+    with tqdm(
+        total=size, unit="B", unit_scale=True, desc=f"reading {Path(path).name}",
+        disable=True if size < LARGE else None,
+    ) as bar:  # fmt: skip
+        for leaf, names in files.items():
+            loaded[leaf] = _read_leaf(file, names, tuple(wanted[leaf].shape), leaf, dtype, sharding)
+            bar.update(sum(file.infos[name].nbytes for name in names))
+    return flax.traverse_util.unflatten_dict({name: loaded[name] for name in wanted}, sep="/")
+
+
+def _read_leaf(file: TensorFile, names, shape, leaf, dtype, sharding):
+    """One leaf: a tensor of the file, or the same tensor of all layers, stacked on axis 0."""
+    stacked = leaf.startswith(STACKED)
+    kind = jnp.dtype(dtype or file.infos[names[0]].dtype)
+
+    def read(index: tuple[slice, ...] = (slice(None),) * len(shape)) -> np.ndarray:
+        if not stacked:
+            return file.read(names[0], index).astype(kind, copy=False)
+        parts = [file.read(name, index[1:]) for name in names[index[0]]]
+        return np.stack([part.astype(kind, copy=False) for part in parts])
+
+    if sharding is None:
+        return read()
+    return jax.make_array_from_callback(shape, sharding(leaf, shape), read)
+
+
+def disk_names(flat: Mapping[str, Any]) -> dict[str, tuple[str, int | None]]:
+    """{name on disk: (leaf in memory, layer)}: stacked leaves "blocks/a" are "blocks/0/a" on disk.
+
+    Layers come in order; names of other leaves are the same, with layer None.
+    """
+    found: dict[str, tuple[str, int | None]] = {}
+    for leaf, value in flat.items():
+        if leaf.startswith(STACKED):
+            rest = leaf.removeprefix(STACKED)
+            found |= {f"{STACKED}{i}/{rest}": (leaf, i) for i in range(value.shape[0])}
+        else:
+            found[leaf] = (leaf, None)
+    return found
 
 
 def save_weights(
@@ -122,9 +177,13 @@ def save_weights(
 
 
 def load_weights(
-    folder: Path, parts: Iterable[str] = PARTS
+    folder: Path,
+    parts: Iterable[str] = PARTS,
+    *,
+    dtype: str | None = "float32",
+    sharding: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
 ) -> tuple[ModelConfig, dict[str, Params]]:
-    """The configuration of a weights folder and the float32 parameters of `parts`.
+    """The configuration of a weights folder and the parameters of `parts`; see `load_tensors`.
 
     Raises:
         UserError: anything missing, damaged or not fitting the configuration.
@@ -133,7 +192,10 @@ def load_weights(
     _check_parts(parts)
     model = load_config(folder)
     return model, {
-        part: load_tensors(folder / f"{part}.safetensors", shapes(model, part)) for part in parts
+        part: load_tensors(
+            folder / f"{part}.safetensors", shapes(model, part), dtype=dtype, sharding=sharding
+        )
+        for part in parts
     }
 
 

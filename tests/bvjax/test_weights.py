@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from bvjax import weights
 from bvjax.config import ModelConfig
@@ -39,6 +40,29 @@ def test_round_trip(tmp_path, params, dtype):
         assert y.dtype == np.float32
         np.testing.assert_array_equal(np.asarray(x).astype(jnp.dtype(dtype)).astype(np.float32), y)
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def layered():
+    rng = np.random.default_rng(1)
+    blocks = {"ffn": {"kernel": rng.normal(size=(3, 8, 4)).astype(np.float32)}}
+    return {"blocks": blocks, "head": {"bias": rng.normal(size=16).astype(np.float32)}}
+
+
+def test_layers_are_apart_on_disk_and_stacked_in_memory(tmp_path):
+    params = layered()
+    save_tensors(tmp_path / "w.safetensors", params)
+    found = load_file(tmp_path / "w.safetensors")
+    assert set(found) == {*(f"blocks/{i}/ffn/kernel" for i in range(3)), "head/bias"}
+    np.testing.assert_array_equal(
+        found["blocks/2/ffn/kernel"], params["blocks"]["ffn"]["kernel"][2]
+    )
+    loaded = load_tensors(tmp_path / "w.safetensors", like(params))
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    shorter = jax.eval_shape(
+        lambda: {**params, "blocks": {"ffn": {"kernel": jnp.zeros((2, 8, 4))}}}
+    )
+    with pytest.raises(UserError, match="extra blocks/2/ffn/kernel"):
+        load_tensors(tmp_path / "w.safetensors", shorter)
 
 
 def test_everything_wrong_is_listed_at_once(tmp_path, params):

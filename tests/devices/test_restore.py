@@ -1,0 +1,39 @@
+"""A training state saved on one mesh is restored onto any other."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from bvjax.sharding import spread
+from bvjax.train.checkpoint import Checkpoints
+
+
+def place(state, devices: int):
+    rule = spread(Mesh(np.array(jax.devices()[:devices]), ("fsdp",)))
+    sharding = jax.tree.map(lambda x: rule("", x.shape), state)
+    return jax.device_put(state, sharding)
+
+
+@pytest.mark.parametrize("before, after", [(8, 4), (8, 1), (4, 2), (2, 8), (1, 8)])
+def test_restored_onto_another_mesh(tmp_path, before, after):
+    rng = np.random.default_rng(0)
+    state = {
+        "params": {"kernel": jnp.asarray(rng.normal(size=(16, 24)), jnp.float32)},
+        "count": jnp.int32(7),
+    }
+    saved = Checkpoints(tmp_path, keep=1)
+    saved.save(3, place(state, before), {"position": 5})
+    saved.close()
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), place(state, after)
+    )
+    opened = Checkpoints(tmp_path, keep=1)
+    restored, data = opened.restore(like)
+    opened.close()
+    assert data == {"position": 5}
+    assert restored["params"]["kernel"].sharding.num_devices == after
+    jax.tree.map(np.testing.assert_array_equal, restored, state)

@@ -1,0 +1,25 @@
+"""Runs `tests/devices` on 8 virtual CPU devices, whose number must be set before JAX starts."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).parent
+
+
+def test_on_eight_virtual_devices():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    command = [sys.executable, "-m", "pytest", str(HERE / "devices"), "-p", "no:xdist"]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "passed" in done.stdout and "skipped" not in done.stdout
