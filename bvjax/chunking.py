@@ -5,8 +5,8 @@ Three layouts (`ChunkConfig.first`) of N chunks with T pixel frames, L = T/4 lat
   separate  latent 0 (frame 0, the guidance frame) is a one-latent chunk of its own with id 0, then N chunks of
             L latents with ids 1..N: 1 + T*N frames.
   joined    latent 0 is one of the first chunk's L latents; ids 0..N-1: 4*(N*L - 1) + 1 frames.
-  overlap   a window of P + L latents per chunk, P of them a re-encoding of the last `overlap_frames` pixel
-            frames of the chunk before; ids 1..N: overlap_frames + T*N frames.
+  overlap   a window of P + L latents per chunk, P of them the last `overlap_frames` pixel frames of the
+            chunk before, encoded again or (`history`) their latents; ids 1..N: overlap_frames + T*N frames.
 
 The causal VAE turns 1 + 4k pixel frames into 1 + k latent frames; a patch is 2 x 2 latent pixels.
 """
@@ -24,6 +24,7 @@ from bvjax.errors import UserError
 TIME_STRIDE = 4  # pixel frames per latent frame, after the first
 SPACE_STRIDE = 8  # pixels per latent pixel
 FIRST_MODES = ("separate", "joined", "overlap")
+HISTORIES = ("pixels", "latents")
 OVERLAPS = (1, 17)  # the paper's (1 + T) read for every chunk, and SkyReels-V2's 17
 
 
@@ -43,6 +44,8 @@ class ChunkGrid:
         c = self.config
         if c.first not in FIRST_MODES:
             raise UserError(f"chunk.first is {c.first!r}; it can be {', '.join(FIRST_MODES)}")
+        if c.history not in HISTORIES:
+            raise UserError(f"chunk.history is {c.history!r}; it can be {', '.join(HISTORIES)}")
         for name, value, step in (
             ("height", c.height, SPACE_STRIDE * self.patch[1]),
             ("width", c.width, SPACE_STRIDE * self.patch[2]),

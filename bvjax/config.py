@@ -29,7 +29,8 @@ class ChunkConfig:
     fps: int = 24
     frames: int = 96  # T: pixel frames a chunk adds; a chunk has L = T/4 latent frames
     first: str = "separate"  # separate | joined | overlap: where latent 0 lives
-    overlap_frames: int = 1  # only for first="overlap": re-encoded pixel frames, 1 or 17
+    overlap_frames: int = 1  # only for first="overlap": frames two windows share, 1 or 17
+    history: str = "pixels"  # pixels | latents: those frames encoded again, or handed on as latents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,7 @@ class DiTConfig:
     latent_std: tuple[float, ...] = ()  # of the latents by channel, for that guess; () = 1 each
     similarity_keys: bool = False  # keys of context entries tell how alike the captions are
     place_embedding: bool = False  # tokens are told their (h, w), not by RoPE alone
+    fps_embedding: bool = False  # e0 is told 16 fps from other frame rates, as in SkyReels-V2
     qk_init: float = 1.0  # first scale of norm_q: logits reach qk_init * sqrt(head_dim), 11 in Wan
     remat: str = "none"  # none | full | dots: what the backward pass recomputes
     dtype: str = "float32"  # matmul dtype; norms, softmax, modulation and RoPE stay fp32
@@ -151,6 +153,9 @@ class BuildConfig:
     """How BuildSparseKV encodes a finished chunk (Algorithm 2, lines 2-8)."""
 
     context: str = "none"  # none | with: does the clean pass see the chunk's own context
+    # Self-Forcing and LongLive say `context_noise` for what is `label` here, in thousandths.
+    label: float = 0.0  # sigma that the clean pass is told
+    context_noise: float = 0.0  # sigma of fresh noise mixed into the latents before the clean pass
     mask: str = "chunk"  # chunk | frame | token: which keys a probe can see
     probe: str = "recent_random"  # recent_random | stratified | random | full
     n_recent: int = 64
@@ -170,7 +175,8 @@ class RetrievalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
-    mode: str = "absolute"  # absolute | local | window: time positions of context entries
+    # absolute | local | window | packed: times of context entries, see `memory.positions.time_bases`
+    mode: str = "absolute"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +192,12 @@ class SamplerConfig:
     kind: str = "unipc"  # unipc | euler | few_step
     steps: int = 30
     shift: float = 5.0
+    grid: str = "wan"  # wan | diffusers: which levels unipc visits, see `solvers.sigmas`
     few_step: tuple[float, ...] = (1000.0, 750.0, 500.0, 250.0)  # unwarped timesteps
+    # Diffusion forcing (SkyReels-V2), see `diffusion.diffusion_forcing`.
+    history_noise: float = 0.0  # timestep, 0..1000, to which clean history is noised at each step
+    ar_step: int = 0  # steps by which each block lags behind the block before; 0 = none lags
+    causal_block: int = 1  # latent frames of a block; above 1 no block sees a later one
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from bvjax.errors import UserError
 from bvjax.random import purpose_key
 
 KINDS = ("unipc", "euler", "few_step")
+GRIDS = ("wan", "diffusers")
 TRAIN_STEPS = 1000  # timestep t = 1000 sigma
 # Wan's UniPC starts from the noisiest of its 1000 training levels, held as a float32; that rounds up
 # (by 1.3e-8), so whole timesteps do not fall below themselves when they are truncated.
@@ -33,14 +34,16 @@ VelocityFn = Callable[[Float[Array, "b ..."], Float[Array, ""]], Float[Array, "b
 def sigmas(sampler: SamplerConfig) -> Float[np.ndarray, "steps+1"]:
     """Levels that the sampler visits, strictly descending; the last is 0.
 
-    * unipc: N + 1 equal steps from 0.999 to 0, shifted (first level 0.9998 at shift 5).
+    * unipc: N + 1 equal steps from 0.999 to 0, shifted (first level 0.9998 at shift 5); with
+      `grid` "diffusers", as `UniPCMultistepScheduler` has it, N equal steps from 1 to 0.001, of
+      which the last is replaced by 0, shifted, and the first level set to 1 - 1e-6.
     * euler: N + 1 equal steps from 1 to 0, shifted.
     * few_step: the listed unwarped timesteps looked up in the table of 1000 levels, equal steps
       down from 1 with 0 left out, shifted: [1000, 750, 500, 250] at shift 5 is [1000, 937.5,
       833.33, 625] / 1000.
 
     Raises:
-        UserError: for an unknown kind, steps outside 1..1000, a shift outside 0.01..100, or a
+        UserError: for an unknown kind or grid, steps outside 1..1000, a shift outside 0.01..100, or a
             few-step list that does not fit.
     """
     return _grid(sampler).astype(np.float32)
@@ -142,8 +145,15 @@ def _grid(sampler: SamplerConfig) -> Float[np.ndarray, "steps+1"]:
         raise UserError(f"sampler.steps is {sampler.steps}; it must be 1 to {TRAIN_STEPS}")
     if not 0.01 <= sampler.shift <= 100.0:  # beyond, float32 levels run into 1 or each other
         raise UserError(f"sampler.shift is {sampler.shift}; it must be 0.01 to 100 (1 = no shift)")
+    if sampler.grid not in GRIDS:
+        raise UserError(f"sampler.grid is {sampler.grid!r}; it must be one of {', '.join(GRIDS)}")
     if sampler.kind == "few_step":
         sigma = np.append(np.asarray(_few_step_list(sampler)) / TRAIN_STEPS, 0.0)
+    elif sampler.kind == "unipc" and sampler.grid == "diffusers":
+        sigma = np.append(np.linspace(1.0, 1.0 / TRAIN_STEPS, sampler.steps + 1)[:-1], 0.0)
+        sigma = flow.shift_sigma(sigma, sampler.shift)
+        sigma[0] -= 1e-6  # where the signal would be zero, its logarithm infinite
+        return sigma
     else:
         start = UNIPC_SIGMA_MAX if sampler.kind == "unipc" else 1.0
         sigma = np.linspace(start, 0.0, sampler.steps + 1)

@@ -63,6 +63,7 @@ class Bundle:
     known_words: frozenset[str] | None  # of the training captions; None when not recorded
     sha256: str  # of the files
     text_sha256: str  # of those that decide the text states
+    stage: str | None = None  # what its training made the DiT; None when not recorded
 
     def load_text(self, config: TextConfig) -> Any:
         """The text encoder's parameters in the dtype of `config`, for the caller to let go again.
@@ -132,6 +133,7 @@ def load_bundle(folder: str | pathlib.Path) -> Bundle:
     return Bundle(
         folder, model, LateParams(folder), tokenizer, known, hash_files([*parts, file]),
         hash_files([folder / "text.safetensors", file]),
+        weights.load_made(folder, "dit").get("stage"),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import math
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.diffusion import noise, solvers
+from bvjax.diffusion import diffusion_forcing, noise, solvers
 from bvjax.errors import UserError
 from bvjax.memory import bank
 from bvjax.nets.dit import REMAT
@@ -20,9 +20,10 @@ GUIDANCE_BANKS = ("one", "two")
 
 def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
     """Raises `UserError` naming the key, its value and the legal ones."""
-    ChunkGrid(model.chunk, num_chunks, model.dit.patch)
+    grid = ChunkGrid(model.chunk, num_chunks, model.dit.patch)
     bank.check(model)
     solvers.sigmas(model.sampler)
+    _check_diffusion_forcing(model, grid)
     for name, value, legal in (
         ("noise.base", model.noise.base, noise.BASES),
         ("cfg.bank", model.cfg.bank, GUIDANCE_BANKS),
@@ -50,3 +51,31 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
             raise UserError(f"{name} is {value}; it must be 0 or more ({meaning})")
     if model.text.max_length < 1:
         raise UserError(f"text.max_length is {model.text.max_length}; it must be 1 or more")
+
+
+def check_image(model: ModelConfig) -> None:
+    """Raises `UserError` when a video cannot begin with an image, which is one latent frame."""
+    if model.chunk.first != "separate" and model.sampler.ar_step and model.sampler.causal_block > 1:
+        raise UserError(
+            f"sampler.causal_block is {model.sampler.causal_block}; with sampler.ar_step and an image "
+            "as the first frame it must be 1"
+        )
+
+
+def _check_diffusion_forcing(model: ModelConfig, grid: ChunkGrid) -> None:
+    sampler = model.sampler
+    diffusion_forcing.check(sampler)
+    for value, name in (
+        (grid.window_latents, "window"),
+        (grid.overlap_latents, "history that windows share"),
+    ):
+        if value % sampler.causal_block:
+            raise UserError(
+                f"sampler.causal_block is {sampler.causal_block}; it must divide the {value} latent "
+                f"frames of the {name}"
+            )
+    if sampler.history_noise and model.chunk.first == "separate":
+        raise UserError(
+            f"sampler.history_noise is {sampler.history_noise}, but with chunk.first 'separate' no "
+            "window has history in it; use overlap or joined"
+        )

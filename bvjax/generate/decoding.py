@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.nets import vae
 
@@ -27,11 +28,15 @@ def decode_piece(
         latents: a piece as `stream` yields it.
 
     Returns:
-        With chunk.first="overlap" each window is decoded on its own and the frames it shares with
-        the window before are dropped; otherwise the causal decoder simply goes on.
+        With chunk.first="overlap" and chunk.history="pixels" each window is decoded on its own and
+        the frames it shares with the window before are dropped; otherwise the causal decoder simply
+        goes on, from behind the latents that it has had already.
     """
-    overlap = model.chunk.first == "overlap"
+    windows = model.chunk.first == "overlap"
+    overlap = windows and model.chunk.history == "pixels"
     first = state is None or overlap
+    if windows and not first:
+        latents = latents[ChunkGrid(model.chunk, 1, model.dit.patch).overlap_latents :]
     if first:
         start = vae.init_decode_state(model.vae, 1, model.chunk.height, model.chunk.width)
         fresh, frames = _decode(params, model.vae, start, latents, first=True)
@@ -52,7 +57,13 @@ def encode_image(
 
 
 def overlap_prefix(params: Any, model: ModelConfig, window: Latents) -> Latents:
-    """The clean head of the next window: the last `overlap_frames` frames, encoded again."""
+    """The clean head of the next window: the end of the last one, its `overlap_frames` last frames.
+
+    chunk.history="pixels" decodes them and encodes them again, as SkyReels-V2's own code does;
+    "latents" takes the latents as they are, as diffusers' pipeline does.
+    """
+    if model.chunk.history == "latents":
+        return window[-ChunkGrid(model.chunk, 1, model.dit.patch).overlap_latents :]
     return _reencode(params, model.vae, window, model.chunk.overlap_frames)
 
 

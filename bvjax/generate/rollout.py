@@ -68,12 +68,12 @@ def rollout(
         oracle: retrieval.kind="oracle": row c scores every chunk id for the c-th chunk.
 
     Raises:
-        UserError: chunk.first="overlap", which needs pixels between chunks.
+        UserError: chunk.first="overlap", whose windows begin with the end of the last.
     """
     if model.chunk.first == "overlap":
         raise UserError(
-            "chunk.first='overlap' re-encodes pixels between chunks, which one scan cannot do; "
-            "use stream, or chunk.first='separate'"
+            "chunk.first='overlap' hands the end of each window to the next, which one scan does not "
+            "do; use stream, or chunk.first='separate'"
         )
     state, guidance = steps.init_state(model), None
     ids = jnp.arange(conditions.num_chunks, dtype=jnp.int32)
@@ -123,7 +123,7 @@ def stream(
     Args:
         done: latents that exist already, by chunk id: they are put into the bank, not made again,
             which resumes exactly where another stream stopped.
-        vae_params: chunk.first="overlap" re-encodes the end of each chunk with it.
+        vae_params: chunk.history="pixels" of overlapping windows re-encodes their ends with it.
     """
     done = {} if done is None else done
     state, before = steps.init_state(model), None

@@ -20,11 +20,12 @@ from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.generate import decoding, video_io
 from bvjax.generate.bundle import Bundle
-from bvjax.generate.checks import check_model
+from bvjax.generate.checks import check_image, check_model
 from bvjax.generate.conditions import Conditions, conditions_from_cache
 from bvjax.generate.rollout import Piece, stream
 from bvjax.generate.run_dir import RunDir, Settings
 from bvjax.generate.run_report import RunReport
+from bvjax.stages import check_sampler
 from bvjax.story import Story
 
 FREE = ("dit.dtype", "dit.remat", "text.dtype")  # weights do not fix these
@@ -62,6 +63,7 @@ def begin(
     """
     chunk = model.chunk
     check_model(model)
+    check_sampler(bundle.stage, model.sampler.kind)
     _check_architecture(bundle.model, model)
     captions = story.chunk_captions(chunk.frames / chunk.fps)
     if chunks is not None and not 1 <= chunks <= len(captions):
@@ -76,7 +78,10 @@ def begin(
         scale = video_io.watchable_scale(chunk.height, chunk.width)
     if scale < 1:
         raise UserError(f"the scale is {scale}; it must be 1 or more")
-    picture = None if image is None else video_io.read_image(image, chunk.height, chunk.width)
+    picture = None
+    if image is not None:
+        check_image(model)
+        picture = video_io.read_image(image, chunk.height, chunk.width)
     settings = Settings(
         model=model, seed=seed, scale=scale, weights=str(bundle.folder.absolute()),
         weights_sha256=bundle.sha256, overrides=tuple(overrides),

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.diffusion import flow
+from bvjax.diffusion import diffusion_forcing, flow
 from bvjax.diffusion.noise import anchor_noise, initial_noise
 from bvjax.diffusion.solvers import solve
 from bvjax.memory import bank as kv_bank
@@ -25,8 +25,9 @@ from bvjax.memory.bank import KVBank
 from bvjax.memory.positions import time_bases
 from bvjax.memory.retrieval import Selection
 from bvjax.memory.salience import keep_mask, probe_indices
+from bvjax.nets import block_causal
 from bvjax.nets.dit import ChunkKV, Context, WanDiT
-from bvjax.random import purpose_key
+from bvjax.random import normal, purpose_key
 
 Latents = Float[Array, "l h w z"]
 
@@ -89,7 +90,7 @@ def anchor_step(params: Any, model: ModelConfig, given: ChunkInput) -> Latents:
     grid = grid_of(model)
     noise = anchor_noise(given.key, (1, *grid.latent_size, model.dit.in_channels))
     scale = model.cfg.scale
-    velocity = _velocity(params, model, given, None, None, None, grid.positions(1), scale)
+    velocity = _velocity(params, model, given, None, None, grid.positions(1), scale)
     return solve(model.sampler, velocity, noise, _solver_key(given))[0]
 
 
@@ -100,7 +101,8 @@ def denoise(
 
     Args:
         params: of the DiT.
-        prefix: clean latents at the head of the window; they get sigma 0 and stay as they are.
+        prefix: clean latents at the head of the window; they get sigma 0, or what
+            `sampler.history_noise` says, and stay as they are.
 
     Returns:
         float32 [W, h, w, z]: L latents, with chunk.first="overlap" P more in front.
@@ -119,10 +121,20 @@ def denoise(
     if model.cfg.memory:
         found = selection.retrieved(model.memory.anchor).any()
         scale = jnp.where(found, model.cfg.memory, scale)
-    velocity = _velocity(params, model, given, context, null_context, prefix, positions, scale)
+    block = model.sampler.causal_block
+    velocity = _velocity(params, model, given, context, null_context, positions, scale, block)
+    key, history = _solver_key(given), None if prefix is None else prefix[None]
+    fixed = 0 if prefix is None else len(prefix)
+    if diffusion_forcing.wanted(model.sampler, fixed):
+        return diffusion_forcing.solve(model.sampler, velocity, noise, history, key)[0]
     if prefix is None:
-        return solve(model.sampler, velocity, noise, _solver_key(given))[0]
-    free = solve(model.sampler, velocity, noise[:, len(prefix) :], _solver_key(given))
+        return solve(model.sampler, velocity, noise, key)[0]
+
+    def behind(x, sigma):
+        x = jnp.concatenate([history, x], axis=1)
+        return velocity(x, jnp.where(jnp.arange(x.shape[1]) < fixed, 0.0, sigma))[:, fixed:]
+
+    free = solve(model.sampler, behind, noise[:, fixed:], key)
     return jnp.concatenate([prefix, free[0]])
 
 
@@ -132,18 +144,29 @@ def commit(
     """Encodes finished latents (Algorithm 2) and writes them to the bank.
 
     A pure function of (bank, clean latents, caption, seed); with build.context="none" the bank only
-    decides the slot.  The clean pass has sigma 0.  The null bank keeps the same tokens of the same
-    chunks.
+    decides the slot.  The clean pass is told sigma = build.label and sees the latents through noise
+    of sigma = build.context_noise, both 0 by default.  The null bank keeps the same tokens of the
+    same chunks.  Where no chunk ever looks into the bank, nothing is encoded or written.
     """
     grid = grid_of(model)
     memory = model.memory
     selection, context, null_context, own_base = _look_back(model, state, given)
+    if not selection.index.shape[-1]:
+        none, layers = jnp.zeros(0), jnp.zeros(model.dit.num_layers)
+        kept = layers.astype(jnp.int32)
+        return state, ChunkReport(
+            chunk_id=selection.chunk_id[0], valid=selection.valid[0], score=none,
+            kept=kept, wanted=kept, coverage=layers,
+        )  # fmt: skip
     if model.build.context == "none":
         context, null_context, own_base = None, None, jnp.int32(0)
     local = grid.positions(len(latents))
     key = purpose_key(given.key, "probes", given.chunk_id)
     probes = probe_indices(model.build, len(local), grid.tokens_per_latent, key)
     positions = jnp.asarray(local).at[:, 0].add(own_base)
+    if model.build.context_noise:
+        fresh = normal(purpose_key(given.key, "context noise", given.chunk_id), latents.shape)
+        latents = flow.interpolate(latents, fresh, model.build.context_noise)
     kv = _clean_pass(params, model, latents, given.text, positions, context, probes)
     keep, cover = keep_mask(kv.salience, probes[1], memory, memory.capacity)
     whole = jnp.logical_and(memory.anchor, given.chunk_id == 0)
@@ -173,9 +196,10 @@ def commit(
 
 def _look_back(
     model: ModelConfig, state: State, given: ChunkInput, guided: bool = False
-) -> tuple[Selection, Context, Context | None, Int[Array, ""]]:
+) -> tuple[Selection, Context | None, Context | None, Int[Array, ""]]:
     """Selection, context, that of the null branch where it differs, and when the chunk begins.
 
+    There is no context where nothing can be seen: no anchor, no retrieval, no recent entries.
     `guided` is for denoising: with `cfg.memory` the null branch forgets what was retrieved.
     """
     bank, grid = state.bank, grid_of(model)
@@ -193,6 +217,8 @@ def _look_back(
         latents=grid.latents_per_chunk, first_latents=grid.first_entry_latents,
         recent=model.retrieval.recent, l=model.retrieval.l, anchor=model.memory.anchor,
     )  # fmt: skip
+    if not selection.index.shape[-1]:
+        return selection, None, None, own_base[0]
     theta = model.dit.rope_theta
     context = retrieval.assemble(bank, selection, entry_base, theta)
     null_bank, null_selection = state.null_bank, selection
@@ -211,22 +237,27 @@ def _velocity(
     given: ChunkInput,
     context: Context | None,
     null_context: Context | None,
-    prefix: Latents | None,
     positions: Int[Array, "n 3"],
     scale: float | Float[Array, ""],
+    block: int = 1,
 ):
-    """The velocity of the latents behind `prefix`, guided by `scale`, as the solvers want it."""
-    fixed = 0 if prefix is None else len(prefix)
+    """The velocity of a window at one sigma or one a frame, guided by `scale`, as the solvers want it.
+
+    With `block` above 1 the window is that many latent frames at a time, causal between them.
+    """
 
     def branch(x, sigma, text, context):
-        if prefix is not None:
-            x = jnp.concatenate([prefix[None], x], axis=1)
-            sigma = jnp.where(jnp.arange(x.shape[1]) < fixed, 0.0, sigma)
-        v, _ = WanDiT(model.dit, model.text.dim).apply(
-            {"params": params}, x[:, None], jnp.asarray(sigma)[None, None], text[None, None],
+        inputs = (
+            x[:, None], jnp.asarray(sigma)[None, None], text[None, None],
             jnp.asarray(positions)[None, None], context,
         )  # fmt: skip
-        return v[:, 0, fixed:]
+        sources = None
+        if block > 1:
+            inputs, sources = block_causal.split(block, *inputs)
+        v, _ = WanDiT(model.dit, model.text.dim).apply(
+            {"params": params}, *inputs, self_context=sources, fps=model.chunk.fps
+        )
+        return v.reshape(x.shape)
 
     def velocity(x, sigma):
         v = branch(x, sigma, given.text, context)
@@ -247,11 +278,12 @@ def _clean_pass(
     context: Context | None,
     probes: tuple[Array, Array],
 ) -> ChunkKV:
-    """Keys, values and importances of clean latents at sigma 0 (Algorithm 2, lines 2-9)."""
+    """Keys, values and importances of clean latents (Algorithm 2, lines 2-9)."""
     index, visible = probes
     _, kv = WanDiT(model.dit, model.text.dim).apply(
-        {"params": params}, latents[None, None], jnp.zeros((1, 1)), text[None, None],
-        positions[None, None], context, probe_index=index, probe_visible=visible, return_kv=True,
+        {"params": params}, latents[None, None], jnp.full((1, 1), model.build.label),
+        text[None, None], positions[None, None], context, probe_index=index, probe_visible=visible,
+        return_kv=True, fps=model.chunk.fps,
     )  # fmt: skip
     return kv
 

@@ -160,6 +160,16 @@ class TeacherForcing:
     forcing: ForcingConfig
     null_text: Any  # float32 [t, dt]
 
+    def __post_init__(self):
+        """Raises `UserError` for settings of the clean pass that only generation has."""
+        for name in ("label", "context_noise"):
+            value = getattr(self.model.build, name)
+            if value:
+                raise UserError(
+                    f"build.{name} is {value}; it must be 0 here, because training and what is "
+                    "measured with it draw and label the noise of entries by history.noise_max"
+                )
+
     @property
     def grid(self) -> ChunkGrid:
         return ChunkGrid(self.model.chunk, 1, self.model.dit.patch)
@@ -198,7 +208,7 @@ class TeacherForcing:
         positions = positions.at[..., 0].add(jnp.asarray(base)[..., None])
         _, kv = self.dit.apply(
             {"params": params}, chunks, sigma, text, positions, context, index, visible,
-            return_kv=True, self_context=self_context, keep_fn=keep_fn,
+            return_kv=True, self_context=self_context, keep_fn=keep_fn, fps=self.model.chunk.fps,
         )  # fmt: skip
         return kv, keep_fn(kv.salience)
 
@@ -279,7 +289,9 @@ class TeacherForcing:
         own = jnp.asarray(self.grid.positions(noisy.shape[2]))
         positions = jnp.broadcast_to(own, (*noisy.shape[:2], *own.shape))
         positions = positions.at[..., 0].add(jnp.asarray(base)[..., None])
-        return self.dit.apply({"params": params}, noisy, sigma, text, positions, context)[0]
+        return self.dit.apply(
+            {"params": params}, noisy, sigma, text, positions, context, fps=self.model.chunk.fps
+        )[0]
 
     # ---- the loss ------------------------------------------------------------------------------
     def loss(

@@ -10,11 +10,14 @@ Parameter names are those of the PyTorch checkpoints with "/" for ".", except:
   blocks/modulation  [Y, 6, D]                blocks.i.modulation  [1, 6, D]
   head/modulation  [2, D]                     head.modulation  [1, 2, D]
 
-norm3 is the affine norm before cross-attention (diffusers calls it norm2).  blocks/self_attn/similarity_key
+norm3 is the affine norm before cross-attention (diffusers calls it norm2).  fps_embedding/embedding [2, D]
+and fps_projection/{0,2} are SkyReels-V2's (`fps_embedding`).  blocks/self_attn/similarity_key
 [Y, heads, k] (`similarity_keys`) and place_embedding/kernel [24, D] (`place_embedding`) are ours.
 """
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +114,7 @@ class WanDiT(nn.Module):
         return_kv: bool = False,
         self_context: SelfContext | None = None,
         keep_fn=None,
+        fps: int | None = None,
     ) -> tuple[Float[Array, "b c l h w z"], ChunkKV | None]:
         """One forward pass of all chunks, each on its own.
 
@@ -126,13 +130,14 @@ class WanDiT(nn.Module):
           self_context: chunks of this same sequence to attend as well, layer by layer, through the
             rows that `keep_fn` keeps (teacher forcing with `build.context = "with"`).
           keep_fn: salience [b, c, n] -> kept rows bool [b, c, n]; None keeps all.  Static.
+          fps: frames per second of the video; only models with `fps_embedding` need it.  Static.
 
         Returns:
           Float32 velocity, shaped as `latents` with `out_channels`, and the ChunkKV or None.
 
         Raises:
           UserError: `cfg.remat` is unknown, or shapes do not fit the patch, `text_dim` or each
-            other.
+            other, or `fps_embedding` has no `fps`.
         """
         cfg, (_, _, frames, height, width, _) = self.cfg, latents.shape
         _check(cfg, self.text_dim, latents, sigma, text, positions, context)
@@ -154,6 +159,10 @@ class WanDiT(nn.Module):
             sinusoid
         )
         e0 = _TimeProjection(6 * cfg.dim, name="time_projection")(e)
+        if cfg.fps_embedding:
+            if fps is None:
+                raise UserError("dit.fps_embedding needs the frames per second of the video")
+            e0 = e0 + self._frame_rate(fps)
         embed_text = Mlp(cfg.dim, cfg.dim, nn.gelu, cfg.dtype, _NORMAL, name="text_embedding")
         cond = Conditioning(
             modulation=e0.reshape(*e.shape[:-1], 6, cfg.dim),
@@ -183,6 +192,20 @@ class WanDiT(nn.Module):
         if cfg.output == "residual":
             velocity = add_linear_guess(velocity, latents, sigma, cfg.latent_std)
         return velocity, kv
+
+    def _frame_rate(self, fps: int) -> Float[Array, "f"]:
+        """What SkyReels-V2 adds to e0 of all frames: a row for 16 fps or one for any other rate.
+
+        Its last layer starts at zero, so a model that is given one starts unchanged.
+        """
+        dim = self.cfg.dim
+        row = nn.Embed(2, dim, embedding_init=nn.initializers.normal(1.0), name="fps_embedding")(
+            jnp.int32(fps != 16)
+        )
+        return Mlp(
+            dim, 6 * dim, nn.silu, jnp.float32, precision="highest",
+            last_init=nn.initializers.zeros, name="fps_projection",
+        )(row)  # fmt: skip
 
 
 def add_linear_guess(
@@ -255,5 +278,5 @@ def init_params(cfg: DiTConfig, text_dim: int, key: Array) -> dict:
     latents = jnp.zeros((1, 1, *cfg.patch, cfg.in_channels))
     text = jnp.zeros((1, 1, 1, text_dim))
     positions = jnp.zeros((1, 1, 1, 3), jnp.int32)
-    model = WanDiT(cfg, text_dim)
-    return jax.jit(model.init)(key, latents, jnp.zeros((1, 1)), text, positions)["params"]
+    init = functools.partial(WanDiT(cfg, text_dim).init, fps=16)
+    return jax.jit(init)(key, latents, jnp.zeros((1, 1)), text, positions)["params"]

@@ -115,17 +115,20 @@ class Mlp(nn.Module):
     kernel_init: Callable = XAVIER
     precision: str | None = None
     products: str = "float32"
+    last_init: Callable | None = None  # of the second kernel; None = kernel_init
 
     @nn.compact
     def __call__(self, x):
         options = dict(
             dtype=self.dtype,
-            kernel_init=self.kernel_init,
             precision=self.precision,
             dot_general=dense_product(self.products),
         )
-        x = self.activation(nn.Dense(self.hidden, name="0", **options)(x))
-        return nn.Dense(self.features, name="2", **options)(x)
+        first = nn.Dense(self.hidden, kernel_init=self.kernel_init, name="0", **options)
+        last_init = self.last_init or self.kernel_init
+        return nn.Dense(self.features, kernel_init=last_init, name="2", **options)(
+            self.activation(first(x))
+        )
 
 
 class _Projections(nn.Module):

@@ -230,6 +230,15 @@ def test_unipc_levels_are_wans():
     np.testing.assert_array_equal(whole, np.arange(999, 0, -111))
 
 
+def test_the_grid_of_diffusers():
+    """Equal steps from 1 to 0.001, the last of them 0 instead; by hand at 2 steps and shift 3."""
+    two = SamplerConfig(grid="diffusers", steps=2, shift=3.0)
+    middle = 3 * 0.5005 / (1 + 2 * 0.5005)
+    np.testing.assert_allclose(solvers.sigmas(two), [1 - 1e-6, middle, 0], rtol=1e-6)
+    np.testing.assert_array_equal(solvers.timesteps(two), [999, 750])
+    assert all(np.isfinite(w).all() for w in jax.tree.leaves(unipc.weights(solvers.sigmas(two))))
+
+
 @pytest.mark.parametrize("kind", ["unipc", "euler"])
 @pytest.mark.parametrize("steps,shift", [(1, 1.0), (30, 5.0), (1000, 0.01), (1000, 100.0)])
 def test_levels_descend_to_zero_and_weights_are_finite(kind, steps, shift):
@@ -298,6 +307,7 @@ def test_model_is_traced_once_whatever_the_steps(sampler):
     "changes,words",
     [
         ({"kind": "ddim"}, "unipc, euler, few_step"),
+        ({"grid": "sd3"}, "wan, diffusers"),
         ({"steps": 0}, "1 to 1000"),
         ({"steps": 1001}, "1 to 1000"),
         ({"shift": 0.0}, "0.01 to 100"),

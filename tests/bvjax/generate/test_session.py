@@ -194,6 +194,29 @@ def test_overlap(bundle, story, tiny, tmp_path):
     assert latents(run.path) == before
 
 
+def test_windows_that_hand_on_latents_and_no_bank(bundle, story, tiny, tmp_path):
+    """As SkyReels-V2 runs: noised history, a block that lags, nothing remembered but the overlap."""
+    model = tiny.variant(
+        chunk={"first": "overlap", "history": "latents"},
+        memory={"anchor": False, "slots": 1, "capacity": 1},
+        retrieval={"kind": "none", "recent": 0, "l": 0},
+        rope={"mode": "local"},
+        sampler={"history_noise": 20.0, "ar_step": 2},
+    )
+    with session.begin(bundle, model, story, tmp_path / "run", scale=1, chunks=3) as run:
+        list(session.produce(run, bundle))
+        report = json.loads((run.path / "report.json").read_text())
+    assert len(read_video(run.video)[0]) == run.grid.num_frames == 1 + 3 * 8
+    assert [c["retrieved"] for c in report["chunks"]] == [[], [], []]
+    before, stored = latents(run.path), run.load_latents(range(1, 4))
+    np.testing.assert_array_equal(stored[2][:1], stored[1][-1:])
+    assert np.abs(stored[2][1:] - stored[1][1:]).max() > 1e-2
+    (run.path / "latents" / "chunk_03.npy").write_bytes(b"damaged")
+    with RunDir.open(run.path) as again:
+        list(session.produce(again, bundle))
+    assert latents(run.path) == before
+
+
 def test_from_an_image(bundle, story, finished, tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
     PIL.Image.fromarray(picture).save(tmp_path / "first.png")
@@ -223,6 +246,28 @@ def test_begin_refuses(bundle, story, tiny, tmp_path):
         ({"scale": 0}, "the scale is 0"),
         ({"chunks": 9}, "this story has 1 to 5"),
         ({"image": tmp_path / "missing.png"}, "No such file"),
+        ({"model": tiny.variant(chunk={"history": "both"})}, "pixels, latents"),
+        ({"model": tiny.variant(sampler={"grid": "sd3"})}, "wan, diffusers"),
+        ({"model": tiny.variant(sampler={"history_noise": 1000.0})}, "below 1000"),
+        ({"model": tiny.variant(sampler={"history_noise": 20.0})}, "use overlap or joined"),
+        ({"model": tiny.variant(sampler={"ar_step": -1})}, "sampler.ar_step is -1"),
+        ({"model": tiny.variant(sampler={"causal_block": 0})}, "sampler.causal_block is 0"),
+        ({"model": tiny.variant(sampler={"causal_block": 4})}, "divide the 2 latent frames"),
+        (
+            {"model": tiny.variant(sampler={"kind": "few_step", "ar_step": 1})},
+            "'few_step' takes neither",
+        ),
+        (
+            {
+                "model": tiny.variant(
+                    chunk={"first": "joined"},
+                    memory={"capacity": 8},
+                    sampler={"ar_step": 1, "causal_block": 2},
+                ),
+                "image": tmp_path / "missing.png",
+            },
+            "an image as the first frame",
+        ),
     ):
         arguments = {"model": bundle.model, "story": story, "out": tmp_path / "run"} | change
         with pytest.raises(UserError, match=says):

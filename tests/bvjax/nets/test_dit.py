@@ -315,7 +315,12 @@ def test_kv_is_returned_on_request_only(params, inputs):
 
 
 @pytest.mark.parametrize(
-    "preset, count", [(presets.WAN_1_3B, 1_418_996_800), (presets.WAN_14B, 14_288_491_584)]
+    "preset, count",
+    [
+        (presets.WAN_1_3B, 1_418_996_800),
+        (presets.WAN_14B, 14_288_491_584),
+        (presets.SKYREELS, 1_435_525_696),
+    ],
 )
 def test_parameter_counts_are_wan_s(preset, count):
     shapes = jax.eval_shape(

@@ -1,4 +1,4 @@
-"""What the small model adds to Wan's DiT: place embedding, sharper heads, keys that tell similarity."""
+"""What is added to Wan's DiT: place and frame rate, sharper heads, keys that tell similarity."""
 
 import dataclasses
 
@@ -33,11 +33,11 @@ def positions():
     return jnp.asarray(np.stack([t, h, w], -1).reshape(1, 1, -1, 3))
 
 
-def velocity(cfg, latents, context=None):
+def velocity(cfg, latents, context=None, **kwargs):
     text = jax.random.normal(jax.random.key(1), (1, 1, TEXT, DT))
     model = dit.WanDiT(cfg, DT)
     inputs = latents, jnp.full((1, 1), 0.9), text, positions(), context
-    return model.apply({"params": random_params(cfg)}, *inputs)[0]
+    return model.apply({"params": random_params(cfg)}, *inputs, **kwargs)[0]
 
 
 def test_without_a_place_embedding_equal_tokens_stay_equal():
@@ -58,6 +58,21 @@ def test_place_features_are_waves_of_height_and_width():
     np.testing.assert_array_equal(features[0], [1.0] * 6 + [0.0] * 6 + [1.0] * 6 + [0.0] * 6)
     np.testing.assert_allclose(features[1, 1], np.cos(1.5), rtol=1e-6)
     np.testing.assert_allclose(features[1, 12 + 6 + 2], np.sin(1.25), rtol=1e-6)
+
+
+def test_the_frame_rate_is_16_or_another_and_starts_without_effect():
+    """Values against the reference are in the test of the golden files."""
+    cfg = dataclasses.replace(CFG, fps_embedding=True)
+    latents = jax.random.normal(jax.random.key(3), (1, 1, FRAMES, SIDE, SIDE, 4))
+    at_16, at_24, at_30 = (velocity(cfg, latents, fps=fps) for fps in (16, 24, 30))
+    assert np.abs(at_16 - at_24).max() > 1e-2
+    np.testing.assert_array_equal(at_24, at_30)
+    with pytest.raises(UserError, match="needs the frames per second"):
+        velocity(cfg, latents)
+    fresh = dit.init_params(cfg, DT, jax.random.key(0))
+    assert fresh["fps_embedding"]["embedding"].shape == (2, CFG.dim)
+    assert not np.any(fresh["fps_projection"]["2"]["kernel"])
+    assert np.any(fresh["fps_projection"]["0"]["kernel"])
 
 
 def test_qk_init_is_the_first_scale_of_the_queries():
