@@ -28,6 +28,7 @@ from bvjax.config import (
     TextConfig,
     VAEConfig,
 )
+from bvjax.diffusion import solvers
 from bvjax.diffusion.noise import anchor_noise, initial_noise
 from bvjax.generate import steps
 from bvjax.generate.conditions import Conditions
@@ -130,6 +131,28 @@ def our_velocity(case: DiTCase) -> np.ndarray:
     apply = jax.jit(functools.partial(WanDiT(case.dit, TEXT_DIM).apply, fps=case.fps))
     v, _ = apply({"params": dit_params(case)}, *inputs, self_context=sources)
     return np.asarray(v).reshape(latents.shape)
+
+
+# --- timetable --------------------------------------------------------------------------
+
+# steps, frames, ready, window, ar_step, block
+TIMETABLES = (
+    (4, 5, 0, 5, 0, 1),
+    (4, 10, 5, 10, 0, 1),
+    (4, 10, 5, 10, 2, 5),
+    (3, 6, 0, 6, 1, 2),
+    (5, 4, 1, 4, 7, 1),
+    (6, 8, 0, 4, 3, 2),
+    (6, 12, 2, 4, 5, 2),
+    (30, 25, 0, 25, 5, 5),
+    (30, 25, 5, 25, 5, 5),
+    (30, 50, 5, 25, 6, 5),
+)
+
+
+def timetable_labels(steps: int) -> np.ndarray:
+    """Whole labels, as the pipelines have them."""
+    return solvers.timesteps(SamplerConfig(steps=steps, shift=8.0)).astype(np.int64)
 
 
 # --- pipeline ---------------------------------------------------------------------------
