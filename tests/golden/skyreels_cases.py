@@ -241,3 +241,8 @@ def window_noise(model: ModelConfig, number: int) -> np.ndarray:
     head = anchor_noise(key, (grid.overlap_latents, *frame))
     tail = initial_noise(model.noise, key, number, (grid.latents_per_chunk, *frame))
     return np.concatenate([head[0], tail[0]])
+
+
+def thinned(video: np.ndarray) -> np.ndarray:
+    """Some frames and pixels of a video [f, h, w, 3], to keep in a file."""
+    return np.asarray(video)[::3, 1::4, 2::4]

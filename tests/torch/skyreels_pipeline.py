@@ -1,4 +1,4 @@
-"""diffusers' diffusion-forcing pipeline over our parameters and our noise."""
+"""diffusers' transformer and diffusion-forcing pipeline over our parameters and our noise."""
 
 from __future__ import annotations
 
@@ -18,6 +18,22 @@ from bvjax.diffusion.diffusion_forcing import history_noise
 from bvjax.random import purpose_key
 from tests.golden import skyreels_cases as cases
 from tests.torch import twins
+
+
+def velocity(case: cases.DiTCase) -> np.ndarray:
+    """What `cases.our_velocity` should be."""
+    latents, text = cases.dit_inputs(case)
+    per_frame = len(case.timesteps) > 1
+    with torch.no_grad():
+        out = twins.skyreels(cases.dit_model(case), cases.dit_params(case), case.block)(
+            twins.to_torch(latents),
+            torch.tensor([case.timesteps] if per_frame else case.timesteps),
+            torch.from_numpy(text),
+            enable_diffusion_forcing=per_frame,
+            fps=[0 if case.fps == 16 else 1],
+            return_dict=False,
+        )[0]
+    return twins.to_numpy(out)
 
 
 class Ids:

@@ -23,26 +23,11 @@ from tests.torch import skyreels_pipeline, twins
 VELOCITY, LATENTS, VIDEO = 1e-4, 5e-5, 2e-5
 
 
-def their_velocity(case):
-    latents, text = cases.dit_inputs(case)
-    per_frame = len(case.timesteps) > 1
-    with torch.no_grad():
-        out = twins.skyreels(cases.dit_model(case), cases.dit_params(case), case.block)(
-            twins.to_torch(latents),
-            torch.tensor([case.timesteps] if per_frame else case.timesteps),
-            torch.from_numpy(text),
-            enable_diffusion_forcing=per_frame,
-            fps=[0 if case.fps == 16 else 1],
-            return_dict=False,
-        )[0]
-    return twins.to_numpy(out)
-
-
 @pytest.mark.parametrize(
     "case", [*cases.DIT_CASES, *map(cases.random_case, range(10))], ids=lambda c: c.name
 )
 def test_transformer(case):
-    want = their_velocity(case)
+    want = skyreels_pipeline.velocity(case)
     assert np.abs(want).max() > 1
     np.testing.assert_allclose(cases.our_velocity(case), want, atol=VELOCITY)
 
@@ -50,7 +35,7 @@ def test_transformer(case):
 def test_the_mask_the_labels_and_the_frame_rate_are_felt():
     """What the cases above set makes differences far above their tolerance."""
     causal = cases.DIT_CASES[2]
-    want = their_velocity(causal)
+    want = skyreels_pipeline.velocity(causal)
     others = (
         {"block": 1},
         {"block": 3},
