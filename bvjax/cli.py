@@ -1,4 +1,4 @@
-"""The command line: python -m bvjax generate | resume | redo | decode | report | doctor.
+"""The command line: python -m bvjax generate | resume | redo | decode | report | convert | doctor.
 
 Whatever is wrong with the input is said in one sentence, with exit code 2, before any work starts.
 """
@@ -91,6 +91,25 @@ def _parser() -> argparse.ArgumentParser:
     _run_command(commands, "decode", _decode, "make video.mp4 again from the latents")
     _run_command(commands, "report", _report, "make report.json and report.png again")
 
+    convert = commands.add_parser(
+        "convert", help="PyTorch checkpoints to weights folders, and back",
+        description="Convert a checkpoint: Wan2.1, SkyReels-V2-DF, Self-Forcing (.safetensors, sharded "
+        "or not, .pt, .pth), diffusers and transformers folders, bvjax weights folders.",
+    )  # fmt: skip
+    convert.set_defaults(command=_convert)
+    add = convert.add_argument
+    add("source", metavar="SRC", help="file or folder; its layout is found out")
+    add("target", metavar="DST", help="folder to write")
+    add("--to", required=True, metavar="LAYOUT", help="bvjax, diffusers, wan or skyreels")
+    add("--dtype", default="keep", help="keep (default: to the bit), float32, bfloat16, float16")
+    add("--preset", metavar="NAME", help="what the model must be (default: found by its sizes)")
+    add("--stage", metavar="NAME", help="pretrained, stage1, stage2 or few-step (default: as told)")
+    add("--branch", metavar="NAME", help="of a training checkpoint (default: generator_ema)")
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
+        help="change the configuration that is written; may be repeated")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace files in DST")
+    add("--verify", action="store_true", help="run one forward in PyTorch and here (needs torch)")
+
     doctor = commands.add_parser("doctor", help="check this installation in about a minute")
     doctor.set_defaults(command=_doctor)
     return parser
@@ -162,6 +181,22 @@ def _report(args: argparse.Namespace) -> None:
         for _ in session.produce(run, bundle, only_report=True):
             pass
     print(f"{run.path / 'report.png'}\n{run.path / 'report.json'}")
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from bvjax.convert.converter import convert
+
+    if args.verify:
+        from bvjax.convert import verify
+
+        verify.check_available()
+    convert(
+        args.source, args.target, args.to, dtype=args.dtype, preset=args.preset, stage=args.stage,
+        overrides=args.overrides, branch=args.branch, overwrite=args.overwrite, say=print,
+    )  # fmt: skip
+    if args.verify:
+        for line in verify.verify(args.target):
+            print(line)
 
 
 def _doctor(args: argparse.Namespace) -> None:

@@ -150,6 +150,9 @@ class BuildConfig:
     """How BuildSparseKV encodes a finished chunk (Algorithm 2, lines 2-8)."""
 
     context: str = "none"  # none | with: does the clean pass see the chunk's own context
+    # Self-Forcing and LongLive say `context_noise` for what is `label` here, in thousandths.
+    label: float = 0.0  # sigma that the clean pass is told
+    context_noise: float = 0.0  # sigma of fresh noise mixed into the latents before the clean pass
     mask: str = "chunk"  # chunk | frame | token: which keys a probe can see
     probe: str = "recent_random"  # recent_random | stratified | random | full
     n_recent: int = 64
@@ -169,7 +172,8 @@ class RetrievalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
-    mode: str = "absolute"  # absolute | local | window: time positions of context entries
+    # absolute | local | window | packed: times of context entries, see `memory.positions.time_bases`
+    mode: str = "absolute"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -160,17 +160,28 @@ def save_weights(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _check_parts(params)
+    for part, tree in params.items():
+        save_tensors(folder / f"{part}.safetensors", tree, {"part": part}, dtype)
+    save_config(folder, model, {part: dict(meta or {}) for part in params}, tokenizer=tokenizer)
+
+
+def save_config(
+    folder: Path,
+    model: ModelConfig,
+    made: Mapping[str, Mapping[str, Any]],
+    *,
+    tokenizer: Path | None = None,
+) -> None:
+    """Writes config.json after the parts named in `made`; see `save_weights`."""
     stored = {"model": to_dict(model), "made": {}}
     if (folder / "config.json").exists():
         stored = _read_config(folder)
         old = from_dict(ModelConfig, stored["model"])
-        kept = {p: getattr(old, p) for p in ("vae", "text") if p not in params}
-        base = model if "dit" in params else old
-        new = {p: getattr(model, p) for p in params}
+        kept = {p: getattr(old, p) for p in ("vae", "text") if p not in made}
+        base = model if "dit" in made else old
+        new = {p: getattr(model, p) for p in made}
         stored["model"] = to_dict(dataclasses.replace(base, **kept, **new))
-    for part, tree in params.items():
-        save_tensors(folder / f"{part}.safetensors", tree, {"part": part}, dtype)
-        stored["made"][part] = dict(meta or {})
+    stored["made"] |= {part: dict(about) for part, about in made.items()}
     if tokenizer is not None and Path(tokenizer).resolve() != (folder / TOKENIZER).resolve():
         write_atomic(folder / TOKENIZER, Path(tokenizer).read_bytes())
     write_atomic(folder / "config.json", (json.dumps(stored, indent=2) + "\n").encode())

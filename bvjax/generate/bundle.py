@@ -30,6 +30,7 @@ class Bundle:
     tokenizer: Tokenizer
     known_words: frozenset[str] | None  # of the training captions; None when not recorded
     sha256: str  # of the files
+    stage: str | None = None  # what its training made the DiT; None when not recorded
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         """Words that the model never saw, sorted; none when its vocabulary is not recorded."""
@@ -74,7 +75,8 @@ def load_bundle(folder: str | pathlib.Path) -> Bundle:
         )
     words = folder / VOCABULARY
     known = frozenset(words.read_text(encoding="utf-8").split()) if words.exists() else None
-    return Bundle(folder, model, params, tokenizer, known, hash_weights(folder))
+    stage = weights.load_made(folder, "dit").get("stage")
+    return Bundle(folder, model, params, tokenizer, known, hash_weights(folder), stage)
 
 
 def hash_weights(folder: pathlib.Path) -> str:

@@ -25,6 +25,7 @@ from bvjax.generate.conditions import Conditions, encode_captions
 from bvjax.generate.rollout import Piece, stream
 from bvjax.generate.run_dir import RunDir, Settings
 from bvjax.generate.run_report import RunReport
+from bvjax.stages import check_sampler
 from bvjax.story import Story
 
 
@@ -60,6 +61,7 @@ def begin(
     """
     chunk = model.chunk
     check_model(model)
+    check_sampler(bundle.stage, model.sampler.kind)
     _check_architecture(bundle.model, model)
     captions = story.chunk_captions(chunk.frames / chunk.fps)
     if chunks is not None and not 1 <= chunks <= len(captions):

@@ -100,4 +100,5 @@ class DiTTask:
         model = dataclasses.replace(
             self.model, dit=dataclasses.replace(self.model.dit, products="float32")
         )
+        meta = {"stage": "stage1", **meta}  # Block Forcing
         save_weights(folder, model, {"dit": params}, meta=meta, dtype=self.weights_dtype)

@@ -1,0 +1,169 @@
+"""What a checkpoint is, read from its tensors' shapes: configurations and the preset they fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from bvjax.config import WAN_LATENT_MEAN, WAN_LATENT_STD, DiTConfig, TextConfig, VAEConfig
+from bvjax.convert import dit_names, text_names, vae_names
+from bvjax.convert.sources import Source
+from bvjax.convert.tables import Row
+from bvjax.errors import UserError
+from bvjax.presets import PRESETS
+
+HEAD_DIM = 128  # of every published Wan DiT; the number of heads is in no tensor's shape
+IMAGE_CHANNELS = 36  # noise, mask and image: Wan's image-to-video models
+
+
+def dit_config(source: Source) -> tuple[DiTConfig, int]:
+    """The DiT in `source` and the width of its text states; raises `UserError`."""
+    shape = _shapes(source, dit_names.rows(DiTConfig()), dit_names.LAYOUTS)
+    dim, channels, *patch = shape("patch_embedding", 5)
+    if channels == IMAGE_CHANNELS:
+        raise UserError(
+            f"{source.path} takes {channels} channels: it is a Wan image-to-video model with CLIP "
+            "features, which bvjax does not run; text-to-video weights take an image as frame 0"
+        )
+    layers = _layers(source)
+    told = {key: source.config.get(key) for key in ("num_layers", "eps")}
+    if told["num_layers"] not in (None, layers):
+        raise UserError(
+            f"{source.path} holds {layers} layers but its config.json says {told['num_layers']}"
+        )
+    heads = source.config.get("num_heads", source.config.get("num_attention_heads"))
+    if heads is None:
+        if dim % HEAD_DIM:
+            raise UserError(
+                f"{source.path} has no config.json to say how many heads its width {dim} has"
+            )
+        heads = dim // HEAD_DIM
+    config = DiTConfig(
+        dim=dim,
+        num_heads=heads,
+        num_layers=layers,
+        ffn_dim=shape("blocks/{i}/ffn/0", 2)[0],
+        freq_dim=shape("time_embedding/0", 2)[1],
+        in_channels=channels,
+        out_channels=shape("head/head", 2)[0] // math.prod(patch),
+        patch=tuple(patch),
+        eps=told["eps"] or 1e-6,
+    )
+    if "fps_embedding.weight" in source.tensors.infos:
+        config = dataclasses.replace(config, fps_embedding=True)
+    return config, shape("text_embedding/0", 2)[1]
+
+
+def vae_config(source: Source) -> VAEConfig:
+    """The VAE in `source`; raises `UserError`."""
+    told, column = source.config, vae_names.LAYOUTS.index(source.layout)
+    shape = _shapes(source, vae_names.rows(), vae_names.LAYOUTS)
+    block = ("encoder.downsamples", "encoder.down_blocks")[column]
+    conv = ("residual.2", "conv1")[column]
+    widths, temporal, blocks, k = [], [], 0, 0
+    infos = source.tensors.infos
+    while True:
+        if f"{block}.{k}.{conv}.weight" in infos:
+            if len(widths) == len(temporal):
+                widths.append(infos[f"{block}.{k}.{conv}.weight"].shape[0])
+            blocks += not temporal
+        elif f"{block}.{k}.resample.1.weight" in infos:
+            temporal.append(f"{block}.{k}.time_conv.weight" in infos)
+        else:
+            break
+        k += 1
+    dim = shape("encoder/conv1", 5)[0]
+    z_dim = shape("conv2", 5)[0]
+    patch = told.get("patch_size") or math.isqrt(shape("encoder/conv1", 5)[1] // 3)
+    mean, std = told.get("latents_mean"), told.get("latents_std")
+    if mean is None and z_dim == len(WAN_LATENT_MEAN):
+        mean, std = WAN_LATENT_MEAN, WAN_LATENT_STD
+    if mean is None or std is None:
+        raise UserError(f"{source.path} has no config.json to give the mean and std of its latents")
+    if told.get("is_residual") or (told.get("decoder_base_dim") or dim) != dim:
+        raise UserError(f"{source.path} is a Wan2.2 VAE; bvjax runs that of Wan2.1")
+    return VAEConfig(
+        dim=dim,
+        z_dim=z_dim,
+        patch=patch,
+        dim_mult=tuple(width // dim for width in widths),
+        num_res_blocks=blocks,
+        spatial_downsample=(True,) * len(temporal),
+        temporal_downsample=tuple(temporal),
+        latent_mean=tuple(map(float, mean)),
+        latent_std=tuple(map(float, std)),
+    )
+
+
+def text_config(source: Source) -> TextConfig:
+    """The umT5 encoder in `source`; raises `UserError`."""
+    shape = _shapes(source, text_names.rows(), text_names.LAYOUTS)
+    vocabulary, dim = shape("token_embedding", 2)
+    buckets, heads = shape("blocks/{i}/pos_embedding", 2)
+    return TextConfig(
+        vocab_size=vocabulary,
+        dim=dim,
+        num_layers=_layers(source),
+        num_heads=heads,
+        head_dim=shape("blocks/{i}/attn/q", 2)[0] // heads,
+        ffn_dim=shape("blocks/{i}/ffn/fc1", 2)[0],
+        num_buckets=buckets,
+        max_distance=source.config.get("relative_attention_max_distance", 128),
+    )
+
+
+def preset_of(dit: DiTConfig, branch: str) -> str | None:
+    """The preset whose DiT has these sizes; of several, by how it was published."""
+    fits = [name for name, preset in PRESETS.items() if not difference(preset.dit, dit)]
+    if branch.startswith("generator"):  # as the Self-Forcing family saves it
+        fits = [name for name in fits if name == "self-forcing"] or fits
+    return fits[0] if fits else None
+
+
+def difference(expected: Any, found: Any) -> str:
+    """The first size in which two configurations differ, as a sentence's end; "" if none does."""
+    free = (
+        "dtype",
+        "remat",
+        "products",
+        "eps",
+        "latent_scale",
+        "max_length",
+        "conv_impl",
+        "qk_init",
+    )
+    for field in dataclasses.fields(expected):
+        ours, theirs = getattr(expected, field.name), getattr(found, field.name)
+        if field.name not in free and ours != theirs:
+            return f"{field.name} {theirs} instead of {ours}"
+    return ""
+
+
+def _shapes(source: Source, rows: list[Row], layouts: tuple[str, ...]):
+    """A function (our layer, rank) -> shape of its weight there."""
+    column = layouts.index(source.layout)
+    names = {row.ours: f"{row.theirs[column]}.{row.kinds[0].leaf_there}" for row in rows}
+
+    def shape(layer: str, rank: int) -> tuple[int, ...]:
+        name = names[layer].replace("{i}", "0")
+        if name not in source.tensors.infos:
+            raise UserError(f"{source.path} is not a whole {source.part}: it has no {name}")
+        found = source.tensors.infos[name].shape
+        if len(found) != rank:
+            raise UserError(f"{source.path}: {name} has shape {list(found)}, not {rank} axes")
+        return found
+
+    return shape
+
+
+def _layers(source: Source) -> int:
+    numbers = [re.match(r"(?:encoder\.block|blocks)\.(\d+)\.", n) for n in source.tensors.infos]
+    return 1 + max((int(found[1]) for found in numbers if found), default=-1)
+
+
+def sizes(infos: Mapping[str, Any]) -> int:
+    """Parameters in all tensors."""
+    return sum(math.prod(info.shape) for info in infos.values())

@@ -1,0 +1,178 @@
+"""Where a converted component goes, and the configuration file its readers expect beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bvjax.config import DiTConfig, ModelConfig, TextConfig, VAEConfig
+from bvjax.convert import dit_names, text_names, vae_names
+from bvjax.convert.tables import Spec, expand
+from bvjax.errors import UserError
+from bvjax.weights import disk_names, flatten, shapes
+
+TARGETS = ("bvjax", "diffusers", "wan", "skyreels")
+_BIN = "diffusion_pytorch_model.safetensors"
+# target -> part -> (layout of the names, file)
+FILES = {
+    "bvjax": {part: ("bvjax", f"{part}.safetensors") for part in ("dit", "vae", "text")},
+    "diffusers": {
+        "dit": ("diffusers", f"transformer/{_BIN}"),
+        "vae": ("diffusers", f"vae/{_BIN}"),
+        "text": ("transformers", "text_encoder/model.safetensors"),
+    },
+    "wan": {
+        "dit": ("wan", _BIN),
+        "vae": ("wan", "Wan2.1_VAE.safetensors"),
+        "text": ("wan", "models_t5_umt5-xxl-enc.safetensors"),
+    },
+    "skyreels": {
+        "dit": ("wan", "model.safetensors"),
+        "vae": ("wan", "Wan2.1_VAE.safetensors"),
+        "text": ("wan", "models_t5_umt5-xxl-enc.safetensors"),
+    },
+}
+TOKENIZER_FOLDERS = {
+    "diffusers": "tokenizer",
+    "wan": "google/umt5-xxl",
+    "skyreels": "google/umt5-xxl",
+}
+
+
+def specs(model: ModelConfig, part: str, layout: str) -> list[Spec]:
+    """Every tensor of a part, here and in `layout`; raises `UserError` if it cannot be expressed."""
+    leaves = flatten(shapes(model, part))
+    ours = {
+        name: tuple(leaves[leaf].shape[0 if layer is None else 1 :])
+        for name, (leaf, layer) in disk_names(leaves).items()
+    }
+    if layout == "bvjax":
+        return [Spec(name, name, shape, shape, None) for name, shape in ours.items()]
+    try:
+        if part == "dit":
+            table = dit_names.rows(model.dit)
+            return expand(table, dit_names.LAYOUTS.index(layout), ours)
+        if part == "vae":
+            column = vae_names.LAYOUTS.index(layout)
+            return expand(vae_names.rows(), column, ours, vae_names.numbers(model.vae))
+        return expand(text_names.rows(), text_names.LAYOUTS.index(layout), ours)
+    except KeyError as error:
+        raise UserError(f"the layout {layout} has no name for {part}'s {error.args[0]}") from None
+
+
+def config_file(model: ModelConfig, part: str, target: str) -> tuple[str, dict[str, Any]] | None:
+    """(path, content) of the config.json that goes with a part; None where the target has none."""
+    if target == "diffusers":
+        maker = {"dit": _diffusers_dit, "vae": _diffusers_vae, "text": _transformers_text}[part]
+        folder = FILES[target][part][1].partition("/")[0]
+        return f"{folder}/config.json", maker(model)
+    if part == "dit" and target in ("wan", "skyreels"):
+        return "config.json", _wan_dit(model.dit, model.text, target)
+    return None
+
+
+def plain_dit(dit: DiTConfig) -> bool:
+    """Is this DiT Wan's or SkyReels' own, or does it have parts that only bvjax knows."""
+    return dit.output == "velocity" and not dit.similarity_keys and not dit.place_embedding
+
+
+def plain_vae(vae: VAEConfig) -> bool:
+    """Is this VAE one that diffusers' class can express."""
+    return all(vae.spatial_downsample) and vae.patch == 1 and not vae.latent_scale
+
+
+def _wan_dit(dit: DiTConfig, text: TextConfig, target: str) -> dict[str, Any]:
+    found = {
+        "_class_name": "WanModel",
+        "model_type": "t2v",
+        "patch_size": list(dit.patch),
+        "text_len": text.max_length,
+        "in_dim": dit.in_channels,
+        "dim": dit.dim,
+        "ffn_dim": dit.ffn_dim,
+        "freq_dim": dit.freq_dim,
+        "text_dim": text.dim,
+        "out_dim": dit.out_channels,
+        "num_heads": dit.num_heads,
+        "num_layers": dit.num_layers,
+        "qk_norm": True,
+        "cross_attn_norm": True,
+        "eps": dit.eps,
+    }
+    if target == "skyreels":
+        found["inject_sample_info"] = dit.fps_embedding
+    return found
+
+
+def _diffusers_dit(model: ModelConfig) -> dict[str, Any]:
+    dit = model.dit
+    name = "SkyReelsV2Transformer3DModel" if dit.fps_embedding else "WanTransformer3DModel"
+    found = {
+        "_class_name": name,
+        "patch_size": list(dit.patch),
+        "num_attention_heads": dit.num_heads,
+        "attention_head_dim": dit.head_dim,
+        "in_channels": dit.in_channels,
+        "out_channels": dit.out_channels,
+        "text_dim": model.text.dim,
+        "freq_dim": dit.freq_dim,
+        "ffn_dim": dit.ffn_dim,
+        "num_layers": dit.num_layers,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": dit.eps,
+        "image_dim": None,
+        "added_kv_proj_dim": None,
+        "rope_max_seq_len": 1024,
+        "pos_embed_seq_len": None,
+    }
+    if dit.fps_embedding:
+        found |= {"inject_sample_info": True, "num_frame_per_block": 1}
+    return found
+
+
+def _diffusers_vae(model: ModelConfig) -> dict[str, Any]:
+    vae = model.vae
+    return {
+        "_class_name": "AutoencoderKLWan",
+        "base_dim": vae.dim,
+        "decoder_base_dim": None,
+        "z_dim": vae.z_dim,
+        "dim_mult": list(vae.dim_mult),
+        "num_res_blocks": vae.num_res_blocks,
+        "attn_scales": [],
+        "temperal_downsample": list(vae.temporal_downsample),
+        "dropout": 0.0,
+        "latents_mean": list(vae.latent_mean),
+        "latents_std": list(vae.latent_std),
+        "is_residual": False,
+        "in_channels": 3,
+        "out_channels": 3,
+        "patch_size": None,
+        "scale_factor_temporal": vae.temporal_factor,
+        "scale_factor_spatial": vae.spatial_factor,
+    }
+
+
+def _transformers_text(model: ModelConfig) -> dict[str, Any]:
+    text = model.text
+    return {
+        "architectures": ["UMT5EncoderModel"],
+        "model_type": "umt5",
+        "vocab_size": text.vocab_size,
+        "d_model": text.dim,
+        "d_kv": text.head_dim,
+        "d_ff": text.ffn_dim,
+        "num_layers": text.num_layers,
+        "num_decoder_layers": text.num_layers,
+        "num_heads": text.num_heads,
+        "relative_attention_num_buckets": text.num_buckets,
+        "relative_attention_max_distance": text.max_distance,
+        "dropout_rate": 0.0,
+        "layer_norm_epsilon": 1e-6,
+        "feed_forward_proj": "gated-gelu",
+        "is_encoder_decoder": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        "tie_word_embeddings": True,
+    }
