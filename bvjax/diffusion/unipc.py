@@ -86,8 +86,9 @@ def weights(sigmas: Float[np.ndarray, "steps+1"], corrector: str = "unipc") -> W
     """Weights of every step of a strictly descending grid with sigmas[0] < 1 and sigmas[-1] = 0.
 
     With `corrector` "skyreels" the first corrector, at level 1, starts from x_1, where "unipc" starts
-    from x_0.  The loops of SkyReels-V2 and of diffusers' pipelines for it write the result of a step
-    into the very array that the scheduler keeps as its last sample, so that is what they compute.
+    from x_0.  diffusers' pipelines for SkyReels-V2 write the result of a step into the very array that
+    the scheduler keeps as its last sample, so that is what they compute; SkyReels-V2's own loop
+    writes in the same way.
     """
     sigmas = [float(sigma) for sigma in sigmas]
     # lambda; the level 0 gets none because the last step has no use for it
