@@ -97,6 +97,9 @@ class TextConfig:
     num_buckets: int = 32
     max_distance: int = 128
     max_length: int = 512  # rows handed to the DiT; captions longer than this are refused
+    dtype: str = (
+        "float32"  # float32 | bfloat16: of parameters and compute when captions are encoded
+    )
 
 
 @dataclasses.dataclass(frozen=True)

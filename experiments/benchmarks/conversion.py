@@ -30,11 +30,12 @@ _DTYPE = flags.DEFINE_string("dtype", "float32", "Of the input; the output is th
 _TO = flags.DEFINE_string("to", "bvjax", "Layout to write.")
 _FOLDER = flags.DEFINE_string("folder", None, "Where files go (default: a temporary folder).")
 
-# Run in the child: the peak before and after, so that imports do not count.
+# Run in the child: the peak before and after, so that imports do not count.  VmHWM, because
+# getrusage goes on counting from the process that started this one.
 CHILD = """
-import json, resource, sys, time
+import json, re, sys, time
 import bvjax.convert.converter as converter
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 before, start = peak(), time.perf_counter()
 converter.convert(sys.argv[1], sys.argv[2], sys.argv[3], overrides=())
 print(json.dumps({"seconds": time.perf_counter() - start, "before": before, "peak": peak()}))
