@@ -214,6 +214,7 @@ class CFGConfig:
 
     scale: float = 5.0
     memory: float = 0.0  # scale in chunks that retrieved something; 0 = `scale`, of captions only
+    negative: str = ""  # caption of the null branch (Wan's negative prompt)
     bank: str = "one"  # one | two: does the null branch have a bank built with null captions
 
     @property
