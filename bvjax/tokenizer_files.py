@@ -20,7 +20,9 @@ from bvjax.errors import UserError
 PAD_ID = 0
 EOS_ID = 1
 
-NAMES = ("tokenizer.model", "spiece.model", "tokenizer.json")  # the first one found is taken
+# The first one found is taken.  Of the two that umT5 is published with, tokenizer.json: the original
+# pipeline and diffusers' both read that one.
+NAMES = ("tokenizer.model", "tokenizer.json", "spiece.model")
 # Of a weights folder; of a diffusers folder; of the folder in which Wan publishes its own layout.
 FOLDERS = (".", "tokenizer", "google/umt5-xxl")
 
@@ -43,7 +45,7 @@ class Vocabulary(Protocol):
 def find_tokenizer(folder: str | pathlib.Path) -> pathlib.Path:
     """The tokenizer file of a weights folder or of a published checkpoint in Wan's or diffusers' form.
 
-    A SentencePiece model goes before `tokenizer.json`.  Raises `UserError` when there is neither.
+    Raises `UserError` when there is none.
     """
     folder = pathlib.Path(folder)
     for path in (folder / inner / name for inner in FOLDERS for name in NAMES):

@@ -24,7 +24,6 @@ from bvjax.generate.cache_folder import cache_folder, file_sha256
 from bvjax.generate.text_cache import TextCache
 from bvjax.presets import get_preset
 from bvjax.sharding import spread
-from bvjax.tensor_files import TensorFile
 from bvjax.tokenizer import Tokenizer
 from bvjax.tokenizer_files import find_tokenizer
 
@@ -32,17 +31,28 @@ ASSETS = pathlib.Path(bvjax.__file__).parent / "assets"
 VOCABULARY = "vocabulary.txt"
 
 
-class LateParams(Mapping[str, Any]):
-    """The parts of a weights folder, float32, each read when it is first asked for and kept."""
+LARGE_LEAF = 2**20  # values; smaller leaves are whole on every device
 
-    def __init__(self, folder: pathlib.Path):
-        self._folder, self._loaded = folder, {}
+
+class LateParams(Mapping[str, Any]):
+    """The parts of a weights folder, each read when it is first asked for and kept.
+
+    Parameters are float32, except that a part that computes in another dtype keeps the one it is
+    stored in.  With several devices each leaf goes straight to its shards.
+    """
+
+    def __init__(self, folder: pathlib.Path, model: ModelConfig):
+        self._folder, self._model, self._loaded = folder, model, {}
 
     def __getitem__(self, part: str) -> Any:
         if part not in weights.PARTS:
             raise KeyError(part)
         if part not in self._loaded:
-            self._loaded |= weights.load_weights(self._folder, [part])[1]
+            compute = getattr(self._model, part).dtype
+            dtype = "float32" if compute == "float32" else None
+            self._loaded |= weights.load_weights(
+                self._folder, [part], dtype=dtype, sharding=sharding_rule()
+            )[1]
         return self._loaded[part]
 
     def __iter__(self) -> Iterator[str]:
@@ -50,6 +60,14 @@ class LateParams(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(weights.PARTS)
+
+
+def sharding_rule():
+    """How parameters lie on the devices: spread over all of them, None if there is one."""
+    devices = jax.devices()
+    if len(devices) == 1:
+        return None
+    return spread(jax.sharding.Mesh(np.array(devices), ("fsdp",)), least=LARGE_LEAF)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +88,8 @@ class Bundle:
 
         Spread over the devices when there are several.
         """
-        devices = jax.devices()
-        rule = spread(jax.sharding.Mesh(np.array(devices), ("fsdp",)))
         return weights.load_weights(
-            self.folder, ["text"], dtype=config.dtype, sharding=rule if len(devices) > 1 else None
+            self.folder, ["text"], dtype=config.dtype, sharding=sharding_rule()
         )[1]["text"]
 
     def text_cache(self, config: TextConfig) -> TextCache:
@@ -121,7 +137,7 @@ def load_bundle(folder: str | pathlib.Path) -> Bundle:
     file = find_tokenizer(folder)
     tokenizer, model = Tokenizer(file), weights.load_config(folder)
     for part in weights.PARTS:
-        _check_part(folder, model, part)
+        weights.check_tensors(folder / f"{part}.safetensors", weights.shapes(model, part))
     if tokenizer.vocab_size > model.text.vocab_size:
         raise UserError(
             f"{file} has {tokenizer.vocab_size} pieces but the text encoder "
@@ -131,7 +147,7 @@ def load_bundle(folder: str | pathlib.Path) -> Bundle:
     known = frozenset(words.read_text(encoding="utf-8").split()) if words.exists() else None
     parts = [folder / f"{part}.safetensors" for part in weights.PARTS]
     return Bundle(
-        folder, model, LateParams(folder), tokenizer, known, hash_files([*parts, file]),
+        folder, model, LateParams(folder, model), tokenizer, known, hash_files([*parts, file]),
         hash_files([folder / "text.safetensors", file]),
         weights.load_made(folder, "dit").get("stage"),
     )  # fmt: skip
@@ -142,16 +158,3 @@ def hash_files(paths: Sequence[pathlib.Path]) -> str:
     folder = cache_folder()
     hashes = (bytes.fromhex(file_sha256(path, folder)) for path in paths)
     return hashlib.sha256(b"".join(hashes)).hexdigest()
-
-
-def _check_part(folder: pathlib.Path, model: ModelConfig, part: str) -> None:
-    """Raises `UserError` unless the file of a part holds just the model's tensors."""
-    leaves = weights.flatten(weights.shapes(model, part))
-    wanted = {
-        name: tuple(leaves[leaf].shape[0 if layer is None else 1 :])
-        for name, (leaf, layer) in weights.disk_names(leaves).items()
-    }
-    infos = TensorFile(folder / f"{part}.safetensors").infos
-    fits = wanted == {name: info.shape for name, info in infos.items()}
-    if not fits or any(info.dtype not in weights.DTYPES for info in infos.values()):
-        weights.load_weights(folder, [part])  # says all that is wrong

@@ -38,7 +38,9 @@ from bvjax.nets.text import UMT5Encoder
 from bvjax.weights import load_weights
 
 _REPEAT = flags.DEFINE_integer("repeat", 5, "Turns; the median is told.", lower_bound=1)
-_LAYERS = flags.DEFINE_integer("layers", 4, "Of the 30 of the DiT and the 24 of umT5, at full width.")
+_LAYERS = flags.DEFINE_integer(
+    "layers", 4, "Of the 30 of the DiT and the 24 of umT5, at full width."
+)
 _ONLY = flags.DEFINE_multi_enum("only", [], ["dit", "vae", "text"], "Only these.")
 
 
@@ -68,10 +70,14 @@ def dit_pair(folder: Path) -> Pair:
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((1, 3, 32, 32, 16), np.float32)
     text = rng.standard_normal((1, 512, 4096), np.float32)
-    net = WanDiT(model.dit.__class__(**{**vars(model.dit), "dtype": "float32", "remat": "none"}), 4096)
+    net = WanDiT(
+        model.dit.__class__(**{**vars(model.dit), "dtype": "float32", "remat": "none"}), 4096
+    )
     chunk = ChunkConfig(height=256, width=256, frames=12, first="joined")
     positions = jnp.asarray(ChunkGrid(chunk, 1).positions(3))[None, None]
-    forward = jax.jit(lambda p, x, t: net.apply({"params": p}, x, jnp.full((1, 1), 0.5), t, positions)[0])
+    forward = jax.jit(
+        lambda p, x, t: net.apply({"params": p}, x, jnp.full((1, 1), 0.5), t, positions)[0]
+    )
     ours = [jnp.asarray(latents[:, None]), jnp.asarray(text[:, None])]
     theirs = [torch.from_numpy(latents).permute(0, 4, 1, 2, 3), torch.from_numpy(text)]
     dim, ffn, n, t = 1536, 8960, 768, 512
@@ -123,7 +129,9 @@ def text_pair(folder: Path) -> Pair:
 
     layer = 2 * 512 * 4096 * (4 * 4096 + 3 * 10240) + 4 * 512 * 512 * 4096
     name = f"umT5-xxl, {_LAYERS.value} layers, 512 tokens"
-    return Pair(name, layer * _LAYERS.value, run_torch, lambda: np.asarray(encode(params, ids, mask)))
+    return Pair(
+        name, layer * _LAYERS.value, run_torch, lambda: np.asarray(encode(params, ids, mask))
+    )
 
 
 def ceiling(size: int = 2048) -> tuple[float, float]:
@@ -172,7 +180,9 @@ def main(argv) -> None:
     torch.set_num_threads(os.cpu_count())
     torch.manual_seed(0)
     makers = {"dit": dit_pair, "vae": vae_pair, "text": text_pair}
-    print("| what | PyTorch | bvjax | speed-up | PyTorch, GF/s | bvjax, GF/s | first call | error |")
+    print(
+        "| what | PyTorch | bvjax | speed-up | PyTorch, GF/s | bvjax, GF/s | first call | error |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     with torch.inference_mode():
         for name in _ONLY.value or makers:

@@ -208,12 +208,12 @@ def test_refuses_other_json_files(tmp_path):
 
 
 def test_find_tokenizer(tmp_path):
-    with pytest.raises(UserError, match="has no tokenizer: no tokenizer.model, spiece.model, "):
+    with pytest.raises(UserError, match="has no tokenizer: no tokenizer.model, tokenizer.json, "):
         find_tokenizer(tmp_path)
     for inner in ("google/umt5-xxl", "tokenizer", "."):  # each before the one made before it
         folder = tmp_path / inner
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("tokenizer.json", "spiece.model"):
+        for name in ("spiece.model", "tokenizer.json"):
             shutil.copy(GOLDEN / name, folder)
             assert find_tokenizer(tmp_path) == folder / name
     shutil.copy(GOLDEN / "tokenizer.json", tmp_path / "tokenizer.model")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bvjax.generate import bundle as bundles
 from bvjax.generate.bundle import load_bundle
 from bvjax.generate.conditions import conditions_from_cache, encode_captions
 
@@ -14,6 +15,7 @@ from bvjax.generate.conditions import conditions_from_cache, encode_captions
 @pytest.mark.parametrize("dtype, within", [("float32", 1e-5), ("bfloat16", 0.05)])
 def test_states_of_a_sharded_encoder(tiny, tmp_path, monkeypatch, dtype, within):
     monkeypatch.setenv("BVJAX_TEXT_CACHE", str(tmp_path))
+    monkeypatch.setattr(bundles, "LARGE_LEAF", 64)
     config = tiny.variant(text={"dtype": dtype}).text
     bundle = load_bundle(tiny.weights)
     params = bundle.load_text(config)

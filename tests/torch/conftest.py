@@ -12,7 +12,12 @@ import pathlib
 
 import pytest
 
-collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_*.py"]
+collect_ignore_glob = ["test_*.py"]
+if importlib.util.find_spec("torch"):
+    import torch
+
+    collect_ignore_glob = []
+    torch.set_num_threads(1)  # models are tiny, and tests run side by side
 RECORDS = "BVJAX_PARITY_RECORDS"  # a file to which each comparison adds a line; unset: none does
 
 
