@@ -97,6 +97,9 @@ class TextConfig:
     num_buckets: int = 32
     max_distance: int = 128
     max_length: int = 512  # rows handed to the DiT; captions longer than this are refused
+    dtype: str = (
+        "float32"  # float32 | bfloat16: of parameters and compute when captions are encoded
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +153,9 @@ class BuildConfig:
     """How BuildSparseKV encodes a finished chunk (Algorithm 2, lines 2-8)."""
 
     context: str = "none"  # none | with: does the clean pass see the chunk's own context
+    # Self-Forcing and LongLive say `context_noise` for what is `label` here, in thousandths.
+    label: float = 0.0  # sigma that the clean pass is told
+    context_noise: float = 0.0  # sigma of fresh noise mixed into the latents before the clean pass
     mask: str = "chunk"  # chunk | frame | token: which keys a probe can see
     probe: str = "recent_random"  # recent_random | stratified | random | full
     n_recent: int = 64
@@ -169,7 +175,8 @@ class RetrievalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
-    mode: str = "absolute"  # absolute | local | window: time positions of context entries
+    # absolute | local | window | packed: times of context entries, see `memory.positions.time_bases`
+    mode: str = "absolute"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +193,9 @@ class SamplerConfig:
     steps: int = 30
     shift: float = 5.0
     grid: str = "wan"  # wan | diffusers: which levels unipc visits, see `solvers.sigmas`
+    corrector: str = (
+        "unipc"  # unipc | skyreels: from where unipc's first one starts, `unipc.weights`
+    )
     few_step: tuple[float, ...] = (1000.0, 750.0, 500.0, 250.0)  # unwarped timesteps
     # Diffusion forcing (SkyReels-V2), see `diffusion.diffusion_forcing`.
     history_noise: float = 0.0  # timestep, 0..1000, to which clean history is noised at each step
@@ -204,6 +214,7 @@ class CFGConfig:
 
     scale: float = 5.0
     memory: float = 0.0  # scale in chunks that retrieved something; 0 = `scale`, of captions only
+    negative: str = ""  # caption of the null branch (Wan's negative prompt)
     bank: str = "one"  # one | two: does the null branch have a bank built with null captions
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from bvjax.config import (
     BuildConfig,
     CFGConfig,
@@ -66,17 +68,50 @@ WAN_14B = ModelConfig(
     ),
 )
 
-# Self-Forcing checkpoints: 3-latent chunks at 16 fps, rolling cache, four steps without guidance.
+# The Self-Forcing family: chunks of 3 latents at 16 fps, each clean chunk encoded with what it saw,
+# a few steps with fresh noise between them, guidance distilled into the weights.  In their words:
+#
+#   num_frame_per_block = 3     chunk.frames=12 with first="joined" (1: frames=4, capacity 1560)
+#   local_attn_size = W         the chunk itself and W/3 - 1 before it, the sink among them
+#   sink_size = 0               memory.anchor=false, retrieval.recent = W/3 - 1
+#   sink_size = 3               memory.anchor=true, retrieval.recent = W/3 - 2
+#   slots                       W/3: what the next chunk sees, and room for the chunk being written
+#   timestep_shift              sampler.shift, with warp_denoising_step
+#   context_noise = t           build.label = t/1000 (0 in all of them)
+#   guidance of many steps      cfg.bank="two": a cache for the negative prompt as well
+#
+# A sink is whole: the first chunk or nothing, which is all that released weights use.  Times are
+# absolute; rope.mode="packed" keeps them below W in a video of any length.
+#
+# Self-Forcing looks at 21 latents and was never shown more.  With the sink of 3 that its code has
+# and its weights do not use: memory.anchor=true, retrieval.recent=5.
 SELF_FORCING = ModelConfig(
     name="self-forcing",
     chunk=ChunkConfig(fps=16, frames=12, first="joined"),
     dit=DiTConfig(dtype="bfloat16", remat="full"),
-    memory=MemoryConfig(slots=8, capacity=4680, evict="oldest", tau=1.0),
+    memory=MemoryConfig(slots=7, capacity=4680, anchor=False, evict="oldest", tau=1.0),
     build=BuildConfig(context="with"),
-    retrieval=RetrievalConfig(kind="rolling", recent=6, l=0),
+    retrieval=RetrievalConfig(kind="rolling", recent=6, l=0, dense_recent=True),
     noise=NoiseConfig(base="independent", shuffle=0),
     sampler=SamplerConfig(kind="few_step", steps=4),
     cfg=CFGConfig(scale=1.0),
+)
+
+# LongLive: 12 latents, the first 3 of the video among them.  Where its prompt changes it encodes the
+# window anew under the new one; here entries keep the captions they were made with, as in BlockVid.
+LONGLIVE = dataclasses.replace(
+    SELF_FORCING,
+    name="longlive",
+    memory=dataclasses.replace(SELF_FORCING.memory, slots=4, anchor=True),
+    retrieval=dataclasses.replace(SELF_FORCING.retrieval, recent=2),
+)
+
+# CausVid: its list is not warped, and its levels are the nearest entries of a table of shift 8,
+# 0.0003 away at most.  It has no rolling cache: beyond 7 chunks it starts anew, where this rolls.
+CAUSVID = dataclasses.replace(
+    SELF_FORCING,
+    name="causvid",
+    sampler=SamplerConfig(kind="few_step", steps=3, shift=1.0, few_step=(1000.0, 757.0, 522.0)),
 )
 
 # SkyReels-V2-DF-1.3B-540P: windows of 97 frames, 17 of them the end of the window before; one caption at a
@@ -89,11 +124,14 @@ SKYREELS = ModelConfig(
     retrieval=RetrievalConfig(kind="none", recent=0, l=0),
     rope=RopeConfig(mode="local"),
     noise=NoiseConfig(base="independent", shuffle=0),
-    sampler=SamplerConfig(steps=30, shift=8.0, history_noise=20.0),
+    sampler=SamplerConfig(steps=30, shift=8.0, corrector="skyreels", history_noise=20.0),
     cfg=CFGConfig(scale=6.0),
 )
 
-PRESETS = {preset.name: preset for preset in (MINI, WAN_1_3B, WAN_14B, SELF_FORCING, SKYREELS)}
+PRESETS = {
+    preset.name: preset
+    for preset in (MINI, WAN_1_3B, WAN_14B, SELF_FORCING, LONGLIVE, CAUSVID, SKYREELS)
+}
 
 
 def get_preset(name: str) -> ModelConfig:

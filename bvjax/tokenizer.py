@@ -1,4 +1,4 @@
-"""Captions to token ids: cleaning, SentencePiece, end of sentence, padding."""
+"""Captions to token ids: cleaning, vocabulary, end of sentence, padding."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import pathlib
 import re
 from collections.abc import Iterable, Sequence
 
+import ftfy
 import numpy as np
-import sentencepiece
 from jaxtyping import Bool, Int
 
 from bvjax.errors import UserError
+from bvjax.tokenizer_files import EOS_ID, PAD_ID, load_vocabulary
 
-PAD_ID = 0
-EOS_ID = 1
+__all__ = ["EOS_ID", "MASK_PIECE", "PAD_ID", "Tokenizer", "clean", "unknown_words", "words"]
+
 MASK_PIECE = "<mask>"  # a control piece: text never encodes to it, only pre-training uses it
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -22,54 +23,37 @@ _POSSESSIVE = re.compile(r"['’]s$")
 
 
 def clean(text: str) -> str:
-    """Wan's "whitespace" cleaning: HTML entities undone twice, runs of white space to one space.
+    """Wan's cleaning of captions; case is kept.
 
-    Wan first repairs mis-decoded characters with ftfy; that comes with the full-size weights,
-    which were trained on such text.  Case is kept.
+    Mis-decoded characters are repaired (ftfy: "donâ€™t" to "don't"; curly quotes become straight
+    and characters composed, too), HTML entities are undone twice, white space is stripped and
+    every run of it becomes one space.
     """
-    return " ".join(html.unescape(html.unescape(text)).split())
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 class Tokenizer:
-    """A SentencePiece model with the T5 conventions: pad 0, end of sentence 1 after each caption.
+    """A unigram vocabulary with the T5 conventions: pad 0, end of sentence 1 after each caption.
 
-    Can be pickled (the model travels by value).
+    Can be pickled (the vocabulary travels by value).
     """
 
-    def __init__(self, model_file: str | pathlib.Path):
-        """Loads `model_file`; raises `UserError` when it is missing, corrupt or of another kind."""
-        path = pathlib.Path(model_file)
-        try:
-            proto = path.read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"cannot read the tokenizer model {path}: {error.strerror or error}"
-            ) from error
-        self._sp = sentencepiece.SentencePieceProcessor()
-        try:
-            whole = bool(proto) and self._sp.LoadFromSerializedProto(proto)
-        except RuntimeError:
-            whole = False
-        if not whole:
-            raise UserError(
-                f"{path} is not a SentencePiece model: it is damaged or cut short; copy it again"
-            )
-        if (self._sp.pad_id(), self._sp.eos_id()) != (PAD_ID, EOS_ID):
-            raise UserError(
-                f"{path} has pad id {self._sp.pad_id()} and end-of-sentence id {self._sp.eos_id()};"
-                f" a T5 tokenizer has {PAD_ID} and {EOS_ID}"
-            )
+    def __init__(self, file: str | pathlib.Path):
+        """Loads a SentencePiece model or a `tokenizer.json`, see `bvjax.tokenizer_files`.
+
+        Raises `UserError` when it is missing, damaged or of another kind.
+        """
+        self._vocabulary = load_vocabulary(file)
 
     @property
     def vocab_size(self) -> int:
         """Number of pieces; the embedding table has at least as many rows."""
-        return self._sp.GetPieceSize()
+        return self._vocabulary.size
 
     @property
     def mask_id(self) -> int | None:
         """Id of the piece that hides a token in pre-training; None if the model has no such."""
-        index = self._sp.PieceToId(MASK_PIECE)
-        return None if index == self._sp.unk_id() else index
+        return self._vocabulary.find(MASK_PIECE)
 
     def encode(
         self, captions: Sequence[str], max_length: int
@@ -77,7 +61,7 @@ class Tokenizer:
         """Ids and mask, both [n, max_length]: cleaned caption, end of sentence, pads.
 
         Raises `UserError` for a caption of more than `max_length` tokens, the end of sentence
-        counted; it is never cut silently.
+        counted.  Wan's own pipelines cut such a caption to `max_length` without a word.
         """
         pieces = [self._pieces(caption) for caption in captions]
         for number, tokens in enumerate(pieces, start=1):
@@ -97,11 +81,11 @@ class Tokenizer:
         return len(self._pieces(caption))
 
     def _pieces(self, caption: str) -> list[int]:
-        return [*self._sp.EncodeAsIds(clean(caption)), EOS_ID]
+        return self._vocabulary.encode(clean(caption))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of one row of ids; pads and the end of sentence vanish."""
-        return self._sp.DecodeIds([int(i) for i in ids])
+        return self._vocabulary.decode(ids)
 
 
 def words(captions: Iterable[str]) -> set[str]:

@@ -80,19 +80,8 @@ def load_tensors(
         UserError: the file is missing or damaged, or tensors are missing, extra, of another shape
             or not floating point; one message with the whole list.
     """
-    file, wanted = TensorFile(path), flatten(like)
+    file, wanted = check_tensors(path, like), flatten(like)
     on_disk = disk_names(wanted)
-    problems = [f"missing {name}" for name in on_disk if name not in file.infos]
-    problems += [f"extra {name}" for name in file.infos if name not in on_disk]
-    for name in sorted(set(on_disk) & set(file.infos)):
-        leaf, layer = on_disk[name]
-        found, shape = file.infos[name], tuple(wanted[leaf].shape[0 if layer is None else 1 :])
-        if found.shape != shape:
-            problems.append(f"{name} has shape {list(found.shape)} instead of {list(shape)}")
-        if found.dtype not in DTYPES:
-            problems.append(f"{name} has dtype {found.dtype}")
-    if problems:
-        raise UserError(f"{path} does not fit the model: {'; '.join(problems)}")
     files: dict[str, list[str]] = {}
     for name, (leaf, _) in on_disk.items():
         files.setdefault(leaf, []).append(name)
@@ -106,6 +95,24 @@ def load_tensors(
             loaded[leaf] = _read_leaf(file, names, tuple(wanted[leaf].shape), leaf, dtype, sharding)
             bar.update(sum(file.infos[name].nbytes for name in names))
     return flax.traverse_util.unflatten_dict({name: loaded[name] for name in wanted}, sep="/")
+
+
+def check_tensors(path: Path, like: Params) -> TensorFile:
+    """Opens a file whose tensors have the names and shapes of `like`; raises as `load_tensors`."""
+    file, wanted = TensorFile(path), flatten(like)
+    on_disk = disk_names(wanted)
+    problems = [f"missing {name}" for name in on_disk if name not in file.infos]
+    problems += [f"extra {name}" for name in file.infos if name not in on_disk]
+    for name in sorted(set(on_disk) & set(file.infos)):
+        leaf, layer = on_disk[name]
+        found, shape = file.infos[name], tuple(wanted[leaf].shape[0 if layer is None else 1 :])
+        if found.shape != shape:
+            problems.append(f"{name} has shape {list(found.shape)} instead of {list(shape)}")
+        if found.dtype not in DTYPES:
+            problems.append(f"{name} has dtype {found.dtype}")
+    if problems:
+        raise UserError(f"{path} does not fit the model: {'; '.join(problems)}")
+    return file
 
 
 def _read_leaf(file: TensorFile, names, shape, leaf, dtype, sharding):
@@ -182,8 +189,10 @@ def save_config(
         new = {p: getattr(model, p) for p in made}
         stored["model"] = to_dict(dataclasses.replace(base, **kept, **new))
     stored["made"] |= {part: dict(about) for part, about in made.items()}
-    if tokenizer is not None and Path(tokenizer).resolve() != (folder / TOKENIZER).resolve():
-        write_atomic(folder / TOKENIZER, Path(tokenizer).read_bytes())
+    if tokenizer is not None:
+        name = "tokenizer.json" if Path(tokenizer).suffix == ".json" else TOKENIZER
+        if Path(tokenizer).resolve() != (folder / name).resolve():
+            write_atomic(folder / name, Path(tokenizer).read_bytes())
     write_atomic(folder / "config.json", (json.dumps(stored, indent=2) + "\n").encode())
 
 

@@ -14,6 +14,7 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"bvjax-tests-{os.getuid()}")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ["BVJAX_TEXT_CACHE"] = "off"  # tests of the cache choose a folder of their own
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402

@@ -25,6 +25,7 @@ from bvjax.overrides import apply_overrides, from_dict, to_dict
 from bvjax.presets import get_preset
 from bvjax.stages import STAGES
 from bvjax.tensor_files import TensorInfo, TensorWriter
+from bvjax.tokenizer_files import find_tokenizer
 
 DTYPES = ("keep", "float32", "bfloat16", "float16")
 MANIFEST = "manifest.json"
@@ -73,6 +74,8 @@ def convert(
             raise UserError(f"{name} is {value!r}; it can be {', '.join(legal)}")
     if stage is not None and stage not in STAGES:
         raise UserError(f"--stage is {stage!r}; it can be {', '.join(STAGES)}")
+    if preset is not None:
+        get_preset(preset)
     dst = Path(dst)
     sources = open_sources(Path(src), branch)
     model = identify(sources, preset, overrides)
@@ -268,12 +271,10 @@ def _finish(plans, model: ModelConfig, dst: Path, to: str, dtype: str, tokenizer
 
 def _tokenizer(src: Path) -> Path | None:
     """The tokenizer that comes with a checkpoint."""
-    folder = src if src.is_dir() else src.parent
-    for place in (folder, folder / "tokenizer", folder / "google" / "umt5-xxl"):
-        for name in ("tokenizer.model", "spiece.model", "tokenizer.json"):
-            if (place / name).is_file():
-                return place / name
-    return None
+    try:
+        return find_tokenizer(src if src.is_dir() else src.parent)
+    except UserError:  # it may come with another part
+        return None
 
 
 def _sha256(path: Path) -> str:

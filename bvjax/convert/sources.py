@@ -139,14 +139,16 @@ def _open_group(group: list[Path], branch: str | None, folder: Path) -> Source:
         elif extra in infos:
             infos[name], cut[name] = infos.pop(extra), cut[extra]
     read = tensors.read
-    config = folder / "config.json" if folder.is_dir() else folder.parent / "config.json"
+    config = (folder if folder.is_dir() else folder.parent) / "config.json"
+    # in the original layout the one config.json beside all three parts is the DiT's
+    described = layout != "bvjax" and (layout != "wan" or part == "dit")
     return Source(
         path=group[0],
         part=part,
         layout=layout,
         files=tuple(group),
         tensors=Tensors(infos, lambda name: read(cut[name])),
-        config=_read_json(config) if config.is_file() and layout != "bvjax" else {},
+        config=_read_json(config) if described and config.is_file() else {},
         branch=used,
     )
 

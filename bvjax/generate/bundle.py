@@ -1,23 +1,73 @@
-"""Everything trained that generation needs, loaded from one weights folder and checked."""
+"""Everything trained that generation needs: one weights folder, checked, its parts loaded late.
+
+The text encoder of the full-size models is four times as large as their small DiT.  It is loaded
+when captions are new, and gone before the DiT is loaded.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import jax
+import numpy as np
 
 import bvjax
 from bvjax import tokenizer as text_tokens
 from bvjax import weights
-from bvjax.config import ModelConfig
+from bvjax.config import ModelConfig, TextConfig
 from bvjax.errors import UserError
+from bvjax.generate.cache_folder import cache_folder, file_sha256
+from bvjax.generate.text_cache import TextCache
 from bvjax.presets import get_preset
+from bvjax.sharding import spread
 from bvjax.tokenizer import Tokenizer
+from bvjax.tokenizer_files import find_tokenizer
 
 ASSETS = pathlib.Path(bvjax.__file__).parent / "assets"
 VOCABULARY = "vocabulary.txt"
+
+
+LARGE_LEAF = 2**20  # values; smaller leaves are whole on every device
+
+
+class LateParams(Mapping[str, Any]):
+    """The parts of a weights folder, each read when it is first asked for and kept.
+
+    Parameters are float32, except that a part that computes in another dtype keeps the one it is
+    stored in.  With several devices each leaf goes straight to its shards.
+    """
+
+    def __init__(self, folder: pathlib.Path, model: ModelConfig):
+        self._folder, self._model, self._loaded = folder, model, {}
+
+    def __getitem__(self, part: str) -> Any:
+        if part not in weights.PARTS:
+            raise KeyError(part)
+        if part not in self._loaded:
+            compute = getattr(self._model, part).dtype
+            dtype = "float32" if compute == "float32" else None
+            self._loaded |= weights.load_weights(
+                self._folder, [part], dtype=dtype, sharding=sharding_rule()
+            )[1]
+        return self._loaded[part]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(weights.PARTS)
+
+    def __len__(self) -> int:
+        return len(weights.PARTS)
+
+
+def sharding_rule():
+    """How parameters lie on the devices: spread over all of them, None if there is one."""
+    devices = jax.devices()
+    if len(devices) == 1:
+        return None
+    return spread(jax.sharding.Mesh(np.array(devices), ("fsdp",)), least=LARGE_LEAF)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +76,25 @@ class Bundle:
 
     folder: pathlib.Path
     model: ModelConfig
-    params: dict[str, Any]  # dit, vae, text
+    params: Mapping[str, Any]  # dit, vae, text
     tokenizer: Tokenizer
     known_words: frozenset[str] | None  # of the training captions; None when not recorded
     sha256: str  # of the files
+    text_sha256: str  # of those that decide the text states
     stage: str | None = None  # what its training made the DiT; None when not recorded
+
+    def load_text(self, config: TextConfig) -> Any:
+        """The text encoder's parameters in the dtype of `config`, for the caller to let go again.
+
+        Spread over the devices when there are several.
+        """
+        return weights.load_weights(
+            self.folder, ["text"], dtype=config.dtype, sharding=sharding_rule()
+        )[1]["text"]
+
+    def text_cache(self, config: TextConfig) -> TextCache:
+        """Text states made before by this encoder with this configuration."""
+        return TextCache(cache_folder(), self.text_sha256, config)
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         """Words that the model never saw, sorted; none when its vocabulary is not recorded."""
@@ -64,25 +128,33 @@ def find_weights(preset: str | None, folder: str | pathlib.Path | None) -> pathl
 
 
 def load_bundle(folder: str | pathlib.Path) -> Bundle:
-    """Loads all parts; raises `UserError` for anything missing, damaged or not fitting."""
+    """Checks all parts; raises `UserError` for anything missing, damaged or not fitting.
+
+    Of the tensors only names, shapes and dtypes are read, and the bytes, if they are not known yet,
+    for their hash.
+    """
     folder = pathlib.Path(folder)
-    tokenizer = Tokenizer(folder / weights.TOKENIZER)
-    model, params = weights.load_weights(folder)
+    file = find_tokenizer(folder)
+    tokenizer, model = Tokenizer(file), weights.load_config(folder)
+    for part in weights.PARTS:
+        weights.check_tensors(folder / f"{part}.safetensors", weights.shapes(model, part))
     if tokenizer.vocab_size > model.text.vocab_size:
         raise UserError(
-            f"{folder / weights.TOKENIZER} has {tokenizer.vocab_size} pieces but the text encoder "
+            f"{file} has {tokenizer.vocab_size} pieces but the text encoder "
             f"has {model.text.vocab_size}: they do not belong together"
         )
     words = folder / VOCABULARY
     known = frozenset(words.read_text(encoding="utf-8").split()) if words.exists() else None
-    stage = weights.load_made(folder, "dit").get("stage")
-    return Bundle(folder, model, params, tokenizer, known, hash_weights(folder), stage)
+    parts = [folder / f"{part}.safetensors" for part in weights.PARTS]
+    return Bundle(
+        folder, model, LateParams(folder, model), tokenizer, known, hash_files([*parts, file]),
+        hash_files([folder / "text.safetensors", file]),
+        weights.load_made(folder, "dit").get("stage"),
+    )  # fmt: skip
 
 
-def hash_weights(folder: pathlib.Path) -> str:
-    """SHA-256 over the tensors and the tokenizer of a weights folder."""
-    digest = hashlib.sha256()
-    for name in (*(f"{part}.safetensors" for part in weights.PARTS), weights.TOKENIZER):
-        with open(folder / name, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def hash_files(paths: Sequence[pathlib.Path]) -> str:
+    """SHA-256 over the hashes of files, which are kept between runs (`cache_folder`)."""
+    folder = cache_folder()
+    hashes = (bytes.fromhex(file_sha256(path, folder)) for path in paths)
+    return hashlib.sha256(b"".join(hashes)).hexdigest()

@@ -14,6 +14,7 @@ from bvjax.nets.products import PRODUCTS
 from bvjax.nets.vae_layers import CONV_IMPLS
 
 DTYPES = ("float32", "bfloat16", "float16")
+TEXT_DTYPES = ("float32", "bfloat16")  # T5's activations leave the range of float16
 GUIDANCE_BANKS = ("one", "two")
 
 
@@ -30,6 +31,7 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
         ("dit.products", model.dit.products, PRODUCTS),
         ("dit.remat", model.dit.remat, tuple(REMAT)),
         ("vae.conv_impl", model.vae.conv_impl, CONV_IMPLS),
+        ("text.dtype", model.text.dtype, TEXT_DTYPES),
     ):
         if value not in legal:
             raise UserError(f"{name} is {value!r}; it can be {', '.join(legal)}")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import TextConfig
+from bvjax.generate.text_cache import CaptionStates, TextCache
 from bvjax.nets import text as text_net
 from bvjax.tokenizer import Tokenizer
 
@@ -23,33 +24,86 @@ class Conditions:
 
     text: Float[Array, "n t d"]
     embedding: Float[Array, "n d"]  # MEANEMBED of Algorithm 1: what retrieval compares
-    null_text: Float[Array, "1 t d"]  # the empty caption, for classifier-free guidance
+    null_text: Float[Array, "1 t d"]  # of `cfg.negative`, for classifier-free guidance
 
     @property
     def num_chunks(self) -> int:
         return self.text.shape[0]
 
+    def each(self) -> Iterator[tuple[Float[Array, "t d"], Float[Array, "d"]]]:
+        """Text and embedding of one chunk after the other."""
+        return zip(self.text, self.embedding, strict=True)
+
 
 def encode_captions(
-    params: Any, config: TextConfig, tokenizer: Tokenizer, captions: Sequence[str]
+    params: Any,
+    config: TextConfig,
+    tokenizer: Tokenizer,
+    captions: Sequence[str],
+    negative: str = "",
 ) -> Conditions:
     """Encodes captions, which must have no time stamps (`bvjax.story` cuts them off).
+
+    `negative` is the caption of the null branch (`cfg.negative`).
 
     Each goes through the encoder by itself, so that its states do not depend, to the last bit, on
     how many others there are: editing one caption leaves the rest as they were.
 
     Raises `UserError` for a caption that is too long for `config.max_length`.
     """
-    ids, mask = tokenizer.encode([*captions, ""], config.max_length)
-    rows = [_encode(params, config, ids[i : i + 1], mask[i : i + 1]) for i in range(len(ids))]
-    states = jnp.concatenate([row[0] for row in rows])
-    embedding = jnp.concatenate([row[1] for row in rows])
-    return Conditions(text=states[:-1], embedding=embedding[:-1], null_text=states[-1:])
+    return _stack(list(_encode_each(params, config, tokenizer, [*captions, negative])), config)
+
+
+def conditions_from_cache(
+    load: Callable[[], Any],
+    config: TextConfig,
+    tokenizer: Tokenizer,
+    captions: Sequence[str],
+    cache: TextCache,
+    negative: str = "",
+) -> Conditions:
+    """`encode_captions`, to the bit, with the encoder's parameters loaded for new captions only.
+
+    Args:
+        load: gives the encoder's parameters; called once, if at all.  They are let go again before
+            this returns.
+
+    Raises `UserError` as `encode_captions` does, before anything is loaded.
+    """
+    wanted = [*captions, negative]
+    tokenizer.encode(wanted, config.max_length)
+    known = {caption: cache.load(caption) for caption in wanted}
+    new = [caption for caption, found in known.items() if found is None]
+    if new:
+        for caption, made in zip(new, _encode_each(load(), config, tokenizer, new), strict=True):
+            cache.save(caption, made)
+            known[caption] = made
+        gc.collect()  # compiling leaves cycles, which would keep the parameters for a while
+    return _stack([known[caption] for caption in wanted], config)
+
+
+def _encode_each(
+    params: Any, config: TextConfig, tokenizer: Tokenizer, captions: Sequence[str]
+) -> Iterator[CaptionStates]:
+    ids, mask = tokenizer.encode(captions, config.max_length)
+    for row, valid in zip(ids, mask, strict=True):
+        states, embedding = _encode(params, config, row[None], valid[None])
+        yield CaptionStates(np.asarray(states)[0, valid], np.asarray(embedding)[0])
+
+
+def _stack(made: Sequence[CaptionStates], config: TextConfig) -> Conditions:
+    """The last one is the null branch's."""
+    text = np.zeros((len(made), config.max_length, config.dim), np.float32)
+    for row, one in zip(text, made, strict=True):
+        row[: len(one.states)] = one.states
+    embedding = np.stack([one.embedding for one in made])
+    return Conditions(text=text[:-1], embedding=embedding[:-1], null_text=text[-1:])
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _encode(
     params: Any, config: TextConfig, ids: Int[np.ndarray, "1 t"], mask: Bool[np.ndarray, "1 t"]
 ) -> tuple[Float[Array, "1 t d"], Float[Array, "1 d"]]:
+    params = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
     states = text_net.UMT5Encoder(config).apply({"params": params}, ids, mask)
-    return states.astype(jnp.float32), text_net.mean_embedding(states, mask)
+    return states, text_net.mean_embedding(states, mask)

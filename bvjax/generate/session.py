@@ -21,13 +21,15 @@ from bvjax.errors import UserError
 from bvjax.generate import decoding, video_io
 from bvjax.generate.bundle import Bundle
 from bvjax.generate.checks import check_image, check_model
-from bvjax.generate.conditions import Conditions, encode_captions
+from bvjax.generate.conditions import Conditions, conditions_from_cache
 from bvjax.generate.prefix import Encoding, encode_given, take
 from bvjax.generate.rollout import Piece, stream
 from bvjax.generate.run_dir import RunDir, Settings
 from bvjax.generate.run_report import RunReport
 from bvjax.stages import check_sampler
 from bvjax.story import Story
+
+FREE = ("dit.dtype", "dit.remat", "text.dtype")  # weights do not fix these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,8 @@ def begin(
     captions = captions[:chunks]
     if model.retrieval.kind == "oracle":
         raise UserError("retrieval.kind 'oracle' needs scores that only an evaluation has")
-    bundle.tokenizer.encode(captions, model.text.max_length)  # refuses captions that are too long
+    # refuses captions that are too long
+    bundle.tokenizer.encode([*captions, model.cfg.negative], model.text.max_length)
     if not 0 <= seed < 2**32:
         raise UserError(f"the seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
     if scale is None:
@@ -257,7 +260,7 @@ def _check_architecture(trained: ModelConfig, model: ModelConfig) -> None:
         before, after = getattr(trained, section), getattr(model, section)
         for field in dataclasses.fields(before):
             key, old, new = field.name, getattr(before, field.name), getattr(after, field.name)
-            if old != new and f"{section}.{key}" not in ("dit.dtype", "dit.remat"):
+            if old != new and f"{section}.{key}" not in FREE:
                 raise UserError(
                     f"{section}.{key} is {old!r} in these weights; it cannot be set to {new!r}"
                 )
@@ -268,17 +271,24 @@ def _conditions(run: RunDir, bundle: Bundle) -> Conditions:
     stored = run.load_conditions()
     if stored is not None and stored[0] == run.captions:
         return stored[1]
-    config = run.settings.model.text
-    fresh = encode_captions(bundle.params["text"], config, bundle.tokenizer, run.captions)
-    if stored is not None and len(stored[0]) == len(run.captions):
-        same = np.array([old == new for old, new in zip(stored[0], run.captions, strict=True)])
-        fresh = Conditions(
-            text=np.where(same[:, None, None], stored[1].text, fresh.text),
-            embedding=np.where(same[:, None], stored[1].embedding, fresh.embedding),
-            null_text=stored[1].null_text,
-        )
-    run.save_conditions(fresh)
-    return fresh
+    known = {} if stored is None else dict(zip(stored[0], stored[1].each(), strict=True))
+    null_text = None if stored is None else stored[1].null_text
+    new = tuple(dict.fromkeys(caption for caption in run.captions if caption not in known))
+    if new:
+        config, cache = run.settings.model.text, bundle.text_cache(run.settings.model.text)
+        load = lambda: bundle.load_text(config)
+        negative = run.settings.model.cfg.negative
+        fresh = conditions_from_cache(load, config, bundle.tokenizer, new, cache, negative)
+        known |= zip(new, fresh.each(), strict=True)
+        null_text = fresh.null_text if null_text is None else null_text
+    rows = [known[caption] for caption in run.captions]
+    made = Conditions(
+        text=np.stack([text for text, _ in rows]),
+        embedding=np.stack([embedding for _, embedding in rows]),
+        null_text=null_text,
+    )
+    run.save_conditions(made)
+    return made
 
 
 def _follow(

@@ -27,7 +27,7 @@ from bvjax.memory.retrieval import Selection
 from bvjax.memory.salience import keep_mask, probe_indices
 from bvjax.nets import block_causal
 from bvjax.nets.dit import ChunkKV, Context, WanDiT
-from bvjax.random import purpose_key
+from bvjax.random import normal, purpose_key
 
 Latents = Float[Array, "l h w z"]
 
@@ -144,8 +144,9 @@ def commit(
     """Encodes finished latents (Algorithm 2) and writes them to the bank.
 
     A pure function of (bank, clean latents, caption, seed); with build.context="none" the bank only
-    decides the slot.  The clean pass has sigma 0.  The null bank keeps the same tokens of the same
-    chunks.  Where no chunk ever looks into the bank, nothing is encoded or written.
+    decides the slot.  The clean pass is told sigma = build.label and sees the latents through noise
+    of sigma = build.context_noise, both 0 by default.  The null bank keeps the same tokens of the
+    same chunks.  Where no chunk ever looks into the bank, nothing is encoded or written.
     """
     grid = grid_of(model)
     memory = model.memory
@@ -163,6 +164,9 @@ def commit(
     key = purpose_key(given.key, "probes", given.chunk_id)
     probes = probe_indices(model.build, len(local), grid.tokens_per_latent, key)
     positions = jnp.asarray(local).at[:, 0].add(own_base)
+    if model.build.context_noise:
+        fresh = normal(purpose_key(given.key, "context noise", given.chunk_id), latents.shape)
+        latents = flow.interpolate(latents, fresh, model.build.context_noise)
     kv = _clean_pass(params, model, latents, given.text, positions, context, probes)
     keep, cover = keep_mask(kv.salience, probes[1], memory, memory.capacity)
     whole = jnp.logical_and(memory.anchor, given.chunk_id == 0)
@@ -274,12 +278,12 @@ def _clean_pass(
     context: Context | None,
     probes: tuple[Array, Array],
 ) -> ChunkKV:
-    """Keys, values and importances of clean latents at sigma 0 (Algorithm 2, lines 2-9)."""
+    """Keys, values and importances of clean latents (Algorithm 2, lines 2-9)."""
     index, visible = probes
     _, kv = WanDiT(model.dit, model.text.dim).apply(
-        {"params": params}, latents[None, None], jnp.zeros((1, 1)), text[None, None],
-        positions[None, None], context, probe_index=index, probe_visible=visible, return_kv=True,
-        fps=model.chunk.fps,
+        {"params": params}, latents[None, None], jnp.full((1, 1), model.build.label),
+        text[None, None], positions[None, None], context, probe_index=index, probe_visible=visible,
+        return_kv=True, fps=model.chunk.fps,
     )  # fmt: skip
     return kv
 

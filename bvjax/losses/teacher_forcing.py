@@ -160,6 +160,16 @@ class TeacherForcing:
     forcing: ForcingConfig
     null_text: Any  # float32 [t, dt]
 
+    def __post_init__(self):
+        """Raises `UserError` for settings of the clean pass that only generation has."""
+        for name in ("label", "context_noise"):
+            value = getattr(self.model.build, name)
+            if value:
+                raise UserError(
+                    f"build.{name} is {value}; it must be 0 here, because training and what is "
+                    "measured with it draw and label the noise of entries by history.noise_max"
+                )
+
     @property
     def grid(self) -> ChunkGrid:
         return ChunkGrid(self.model.chunk, 1, self.model.dit.patch)

@@ -3,7 +3,7 @@
   salience.py    which tokens of a finished chunk are kept (BuildSparseKV, Eq. 6, 7)
   bank.py        KVBank: fixed slots, one write function, eviction, legal configurations
   retrieval.py   which entries a chunk sees (Eq. 8, 9) and their rows as one packed context
-  positions.py   RoPE time of every entry: absolute, local or window
+  positions.py   RoPE time of every entry: absolute, local, window or packed
   similarity.py  cosine of caption embeddings
 
 A chunk's way through it: `probe_indices` -> the DiT's clean pass -> `keep_mask` -> `make_entry` ->

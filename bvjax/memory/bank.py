@@ -30,7 +30,7 @@ from kernels_pallas.kv_gather import kept_first, take_rows
 EVICT = ("redundant", "oldest")
 RETRIEVE = ("semantic", "rolling", "random", "oracle", "none")
 CONTEXTS = ("none", "with")
-ROPE_MODES = ("absolute", "local", "window")
+ROPE_MODES = ("absolute", "local", "window", "packed")
 
 
 @flax.struct.dataclass
@@ -82,6 +82,12 @@ def check(model: ModelConfig) -> None:
     ):
         if value < least:
             raise UserError(f"{name} is {value}; it must be {least} or more")
+    for name, value in (
+        ("build.label", build.label),
+        ("build.context_noise", build.context_noise),
+    ):
+        if not 0 <= value < 1:
+            raise UserError(f"{name} is {value}; it is a sigma and must be at least 0 and below 1")
     if not 0 < memory.tau <= 1:
         raise UserError(f"memory.tau is {memory.tau}; it must be above 0 and at most 1")
     if build.probe != "full" and build.n_recent + build.n_random < 1:

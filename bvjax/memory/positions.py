@@ -28,6 +28,9 @@ def time_bases(
     window    the target behind a full window, first_latents + (l + recent) * latents, and the r-th
               valid entry counted back from it r chunks earlier, so that a gap in time closes and no
               position exceeds what training saw, however long the story.
+    packed    as window, but behind the entries that there are: a gap closes even while the window
+              fills, so that until then the last chunks are where they are in the video.  This is
+              the time of Infinity-RoPE (arXiv 2511.20649) and of LongLive's unbounded mode.
     The anchor, and a target with id 0, begin at 0 in every mode.
 
     Args:
@@ -46,8 +49,10 @@ def time_bases(
     elif mode == "local":
         entry_base = jnp.full_like(chunk_id, first_latents)
         own_base = jnp.full_like(target, first_latents)
-    elif mode == "window":
-        own_base = jnp.full_like(target, first_latents + (l + recent) * latents)
+    elif mode in ("window", "packed"):
+        full = jnp.full_like(target, l + recent)
+        behind = full if mode == "window" else valid[:, int(anchor) :].sum(-1, dtype=jnp.int32)
+        own_base = first_latents + behind * latents
         back = jnp.flip(jnp.cumsum(jnp.flip(valid, -1), axis=-1, dtype=jnp.int32), -1)
         entry_base = own_base[:, None] - back * latents
     else:

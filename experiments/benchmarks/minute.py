@@ -9,6 +9,7 @@ part waits for its result, so parts do not overlap as they may in `bvjax generat
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import sys
@@ -88,7 +89,9 @@ def minute(
     params, chunk_seconds, frames = bundle.params, [], 0
 
     def texts():
-        return encode_captions(params["text"], model.text, bundle.tokenizer, captions)
+        return encode_captions(
+            params["text"], model.text, bundle.tokenizer, captions, model.cfg.negative
+        )
 
     if programs is None:
         with clock.part("compile"):
@@ -153,6 +156,7 @@ def main(argv: list[str]) -> int:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}")
         bundle = load_bundle(_WEIGHTS.value)
+        bundle = dataclasses.replace(bundle, params=dict(bundle.params))  # read now, not when timed
         model = apply_overrides(bundle.model, _SET.value)
         if model.chunk.first != "separate":
             raise UserError(f"chunk.first is {model.chunk.first!r}; the benchmark times 'separate'")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,11 @@ from hypothesis import strategies as st
 
 from bvjax.errors import UserError
 from bvjax.tokenizer import EOS_ID, MASK_PIECE, PAD_ID, Tokenizer, clean, unknown_words, words
+from bvjax.tokenizer_files import find_tokenizer
+
+# Made by tests/golden/make_tokenizer.py with transformers and diffusers.
+GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizer"
+FILES = ("spiece.model", "tokenizer.json")
 
 TEXT = [
     "A red fox named Pip walks to the lake.",
@@ -43,6 +51,10 @@ def tokenizer(model_file):
 
 
 def test_clean():
+    assert (
+        clean("Pip doesnâ€™t, \u201cBo\u201d does; cafÃ© ﬁve")
+        == 'Pip doesn\'t, "Bo" does; café five'
+    )
     assert clean("  A  fox\n\t&amp;amp; an&nbsp;owl \u3000sit ") == "A fox & an owl sit"
     assert clean("Pip &lt;3 Bo") == "Pip <3 Bo"
     assert clean(" \n") == ""
@@ -108,6 +120,104 @@ def test_refuses_missing_and_foreign_models(tmp_path, model_file):
             Tokenizer(damaged)
     with pytest.raises(UserError, match="a T5 tokenizer has 0 and 1"):
         Tokenizer(train(tmp_path / "foreign.model", pad_id=-1, eos_id=1, unk_id=0))
+
+
+def golden():
+    stored = json.loads((GOLDEN / "ids.json").read_text())
+    return stored["size"], stored["cases"]
+
+
+def row(tokenizer, text, length=64):
+    ids, mask = tokenizer.encode([text], length)
+    return ids[0][mask[0]].tolist()
+
+
+def quotes_a_token(text):
+    return any(token in text for token in ("<extra_id_", "</s>", "▁"))
+
+
+def test_cleaning_is_that_of_the_public_pipeline():
+    _, cases = golden()
+    assert sum(text != cleaned for text, cleaned, _ in cases) > 6
+    for text, cleaned, _ in cases:
+        assert clean(text) == cleaned
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_ids_are_those_of_transformers(name):
+    size, cases = golden()
+    tokenizer = pickle.loads(pickle.dumps(Tokenizer(GOLDEN / name)))
+    json_file = name == "tokenizer.json"
+    assert tokenizer.vocab_size == (size if json_file else size - 8)  # the extra ids
+    for text, _, ids in cases:
+        if json_file or not quotes_a_token(text):
+            assert row(tokenizer, text) == ids, text
+        else:  # a SentencePiece model has no such tokens in text
+            assert row(tokenizer, text) != ids
+    assert tokenizer.decode([32, 3, 35, 13, EOS_ID, PAD_ID]) == "A red"
+    assert tokenizer.mask_id is None
+
+
+def test_extra_ids_and_the_mask_piece_of_a_json_file(tmp_path):
+    tokenizer = Tokenizer(GOLDEN / "tokenizer.json")
+    # transformers counts them down: the first has the last id
+    assert row(tokenizer, "<extra_id_0>") == [tokenizer.vocab_size - 1, EOS_ID]
+    assert tokenizer.decode([tokenizer.vocab_size - 1, 32, EOS_ID]) == "A"
+    stored = json.loads((GOLDEN / "tokenizer.json").read_text())
+    stored["truncation"] = {
+        "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0
+    }  # fmt: skip
+    stored["padding"] = {
+        "strategy": {"Fixed": 99}, "direction": "Right", "pad_to_multiple_of": None,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>",
+    }  # fmt: skip
+    stored["model"]["vocab"][50][0] = MASK_PIECE
+    (tmp_path / "used.json").write_text(json.dumps(stored))
+    again = Tokenizer(tmp_path / "used.json")
+    assert again.mask_id == 50
+    text = golden()[1][3][0]
+    assert row(again, text) == row(tokenizer, text)  # neither cut nor padded
+    with pytest.raises(UserError, match="caption 1 has .* tokens, the limit is 4"):
+        again.encode([text], 4)
+
+
+def test_refuses_other_json_files(tmp_path):
+    content = (GOLDEN / "tokenizer.json").read_text()
+    stored = json.loads(content)
+    path = tmp_path / "tokenizer.json"
+    bpe = {"type": "BPE", "vocab": {"a": 0}, "merges": []}
+    swapped = [["</s>", 0.0], ["<pad>", 0.0], *stored["model"]["vocab"][2:]]
+    no_eos = stored | {"post_processor": None}
+    for damaged, says in (
+        ("", "is not a tokenizer.json: it is damaged"),
+        (content[:-40], "is not a tokenizer.json: it is damaged"),
+        ("[1, 2]", "is not a tokenizer.json"),
+        ('{"model_type": "umt5"}', "is not a tokenizer.json"),
+        (json.dumps(stored | {"normalizer": {"type": "Unheard"}}), "is not a tokenizer.json"),
+        (json.dumps(stored | {"model": bpe}), "holds a BPE tokenizer; umT5"),
+        (json.dumps({"added_tokens": [], "model": {"type": "Unigram", "unk_id": 0,
+         "vocab": [["a", 0.0]]}}), "has pad id None and end-of-sentence id None"),
+        (json.dumps(no_eos), "does not end captions with </s>"),
+        (json.dumps(stored | {"added_tokens": [], "model": stored["model"] | {"vocab": swapped}}),
+         "has pad id 1 and end-of-sentence id 0; a T5 tokenizer has 0 and 1"),
+    ):  # fmt: skip
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=says) as caught:
+            Tokenizer(path)
+        assert "tokenizer.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_find_tokenizer(tmp_path):
+    with pytest.raises(UserError, match="has no tokenizer: no tokenizer.model, tokenizer.json, "):
+        find_tokenizer(tmp_path)
+    for inner in ("google/umt5-xxl", "tokenizer", "."):  # each before the one made before it
+        folder = tmp_path / inner
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("spiece.model", "tokenizer.json"):
+            shutil.copy(GOLDEN / name, folder)
+            assert find_tokenizer(tmp_path) == folder / name
+    shutil.copy(GOLDEN / "tokenizer.json", tmp_path / "tokenizer.model")
+    assert row(Tokenizer(find_tokenizer(tmp_path)), "<extra_id_7>") == [77, EOS_ID]  # by content
 
 
 def test_words():

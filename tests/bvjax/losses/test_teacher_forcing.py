@@ -145,7 +145,7 @@ def chunk_by_chunk(model, params, clip, key, keep):
     def velocity(state, given, noisy):
         _, context, _, base = steps._look_back(model, state, given)
         positions = jnp.asarray(steps.grid_of(model).positions(2)).at[:, 0].add(base)
-        fn = steps._velocity(params, model, given, context, None, None, positions, 1.0)
+        fn = steps._velocity(params, model, given, context, None, positions, 1.0)
         return fn(noisy[None], jnp.float32(0.5))[0]
 
     for c in range(1, CHUNKS + 1):
@@ -349,6 +349,13 @@ def test_even_levels_reach_all_parts_of_the_loss(params, batch):
     np.testing.assert_allclose(metrics["frames"], 1.0, rtol=0.1)
     np.testing.assert_allclose(loss - metrics["frames"], 1.0, rtol=0.1)
     assert metrics["flow"] != loss - metrics["frames"]  # logged as it is
+
+
+@pytest.mark.parametrize("name", ["label", "context_noise"])
+def test_a_clean_pass_that_is_not_clean_is_refused(name):
+    build = dataclasses.replace(MODEL.build, **{name: 0.1})
+    with pytest.raises(UserError, match=f"build.{name} is 0.1; it must be 0 here"):
+        teacher(dataclasses.replace(MODEL, build=build))
 
 
 def test_nothing_to_train_is_refused():

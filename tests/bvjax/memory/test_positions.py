@@ -18,41 +18,48 @@ HAND = {  # (ids, target) -> {mode: (entry bases of the valid ones, own base)}
         "absolute": ([0], 1),
         "local": ([0], 1),
         "window": ([0], 33),
+        "packed": ([0], 1),
     },
     ((0, -1, -1, -1, 1), 2): {
         "absolute": ([0, 1], 9),
         "local": ([0, 1], 1),
         "window": ([0, 25], 33),
+        "packed": ([0, 1], 9),
     },
     ((0, -1, -1, 1, 2), 3): {
         "absolute": ([0, 1, 9], 17),
         "local": ([0, 1, 1], 1),
         "window": ([0, 17, 25], 33),
+        "packed": ([0, 1, 9], 17),
     },
     ((0, 1, 2, 3, 4), 5): {
         "absolute": ([0, 1, 9, 17, 25], 33),
         "local": ([0, 1, 1, 1, 1], 1),
         "window": ([0, 1, 9, 17, 25], 33),
+        "packed": ([0, 1, 9, 17, 25], 33),
     },
     ((0, -1, 7, 38, 39), 40): {
         "absolute": ([0, 49, 297, 305], 313),
         "local": ([0, 1, 1, 1], 1),
         "window": ([0, 9, 17, 25], 33),
+        "packed": ([0, 1, 9, 17], 25),
     },
     ((0, 4, -1, 9, -1), 11): {  # holes anywhere: training may drop entries
         "absolute": ([0, 25, 65], 81),
         "local": ([0, 1, 1], 1),
         "window": ([0, 17, 25], 33),
+        "packed": ([0, 1, 9], 17),
     },
     ((-1, -1, -1, -1, -1), 0): {
         "absolute": ([], 0),
         "local": ([], 0),
         "window": ([], 0),
+        "packed": ([], 0),
     },
 }
 
 
-@pytest.mark.parametrize("mode", ["absolute", "local", "window"])
+@pytest.mark.parametrize("mode", ["absolute", "local", "window", "packed"])
 def test_time_bases_by_hand(mode):
     for (ids, target), want in HAND.items():
         chunk_id = jnp.array([ids], jnp.int32)
@@ -74,10 +81,14 @@ def test_time_bases_without_a_guidance_latent():
         assert (entry[0].tolist(), own[0]) == ([0, 15, 18], 21)
         entry, own = time_bases("window", chunk_id, chunk_id >= 0, jnp.int32(7), **common)
         assert (entry[0].tolist(), own[0]) == (([0, 3, 6], 9) if anchor else ([3, 6, 9], 12))
+        packed = time_bases("packed", chunk_id, chunk_id >= 0, jnp.int32(7), **common)
+        assert (packed[0] == entry).all() and packed[1] == own  # the window is full
 
 
 def test_unknown_mode():
     ids = jnp.zeros((1, 1), jnp.int32)
     common = {"latents": 8, "first_latents": 1, "recent": 0, "l": 0, "anchor": True}
-    with pytest.raises(UserError, match="rope.mode is 'ntk'; it can be absolute, local, window"):
+    with pytest.raises(
+        UserError, match="rope.mode is 'ntk'; it can be absolute, local, window, packed"
+    ):
         time_bases("ntk", ids, ids >= 0, jnp.int32(1), **common)

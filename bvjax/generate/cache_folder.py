@@ -1,0 +1,72 @@
+"""The folder that keeps text states and file hashes between runs: where it is, and file hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import time
+
+from absl import logging
+
+from bvjax.files import write_atomic
+
+VARIABLE = "BVJAX_TEXT_CACHE"
+RACY_SECONDS = 2.0  # a file changed so recently may change again within one tick of its clock
+LARGE = 2**30  # bytes; hashing more is announced
+
+
+def cache_folder() -> pathlib.Path | None:
+    """`$BVJAX_TEXT_CACHE` ("off": None), else `$XDG_CACHE_HOME/bvjax/text` or `~/.cache/...`."""
+    chosen = os.environ.get(VARIABLE, "")
+    if chosen == "off":
+        return None
+    if chosen:
+        return pathlib.Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "bvjax" / "text"
+
+
+def save_quietly(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file of the cache whole or, with a warning, not at all: the run goes on without."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+    except OSError as error:
+        logging.warning(
+            "cannot keep %s (%s); set %s to another folder or to off",
+            path, error.strerror or error, VARIABLE,
+        )  # fmt: skip
+
+
+def file_sha256(path: pathlib.Path, folder: pathlib.Path | None) -> str:
+    """SHA-256 of a file, in hexadecimal; kept in `folder` until the file changes.
+
+    A file counts as unchanged while its size, its times of change and its place on the disk are
+    the same.  Files changed within the last seconds are hashed every time.
+    """
+    path = pathlib.Path(path).resolve()
+    found = path.stat()
+    if folder is None:
+        return _digest(path)
+    name = hashlib.sha256(str(path).encode()).hexdigest()[:32]
+    record = folder / "files" / f"{name}.json"
+    state = [str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    try:
+        stored = json.loads(record.read_text())
+        if stored["state"] == state:
+            return str(stored["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there yet, or damaged: made again
+    if found.st_size > LARGE:
+        logging.info("hashing %s, %.0f GB (once: the hash is kept)", path, found.st_size / 1e9)
+    digest = _digest(path)
+    if time.time() - max(found.st_mtime, found.st_ctime) > RACY_SECONDS:
+        save_quietly(record, json.dumps({"state": state, "sha256": digest}).encode())
+    return digest
+
+
+def _digest(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,80 @@
+"""Published checkpoints are known by their tensors: names and shapes alone, nothing is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from bvjax.convert import architecture, layouts
+from bvjax.convert.converter import identify
+from bvjax.convert.sources import Source, Tensors, UnknownLayout
+from bvjax.convert.sources import identify as layout_of
+from bvjax.errors import UserError
+from bvjax.presets import get_preset
+from bvjax.tensor_files import TensorInfo
+
+SIZES = {"wan-1.3b": 1_418_996_800, "wan-14b": 14_288_491_584, "skyreels-1.3b": 1_435_525_696}
+
+
+def source(model, part, layout, branch=""):
+    specs = layouts.specs(model, part, layout)
+    infos = {spec.theirs: TensorInfo(spec.shape_there, "bfloat16") for spec in specs}
+    return Source(Path("model.safetensors"), part, layout, (), Tensors(infos, None), {}, branch)
+
+
+@pytest.mark.parametrize("layout", ["wan", "diffusers"])
+@pytest.mark.parametrize("name", SIZES)
+def test_full_size_dits(name, layout):
+    preset = get_preset(name)
+    found = source(preset, "dit", layout)
+    assert sum(math.prod(info.shape) for info in found.tensors.infos.values()) == SIZES[name]
+    assert layout_of(found.tensors.infos, found.path) == ("dit", layout, "")
+    model = identify([found])
+    assert (model.name, model.dit) == (name, preset.dit)
+
+
+def test_vae_and_text_of_full_size():
+    preset = get_preset("wan-1.3b")
+    for layout in ("wan", "diffusers"):
+        vae = source(preset, "vae", layout)
+        assert sum(math.prod(i.shape) for i in vae.tensors.infos.values()) == 126_892_531
+        assert architecture.vae_config(vae) == preset.vae
+    for layout in ("wan", "transformers"):
+        text = source(preset, "text", layout)
+        assert sum(math.prod(i.shape) for i in text.tensors.infos.values()) == 5_680_910_336
+        assert architecture.text_config(text) == preset.text
+
+
+def test_a_training_checkpoint_of_self_forcing():
+    found = source(get_preset("wan-1.3b"), "dit", "wan", branch="generator_ema")
+    assert identify([found]).name == "self-forcing"
+    assert identify([found], preset="wan-1.3b").name == "wan-1.3b"
+
+
+def test_prefixes_of_wrappers_are_known_and_mixtures_refused():
+    infos = source(get_preset("wan-1.3b"), "dit", "wan").tensors.infos
+    for prefix in ("model.", "model._fsdp_wrapped_module.", "diffusion_model."):
+        renamed = {prefix + name: info for name, info in infos.items()}
+        assert layout_of(renamed, Path("x")) == ("dit", "wan", prefix)
+    renamed["stray"] = TensorInfo((1,), "float32")
+    with pytest.raises(UserError, match=r"without the prefix 'diffusion_model\.': \['stray'\]"):
+        layout_of(renamed, Path("x"))
+    with pytest.raises(UnknownLayout, match="its tensors begin a"):
+        layout_of({"a": TensorInfo((1,), "float32")}, Path("x"))
+
+
+def test_parts_that_do_not_belong_together():
+    preset = get_preset("wan-1.3b")
+    narrow = dataclasses.replace(preset, text=dataclasses.replace(preset.text, dim=512))
+    with pytest.raises(UserError, match="width 4096, the text encoder gives 512"):
+        identify([source(preset, "dit", "wan"), source(narrow, "text", "wan")])
+
+
+def test_no_heads_without_a_config():
+    preset = get_preset("wan-1.3b")
+    odd = dataclasses.replace(preset, dit=dataclasses.replace(preset.dit, dim=96, num_heads=2))
+    with pytest.raises(UserError, match="no config.json to say how many heads its width 96 has"):
+        identify([source(odd, "dit", "wan")])
