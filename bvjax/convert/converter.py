@@ -41,6 +41,7 @@ class Plan:
     infos: dict[str, TensorInfo]  # of the file to be written
     path: Path
     stage: str
+    config: tuple[str, dict[str, Any]] | None  # the config.json beside it, where it has one
 
 
 def convert(
@@ -172,7 +173,8 @@ def _plan(source: Source, model: ModelConfig, dst: Path, to: str, dtype: str, st
         infos[here.theirs] = TensorInfo(here.shape_there, kind)
     if stage is None:
         stage = _told_stage(source)
-    return Plan(source, incoming, outgoing, infos, dst / name, stage)
+    config = layouts.config_file(model, source.part, to)
+    return Plan(source, incoming, outgoing, infos, dst / name, stage, config)
 
 
 def _told_stage(source: Source) -> str:
@@ -256,9 +258,12 @@ def _finish(plans, model: ModelConfig, dst: Path, to: str, dtype: str, tokenizer
         folders.save_config(dst, model, entries, tokenizer=tokenizer)
         return
     for plan in plans:
-        found = layouts.config_file(model, plan.source.part, to)
-        if found is not None:
-            write_atomic(dst / found[0], (json.dumps(found[1], indent=2) + "\n").encode())
+        if plan.config is not None:
+            name, content = plan.config
+            write_atomic(dst / name, (json.dumps(content, indent=2) + "\n").encode())
+            code = layouts.class_file(content)
+            if code is not None:
+                write_atomic((dst / name).parent / code.name, code.read_bytes())
     if tokenizer is not None:
         folder = dst / layouts.TOKENIZER_FOLDERS[to]
         folder.mkdir(parents=True, exist_ok=True)
