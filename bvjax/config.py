@@ -193,6 +193,9 @@ class SamplerConfig:
     steps: int = 30
     shift: float = 5.0
     grid: str = "wan"  # wan | diffusers: which levels unipc visits, see `solvers.sigmas`
+    corrector: str = (
+        "unipc"  # unipc | skyreels: from where unipc's first one starts, `unipc.weights`
+    )
     few_step: tuple[float, ...] = (1000.0, 750.0, 500.0, 250.0)  # unwarped timesteps
     # Diffusion forcing (SkyReels-V2), see `diffusion.diffusion_forcing`.
     history_noise: float = 0.0  # timestep, 0..1000, to which clean history is noised at each step
@@ -211,6 +214,7 @@ class CFGConfig:
 
     scale: float = 5.0
     memory: float = 0.0  # scale in chunks that retrieved something; 0 = `scale`, of captions only
+    negative: str = ""  # caption of the null branch (Wan's negative prompt)
     bank: str = "one"  # one | two: does the null branch have a bank built with null captions
 
     @property

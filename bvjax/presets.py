@@ -124,7 +124,7 @@ SKYREELS = ModelConfig(
     retrieval=RetrievalConfig(kind="none", recent=0, l=0),
     rope=RopeConfig(mode="local"),
     noise=NoiseConfig(base="independent", shuffle=0),
-    sampler=SamplerConfig(steps=30, shift=8.0, history_noise=20.0),
+    sampler=SamplerConfig(steps=30, shift=8.0, corrector="skyreels", history_noise=20.0),
     cfg=CFGConfig(scale=6.0),
 )
 

@@ -10,8 +10,8 @@ STAGES = ("pretrained", "stage1", "stage2", "few-step")
 def check_sampler(stage: str | None, kind: str) -> None:
     """Raises `UserError` when `sampler.kind` cannot sample weights of this stage; None is unknown.
 
-    A few-step model predicts clean latents in one leap from four levels and never learned the
-    velocity between them; any other was never taught to leap.
+    A few-step model leaps to clean latents from three or four levels and never learned the velocity
+    between them; any other was never taught to leap.
     """
     if stage is None:
         return

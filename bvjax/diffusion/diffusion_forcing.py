@@ -149,7 +149,9 @@ def solve(
     # leaves of `given` are [f] in the body; [1, f] are leading axes of the sample, as steps want them
     unipc_weights, init = (), noise
     if sampler.kind == "unipc":
-        unipc_weights = jax.tree.map(lambda w: w[step][:, None], unipc.weights(grid))
+        unipc_weights = jax.tree.map(
+            lambda w: w[step][:, None], unipc.weights(grid, sampler.corrector)
+        )
         init = unipc.init(noise)
 
     def body(state, given):

@@ -23,6 +23,7 @@ from bvjax.random import purpose_key
 
 KINDS = ("unipc", "euler", "few_step")
 GRIDS = ("wan", "diffusers")
+CORRECTORS = ("unipc", "skyreels")
 TRAIN_STEPS = 1000  # timestep t = 1000 sigma
 # Wan's UniPC starts from the noisiest of its 1000 training levels, held as a float32; that rounds up
 # (by 1.3e-8), so whole timesteps do not fall below themselves when they are truncated.
@@ -43,7 +44,7 @@ def sigmas(sampler: SamplerConfig) -> Float[np.ndarray, "steps+1"]:
       833.33, 625] / 1000.
 
     Raises:
-        UserError: for an unknown kind or grid, steps outside 1..1000, a shift outside 0.01..100, or a
+        UserError: for an unknown kind, grid or corrector, steps outside 1..1000, a shift outside 0.01..100, or a
             few-step list that does not fit.
     """
     return _grid(sampler).astype(np.float32)
@@ -84,7 +85,7 @@ def solve(
     # a kind is: the first carry, the sample in a carry, one step, and what that step is given
     per_step: Any
     if sampler.kind == "unipc":
-        init, per_step = unipc.init(noise), unipc.weights(levels)
+        init, per_step = unipc.init(noise), unipc.weights(levels, sampler.corrector)
 
         def sample(state):
             return state.x
@@ -147,6 +148,10 @@ def _grid(sampler: SamplerConfig) -> Float[np.ndarray, "steps+1"]:
         raise UserError(f"sampler.shift is {sampler.shift}; it must be 0.01 to 100 (1 = no shift)")
     if sampler.grid not in GRIDS:
         raise UserError(f"sampler.grid is {sampler.grid!r}; it must be one of {', '.join(GRIDS)}")
+    if sampler.corrector not in CORRECTORS:
+        raise UserError(
+            f"sampler.corrector is {sampler.corrector!r}; it must be one of {', '.join(CORRECTORS)}"
+        )
     if sampler.kind == "few_step":
         sigma = np.append(np.asarray(_few_step_list(sampler)) / TRAIN_STEPS, 0.0)
     elif sampler.kind == "unipc" and sampler.grid == "diffusers":

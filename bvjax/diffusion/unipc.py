@@ -82,8 +82,14 @@ def step(state: State, v: Float[Array, "..."], sigma: ArrayLike, weights: Weight
     return State(x=x, corrected=corrected, x0_last=m, x0_before=state.x0_last)
 
 
-def weights(sigmas: Float[np.ndarray, "steps+1"]) -> Weights:
-    """Weights of every step of a strictly descending grid with sigmas[0] < 1 and sigmas[-1] = 0."""
+def weights(sigmas: Float[np.ndarray, "steps+1"], corrector: str = "unipc") -> Weights:
+    """Weights of every step of a strictly descending grid with sigmas[0] < 1 and sigmas[-1] = 0.
+
+    With `corrector` "skyreels" the first corrector, at level 1, starts from x_1, where "unipc" starts
+    from x_0.  diffusers' pipelines for SkyReels-V2 write the result of a step into the very array that
+    the scheduler keeps as its last sample, so that is what they compute; SkyReels-V2's own loop
+    writes in the same way.
+    """
     sigmas = [float(sigma) for sigma in sigmas]
     # lambda; the level 0 gets none because the last step has no use for it
     log_snr = [math.log((1.0 - sigma) / sigma) for sigma in sigmas[:-1]]
@@ -91,6 +97,9 @@ def weights(sigmas: Float[np.ndarray, "steps+1"]) -> Weights:
         _corrector(sigmas, log_snr, i) + _predictor(sigmas, log_snr, i)
         for i in range(len(sigmas) - 1)
     ]
+    if corrector == "skyreels" and len(rows) > 1:
+        keep, from_corrected, *others = rows[1]
+        rows[1] = (keep + from_corrected, 0.0, *others)
     return Weights(*np.asarray(rows, np.float32).T)
 
 

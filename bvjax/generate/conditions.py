@@ -24,7 +24,7 @@ class Conditions:
 
     text: Float[Array, "n t d"]
     embedding: Float[Array, "n d"]  # MEANEMBED of Algorithm 1: what retrieval compares
-    null_text: Float[Array, "1 t d"]  # the empty caption, for classifier-free guidance
+    null_text: Float[Array, "1 t d"]  # of `cfg.negative`, for classifier-free guidance
 
     @property
     def num_chunks(self) -> int:
@@ -36,16 +36,22 @@ class Conditions:
 
 
 def encode_captions(
-    params: Any, config: TextConfig, tokenizer: Tokenizer, captions: Sequence[str]
+    params: Any,
+    config: TextConfig,
+    tokenizer: Tokenizer,
+    captions: Sequence[str],
+    negative: str = "",
 ) -> Conditions:
     """Encodes captions, which must have no time stamps (`bvjax.story` cuts them off).
+
+    `negative` is the caption of the null branch (`cfg.negative`).
 
     Each goes through the encoder by itself, so that its states do not depend, to the last bit, on
     how many others there are: editing one caption leaves the rest as they were.
 
     Raises `UserError` for a caption that is too long for `config.max_length`.
     """
-    return _stack(list(_encode_each(params, config, tokenizer, [*captions, ""])), config)
+    return _stack(list(_encode_each(params, config, tokenizer, [*captions, negative])), config)
 
 
 def conditions_from_cache(
@@ -54,6 +60,7 @@ def conditions_from_cache(
     tokenizer: Tokenizer,
     captions: Sequence[str],
     cache: TextCache,
+    negative: str = "",
 ) -> Conditions:
     """`encode_captions`, to the bit, with the encoder's parameters loaded for new captions only.
 
@@ -63,7 +70,7 @@ def conditions_from_cache(
 
     Raises `UserError` as `encode_captions` does, before anything is loaded.
     """
-    wanted = [*captions, ""]
+    wanted = [*captions, negative]
     tokenizer.encode(wanted, config.max_length)
     known = {caption: cache.load(caption) for caption in wanted}
     new = [caption for caption, found in known.items() if found is None]
@@ -85,7 +92,7 @@ def _encode_each(
 
 
 def _stack(made: Sequence[CaptionStates], config: TextConfig) -> Conditions:
-    """The last one is the empty caption's."""
+    """The last one is the null branch's."""
     text = np.zeros((len(made), config.max_length, config.dim), np.float32)
     for row, one in zip(text, made, strict=True):
         row[: len(one.states)] = one.states

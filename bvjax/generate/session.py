@@ -71,7 +71,8 @@ def begin(
     captions = captions[:chunks]
     if model.retrieval.kind == "oracle":
         raise UserError("retrieval.kind 'oracle' needs scores that only an evaluation has")
-    bundle.tokenizer.encode(captions, model.text.max_length)  # refuses captions that are too long
+    # refuses captions that are too long
+    bundle.tokenizer.encode([*captions, model.cfg.negative], model.text.max_length)
     if not 0 <= seed < 2**32:
         raise UserError(f"the seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
     if scale is None:
@@ -250,7 +251,8 @@ def _conditions(run: RunDir, bundle: Bundle) -> Conditions:
     if new:
         config, cache = run.settings.model.text, bundle.text_cache(run.settings.model.text)
         load = lambda: bundle.load_text(config)
-        fresh = conditions_from_cache(load, config, bundle.tokenizer, new, cache)
+        negative = run.settings.model.cfg.negative
+        fresh = conditions_from_cache(load, config, bundle.tokenizer, new, cache, negative)
         known |= zip(new, fresh.each(), strict=True)
         null_text = fresh.null_text if null_text is None else null_text
     rows = [known[caption] for caption in run.captions]

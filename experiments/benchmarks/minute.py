@@ -105,7 +105,9 @@ def minute(
     params, chunk_seconds, frames = bundle.params, [], 0
 
     def texts():
-        return encode_captions(params["text"], model.text, bundle.tokenizer, captions)
+        return encode_captions(
+            params["text"], model.text, bundle.tokenizer, captions, model.cfg.negative
+        )
 
     if programs is None:
         with clock.part("compile"):

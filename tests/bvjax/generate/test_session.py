@@ -280,3 +280,10 @@ def test_other_weights_are_refused(finished, bundle, tmp_path):
     with RunDir.open(copy(finished, tmp_path)) as run:
         with pytest.raises(UserError, match="are not those that .* began with"):
             next(session.produce(run, other))
+
+
+def test_a_sampler_that_the_weights_were_not_made_for(bundle, tmp_path):
+    distilled = dataclasses.replace(bundle, stage="few-step")
+    with pytest.raises(UserError, match="sampler.kind must be few_step, not unipc"):
+        session.begin(distilled, bundle.model, Story("", ("Pip waves.",)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -50,6 +50,9 @@ def test_conditions(tiny, conditions):
     np.testing.assert_allclose(conditions.embedding, means, atol=1e-5)
     alone = encode_captions(tiny.params["text"], tiny.model.text, tokenizer, tiny.captions[3:4])
     np.testing.assert_array_equal(alone.text[0], conditions.text[3])
+    negative = tiny.captions[3]
+    told = encode_captions(tiny.params["text"], tiny.model.text, tokenizer, (), negative)
+    np.testing.assert_array_equal(told.null_text[0], conditions.text[3])
 
 
 @pytest.fixture(scope="module")

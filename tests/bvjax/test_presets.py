@@ -1,0 +1,38 @@
+"""Every preset can generate, and SkyReels-V2 runs at full size as its own pipelines do."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bvjax import weights
+from bvjax.generate import steps
+from bvjax.generate.checks import check_model
+from bvjax.presets import PRESETS, SKYREELS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_generate(name):
+    check_model(PRESETS[name])
+
+
+@pytest.mark.parametrize("changes", [{}, {"ar_step": 5, "causal_block": 5}])
+def test_skyreels_at_full_size_by_shapes(changes):
+    """A window of 97 frames at 544 x 960: 5 latents of history and 20 new ones, and no memory."""
+    sampler = dataclasses.replace(SKYREELS.sampler, **changes)
+    model = dataclasses.replace(SKYREELS, sampler=sampler)
+    check_model(model)
+
+    def step(params, history):
+        given = steps.ChunkInput(
+            chunk_id=jnp.int32(2), text=jnp.zeros((512, 4096)), embedding=jnp.zeros(4096),
+            null_text=jnp.zeros((512, 4096)), key=jax.random.key(0),
+        )  # fmt: skip
+        state = steps.init_state(model)
+        return steps.chunk_step(params, model, state, given, history)
+
+    history = jax.ShapeDtypeStruct((5, 68, 120, 16), jnp.float32)
+    state, latents, report = jax.eval_shape(step, weights.shapes(model, "dit"), history)
+    assert latents.shape == (25, 68, 120, 16)
+    assert report.chunk_id.shape == (0,) and state.bank.keys.size == 30 * 1536

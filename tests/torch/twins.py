@@ -1,0 +1,77 @@
+"""The models of diffusers and transformers with our parameters in them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, SkyReelsV2Transformer3DModel
+from transformers import UMT5Config, UMT5EncoderModel
+
+from bvjax import weights
+from bvjax.config import ModelConfig
+from bvjax.convert import dit_names, tables, text_names, vae_names
+
+
+def state_dict(model: ModelConfig, part: str, params) -> dict[str, torch.Tensor]:
+    """Our parameters of a part under the names of diffusers or transformers."""
+    flat = weights.flatten(params)
+    on_disk = weights.disk_names(flat)
+    arrays = {
+        name: np.asarray(flat[leaf] if layer is None else flat[leaf][layer])
+        for name, (leaf, layer) in on_disk.items()
+    }
+    shapes = {name: array.shape for name, array in arrays.items()}
+    specs = {
+        "dit": lambda: tables.expand(dit_names.rows(model.dit), 1, shapes),
+        "vae": lambda: tables.expand(vae_names.rows(), 1, shapes, vae_names.numbers(model.vae)),
+        "text": lambda: tables.expand(text_names.rows(), 1, shapes),
+    }[part]()
+    return {s.theirs: torch.from_numpy(s.to_theirs(arrays[s.ours]).copy()) for s in specs}
+
+
+def skyreels(model: ModelConfig, params, block: int = 1) -> SkyReelsV2Transformer3DModel:
+    dit = model.dit
+    twin = SkyReelsV2Transformer3DModel(
+        patch_size=dit.patch, num_attention_heads=dit.num_heads, attention_head_dim=dit.head_dim,
+        in_channels=dit.in_channels, out_channels=dit.out_channels, text_dim=model.text.dim,
+        freq_dim=dit.freq_dim, ffn_dim=dit.ffn_dim, num_layers=dit.num_layers, eps=dit.eps,
+        inject_sample_info=dit.fps_embedding, num_frame_per_block=block,
+    )  # fmt: skip
+    twin.load_state_dict(state_dict(model, "dit", params), strict=True)
+    return twin.eval()
+
+
+def vae(model: ModelConfig, params) -> AutoencoderKLWan:
+    cfg = model.vae
+    twin = AutoencoderKLWan(
+        base_dim=cfg.dim, z_dim=cfg.z_dim, dim_mult=list(cfg.dim_mult),
+        num_res_blocks=cfg.num_res_blocks, temperal_downsample=list(cfg.temporal_downsample),
+        latents_mean=list(cfg.latent_mean), latents_std=list(cfg.latent_std),
+    )  # fmt: skip
+    twin.load_state_dict(state_dict(model, "vae", params), strict=True)
+    return twin.eval()
+
+
+def umt5(model: ModelConfig, params) -> UMT5EncoderModel:
+    cfg = model.text
+    twin = UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=cfg.vocab_size, d_model=cfg.dim, d_kv=cfg.head_dim, d_ff=cfg.ffn_dim,
+            num_layers=cfg.num_layers, num_heads=cfg.num_heads, dropout_rate=0.0,
+            relative_attention_num_buckets=cfg.num_buckets,
+            relative_attention_max_distance=cfg.max_distance, feed_forward_proj="gated-gelu",
+        )
+    )  # fmt: skip
+    missing, extra = twin.load_state_dict(state_dict(model, "text", params), strict=False)
+    assert not extra and set(missing) <= set(text_names.TIED), (missing, extra)
+    return twin.eval()
+
+
+def to_torch(latents: np.ndarray) -> torch.Tensor:
+    """[..., l, h, w, z] to [..., z, l, h, w]."""
+    return torch.from_numpy(np.array(np.moveaxis(np.asarray(latents), -1, -4)))
+
+
+def to_numpy(latents: torch.Tensor) -> np.ndarray:
+    """Inverse of `to_torch`."""
+    return np.moveaxis(latents.detach().float().numpy(), -4, -1)
