@@ -112,7 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change the configuration that is written; may be repeated")  # fmt: skip
     add("--overwrite", action="store_true", help="replace files in DST")
-    add("--verify", action="store_true", help="run one forward in PyTorch and here (needs torch)")
+    add("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", dest="loras",
+        help="merge a LoRA into the DiT (strength: default 1); may be repeated")  # fmt: skip
+    add("--verify", action="store_true", help="afterwards run DST's parts once in PyTorch and here: "
+        "needs torch and memory for both, float32")  # fmt: skip
 
     doctor = commands.add_parser("doctor", help="check this installation in about a minute")
     doctor.set_defaults(command=_doctor)
@@ -189,6 +192,7 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
+    from bvjax.convert import lora
     from bvjax.convert.converter import convert
 
     if args.verify:
@@ -197,7 +201,8 @@ def _convert(args: argparse.Namespace) -> None:
         verify.check_available()
     convert(
         args.source, args.target, args.to, dtype=args.dtype, preset=args.preset, stage=args.stage,
-        overrides=args.overrides, branch=args.branch, overwrite=args.overwrite, say=print,
+        overrides=args.overrides, branch=args.branch, overwrite=args.overwrite,
+        loras=[lora.parse(text) for text in args.loras], say=print,
     )  # fmt: skip
     if args.verify:
         for line in verify.verify(args.target):
