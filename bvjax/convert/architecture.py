@@ -51,10 +51,23 @@ def dit_config(source: Source) -> tuple[DiTConfig, int]:
         out_channels=shape("head/head", 2)[0] // math.prod(patch),
         patch=tuple(patch),
         eps=told["eps"] or 1e-6,
+        **_additions(source),
     )
-    if "fps_embedding.weight" in source.tensors.infos:
-        config = dataclasses.replace(config, fps_embedding=True)
     return config, shape("text_embedding/0", 2)[1]
+
+
+def _additions(source: Source) -> dict[str, Any]:
+    """What SkyReels-V2 and bvjax add to Wan's DiT."""
+    told, infos = source.config, source.tensors.infos
+    place = {"place_embedding.weight", "patch_embedding.place.weight"}
+    return {
+        "fps_embedding": "fps_embedding.weight" in infos,
+        "place_embedding": not place.isdisjoint(infos),
+        "similarity_keys": any(name.endswith(".similarity_key") for name in infos),
+        "output": told.get("output", "velocity"),
+        "latent_std": tuple(told.get("latents_spread") or ()),
+        "rope_theta": told.get("rope_theta", 10000.0),
+    }
 
 
 def vae_config(source: Source) -> VAEConfig:
@@ -63,27 +76,30 @@ def vae_config(source: Source) -> VAEConfig:
     shape = _shapes(source, vae_names.rows(), vae_names.LAYOUTS)
     block = ("encoder.downsamples", "encoder.down_blocks")[column]
     conv = ("residual.2", "conv1")[column]
-    widths, temporal, blocks, k = [], [], 0, 0
+    widths, temporal, spatial, blocks, k = [], [], [], 0, 0
     infos = source.tensors.infos
     while True:
         if f"{block}.{k}.{conv}.weight" in infos:
             if len(widths) == len(temporal):
                 widths.append(infos[f"{block}.{k}.{conv}.weight"].shape[0])
             blocks += not temporal
-        elif f"{block}.{k}.resample.1.weight" in infos:
-            temporal.append(f"{block}.{k}.time_conv.weight" in infos)
         else:
-            break
+            resampled = [f"{block}.{k}.{x}.weight" in infos for x in ("resample.1", "time_conv")]
+            if not any(resampled):
+                break
+            spatial.append(resampled[0])
+            temporal.append(resampled[1])
         k += 1
     dim = shape("encoder/conv1", 5)[0]
     z_dim = shape("conv2", 5)[0]
-    patch = told.get("patch_size") or math.isqrt(shape("encoder/conv1", 5)[1] // 3)
+    patch = told.get("fold") or math.isqrt(shape("encoder/conv1", 5)[1] // 3)
     mean, std = told.get("latents_mean"), told.get("latents_std")
     if mean is None and z_dim == len(WAN_LATENT_MEAN):
         mean, std = WAN_LATENT_MEAN, WAN_LATENT_STD
     if mean is None or std is None:
         raise UserError(f"{source.path} has no config.json to give the mean and std of its latents")
-    if told.get("is_residual") or (told.get("decoder_base_dim") or dim) != dim:
+    other = told.get("is_residual") or told.get("patch_size") not in (None, 1)
+    if other or (told.get("decoder_base_dim") or dim) != dim:
         raise UserError(f"{source.path} is a Wan2.2 VAE; bvjax runs that of Wan2.1")
     return VAEConfig(
         dim=dim,
@@ -91,7 +107,7 @@ def vae_config(source: Source) -> VAEConfig:
         patch=patch,
         dim_mult=tuple(width // dim for width in widths),
         num_res_blocks=blocks,
-        spatial_downsample=(True,) * len(temporal),
+        spatial_downsample=tuple(spatial),
         temporal_downsample=tuple(temporal),
         latent_mean=tuple(map(float, mean)),
         latent_std=tuple(map(float, std)),

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import bvjax.weights as folders
 from bvjax.config import ModelConfig
-from bvjax.convert import architecture, layouts, pipeline
+from bvjax.convert import architecture, layouts, lora, pipeline
 from bvjax.convert.sources import Source, open_sources
 from bvjax.convert.tables import Spec
 from bvjax.errors import UserError
@@ -41,6 +41,7 @@ class Plan:
     infos: dict[str, TensorInfo]  # of the file to be written
     path: Path
     stage: str
+    config: tuple[str, dict[str, Any]] | None  # the config.json beside it, where it has one
 
 
 def convert(
@@ -54,6 +55,7 @@ def convert(
     stage: str | None = None,
     branch: str | None = None,
     overwrite: bool = False,
+    loras: Sequence[tuple[Path, float]] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> ModelConfig:
     """Converts all components found at `src`; returns what the model is.
@@ -64,6 +66,7 @@ def convert(
         preset: what the model is, if not what its sizes say; its sizes must fit.
         overrides: "section.key=value" on top, for example dit.num_heads=12.
         stage: what its training made it; default: what the source says, or what its form tells.
+        loras: files and strengths, merged into the DiT one after the other, see `convert.lora`.
         say: is told what goes where.
 
     Raises:
@@ -83,6 +86,9 @@ def convert(
     problems = [text for plan in plans for text in _problems(plan)]
     if problems:
         raise UserError("; ".join(problems))
+    if loras and not any(plan.source.part == "dit" for plan in plans):
+        raise UserError(f"{src} has no DiT that --lora could change")
+    opened = [lora.open_lora(path, strength, model) for path, strength in loras]
     existing = [str(plan.path) for plan in plans if plan.path.exists()]
     if existing and not overwrite:
         raise UserError(f"{', '.join(existing)} exists; give another folder, or --overwrite")
@@ -92,8 +98,8 @@ def convert(
         used = f", {source.branch}" if source.branch else ""
         say(f"{source.path} ({source.part}, {source.layout}{used}) -> {plan.path} ({plan.stage})")
         plan.path.parent.mkdir(parents=True, exist_ok=True)
-        _write(plan, dtype)
-    _finish(plans, model, dst, to, dtype, _tokenizer(Path(src)))
+        _write(plan, opened if source.part == "dit" else ())
+    _finish(plans, model, dst, to, opened, _tokenizer(Path(src)))
     return model
 
 
@@ -173,13 +179,19 @@ def _plan(source: Source, model: ModelConfig, dst: Path, to: str, dtype: str, st
         infos[here.theirs] = TensorInfo(here.shape_there, kind)
     if stage is None:
         stage = _told_stage(source)
-    return Plan(source, incoming, outgoing, infos, dst / name, stage)
+    config = layouts.config_file(model, source.part, to)
+    return Plan(source, incoming, outgoing, infos, dst / name, stage, config)
+
+
+def _made(source: Source) -> dict[str, Any]:
+    """What made a part, where bvjax wrote it down."""
+    if source.layout == "bvjax":
+        return folders.load_made(source.path.parent, source.part)
+    return _manifest(source).get(source.part, {})
 
 
 def _told_stage(source: Source) -> str:
-    if source.layout == "bvjax":
-        return folders.load_made(source.path.parent, source.part).get("stage", "pretrained")
-    told = _manifest(source).get(source.part, {}).get("stage")
+    told = _made(source).get("stage")
     return told or ("few-step" if source.branch.startswith("generator") else "pretrained")
 
 
@@ -214,7 +226,7 @@ def _check_space(plans: list[Plan], dst: Path) -> None:
         raise UserError(f"{needed / 1e9:.1f} GB are needed at {dst}; {free / 1e9:.1f} GB are free")
 
 
-def _write(plan: Plan, dtype: str) -> None:
+def _write(plan: Plan, loras: Sequence[lora.Lora]) -> None:
     """Streams one component; memory holds a few copies of one tensor."""
     total = sum(info.nbytes for info in plan.infos.values())
     # transformers and diffusers refuse files that do not say they are PyTorch's
@@ -224,9 +236,12 @@ def _write(plan: Plan, dtype: str) -> None:
         tqdm(total=total, unit="B", unit_scale=True, desc=plan.path.name, disable=None) as bar,
     ):
         for there, here in zip(plan.incoming, plan.outgoing, strict=True):
-            array = here.to_theirs(there.to_ours(plan.source.tensors.read(there.theirs)))
-            if dtype != "keep":
-                array = _cast(array, dtype, there.theirs)
+            array = there.to_ours(plan.source.tensors.read(there.theirs))
+            kind = plan.infos[here.theirs].dtype
+            changed = lora.merged(loras, there.ours, array)
+            if changed is not array or array.dtype.name != kind:
+                changed = _cast(changed, kind, there.theirs)
+            array = here.to_theirs(changed)
             writer.write(here.theirs, array)
             bar.update(array.nbytes)
 
@@ -239,7 +254,7 @@ def _cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
     return cast
 
 
-def _finish(plans, model: ModelConfig, dst: Path, to: str, dtype: str, tokenizer) -> None:
+def _finish(plans, model: ModelConfig, dst: Path, to: str, loras, tokenizer) -> None:
     """The configuration files and the manifest, after the tensors that they speak of."""
     entries = {}
     for plan in plans:
@@ -253,13 +268,22 @@ def _finish(plans, model: ModelConfig, dst: Path, to: str, dtype: str, tokenizer
             "tensors": len(plan.infos),
             "parameters": architecture.sizes(plan.infos),
         }
+        merged = [
+            {"file": x.path.name, "sha256": _sha256(x.path), "strength": x.strength} for x in loras
+        ]
+        merged = [*_made(source).get("lora", []), *(merged if source.part == "dit" else [])]
+        if merged:
+            entries[source.part]["lora"] = merged
     if to == "bvjax":
         folders.save_config(dst, model, entries, tokenizer=tokenizer)
         return
     for plan in plans:
-        found = layouts.config_file(model, plan.source.part, to)
-        if found is not None:
-            write_atomic(dst / found[0], (json.dumps(found[1], indent=2) + "\n").encode())
+        if plan.config is not None:
+            name, content = plan.config
+            write_atomic(dst / name, (json.dumps(content, indent=2) + "\n").encode())
+            code = layouts.class_file(content)
+            if code is not None:
+                write_atomic((dst / name).parent / code.name, code.read_bytes())
     if to == "diffusers" and len(plans) == len(folders.PARTS):
         for name, content in pipeline.files(model, tokenizer).items():
             (dst / name).parent.mkdir(exist_ok=True)

@@ -45,8 +45,8 @@ def rows(dit: DiTConfig) -> list[Row]:
         ("fps_embedding", "fps_embedding", "fps_embedding", EMBED),
         ("fps_projection/0", "fps_projection.0", "fps_projection.net.0.proj", LINEAR),
         ("fps_projection/2", "fps_projection.2", "fps_projection.net.2", LINEAR),
-        # ours alone: PyTorch modules that know them come with the export
-        ("place_embedding", "place_embedding", "place_embedding", MATRIX),
+        # ours alone: `torch_classes` has modules that know them
+        ("place_embedding", "place_embedding", "patch_embedding.place", MATRIX),
         (
             "blocks/{i}/self_attn/similarity_key",
             "blocks.{i}.self_attn.similarity_key",

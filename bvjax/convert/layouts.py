@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bvjax.config import DiTConfig, ModelConfig, TextConfig, VAEConfig
 from bvjax.convert import dit_names, text_names, vae_names
@@ -60,7 +64,11 @@ def specs(model: ModelConfig, part: str, layout: str) -> list[Spec]:
 
 
 def config_file(model: ModelConfig, part: str, target: str) -> tuple[str, dict[str, Any]] | None:
-    """(path, content) of the config.json that goes with a part; None where the target has none."""
+    """(path, content) of the config.json that goes with a part; None where the target has none.
+
+    Raises:
+        UserError: the target's library has no class for this part, nor can one be sent along.
+    """
     if target == "diffusers":
         maker = {"dit": _diffusers_dit, "vae": _diffusers_vae, "text": _transformers_text}[part]
         folder = FILES[target][part][1].partition("/")[0]
@@ -70,14 +78,38 @@ def config_file(model: ModelConfig, part: str, target: str) -> tuple[str, dict[s
     return None
 
 
+def class_file(config: Mapping[str, Any]) -> Path | None:
+    """The file with the class that a config.json names, if it is one of ours."""
+    named = config.get("auto_map", {}).get("AutoModel")
+    return Path(__file__).parent / "torch_classes" / f"{named.split('.')[0]}.py" if named else None
+
+
 def plain_dit(dit: DiTConfig) -> bool:
     """Is this DiT Wan's or SkyReels' own, or does it have parts that only bvjax knows."""
-    return dit.output == "velocity" and not dit.similarity_keys and not dit.place_embedding
+    return not _additions(dit)
 
 
 def plain_vae(vae: VAEConfig) -> bool:
     """Is this VAE one that diffusers' class can express."""
-    return all(vae.spatial_downsample) and vae.patch == 1 and not vae.latent_scale
+    return all(vae.spatial_downsample) and vae.patch == 1
+
+
+def _additions(dit: DiTConfig) -> dict[str, Any]:
+    """What `BvjaxTransformer3DModel` must be told beyond Wan's own settings."""
+    found = {
+        "output": dit.output,
+        "place_embedding": dit.place_embedding,
+        "similarity_keys": dit.similarity_keys,
+        "rope_theta": dit.rope_theta,
+    }
+    if found == {name: getattr(DiTConfig(), name) for name in found}:
+        return {}
+    return found | {"latents_spread": list(dit.latent_std) or None}
+
+
+def _ours(module: str, name: str) -> dict[str, Any]:
+    """The keys by which diffusers finds a class that lies beside the weights."""
+    return {"_class_name": name, "auto_map": {"AutoModel": f"{module}.{name}"}}
 
 
 def _wan_dit(dit: DiTConfig, text: TextConfig, target: str) -> dict[str, Any]:
@@ -97,6 +129,7 @@ def _wan_dit(dit: DiTConfig, text: TextConfig, target: str) -> dict[str, Any]:
         "qk_norm": True,
         "cross_attn_norm": True,
         "eps": dit.eps,
+        **_additions(dit),
     }
     if target == "skyreels":
         found["inject_sample_info"] = dit.fps_embedding
@@ -125,14 +158,27 @@ def _diffusers_dit(model: ModelConfig) -> dict[str, Any]:
         "rope_max_seq_len": 1024,
         "pos_embed_seq_len": None,
     }
+    if dit.fps_embedding and not plain_dit(dit):
+        raise UserError(
+            "diffusers has no class for a DiT with dit.fps_embedding and what only bvjax models have"
+        )
     if dit.fps_embedding:
         found |= {"inject_sample_info": True, "num_frame_per_block": 1}
+    elif not plain_dit(dit):
+        found |= _ours("transformer_bvjax", "BvjaxTransformer3DModel") | _additions(dit)
     return found
 
 
 def _diffusers_vae(model: ModelConfig) -> dict[str, Any]:
     vae = model.vae
-    return {
+    if vae.temporal_factor != 4:
+        raise UserError(
+            f"vae.temporal_downsample makes one latent of {vae.temporal_factor} frames; the VAE of "
+            "diffusers goes by 4"
+        )
+    # what 1 of a normalised latent is, as `nets.vae.normalise` has it
+    std = np.float32(vae.latent_std) / np.float32(vae.latent_scale or 1.0)
+    found = {
         "_class_name": "AutoencoderKLWan",
         "base_dim": vae.dim,
         "decoder_base_dim": None,
@@ -143,7 +189,7 @@ def _diffusers_vae(model: ModelConfig) -> dict[str, Any]:
         "temperal_downsample": list(vae.temporal_downsample),
         "dropout": 0.0,
         "latents_mean": list(vae.latent_mean),
-        "latents_std": list(vae.latent_std),
+        "latents_std": std.tolist() if vae.latent_scale else list(vae.latent_std),
         "is_residual": False,
         "in_channels": 3,
         "out_channels": 3,
@@ -151,6 +197,10 @@ def _diffusers_vae(model: ModelConfig) -> dict[str, Any]:
         "scale_factor_temporal": vae.temporal_factor,
         "scale_factor_spatial": vae.spatial_factor,
     }
+    if not plain_vae(vae):
+        found |= _ours("autoencoder_bvjax", "BvjaxAutoencoderKL")
+        found |= {"fold": vae.patch, "spatial_downsample": list(vae.spatial_downsample)}
+    return found
 
 
 def _transformers_text(model: ModelConfig) -> dict[str, Any]:

@@ -1,0 +1,282 @@
+"""LoRA files: merged the same whatever their style, taken out again, and refused when they do not fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from bvjax import weights
+from bvjax.convert import layouts, lora
+from bvjax.convert.converter import convert
+from bvjax.errors import UserError
+from bvjax.nets.dit import WanDiT
+
+RANK, ALPHA = 3, 6.0
+LAYERS = ("self_attn.q", "self_attn.o", "cross_attn.v", "ffn.0", "ffn.2")
+DIFFUSERS = {
+    "self_attn.q": "attn1.to_q",
+    "self_attn.o": "attn1.to_out.0",
+    "cross_attn.v": "attn2.to_v",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+}
+MODULES = {f"blocks.{i}.{name}": f"blocks.{i}.{DIFFUSERS[name]}" for i in (0, 1) for name in LAYERS}
+MODULES |= {
+    "head.head": "proj_out",
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+}
+
+
+@pytest.fixture(scope="module")
+def factors(tiny):
+    """{module, original names: (down, up)}."""
+    rng = np.random.default_rng(5)
+    shapes = {s.theirs: s.shape_there for s in layouts.specs(tiny.model, "dit", "wan")}
+    found = {}
+    for module in MODULES:
+        out, width = shapes[f"{module}.weight"]
+        found[module] = tuple(
+            rng.normal(size=size).astype(np.float32) / 4 for size in ((RANK, width), (out, RANK))
+        )
+    return found
+
+
+def in_style(style, factors):
+    """The same LoRA as it is published, with alpha or with it multiplied in."""
+    tensors = {}
+    for module, (down, up) in factors.items():
+        if style == "original":
+            tensors |= {f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up}
+            tensors[f"{module}.alpha"] = np.array(ALPHA, np.float32)
+        if style == "original, A and B":
+            scaled = up * np.float32(ALPHA / RANK)
+            tensors |= {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": scaled}
+        if style == "diffusers":
+            name = f"transformer.{MODULES[module]}"
+            scaled = up * np.float32(ALPHA / RANK)
+            tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": scaled}
+        if style == "diffusion_model":
+            name = f"diffusion_model.{module}"
+            tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+            tensors[f"{name}.alpha"] = np.array([ALPHA], ml_dtypes.bfloat16)
+        if style == "peft":
+            name = f"base_model.model.model.{module}"
+            tensors |= {f"{name}.lora_A.default.weight": down, f"{name}.lora_B.default.weight": up}
+    return tensors
+
+
+STYLES = ("original", "original, A and B", "diffusers", "diffusion_model")
+
+
+@pytest.fixture
+def saved(tmp_path, tiny):
+    """A function (tensors) -> opened LoRA of strength 0.5."""
+
+    def save(tensors, strength=0.5, **metadata):
+        save_file(tensors, tmp_path / "lora.safetensors", metadata or None)
+        return lora.open_lora(tmp_path / "lora.safetensors", strength, tiny.model)
+
+    return save
+
+
+def leaves(params):
+    return weights.flatten(params)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_all_styles_change_the_same_weights_by_the_same_amount(style, tiny, factors, saved):
+    before = leaves(tiny.params["dit"])
+    after = leaves(lora.merge(tiny.params["dit"], [saved(in_style(style, factors))]))
+    expected = {}
+    for module, (down, up) in factors.items():
+        change = 0.5 * ALPHA / RANK * (up.astype(np.float64) @ down).T
+        if module.startswith("blocks."):
+            _, layer, rest = module.split(".", 2)
+            leaf = f"blocks/{rest.replace('.', '/')}/kernel"
+            expected.setdefault(leaf, np.array(before[leaf], np.float64))[int(layer)] += change
+        else:
+            leaf = f"{module.replace('.', '/')}/kernel"
+            expected[leaf] = before[leaf] + change
+    assert after.keys() == before.keys()
+    for leaf, value in after.items():
+        assert value.dtype == before[leaf].dtype
+        if leaf in expected:
+            np.testing.assert_allclose(value, expected[leaf], atol=2e-7, rtol=2e-7)
+            assert np.abs(expected[leaf] - before[leaf]).max() > 0.05
+        else:
+            np.testing.assert_array_equal(value, before[leaf])
+
+
+def test_settings_of_peft_give_alpha(tiny, factors, saved):
+    peft = in_style("peft", factors)
+    told = json.dumps({"transformer.lora_alpha": ALPHA, "transformer.r": RANK})
+    ours = lora.merge(tiny.params["dit"], [saved(peft, lora_adapter_metadata=told)])
+    want = lora.merge(tiny.params["dit"], [saved(in_style("original", factors))])
+    jax.tree.map(np.testing.assert_array_equal, ours, want)
+    alone = leaves(lora.merge(tiny.params["dit"], [saved(peft)]))  # alpha is the rank
+    assert not np.array_equal(alone["head/head/kernel"], leaves(ours)["head/head/kernel"])
+    for name in ("use_rslora", "use_dora", "alpha_pattern"):
+        with pytest.raises(UserError, match=f"has {name}, which bvjax does not merge"):
+            saved(peft, lora_adapter_metadata=json.dumps({f"transformer.{name}": {"q": 1}}))
+
+
+def test_merging_and_unmerging(tiny, factors, saved):
+    """Off by at most half an ulp of the merged weight and half an ulp of the weight."""
+    params, opened = tiny.params["dit"], [saved(in_style("original", factors))]
+    merged = lora.merge(params, opened)
+    restored = leaves(lora.unmerge(merged, opened))
+    exact = count = 0
+    for leaf, value in leaves(params).items():
+        largest = np.maximum(np.abs(value), np.abs(leaves(merged)[leaf]))
+        off = np.abs(restored[leaf] - value)
+        assert np.all(off <= 2.0**-23 * largest), leaf
+        exact += (off == 0).sum()
+        count += off.size
+    assert exact > 0.8 * count
+    # on a grid that float32 holds, to the bit
+    grid = {
+        key: x if x.ndim == 0 else np.round(x * 16).astype(np.float32) / 16
+        for key, x in in_style("original", factors).items()
+    }
+    params = jax.tree.map(lambda x: np.round(np.asarray(x) * 1024) / np.float32(1024), params)
+    opened = [saved(grid, strength=-0.25)]
+    merged = lora.merge(params, opened)
+    assert not np.array_equal(
+        leaves(merged)["head/head/kernel"], leaves(params)["head/head/kernel"]
+    )
+    jax.tree.map(np.testing.assert_array_equal, lora.unmerge(merged, opened), params)
+
+
+def test_whole_changes_of_weights_and_biases(tiny, saved):
+    rng = np.random.default_rng(2)
+    scale, bias = (rng.normal(size=32).astype(np.float32) for _ in range(2))
+    modulation = rng.normal(size=(1, 6, 32)).astype(np.float32)
+    down = rng.normal(size=(RANK, 16, 1, 2, 2)).astype(np.float32)
+    up = rng.normal(size=(32, RANK, 1, 1, 1)).astype(np.float32)
+    tensors = {
+        "diffusion_model.blocks.1.cross_attn.norm_k.diff": scale,
+        "diffusion_model.blocks.1.cross_attn.k.diff_b": bias,
+        "diffusion_model.blocks.0.modulation.diff": modulation,
+        "diffusion_model.patch_embedding.lora_down.weight": down,
+        "diffusion_model.patch_embedding.lora_up.weight": up,
+    }
+    before = leaves(tiny.params["dit"])
+    after = leaves(lora.merge(tiny.params["dit"], [saved(tensors)]))
+    moved = {leaf: after[leaf] - before[leaf] for leaf in after}
+    close = lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6)
+    close(moved["blocks/cross_attn/norm_k/scale"][1], scale / 2)
+    close(moved["blocks/cross_attn/k/bias"][1], bias / 2)
+    close(moved["blocks/modulation"][0], modulation[0] / 2)
+    kernel = np.einsum("or,rcthw->cthwo", up[..., 0, 0, 0], down).reshape(-1, 32)
+    close(moved["patch_embedding/kernel"], kernel / 2)
+    assert sum(np.any(x != 0) for x in moved.values()) == 4
+
+
+def test_what_does_not_fit_is_said_at_once(tiny, factors, saved):
+    tensors = in_style("original", factors)
+    tensors["blocks.7.ffn.0.lora_down.weight"] = np.zeros((3, 32), np.float32)
+    tensors["lora_te_layer.lora_up.weight"] = np.zeros((3, 3), np.float32)
+    tensors["blocks.0.ffn.0.dora_scale"] = np.zeros(3, np.float32)
+    tensors["head.head.lora_up.weight"] = tensors["head.head.lora_up.weight"][:, :2]
+    tensors["blocks.0.ffn.2.lora_down.weight"] = np.zeros((RANK, 63), np.float32)
+    tensors["blocks.1.ffn.2.lora_up.weight"] = np.zeros((32, RANK), np.int8)
+    tensors["blocks.1.norm3.diff_b"] = np.zeros(31, np.float32)
+    tensors["time_projection.1.alpha"] = np.array(1.0, np.float32)
+    tensors["blocks.0.self_attn.k.lora_down.weight"] = np.zeros((RANK, 32), np.float32)
+    tensors["transformer.blocks.0.attn1.to_q.diff"] = np.zeros((32, 32), np.float32)
+    tensors["model.blocks.0.self_attn.q.lora_A.weight"] = np.zeros((RANK, 32), np.float32)
+    with pytest.raises(UserError, match="lora.safetensors does not fit the DiT") as error:
+        saved(tensors)
+    for part in (
+        "no tensor of this DiT is called blocks.0.ffn.0.dora_scale, "
+        "blocks.7.ffn.0.lora_down.weight, lora_te_layer.lora_up.weight",
+        "head.head.lora_up.weight has shape [64, 2] instead of [64, 3]",
+        "blocks.0.ffn.2.lora_down.weight has shape [3, 63] instead of [3, 64]",
+        "blocks.1.ffn.2.lora_up.weight has dtype int8",
+        "blocks.1.norm3.diff_b has shape [31] instead of [32]",
+        "time_projection.1.alpha has no weights beside it",
+        "blocks.0.self_attn.k.lora_down.weight has no counterpart",
+        "is there under two names",
+        "is there twice",
+    ):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_converting_merges_and_says_so(tiny, factors, saved, tmp_path):
+    path = saved(in_style("diffusers", factors)).path
+    convert(tiny.weights, tmp_path / "wan", "wan", loras=[(path, 0.5), (path, 0.25)])
+    convert(tmp_path / "wan", tmp_path / "back", "bvjax", dtype="bfloat16", loras=[(path, -0.75)])
+    # in and out again, rounded once to bfloat16
+    stored = load_file(tmp_path / "back" / "dit.safetensors")
+    assert {x.dtype for x in stored.values()} == {np.dtype(ml_dtypes.bfloat16)}
+    for name, value in load_file(tiny.weights / "dit.safetensors").items():
+        np.testing.assert_allclose(np.float32(stored[name]), value, rtol=2**-8, atol=1e-6)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    told = {"file": "lora.safetensors", "sha256": digest}
+    want = [{**told, "strength": s} for s in (0.5, 0.25, -0.75)]
+    assert weights.load_made(tmp_path / "back", "dit")["lora"] == want
+    assert "lora" not in weights.load_made(tmp_path / "back", "vae")
+    manifest = json.loads((tmp_path / "wan" / "manifest.json").read_text())["parts"]
+    assert manifest["dit"]["lora"] == want[:2]
+    # the other parts are untouched, and the DiT is what `merge` makes of it, to the bit
+    both = [lora.open_lora(path, s, tiny.model) for s in (0.5, 0.25)]
+    expected = leaves(lora.merge(tiny.params["dit"], both))
+    found = load_file(tmp_path / "wan" / "diffusion_pytorch_model.safetensors")
+    np.testing.assert_array_equal(
+        found["blocks.1.ffn.0.weight"].T, expected["blocks/ffn/0/kernel"][1]
+    )
+    a, b = (load_file(f / "vae.safetensors") for f in (tiny.weights, tmp_path / "back"))
+    for name in a:
+        np.testing.assert_array_equal(a[name].astype(ml_dtypes.bfloat16), b[name])
+
+
+def test_the_output_changes(tiny, factors, saved):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    inputs = (draw(1, 1, 1, 4, 4, 16), np.full((1, 1), 0.4, np.float32), draw(1, 1, 5, 16))
+    positions = np.stack(np.meshgrid([0], [0, 1], [0, 1], indexing="ij"), -1).reshape(1, 1, 4, 3)
+    network = jax.jit(WanDiT(tiny.model.dit, 16).apply)
+    run = lambda params: np.asarray(network({"params": params}, *inputs, positions)[0])
+    params, opened = tiny.params["dit"], [saved(in_style("original", factors))]
+    merged = lora.merge(params, opened)
+    assert np.abs(run(merged) - run(params)).max() > 0.1
+    np.testing.assert_allclose(run(lora.unmerge(merged, opened)), run(params), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text, path, strength",
+    [("a.safetensors", "a.safetensors", 1.0), ("b/a.pt:0.5", "b/a.pt", 0.5), ("a:-1", "a", -1.0),
+     ("odd:name.safetensors", "odd:name.safetensors", 1.0)],
+)  # fmt: skip
+def test_the_argument(text, path, strength):
+    found = lora.parse(text)
+    assert (str(found[0]), found[1]) == (path, strength)
+
+
+def test_bad_arguments_and_files(tiny, factors, saved, tmp_path):
+    with pytest.raises(UserError, match="strength must be a finite number"):
+        lora.parse("a.safetensors:inf")
+    with pytest.raises(UserError, match="there is no LoRA file"):
+        lora.open_lora(tmp_path / "nowhere.safetensors", 1.0, tiny.model)
+    text = tmp_path / "text.safetensors"
+    text.write_text("not tensors")
+    with pytest.raises(UserError, match="damaged or not a safetensors file"):
+        lora.open_lora(text, 1.0, tiny.model)
+    path = saved(in_style("original", factors)).path
+    with pytest.raises(UserError, match="has no DiT that --lora could change"):
+        convert(
+            tiny.weights / "vae.safetensors", tmp_path / "dst", "diffusers", loras=[(path, 1.0)]
+        )
+    with pytest.raises(UserError, match="values that are not finite in float16"):
+        convert(
+            tiny.weights / "dit.safetensors", tmp_path / "dst", "bvjax",
+            dtype="float16", loras=[(path, 1e6)],
+        )  # fmt: skip
+    assert not (tmp_path / "dst" / "dit.safetensors").exists()
