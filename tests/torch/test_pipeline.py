@@ -43,7 +43,7 @@ SETTINGS = (
     "memory.anchor=false", "memory.slots=1", "memory.capacity=1",
     "retrieval.kind=none", "retrieval.recent=0", "retrieval.l=0",
     "noise.base=independent", "noise.shuffle=0",
-    f"sampler.steps={STEPS}", f"cfg.scale={GUIDANCE}", f"text.max_length={LENGTH}",
+    f"sampler.steps={STEPS}", f"cfg.scale={GUIDANCE}", f"cfg.negative={NEGATIVE}", f"text.max_length={LENGTH}",
 )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def test_a_pipeline_of_diffusers_gives_the_same_video_here(name, tmp_path, recor
     """From the same noise; text, guidance and its negative prompt, scheduler and VAE included."""
     pipeline = make_pipeline(tmp_path, name)
     pipeline.save_pretrained(tmp_path / "theirs")
-    settings = [*builders.PLAIN, *SETTINGS, f"cfg.negative={NEGATIVE}"]
+    settings = (*builders.PLAIN, *SETTINGS)
     command = [
         sys.executable, "-m", "bvjax", "convert", str(tmp_path / "theirs"), str(tmp_path / "ours"),
         "--to", "bvjax", *(word for key in settings for word in ("--set", key)),
