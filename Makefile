@@ -1,25 +1,37 @@
-# Two commands do all the set-up they need: `make demo` and `make test`.
+# Commands do all the set-up they need: `make demo` and `make test`, and `make test-torch` beside them.
 PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+VENV_TORCH := .venv-torch
+STAMP_TORCH := $(VENV_TORCH)/.installed
 OUT ?= runs/demo
 STORY ?= experiments/stories/fox.json
 
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup setup-torch demo test test-torch parity-docs lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 setup: $(STAMP)  ## virtual environment with the pinned requirements
 
-$(STAMP): requirements.txt pyproject.toml
+# $(call install,FOLDER,REQUIREMENTS)
+define install
 	@command -v $(PYTHON) >/dev/null || { echo "bvjax needs $(PYTHON): install Python 3.11 (Debian: apt install python3.11 python3.11-venv) or set PYTHON=..."; exit 2; }
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . 2>/dev/null \
-	  || $(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . 2>/dev/null \
+	  || $(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
+endef
+
+$(STAMP): requirements.txt pyproject.toml
+	$(call install,$(VENV),requirements.txt)
+
+setup-torch: $(STAMP_TORCH)  ## another with PyTorch, diffusers and transformers beside them (2.5 GB)
+
+$(STAMP_TORCH): requirements.txt requirements-torch.txt pyproject.toml
+	$(call install,$(VENV_TORCH),requirements-torch.txt)
 
 demo: setup  ## a minute of video from a story (STORY=..., OUT=...)
 	$(PY) -m bvjax generate --preset mini --story $(STORY) --out $(OUT)
@@ -27,8 +39,14 @@ demo: setup  ## a minute of video from a story (STORY=..., OUT=...)
 test: setup  ## the whole test suite on the CPU
 	$(PY) -m pytest -n 2 --dist loadfile tests
 
+test-torch: setup-torch  ## the tests against PyTorch
+	$(VENV_TORCH)/bin/python -m pytest -n 2 --dist loadfile tests/torch
+
+parity-docs: setup-torch  ## docs/parity.md: what equals what, measured by these tests
+	$(VENV_TORCH)/bin/python -m tests.torch.report
+
 lock: setup  ## pin what is installed
 	(echo "# Made by 'make lock' from requirements.in (Python 3.11, CPU)."; $(PY) -m pip freeze --exclude-editable) > requirements.txt
 
-clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .hypothesis
+clean:  ## remove the virtual environments and caches
+	rm -rf $(VENV) $(VENV_TORCH) .pytest_cache .hypothesis

@@ -136,6 +136,11 @@ class ChunkGrid:
             return c.overlap_frames + c.frames * self.num_chunks
         return frames_of_latents(self.num_latents)
 
+    def chunks_in(self, frames: int) -> int:
+        """Whole chunks that a video of `frames` pixel frames holds; what is left over is no chunk."""
+        head = self.num_frames - self.num_chunks * self.config.frames
+        return max(0, (frames - head) // self.config.frames)
+
     def latent_range(self, chunk_id: int) -> tuple[int, int]:
         """[start, stop) of the latent frames that entry `chunk_id` owns in the whole video."""
         if self.config.first == "overlap":

@@ -28,6 +28,7 @@ EXAMPLES = """\
 examples:
   python -m bvjax generate --preset mini --story experiments/stories/fox.json --out runs/fox
   python -m bvjax generate --story my.json --out runs/mine --image first.png --set memory.tau=0.97
+  python -m bvjax generate --story my.json --out runs/longer --video clip.mp4 --video-chunks 2
   python -m bvjax resume runs/fox
   python -m bvjax redo runs/fox --from-chunk 7 --caption 7="Pip comes back to Willow Hollow."
 """
@@ -70,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", metavar="NAME", help=f"{', '.join(PRESETS)} (default: mini)")
     add("--weights", metavar="DIR", help="weights folder (default: that of the preset)")
     add("--image", metavar="FILE", help="first frame of the video")
+    add("--video", metavar="FILE", help="a video to go on from: captions 1, 2, ... describe it")
+    add("--video-chunks", type=int, metavar="N", dest="video_chunks",
+        help="chunks to take of it (default: all whole ones, leaving one to generate)")  # fmt: skip
     add("--seed", type=int, default=0, help="another seed, another video (default: 0)")
     add("--steps", type=int, metavar="N", help="solver steps per chunk (default: the preset's)")
     add("--chunks", type=int, metavar="N", help="only the first N chunks of the story")
@@ -144,7 +148,8 @@ def _generate(args: argparse.Namespace) -> None:
     bundle = bundles.load_bundle(folder)
     run = session.begin(
         bundle, model, story, args.out, seed=args.seed, scale=args.scale, image=args.image,
-        chunks=args.chunks, overrides=tuple(overrides),
+        video=args.video, video_chunks=args.video_chunks, chunks=args.chunks,
+        overrides=tuple(overrides),
     )  # fmt: skip
     with run:
         _produce(run, bundle)
@@ -253,10 +258,16 @@ def _produce(run: RunDir, bundle: Bundle) -> None:
         f"chunk sees {anchor}{model.retrieval.recent} recent and {model.retrieval.l} "
         f"{model.retrieval.kind} chunks of a bank of {model.memory.slots}"
     )
+    if given := run.settings.video_chunks:
+        print(f"a video gives chunk 1{f' to {given}' if given > 1 else ''}")
     steps, first = model.sampler.steps, int(model.chunk.first == "separate")
     with tqdm(total=(grid.num_chunks + first) * steps, unit="step", smoothing=0.2) as bar:
         bar.set_description("compiling (kept for the next time)")
         for progress in session.produce(run, bundle):
+            if isinstance(progress, session.Encoding):
+                share = f"{progress.done}/{progress.total}"
+                bar.set_description(f"encoding the video, latent frame {share}")
+                continue
             bar.set_description(f"chunk {progress.chunk}/{grid.num_chunks}")
             if progress.fresh:
                 bar.update(steps)

@@ -192,7 +192,7 @@ class SamplerConfig:
     kind: str = "unipc"  # unipc | euler | few_step
     steps: int = 30
     shift: float = 5.0
-    grid: str = "wan"  # wan | diffusers: which levels unipc visits, see `solvers.sigmas`
+    grid: str = "wan"  # wan | diffusers: whose levels are visited, see `solvers.sigmas`
     corrector: str = (
         "unipc"  # unipc | skyreels: from where unipc's first one starts, `unipc.weights`
     )

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import bvjax.weights as folders
 from bvjax.config import ModelConfig
-from bvjax.convert import architecture, layouts, lora
+from bvjax.convert import architecture, layouts, lora, pipeline
 from bvjax.convert.sources import Source, open_sources
 from bvjax.convert.tables import Spec
 from bvjax.errors import UserError
@@ -125,6 +125,7 @@ def identify(
         base = (
             get_preset(name) if name else dataclasses.replace(get_preset("wan-1.3b"), name="custom")
         )
+        base = dataclasses.replace(base, sampler=pipeline.read_sampler(sources, base.sampler))
     for part, config in told.items():
         differs = architecture.difference(getattr(base, part), config)
         if differs and preset:
@@ -283,6 +284,10 @@ def _finish(plans, model: ModelConfig, dst: Path, to: str, loras, tokenizer) -> 
             code = layouts.class_file(content)
             if code is not None:
                 write_atomic((dst / name).parent / code.name, code.read_bytes())
+    if to == "diffusers" and len(plans) == len(folders.PARTS):
+        for name, content in pipeline.files(model, tokenizer).items():
+            (dst / name).parent.mkdir(exist_ok=True)
+            write_atomic(dst / name, (json.dumps(content, indent=2) + "\n").encode())
     if tokenizer is not None:
         folder = dst / layouts.TOKENIZER_FOLDERS[to]
         folder.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,9 @@ def sigmas(sampler: SamplerConfig) -> Float[np.ndarray, "steps+1"]:
     * unipc: N + 1 equal steps from 0.999 to 0, shifted (first level 0.9998 at shift 5); with
       `grid` "diffusers", as `UniPCMultistepScheduler` has it, N equal steps from 1 to 0.001, of
       which the last is replaced by 0, shifted, and the first level set to 1 - 1e-6.
-    * euler: N + 1 equal steps from 1 to 0, shifted.
+    * euler: N + 1 equal steps from 1 to 0, shifted; with `grid` "diffusers", as pipelines that name
+      no levels have it from `FlowMatchEulerDiscreteScheduler`, N equal steps from 1 to 0.001, the
+      latter shifted, then all shifted, and 0.
     * few_step: the listed unwarped timesteps looked up in the table of 1000 levels, equal steps
       down from 1 with 0 left out, shifted: [1000, 750, 500, 250] at shift 5 is [1000, 937.5,
       833.33, 625] / 1000.
@@ -159,6 +161,9 @@ def _grid(sampler: SamplerConfig) -> Float[np.ndarray, "steps+1"]:
         sigma = flow.shift_sigma(sigma, sampler.shift)
         sigma[0] -= 1e-6  # where the signal would be zero, its logarithm infinite
         return sigma
+    elif sampler.kind == "euler" and sampler.grid == "diffusers":
+        last = flow.shift_sigma(1.0 / TRAIN_STEPS, sampler.shift)
+        sigma = np.append(np.linspace(1.0, last, sampler.steps), 0.0)
     else:
         start = UNIPC_SIGMA_MAX if sampler.kind == "unipc" else 1.0
         sigma = np.linspace(start, 0.0, sampler.steps + 1)

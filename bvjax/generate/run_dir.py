@@ -4,6 +4,7 @@
   story.json       title and the caption of each chunk (readable as a story again)
   versions.json    software that began the run
   image.png        the first image, if one was given, in the size that was used
+  given.mkv        the frames of a video that were given, in the size that was used, without loss
   conditions.npz   encoded captions
   latents/         chunk_XX.npy (float32, XX = chunk id, 00 = guidance latent), chunk_XX.json (hash)
   video.mp4 report.json report.png
@@ -25,7 +26,7 @@ import pathlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,13 @@ from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.files import npy_bytes, npz_bytes, write_atomic
 from bvjax.generate.conditions import Conditions
+from bvjax.generate.source_video import Frame, read_copy, write_copy
 from bvjax.overrides import from_dict, to_dict
 
+GIVEN = "given.mkv"
 SPARE_BYTES = 64 << 20  # left free beyond what the run itself needs
 
-_BEGUN = {"latents", "image.png", "story.json"}  # what a crash before config.json can leave
+_BEGUN = {"latents", "image.png", GIVEN, "story.json"}  # what a crash before config.json can leave
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Settings:
     weights: str
     weights_sha256: str
     overrides: tuple[str, ...] = ()
+    video_chunks: int = 0  # chunks 1 to `video_chunks` are given by a video
+    video_sha256: str = ""  # of its frames in `GIVEN`
 
 
 class RunDir:
@@ -74,8 +79,11 @@ class RunDir:
         captions: Sequence[str],
         title: str = "",
         image: UInt8[np.ndarray, "h w 3"] | None = None,
+        video: Iterable[Frame] | None = None,
     ) -> RunDir:
         """Begin a run in a new or empty folder, or go on with the very same run.
+
+        `video` are the frames that `settings.video_sha256` tells of; a run that goes on has them.
 
         Raises `UserError` for a folder that holds something else, is read-only or full.
         """
@@ -102,6 +110,8 @@ class RunDir:
                 buffer = io.BytesIO()
                 PIL.Image.fromarray(image).save(buffer, "PNG")
                 write_atomic(path / "image.png", buffer.getvalue())
+            if video is not None:
+                write_copy(path / GIVEN, video, settings.model.chunk.fps)
             _write_json(path / "story.json", {"title": title, "captions": list(captions)})
             stored = dataclasses.asdict(settings) | {"model": to_dict(settings.model)}
             _write_json(path / "config.json", stored)  # last: it makes the folder a run
@@ -147,6 +157,10 @@ class RunDir:
         """The first image as it was used."""
         path = self.path / "image.png"
         return np.asarray(PIL.Image.open(path).convert("RGB")) if path.exists() else None
+
+    def video_frames(self) -> Iterator[Frame]:
+        """The frames that were given, as they were used; raises `UserError` for a damaged copy."""
+        return read_copy(self.path / GIVEN)
 
     def save_latents(self, chunk_id: int, latents: Float[np.ndarray, "l h w z"]) -> None:
         """Write one chunk; it counts as done once its hash stands beside it."""
@@ -257,7 +271,12 @@ def required_bytes(settings: Settings, grid: ChunkGrid) -> int:
     latents = (1 + grid.num_chunks * grid.window_latents) * h * w * model.vae.z_dim * 4
     conditions = (grid.num_chunks + 1) * (model.text.max_length + 1) * model.text.dim * 4
     pixels = grid.num_frames * model.chunk.height * model.chunk.width * settings.scale**2
-    return latents + conditions + pixels // 2 + (4 << 20)  # a busy H.264 pixel is under half a byte
+    given = 0  # as they are: noise does not get smaller without loss
+    if settings.video_chunks:
+        count = dataclasses.replace(grid, num_chunks=settings.video_chunks).num_frames
+        given = count * model.chunk.height * model.chunk.width * 3
+    # A busy H.264 pixel is under half a byte.
+    return latents + conditions + pixels // 2 + given + (4 << 20)
 
 
 def check_space(path: pathlib.Path, needed: int) -> None:

@@ -49,6 +49,7 @@ class RunReport:
             "seed": run.settings.seed,
             "chunks_done": len(self.drift),
             "chunks_wanted": len(run.captions),
+            "chunks_given": run.settings.video_chunks,
             "video": {
                 "frames": self.frames,
                 "seconds": self.frames / chunk.fps,

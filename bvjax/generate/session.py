@@ -22,6 +22,7 @@ from bvjax.generate import decoding, video_io
 from bvjax.generate.bundle import Bundle
 from bvjax.generate.checks import check_image, check_model
 from bvjax.generate.conditions import Conditions, conditions_from_cache
+from bvjax.generate.prefix import Encoding, encode_given, take
 from bvjax.generate.rollout import Piece, stream
 from bvjax.generate.run_dir import RunDir, Settings
 from bvjax.generate.run_report import RunReport
@@ -49,6 +50,8 @@ def begin(
     seed: int = 0,
     scale: int | None = None,
     image: str | pathlib.Path | None = None,
+    video: str | pathlib.Path | None = None,
+    video_chunks: int | None = None,
     chunks: int | None = None,
     overrides: tuple[str, ...] = (),
 ) -> RunDir:
@@ -57,6 +60,9 @@ def begin(
     Args:
         model: the configuration of `bundle` with overrides applied.
         scale: whole factor by which the video is enlarged; None makes it watchable.
+        image: the first frame.
+        video: its beginning becomes the first chunks, which captions 1, 2, ... describe.
+        video_chunks: how many; None takes all that it holds but leaves one to generate.
         chunks: only so many of the story's.
 
     Raises `UserError` before any work is done.
@@ -79,15 +85,23 @@ def begin(
         scale = video_io.watchable_scale(chunk.height, chunk.width)
     if scale < 1:
         raise UserError(f"the scale is {scale}; it must be 1 or more")
-    picture = None
+    picture, prefix = None, None
+    if image is not None and video is not None:
+        raise UserError("--image and --video are both given; a video begins with one of them")
     if image is not None:
         check_image(model)
         picture = video_io.read_image(image, chunk.height, chunk.width)
+    if video is not None:
+        prefix = take(video, model, len(captions), video_chunks)
+    elif video_chunks is not None:
+        raise UserError(f"--video-chunks is {video_chunks}, but there is no --video")
     settings = Settings(
         model=model, seed=seed, scale=scale, weights=str(bundle.folder.absolute()),
         weights_sha256=bundle.sha256, overrides=tuple(overrides),
+        video_chunks=prefix.chunks if prefix else 0, video_sha256=prefix.sha256 if prefix else "",
     )  # fmt: skip
-    run = RunDir.create(out, settings, captions, story.title, picture)
+    frames = prefix.frames() if prefix else None
+    run = RunDir.create(out, settings, captions, story.title, picture, frames)
     try:
         video_io.check_writer(run.path, chunk.height * scale, chunk.width * scale, chunk.fps)
         if not (run.path / "versions.json").exists():
@@ -98,8 +112,12 @@ def begin(
     return run
 
 
-def produce(run: RunDir, bundle: Bundle, *, only_report: bool = False) -> Iterator[Progress]:
+def produce(
+    run: RunDir, bundle: Bundle, *, only_report: bool = False
+) -> Iterator[Progress | Encoding]:
     """Makes what a run still lacks: latents, video, report.  Yields after every chunk.
+
+    Before the chunks, a video that was given is encoded: an `Encoding` after every latent frame.
 
     Chunks on disk are put back into the bank, so the video goes on exactly as if it had never
     stopped.  With `only_report` nothing new is generated and the video is left alone.
@@ -118,6 +136,8 @@ def produce(run: RunDir, bundle: Bundle, *, only_report: bool = False) -> Iterat
     image_latent = None
     if image is not None:
         image_latent = decoding.encode_image(bundle.params["vae"], model, image)
+    if not only_report:
+        yield from encode_given(run, bundle.params["vae"])
     ids = ([0] if model.chunk.first == "separate" else []) + list(run.grid.chunk_ids)
     done = run.load_latents(ids)
     if only_report:
@@ -170,6 +190,12 @@ def redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int, str])
     count = len(run.captions)
     if not 1 <= from_chunk <= count:
         raise UserError(f"--from-chunk is {from_chunk}; the run has chunks 1 to {count}")
+    given = run.settings.video_chunks
+    if from_chunk <= given:
+        raise UserError(
+            f"--from-chunk is {from_chunk}, but a video gave chunks 1 to {given}; it can be "
+            f"{given + 1} to {count}"
+        )
     for number, caption in edits.items():
         if not from_chunk <= number <= count:
             raise UserError(

@@ -9,16 +9,12 @@ part waits for its result, so parts do not overlap as they may in `bvjax generat
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import dataclasses
 import json
 import platform
-import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +31,7 @@ from bvjax.generate.session import versions
 from bvjax.nets import vae
 from bvjax.overrides import apply_overrides
 from bvjax.story import load_story
+from experiments.benchmarks.clock import Clock, peak_gigabytes
 
 _WEIGHTS = flags.DEFINE_string("weights", "bvjax/assets/mini", "Weights folder.")
 _STORY = flags.DEFINE_string("story", "experiments/stories/fox.json", "Story to generate.")
@@ -43,19 +40,6 @@ _OUT = flags.DEFINE_string("out", None, "Also write the numbers to this JSON fil
 _SET = flags.DEFINE_multi_string("set", [], "Override of the model, e.g. sampler.steps=10.")
 
 FLAT = (5, 15)  # chunks whose time is compared: it should not grow
-
-
-class Clock:
-    """Seconds by part."""
-
-    def __init__(self):
-        self.seconds: collections.Counter[str] = collections.Counter()
-
-    @contextlib.contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] += time.perf_counter() - start
 
 
 class Programs:
@@ -144,12 +128,6 @@ def minute(
         "frames": frames, "seconds": dict(clock.seconds), "chunk_seconds": chunk_seconds,
         "programs": programs,
     }  # fmt: skip
-
-
-def peak_gigabytes() -> float:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e9 if sys.platform == "darwin" else 1e6)
 
 
 def report(runs: list[dict], about: dict[str, str]) -> str:

@@ -90,6 +90,16 @@ def test_illegal_sizes_name_the_nearest_legal_one(change, chunks, message):
         ChunkGrid(dataclasses.replace(ChunkConfig(), **change), chunks)
 
 
+@settings(deadline=None, max_examples=60)
+@given(grids)
+def test_whole_chunks_of_a_video(grid):
+    """Exactly the frames of n chunks hold n, one frame less holds n - 1."""
+    frames = grid.num_frames
+    assert grid.chunks_in(frames) == grid.num_chunks == grid.chunks_in(frames + 3)
+    assert grid.chunks_in(frames - 1) == grid.num_chunks - 1
+    assert grid.chunks_in(0) == 0
+
+
 def test_a_video_must_have_one_plus_four_k_frames():
     with pytest.raises(UserError, match="80 frames .* e.g. 81"):
         latents_of_frames(80)

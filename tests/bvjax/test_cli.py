@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import av
 import numpy as np
 import PIL.Image
 import pytest
@@ -90,6 +91,46 @@ def test_from_an_image_with_overrides(tiny, world, tmp_path):
     assert video_io.read_video(tmp_path / "run" / "video.mp4")[0].shape == (17, 64, 64, 3)
 
 
+def write_clip(path, seconds):
+    """An mp4 at 12 frames a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=12)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(int(12 * seconds)):
+            picture = np.full((48, 64, 3), 2 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_from_a_video(tiny, world, tmp_path, capsys):
+    story, _ = world
+    more = ("--video", write_clip(tmp_path / "clip.mp4", 4), "--scale", "1")
+    out = tmp_path / "run"
+    assert cli.main(generate(tiny, story, out, *more, "--video-chunks", "1")) == 0
+    told = capsys.readouterr()
+    assert "a video gives chunk 1\n" in told.out and "latent frame 3/3" in told.err
+    given = {n: (out / "latents" / f"chunk_0{n}.npy").read_bytes() for n in (0, 1)}
+    video = video_io.read_video(out / "video.mp4")[0]
+    assert video.shape == (25, 32, 32, 3)
+    words = ["redo", out, "--from-chunk", "2", "--caption", "2=Pip waves."]
+    assert cli.main([str(word) for word in words]) == 0
+    for number, content in given.items():
+        assert (out / "latents" / f"chunk_0{number}.npy").read_bytes() == content
+    again = video_io.read_video(out / "video.mp4")[0]
+    assert (
+        np.abs(again[:9].astype(int) - video[:9]).max()
+        < np.abs(again[9:].astype(int) - video[9:]).max()
+    )
+    assert cli.main(["decode", str(out)]) == 0 and cli.main(["report", str(out)]) == 0
+    refused(capsys, ["redo", out, "--from-chunk", "1"], "it can be 2 to 3")
+    assert cli.main(generate(tiny, story, tmp_path / "all", *more)) == 0
+    assert "a video gives chunk 1 to 2\n" in capsys.readouterr().out
+    refused(capsys, generate(tiny, story, out, *more), "already holds another run")
+    short = write_clip(tmp_path / "short.mp4", 1)
+    refused(capsys, generate(tiny, story, tmp_path / "no", "--video", short), "is too short")
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -107,6 +148,11 @@ def test_from_an_image_with_overrides(tiny, world, tmp_path):
         (["--preset", "mini"], "holds weights of preset 'tiny', not of 'mini'"),
         (["--preset", "maxi"], "there is no preset 'maxi'"),
         (["--image", "nowhere.png"], "nowhere.png"),
+        (["--video", "nowhere.mp4"], "cannot read the video nowhere.mp4: No such file"),
+        (["--video", "a.mp4", "--image", "a.png"], "are both given"),
+        (["--video", "a.mp4", "--video-chunks", "3"], "it can be 1 to 2"),
+        (["--video", "a.mp4", "--chunks", "1"], "no chunk is left to generate"),
+        (["--video-chunks", "1"], "there is no --video"),
         (["--chunks", "7"], "1 to 3"),
     ],
 )

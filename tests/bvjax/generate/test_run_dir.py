@@ -193,3 +193,33 @@ def test_needed_space_grows_with_the_story(settings):
         run_dir.required_bytes(settings, ChunkGrid(chunk, count, patch)) for count in (15, 75)
     )
     assert large - small > 60 * 2 * 4 * 4 * 16 * 4  # the latents alone
+
+
+def test_a_given_video(tmp_path, settings):
+    frames = np.random.default_rng(0).integers(0, 255, (9, 32, 32, 3)).astype(np.uint8)
+    given = dataclasses.replace(settings, video_chunks=1, video_sha256="def")
+    with RunDir.create(tmp_path / "run", given, CAPTIONS, video=iter(frames)) as run:
+        np.testing.assert_array_equal(list(run.video_frames()), frames)
+        assert run.settings == given
+        more = run_dir.required_bytes(given, run.grid) - run_dir.required_bytes(settings, run.grid)
+    assert more == 9 * 32 * 32 * 3
+    with RunDir.open(tmp_path / "run") as run:
+        assert run.settings == given
+    with pytest.raises(UserError, match="already holds another run"):
+        RunDir.create(tmp_path / "run", settings, CAPTIONS)
+    config = tmp_path / "run" / "config.json"  # a run of before there were videos to go on from
+    old = json.loads(config.read_text())
+    del old["video_chunks"], old["video_sha256"]
+    config.write_text(json.dumps(old))
+    with RunDir.open(tmp_path / "run") as run:
+        assert run.settings == settings
+
+
+def test_a_crash_while_the_video_is_copied(tmp_path, settings):
+    def frames():
+        yield np.zeros((32, 32, 3), np.uint8)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RunDir.create(tmp_path / "run", settings, CAPTIONS, video=frames())
+    RunDir.create(tmp_path / "run", settings, CAPTIONS).close()  # the command again

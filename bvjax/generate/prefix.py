@@ -1,0 +1,197 @@
+"""Video-to-video: the beginning of a video becomes the first chunks of a run.
+
+The causal VAE takes the video piece by piece, so memory does not grow with its length, and each
+chunk is on disk before the next is encoded.  Chunks given in this way enter the bank as generated
+ones do when a run is resumed: `rollout.stream` finds them among those that are done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jaxtyping import Float
+
+from bvjax.chunking import TIME_STRIDE, ChunkGrid
+from bvjax.config import ModelConfig
+from bvjax.errors import UserError
+from bvjax.generate import source_video
+from bvjax.generate.run_dir import RunDir
+from bvjax.generate.source_video import Frame
+from bvjax.nets import vae
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """What a run takes of a video."""
+
+    path: pathlib.Path
+    model: ModelConfig
+    chunks: int
+    num_frames: int  # at chunk.fps
+    sha256: str  # of these frames
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames, read again."""
+        chunk = self.model.chunk
+        frames = source_video.read_frames(self.path, chunk.fps, chunk.height, chunk.width)
+        return itertools.islice(frames, self.num_frames)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How far a prefix has been encoded, in latent frames."""
+
+    done: int
+    total: int
+
+
+def take(
+    path: str | pathlib.Path, model: ModelConfig, story_chunks: int, chunks: int | None = None
+) -> Prefix:
+    """Reads the beginning of a video and finds out how many chunks to take of it.
+
+    Args:
+        chunks: None takes all whole chunks that it holds, but leaves one to generate.
+
+    Raises:
+        UserError: the file is missing, not a video or too short; no chunk would be left.
+    """
+    chunk, path = model.chunk, pathlib.Path(path)
+    most = story_chunks - 1
+    if not most:
+        raise UserError(
+            "the story has one chunk, and --video gives the first: no chunk is left to generate"
+        )
+    if chunks is not None and not 1 <= chunks <= most:
+        raise UserError(
+            f"--video-chunks is {chunks}; with {story_chunks} chunks in the story it can be 1 to "
+            f"{most}: one must be left to generate"
+        )
+    wanted = ChunkGrid(chunk, chunks or most, model.dit.patch)
+    digest, held, count, sha256 = hashlib.sha256(), 0, 0, ""
+    frames = source_video.read_frames(path, chunk.fps, chunk.height, chunk.width)
+    for frame in itertools.islice(frames, wanted.num_frames):
+        count += 1
+        digest.update(frame)
+        if wanted.chunks_in(count) > held:
+            held, sha256 = held + 1, digest.hexdigest()
+    if held < (chunks or 1):
+        needed = ChunkGrid(chunk, chunks or 1, model.dit.patch).num_frames
+        what = f"the first {chunks} chunks take" if (chunks or 1) > 1 else "the first chunk takes"
+        raise UserError(
+            f"the video {path} is too short: {what} {needed} frames ({needed / chunk.fps:.2f} s at "
+            f"{chunk.fps} fps), and it has {count} ({count / chunk.fps:.2f} s)"
+        )
+    num_frames = ChunkGrid(chunk, held, model.dit.patch).num_frames
+    height, width = source_video.frame_size(path)
+    if (height, width) != (chunk.height, chunk.width):
+        logging.info(
+            "the video %s is %dx%d: it is cut to the middle and resized to %dx%d",
+            path, width, height, chunk.width, chunk.height,
+        )  # fmt: skip
+    return Prefix(path, model, held, num_frames, sha256)
+
+
+def encode_given(run: RunDir, params: Any) -> Iterator[Encoding]:
+    """Encodes the chunks of a run that its video gives, unless all are on disk, and saves them.
+
+    Args:
+        params: of the VAE.
+
+    Yields after every latent frame.
+
+    Raises `UserError` when the run's copy of the video cannot be read.
+    """
+    model, count = run.settings.model, run.settings.video_chunks
+    if not count:
+        return
+    sizes = _latents_of(model, count)
+    done = run.load_latents(list(sizes))
+    if len(done) == len(sizes):
+        return
+    encoded, total = 0, sum(new for new, _ in sizes.values())
+    for chunk_id, latents in encode_chunks(params, model, count, run.video_frames()):
+        encoded += 1
+        if latents is not None and chunk_id not in done:
+            run.save_latents(chunk_id, latents)
+        yield Encoding(encoded, total)
+
+
+def encode_chunks(
+    params: Any, model: ModelConfig, count: int, frames: Iterable[Frame]
+) -> Iterator[tuple[int, Float[np.ndarray, "l h w z"] | None]]:
+    """Clean latents of the first `count` chunks of a video, as `rollout.stream` would yield them.
+
+    Args:
+        params: of the VAE.
+        frames: as many as `count` chunks have, or more.
+
+    Yields:
+        (chunk id, None) after each latent frame, (chunk id, latents) with a chunk's last one.
+        With chunk.first="overlap" and chunk.history="pixels" each window is encoded by itself,
+        with the frames that it shares with the one before; otherwise the encoder goes on.
+
+    Raises `UserError` when there are too few frames.
+    """
+    params = jax.device_put({name: params[name] for name in vae.ENCODING})
+    pictures, chunk = iter(frames), model.chunk
+    apart = chunk.first == "overlap" and chunk.history == "pixels"
+    latents = _encode_frames(params, model, pictures)
+    shared: list[Frame] = []
+    kept: list[np.ndarray] = []
+    for chunk_id, (new, size) in _latents_of(model, count).items():
+        if apart:
+            fresh = chunk.overlap_frames + chunk.frames - len(shared)
+            window = shared + list(itertools.islice(pictures, fresh))
+            latents, shared = _encode_frames(params, model, window), window[-chunk.overlap_frames :]
+        for left in reversed(range(new)):
+            try:
+                kept.append(next(latents))
+            except StopIteration:
+                raise UserError(f"the video ends before its chunk {chunk_id} does") from None
+            if left:
+                yield chunk_id, None
+        kept = kept[-size:]
+        yield chunk_id, np.concatenate(kept)
+
+
+def _latents_of(model: ModelConfig, count: int) -> dict[int, tuple[int, int]]:
+    """{chunk id: (latent frames to encode for it, latent frames it is stored with)}."""
+    grid, chunk = ChunkGrid(model.chunk, count, model.dit.patch), model.chunk
+    window, own = grid.window_latents, grid.latents_per_chunk
+    if chunk.first == "separate":
+        return {0: (1, 1)} | {chunk_id: (own, own) for chunk_id in grid.chunk_ids}
+    sizes = {chunk_id: (own, window) for chunk_id in grid.chunk_ids}
+    if chunk.history == "pixels":
+        return {chunk_id: (window, window) for chunk_id in sizes}
+    return sizes | {grid.chunk_ids[0]: (window, window)}
+
+
+def _encode_frames(
+    params: Any, model: ModelConfig, frames: Iterable[Frame]
+) -> Iterator[Float[np.ndarray, "1 h w z"]]:
+    """One latent frame after the other: of the first frame, then of four frames each."""
+    frames, chunk = iter(frames), model.chunk
+    state, first = vae.init_encode_state(model.vae, 1, chunk.height, chunk.width), True
+    length = 1
+    while len(piece := list(itertools.islice(frames, length))) == length:
+        state, latents = _encode(params, model.vae, state, np.stack(piece), first=first)
+        yield np.asarray(latents)
+        first, length = False, TIME_STRIDE
+
+
+@functools.partial(jax.jit, static_argnames=("config", "first"), donate_argnames="state")
+def _encode(params, config, state, frames, *, first):
+    state, latents = vae.encode_stream(
+        params, config, state, vae.to_float(frames)[None], first=first
+    )
+    return state, latents[0]
