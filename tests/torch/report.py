@@ -28,7 +28,9 @@ measured; written by hand it will be lost. Both sides compute in float32 on the 
 of them, also those that training starts at zero or one) and the same inputs, at small sizes.
 
 *Error* is the largest absolute difference over all cases of a row, *tolerance* what the tests allow, *size* the
-largest absolute value of what is compared. "0, exact" is equality to the bit. References: {versions}.
+largest absolute value of what is compared. "0, exact" is equality to the bit. Most of the DiT's error is that of the
+timestep's sinusoid, whose angles reach 1000: in float32 each side is up to 6e-5 off the exact value. References:
+{versions}.
 
 | what | reference | error | tolerance | size | comparisons |
 |---|---|---:|---:|---:|---:|

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from diffusers.models.embeddings import Timesteps
 
-from bvjax.nets.dit import WanDiT
+from bvjax.nets.dit import WanDiT, timestep_embedding
 from tests.golden import recipe
 from tests.torch import builders
 from tests.torch.builders import difference, size, to_numpy, to_torch
@@ -93,6 +96,23 @@ def test_a_sigma_for_each_latent_frame(case, record_parity):
     if tokens[0] > 1:  # the levels are felt
         alone = velocity(timesteps[:, :1].repeat(tokens[0], 1) / np.float32(1000))
         assert difference(alone, want) > 1e-2
+
+
+def test_one_sigma_and_one_sinusoid(case, record_parity):
+    """What is left when both sides turn the timestep into the same features."""
+    theirs, _, velocity, latents, text = case
+    timesteps = np.float32(1000 * 0.9 ** np.arange(len(latents)))
+
+    def sinusoid(self, t):
+        return torch.from_numpy(
+            np.array(timestep_embedding(jnp.asarray(t.numpy()), self.num_channels))
+        )
+
+    with mock.patch.object(Timesteps, "forward", sinusoid):
+        want = reference(theirs, latents, torch.from_numpy(timesteps), text)
+    error = difference(velocity(timesteps / np.float32(1000)), want)
+    name = "DiT, one sigma, the same sinusoid on both sides"
+    record_parity(name, REFERENCE, error, 1e-5, size(want))
 
 
 def test_text_and_padding_are_felt(case):
