@@ -47,8 +47,8 @@ def _row(name: str, reference: str, found: list[dict]) -> str:
     error, tolerance = (max(r[key] for r in found) for key in ("error", "tolerance"))
     size = max((r["size"] for r in found if r["size"] is not None), default=None)
     cells = [
-        name, reference, f"{error:.1e}" if error else "0, exact", f"{tolerance:g}",
-        "" if size is None else f"{size:.2g}", str(len(found)),
+        name, reference, f"{error:.2g}" if error else "0, exact", f"{tolerance:g}",
+        "" if size is None else f"{size:.3g}", str(len(found)),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |\n"
 

@@ -84,22 +84,26 @@ def test_unipc_trajectory(grid, shift, steps, record_parity):
     assert steps == 1 or difference(ours(dataclasses.replace(sampler, kind="euler")), want) > 1e-3
 
 
+@pytest.mark.parametrize("grid", solvers.GRIDS)
 @pytest.mark.parametrize("shift", SHIFTS)
-def test_euler(shift, record_parity):
-    """The scheduler is given equal steps, N of them from 1 to 1/N, as pipelines of flows do."""
+def test_euler(grid, shift, record_parity):
+    """On the scheduler's own levels, and given N equal steps from 1 to 1/N, as most pipelines do."""
     for steps in (1, 4, 30):
-        sampler = SamplerConfig(kind="euler", steps=steps, shift=shift)
+        sampler = SamplerConfig(kind="euler", steps=steps, shift=shift, grid=grid)
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps))
+        if grid == "diffusers":
+            scheduler.set_timesteps(steps)
+        else:
+            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps))
+        row = f"Euler, {'its own' if grid == 'diffusers' else 'equal'} steps: "
         for name, a, b in (
-            ("Euler, levels", solvers.sigmas(sampler), scheduler.sigmas),
-            ("Euler, labels / 1000", solvers.timesteps(sampler) / 1e3, scheduler.timesteps / 1e3),
+            ("levels", solvers.sigmas(sampler), scheduler.sigmas),
+            ("labels / 1000", solvers.timesteps(sampler) / 1e3, scheduler.timesteps / 1e3),
         ):
-            record_parity(name, EULER, difference(a, b), 2e-7, size(b))
+            record_parity(row + name, EULER, difference(a, b), 5e-7, size(b))
         want = theirs(scheduler)
-        record_parity(
-            "Euler, trajectories", EULER, difference(ours(sampler), want), 1e-5, size(want)
-        )
+        error = difference(ours(sampler), want)
+        record_parity(row + "trajectories", EULER, error, TOLERANCE, size(want))
 
 
 def test_few_step_levels(record_parity):
