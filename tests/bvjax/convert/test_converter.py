@@ -77,6 +77,21 @@ def test_names_and_layouts_of_a_block(tiny, exported):
     assert wan["blocks.0.modulation"].shape == (1, 6, 32)
 
 
+def test_classes_go_with_what_diffusers_has_none_for(exported):
+    """The tiny DiT has similarity keys; its VAE is Wan's."""
+    folder = exported["diffusers"]
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    assert config["auto_map"] == {"AutoModel": f"transformer_bvjax.{config['_class_name']}"}
+    assert (
+        f"class {config['_class_name']}("
+        in (folder / "transformer/transformer_bvjax.py").read_text()
+    )
+    assert config["similarity_keys"] and config["output"] == "velocity"
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    assert "auto_map" not in config and config["_class_name"] == "AutoencoderKLWan"
+    assert [path.name for path in folder.rglob("*.py")] == ["transformer_bvjax.py"]
+
+
 def test_other_dtypes_and_stages(tiny, tmp_path):
     convert(tiny.weights, tmp_path / "half", "wan", dtype="bfloat16", stage="stage2")
     convert(tmp_path / "half", tmp_path / "back", "bvjax")

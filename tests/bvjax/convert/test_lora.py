@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bvjax import weights
+from bvjax.cli import main
 from bvjax.convert import layouts, lora
 from bvjax.convert.converter import convert
 from bvjax.errors import UserError
@@ -235,6 +236,16 @@ def test_converting_merges_and_says_so(tiny, factors, saved, tmp_path):
     a, b = (load_file(f / "vae.safetensors") for f in (tiny.weights, tmp_path / "back"))
     for name in a:
         np.testing.assert_array_equal(a[name].astype(ml_dtypes.bfloat16), b[name])
+
+
+def test_the_command_line(tiny, factors, saved, tmp_path, capsys):
+    path = saved(in_style("original", factors)).path
+    command = ["convert", str(tiny.weights), str(tmp_path / "dst"), "--to", "bvjax", "--lora"]
+    assert main([*command, f"{path}:x"]) == 2
+    assert f"there is no LoRA file {path}:x" in capsys.readouterr().err
+    assert not (tmp_path / "dst").exists()
+    assert main([*command, f"{path}:-2.5"]) == 0
+    assert weights.load_made(tmp_path / "dst", "dit")["lora"][0]["strength"] == -2.5
 
 
 def test_the_output_changes(tiny, factors, saved):
