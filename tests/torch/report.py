@@ -24,12 +24,12 @@ HEAD = """\
 # What equals what
 
 Made by `make parity-docs`, which runs the tests in `tests/torch/` (`make test-torch`) and tabulates what they
-measured; written by hand it will be lost. Both sides compute in float32 on the CPU from the same random weights (all
+measured; changes by hand are lost. Both sides compute in float32 on the CPU from the same random weights (all
 of them, also those that training starts at zero or one) and the same inputs, at small sizes.
 
 *Error* is the largest absolute difference over all cases of a row, *tolerance* what the tests allow, *size* the
 largest absolute value of what is compared. "0, exact" is equality to the bit. Most of the DiT's error is that of the
-timestep's sinusoid, whose angles reach 1000: in float32 each side is up to 6e-5 off the exact value. References:
+timestep's sinusoid, whose angles reach 1000: in float32 each side is up to 6e-5 off the exact value. With
 {versions}.
 
 | what | reference | error | tolerance | size | comparisons |
@@ -65,7 +65,7 @@ def main() -> int:
         records = [json.loads(line) for line in path.read_text().splitlines()]
     if code:
         return code
-    packages = ("torch", "diffusers", "transformers")
+    packages = ("jax", "torch", "diffusers", "transformers")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     TARGET.write_text(HEAD.format(versions=versions) + table(records))
     return 0
