@@ -8,7 +8,7 @@ STAMP_TORCH := $(VENV_TORCH)/.installed
 OUT ?= runs/demo
 STORY ?= experiments/stories/fox.json
 
-.PHONY: help setup setup-torch demo test test-torch parity-docs lint lock clean
+.PHONY: help setup setup-torch demo test test-slow test-torch parity-docs lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -36,8 +36,11 @@ $(STAMP_TORCH): requirements.txt requirements-torch.txt pyproject.toml
 demo: setup  ## a minute of video from a story (STORY=..., OUT=...)
 	$(PY) -m bvjax generate --preset mini --story $(STORY) --out $(OUT)
 
-test: setup  ## the whole test suite on the CPU
-	$(PY) -m pytest -n 2 --dist loadfile tests
+test: setup  ## the test suite on the CPU
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow" tests
+
+test-slow: setup  ## its slow rest
+	$(PY) -m pytest -n 2 --dist load -m slow tests
 
 test-torch: setup-torch  ## the tests against PyTorch
 	$(VENV_TORCH)/bin/python -m pytest -n 2 --dist loadfile tests/torch

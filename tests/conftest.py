@@ -14,6 +14,8 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"bvjax-tests-{os.getuid()}")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# Tests compile far more than they compute: with LLVM's optimisation off they take two thirds.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 os.environ["BVJAX_TEXT_CACHE"] = "off"  # tests of the cache choose a folder of their own
 
 import jax  # noqa: E402

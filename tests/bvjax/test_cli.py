@@ -103,6 +103,7 @@ def write_clip(path, seconds):
     return path
 
 
+@pytest.mark.slow
 def test_from_a_video(tiny, world, tmp_path, capsys):
     story, _ = world
     more = ("--video", write_clip(tmp_path / "clip.mp4", 4), "--scale", "1")

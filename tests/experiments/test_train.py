@@ -123,6 +123,7 @@ def test_a_run_leaves_metrics_samples_checkpoints_and_weights(trained):
     assert made["config"]["train"]["steps"] == 3 and made["metrics"]["loss"] > 0
 
 
+@pytest.mark.slow
 def test_training_the_decoder_keeps_the_latents(trained, tmp_path):
     """Encoder and latent statistics stay to the bit; the decoder learns; a start is needed."""
     workdir, _ = trained

@@ -41,6 +41,7 @@ def test_timetable(number):
     np.testing.assert_array_equal(table.interval, golden("timetable")[f"interval {number}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases.PIPELINE_CASES)
 def test_pipeline(name):
     """Text, two windows with history, solver, guidance; of the first case the video too."""

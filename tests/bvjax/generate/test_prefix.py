@@ -165,6 +165,7 @@ def test_video_and_report_are_whole(finished, bundle, layout):
     assert [p.fresh for p in told] == [False] * len(told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_resumed_anywhere_it_is_the_same(finished, bundle, story, models, clip, tmp_path, layout):
     want = stored(finished[layout][0])

@@ -92,6 +92,7 @@ def test_an_entry_is_a_function_of_its_chunk_alone(tiny, conditions, plain):
         equal(state.bank.keys[:, :, slots[chunk_id]], states[-1].bank.keys[:, :, slots[chunk_id]])
 
 
+@pytest.mark.slow
 def test_entries_that_see_their_context_and_a_second_bank(tiny, conditions):
     model = tiny.variant(build={"context": "with"}, cfg={"bank": "two"}, sampler={"kind": "euler"})
     params = tiny.params["dit"]

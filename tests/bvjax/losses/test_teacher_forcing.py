@@ -99,6 +99,7 @@ def test_returning_chunks_are_drawn_more_often(batch):
         ForcingConfig(returns=1.5)
 
 
+@pytest.mark.slow
 def test_similarity_is_part_of_the_context(params, batch):
     """With it a head can tell entries apart; the rows of another caption get another logit."""
     forcing = teacher()
@@ -243,8 +244,10 @@ def test_history_noise_says_its_sigma():
     np.testing.assert_allclose(spread[sigma > 0] / sigma[sigma > 0], 1.0, atol=0.5)
 
 
-@pytest.mark.parametrize("schedule", ["naive", "cosine"])
-@pytest.mark.parametrize("target", ["blend", "fm"])
+@pytest.mark.parametrize(
+    "schedule, target",
+    [("cosine", "blend"), pytest.param("naive", "fm", marks=pytest.mark.slow)],
+)
 def test_the_loss_trains_every_parameter(params, batch, schedule, target):
     """Finite, and every tensor gets a gradient (both passes, text, time and modulation included)."""
     forcing = TeacherForcing(
@@ -266,6 +269,7 @@ def test_the_loss_trains_every_parameter(params, batch, schedule, target):
         np.testing.assert_allclose(metrics["block"], metrics["flow"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_history_no_bank_is_made_and_the_loss_is_the_same(params, batch):
     """A chance too small to ever be drawn takes the long way: a bank of which nothing is shown."""
     never = dataclasses.replace(CLEAN, semantic=0.0, none=1.0)
@@ -332,6 +336,7 @@ def test_even_levels_weigh_what_the_linear_guess_leaves():
     np.testing.assert_array_equal(level_weight("velocity", jnp.arange(3.0), std), np.ones(3))
 
 
+@pytest.mark.slow
 def test_even_levels_reach_all_parts_of_the_loss(params, batch):
     """A network that gives just the linear guess has the loss 1 per part, whatever the levels."""
     std = tuple(np.linspace(0.1, 1.0, 16).tolist())

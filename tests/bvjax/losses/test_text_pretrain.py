@@ -181,6 +181,7 @@ def test_every_parameter_gets_a_gradient(params, batch, grad_fn):
         assert np.isfinite(grad).all() and np.abs(grad).max() > 0, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_training_learns_to_retrieve(params, batch, grad_fn):
     optimizer = optax.adam(1e-2)
 

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bvjax.nets import dit
 from bvjax.nets.products import _product, dense_product
@@ -33,6 +34,7 @@ def test_a_product_and_its_gradients_are_those_of_rounded_inputs():
     assert np.abs(out - np.asarray(x, np.float64) @ np.asarray(kernel)).max() > 1e-3  # it rounds
 
 
+@pytest.mark.slow
 def test_a_dit_with_them_gives_nearly_the_same():
     assert dense_product("float32") is None
     cfg = dataclasses.replace(MINI.dit, dim=48, num_heads=2, num_layers=2, ffn_dim=96)

@@ -41,6 +41,7 @@ def task(tiny):
     )
 
 
+@pytest.mark.slow
 def test_sample_draws_strips_and_measures_the_loss_on_all_held_out_stories(task, tiny, tmp_path):
     params = tiny.params["dit"]
     scores = task.sample(params, tmp_path, 7)

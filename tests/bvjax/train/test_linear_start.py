@@ -47,6 +47,7 @@ def test_a_halving_gives_back_what_it_keeps():
     np.testing.assert_allclose(np.array([1.0, 2.0]) @ back_b, [0.0, 1.0])
 
 
+@pytest.mark.slow
 def test_the_start_reconstructs_data_it_never_saw():
     params = linear_start(CONFIG, moving_blobs(96, 0), jax.random.key(0))
     frames = moving_blobs(8, 1)
