@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 import pathlib
@@ -103,6 +104,12 @@ def make_tokenizer(folder: pathlib.Path) -> pathlib.Path:
         minloglevel=2, num_threads=1,
     )  # fmt: skip
     return folder / "tokenizer.model"
+
+
+@pytest.fixture(autouse=True)
+def _logs_reach_pytest():
+    """The command line, run by a test in the same process, keeps absl's records to itself."""
+    logging.getLogger("absl").propagate = True
 
 
 @pytest.fixture(scope="session")
