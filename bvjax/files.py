@@ -1,10 +1,13 @@
-"""Writing files so that a crash never leaves half of one behind."""
+"""Writing files so that a crash never leaves half of one behind; their hashes."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +27,17 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_atomic` of indented JSON in ASCII, which reads the same under every locale."""
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; memory does not grow with its size."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

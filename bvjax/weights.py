@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.files import write_atomic
+from bvjax.files import write_atomic, write_json
 from bvjax.overrides import from_dict, to_dict
 from bvjax.tensor_files import TensorFile, TensorInfo, TensorWriter
 
@@ -47,10 +47,7 @@ def save_tensors(
         raise UserError(f"weights dtype is {dtype!r}; it can be {', '.join(DTYPES)}")
     flat = flatten(params)
     on_disk = disk_names(flat)
-    infos = {
-        name: TensorInfo(tuple(flat[leaf].shape[0 if layer is None else 1 :]), dtype)
-        for name, (leaf, layer) in on_disk.items()
-    }
+    infos = {name: TensorInfo(shape, dtype) for name, shape in disk_shapes(flat).items()}
     with TensorWriter(Path(path), infos, metadata) as writer:
         for name, (leaf, layer) in on_disk.items():
             value = np.asarray(flat[leaf] if layer is None else flat[leaf][layer])
@@ -99,20 +96,24 @@ def load_tensors(
 
 def check_tensors(path: Path, like: Params) -> TensorFile:
     """Opens a file whose tensors have the names and shapes of `like`; raises as `load_tensors`."""
-    file, wanted = TensorFile(path), flatten(like)
-    on_disk = disk_names(wanted)
-    problems = [f"missing {name}" for name in on_disk if name not in file.infos]
-    problems += [f"extra {name}" for name in file.infos if name not in on_disk]
-    for name in sorted(set(on_disk) & set(file.infos)):
-        leaf, layer = on_disk[name]
-        found, shape = file.infos[name], tuple(wanted[leaf].shape[0 if layer is None else 1 :])
-        if found.shape != shape:
-            problems.append(f"{name} has shape {list(found.shape)} instead of {list(shape)}")
-        if found.dtype not in DTYPES:
-            problems.append(f"{name} has dtype {found.dtype}")
+    file = TensorFile(path)
+    problems = misfits(file.infos, disk_shapes(flatten(like)))
     if problems:
         raise UserError(f"{path} does not fit the model: {'; '.join(problems)}")
     return file
+
+
+def misfits(found: Mapping[str, TensorInfo], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """All in which tensors differ from the names and shapes that are wanted, in a few words each."""
+    problems = [f"missing {name}" for name in sorted(set(wanted) - set(found))]
+    problems += [f"extra {name}" for name in sorted(set(found) - set(wanted))]
+    for name in sorted(set(wanted) & set(found)):
+        info, shape = found[name], wanted[name]
+        if info.shape != shape:
+            problems.append(f"{name} has shape {list(info.shape)} instead of {list(shape)}")
+        if info.dtype not in DTYPES:
+            problems.append(f"{name} has dtype {info.dtype}, which is not {', '.join(DTYPES)}")
+    return problems
 
 
 def _read_leaf(file: TensorFile, names, shape, leaf, dtype, sharding):
@@ -144,6 +145,14 @@ def disk_names(flat: Mapping[str, Any]) -> dict[str, tuple[str, int | None]]:
         else:
             found[leaf] = (leaf, None)
     return found
+
+
+def disk_shapes(flat: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """{name on disk: shape}, see `disk_names`."""
+    return {
+        name: tuple(flat[leaf].shape[0 if layer is None else 1 :])
+        for name, (leaf, layer) in disk_names(flat).items()
+    }
 
 
 def save_weights(
@@ -193,7 +202,7 @@ def save_config(
         name = "tokenizer.json" if Path(tokenizer).suffix == ".json" else TOKENIZER
         if Path(tokenizer).resolve() != (folder / name).resolve():
             write_atomic(folder / name, Path(tokenizer).read_bytes())
-    write_atomic(folder / "config.json", (json.dumps(stored, indent=2) + "\n").encode())
+    write_json(folder / "config.json", stored)
 
 
 def load_weights(

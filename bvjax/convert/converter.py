@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from bvjax.convert import architecture, layouts, lora, pipeline
 from bvjax.convert.sources import Source, open_sources
 from bvjax.convert.tables import Spec
 from bvjax.errors import UserError
-from bvjax.files import write_atomic
+from bvjax.files import sha256_of, write_atomic, write_json
 from bvjax.overrides import apply_overrides, from_dict, to_dict
 from bvjax.presets import get_preset
 from bvjax.stages import STAGES
@@ -109,17 +108,18 @@ def identify(
     """The configuration of the model that `sources` are; raises `UserError`."""
     told: dict[str, Any] = {}
     text_dim = None
+    recorded = {source.part: _recorded(source) for source in sources}
     for source in sources:
-        recorded = _recorded(source)
-        if recorded is not None:
-            told[source.part] = getattr(recorded, source.part)
+        if recorded[source.part] is not None:
+            told[source.part] = getattr(recorded[source.part], source.part)
         elif source.part == "dit":
             told["dit"], text_dim = architecture.dit_config(source)
         else:
             maker = {"vae": architecture.vae_config, "text": architecture.text_config}
             told[source.part] = maker[source.part](source)
     branch = next((source.branch for source in sources if source.part == "dit"), "")
-    base = _base(sources)
+    # the DiT's word counts most
+    base = recorded.get("dit") or next((found for found in recorded.values() if found), None)
     if base is None:
         name = preset or (architecture.preset_of(told["dit"], branch) if "dit" in told else None)
         base = (
@@ -142,12 +142,6 @@ def identify(
             f"the DiT takes text states of width {text_dim}, the text encoder gives {base.text.dim}"
         )
     return apply_overrides(base, list(overrides))
-
-
-def _base(sources: Sequence[Source]) -> ModelConfig | None:
-    """The whole configuration, where bvjax wrote it down; the DiT's word counts most."""
-    recorded = {source.part: _recorded(source) for source in sources}
-    return recorded.get("dit") or next((found for found in recorded.values() if found), None)
 
 
 def _recorded(source: Source) -> ModelConfig | None:
@@ -197,23 +191,11 @@ def _told_stage(source: Source) -> str:
 
 def _problems(plan: Plan) -> list[str]:
     """All that is wrong with the source's tensors."""
-    infos, path = plan.source.tensors.infos, plan.source.path
-    names = {spec.theirs for spec in plan.incoming}
-    problems = [f"missing {name}" for name in sorted(names - set(infos))]
-    problems += [f"extra {name}" for name in sorted(set(infos) - names)]
-    for spec in plan.incoming:
-        info = infos.get(spec.theirs)
-        if info and info.shape != spec.shape_there:
-            problems.append(
-                f"{spec.theirs} has shape {list(info.shape)} instead of {list(spec.shape_there)}"
-            )
-        if info and info.dtype not in folders.DTYPES:
-            problems.append(
-                f"{spec.theirs} has dtype {info.dtype}, which is not {', '.join(folders.DTYPES)}"
-            )
-    return (
-        [f"{path} does not fit the {plan.source.part}: {'; '.join(problems)}"] if problems else []
-    )
+    source, wanted = plan.source, {spec.theirs: spec.shape_there for spec in plan.incoming}
+    problems = folders.misfits(source.tensors.infos, wanted)
+    if not problems:
+        return []
+    return [f"{source.path} does not fit the {source.part}: {'; '.join(problems)}"]
 
 
 def _check_space(plans: list[Plan], dst: Path) -> None:
@@ -260,7 +242,7 @@ def _finish(plans, model: ModelConfig, dst: Path, to: str, loras, tokenizer) -> 
     for plan in plans:
         source = plan.source
         entries[source.part] = {
-            "source": {file.name: _sha256(file) for file in source.files},
+            "source": {file.name: sha256_of(file) for file in source.files},
             "layout": source.layout,
             "branch": source.branch,
             "stage": plan.stage,
@@ -269,9 +251,12 @@ def _finish(plans, model: ModelConfig, dst: Path, to: str, loras, tokenizer) -> 
             "parameters": architecture.sizes(plan.infos),
         }
         merged = [
-            {"file": x.path.name, "sha256": _sha256(x.path), "strength": x.strength} for x in loras
+            *_made(source).get("lora", []),
+            *(
+                {"file": x.path.name, "sha256": sha256_of(x.path), "strength": x.strength}
+                for x in (loras if source.part == "dit" else ())
+            ),
         ]
-        merged = [*_made(source).get("lora", []), *(merged if source.part == "dit" else [])]
         if merged:
             entries[source.part]["lora"] = merged
     if to == "bvjax":
@@ -280,14 +265,14 @@ def _finish(plans, model: ModelConfig, dst: Path, to: str, loras, tokenizer) -> 
     for plan in plans:
         if plan.config is not None:
             name, content = plan.config
-            write_atomic(dst / name, (json.dumps(content, indent=2) + "\n").encode())
+            write_json(dst / name, content)
             code = layouts.class_file(content)
             if code is not None:
                 write_atomic((dst / name).parent / code.name, code.read_bytes())
     if to == "diffusers" and len(plans) == len(folders.PARTS):
         for name, content in pipeline.files(model, tokenizer).items():
             (dst / name).parent.mkdir(exist_ok=True)
-            write_atomic(dst / name, (json.dumps(content, indent=2) + "\n").encode())
+            write_json(dst / name, content)
     if tokenizer is not None:
         folder = dst / layouts.TOKENIZER_FOLDERS[to]
         folder.mkdir(parents=True, exist_ok=True)
@@ -295,7 +280,7 @@ def _finish(plans, model: ModelConfig, dst: Path, to: str, loras, tokenizer) -> 
         write_atomic(folder / name, tokenizer.read_bytes())
     for entry in entries.values():
         entry["model"] = to_dict(model)
-    write_atomic(dst / MANIFEST, (json.dumps({"parts": entries}, indent=2) + "\n").encode())
+    write_json(dst / MANIFEST, {"parts": entries})
 
 
 def _tokenizer(src: Path) -> Path | None:
@@ -304,8 +289,3 @@ def _tokenizer(src: Path) -> Path | None:
         return find_tokenizer(src if src.is_dir() else src.parent)
     except UserError:  # it may come with another part
         return None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ from bvjax.config import DiTConfig, ModelConfig, TextConfig, VAEConfig
 from bvjax.convert import dit_names, text_names, vae_names
 from bvjax.convert.tables import Spec, expand
 from bvjax.errors import UserError
-from bvjax.weights import disk_names, flatten, shapes
+from bvjax.weights import disk_shapes, flatten, shapes
 
 TARGETS = ("bvjax", "diffusers", "wan", "skyreels")
 _BIN = "diffusion_pytorch_model.safetensors"
@@ -44,11 +44,7 @@ TOKENIZER_FOLDERS = {
 
 def specs(model: ModelConfig, part: str, layout: str) -> list[Spec]:
     """Every tensor of a part, here and in `layout`; raises `UserError` if it cannot be expressed."""
-    leaves = flatten(shapes(model, part))
-    ours = {
-        name: tuple(leaves[leaf].shape[0 if layer is None else 1 :])
-        for name, (leaf, layer) in disk_names(leaves).items()
-    }
+    ours = disk_shapes(flatten(shapes(model, part)))
     if layout == "bvjax":
         return [Spec(name, name, shape, shape, None) for name, shape in ours.items()]
     try:

@@ -10,7 +10,7 @@ import time
 
 from absl import logging
 
-from bvjax.files import write_atomic
+from bvjax.files import sha256_of, write_atomic
 
 VARIABLE = "BVJAX_TEXT_CACHE"
 RACY_SECONDS = 2.0  # a file changed so recently may change again within one tick of its clock
@@ -49,7 +49,7 @@ def file_sha256(path: pathlib.Path, folder: pathlib.Path | None) -> str:
     path = pathlib.Path(path).resolve()
     found = path.stat()
     if folder is None:
-        return _digest(path)
+        return sha256_of(path)
     name = hashlib.sha256(str(path).encode()).hexdigest()[:32]
     record = folder / "files" / f"{name}.json"
     state = [str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
@@ -61,12 +61,7 @@ def file_sha256(path: pathlib.Path, folder: pathlib.Path | None) -> str:
         pass  # not there yet, or damaged: made again
     if found.st_size > LARGE:
         logging.info("hashing %s, %.0f GB (once: the hash is kept)", path, found.st_size / 1e9)
-    digest = _digest(path)
+    digest = sha256_of(path)
     if time.time() - max(found.st_mtime, found.st_ctime) > RACY_SECONDS:
         save_quietly(record, json.dumps({"state": state, "sha256": digest}).encode())
     return digest
-
-
-def _digest(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

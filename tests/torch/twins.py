@@ -9,7 +9,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from bvjax import weights
 from bvjax.config import ModelConfig
-from bvjax.convert import dit_names, tables, text_names, vae_names
+from bvjax.convert import layouts, text_names
 
 
 def state_dict(model: ModelConfig, part: str, params) -> dict[str, torch.Tensor]:
@@ -20,12 +20,7 @@ def state_dict(model: ModelConfig, part: str, params) -> dict[str, torch.Tensor]
         name: np.asarray(flat[leaf] if layer is None else flat[leaf][layer])
         for name, (leaf, layer) in on_disk.items()
     }
-    shapes = {name: array.shape for name, array in arrays.items()}
-    specs = {
-        "dit": lambda: tables.expand(dit_names.rows(model.dit), 1, shapes),
-        "vae": lambda: tables.expand(vae_names.rows(), 1, shapes, vae_names.numbers(model.vae)),
-        "text": lambda: tables.expand(text_names.rows(), 1, shapes),
-    }[part]()
+    specs = layouts.specs(model, part, "transformers" if part == "text" else "diffusers")
     return {s.theirs: torch.from_numpy(s.to_theirs(arrays[s.ours]).copy()) for s in specs}
 
 

@@ -32,8 +32,8 @@ def test_where_it_is(monkeypatch, tmp_path):
 @pytest.fixture
 def read(monkeypatch):
     """Files that are read to be hashed."""
-    paths, plain = [], cache_folder._digest
-    monkeypatch.setattr(cache_folder, "_digest", lambda path: paths.append(path) or plain(path))
+    paths, plain = [], cache_folder.sha256_of
+    monkeypatch.setattr(cache_folder, "sha256_of", lambda path: paths.append(path) or plain(path))
     return paths
 
 
