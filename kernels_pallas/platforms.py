@@ -1,0 +1,51 @@
+"""Which form of a kernel runs where: `implementation` arguments are resolved here, for all kernels."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+
+import jax
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+
+
+def platform_of(device: jax.Device) -> str:
+    """cpu, gpu or tpu, of a device of this machine or of a described topology."""
+    return {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
+
+
+def resolve(kernel: str, implementation: str, by_platform: Mapping[str, str]) -> str:
+    """The form of `kernel` to run.
+
+    Args:
+      kernel: its name, for the log.
+      implementation: `auto` (what suits the default backend), a platform (what `auto` takes
+        there: programs compiled here for another machine ask so), or a form by name.
+      by_platform: what `auto` takes on each of `PLATFORMS`; may hold more pairs, form -> form, for
+        forms that `auto` never takes.
+
+    Raises:
+      ValueError: the name is none of these.
+    """
+    known = tuple(dict.fromkeys((*by_platform.values(), *(set(by_platform) - set(PLATFORMS)))))
+    if implementation in known:
+        return implementation
+    if implementation not in ("auto", *PLATFORMS):
+        raise ValueError(
+            f"implementation={implementation!r} is unknown; "
+            f"use one of {', '.join(('auto', *PLATFORMS, *known))}"
+        )
+    platform = implementation
+    if platform == "auto":
+        platform = platform_of(jax.devices()[0])
+    taken = by_platform[platform]
+    say_once(f"{kernel}: {taken} (on {platform})")
+    return taken
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Logs `text` the first time that it is said in this process."""
+    logging.getLogger("bvjax").info(text)
