@@ -13,7 +13,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-IMPLEMENTATIONS = ("auto", "xla", "mapped")
+from kernels_pallas.platforms import resolve
+
+FORMS = {"cpu": "mapped", "gpu": "xla", "tpu": "xla"}
 _MASKED = -1e30  # finite, so that a fully masked row gives zeros and not NaN
 
 
@@ -38,7 +40,7 @@ def attention(
       kv_mask: bool [..., S], the keys that are seen.  Both may be given; a key must pass both.
       scale: 1 / sqrt(K) when None.
       return_lse: also return the log-sum-exp of the scaled, masked logits.
-      implementation: one of `IMPLEMENTATIONS`; `auto` is `mapped` on a CPU and `xla` elsewhere.
+      implementation: see `platforms.resolve`; `auto` is `mapped` on a CPU and `xla` elsewhere.
 
     Returns:
       [..., N, A, K] in the dtype of `v`; with `return_lse` also float32 [..., N, A].  A row without
@@ -47,12 +49,7 @@ def attention(
     Raises:
       ValueError: `implementation` is unknown.
     """
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation={implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}"
-        )
-    if implementation == "auto":
-        implementation = "mapped" if jax.default_backend() == "cpu" else "xla"
+    implementation = resolve("attention", implementation, FORMS)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     rows, heads = q.shape[:-3], q.shape[-2]
     mask = _valid_keys(rows, k.shape[-3], kv_length, kv_mask)
