@@ -222,7 +222,11 @@ def commit(
 
 
 def _look_back(
-    model: ModelConfig, state: State, given: ChunkInput, layout: Layout, guided: bool = False
+    model: ModelConfig,
+    state: State,
+    given: ChunkInput,
+    layout: Layout = ONE_DEVICE,
+    guided: bool = False,
 ) -> tuple[Selection, Context | None, Context | None, Int[Array, ""]]:
     """Selection, context, that of the null branch where it differs, and when the chunk begins.
 
