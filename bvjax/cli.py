@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         help="change the configuration, for example memory.tau=0.97; may be repeated",
     )  # fmt: skip
 
+    _mesh_option(generate)
+
     resume = _run_command(commands, "resume", _resume, "go on with a run that was stopped")
     resume.description = "Go on with a run that was stopped or killed, to the very same video."
     redo = _run_command(commands, "redo", _redo, "make a run again from some chunk on")
@@ -127,7 +129,15 @@ def _run_command(commands, name: str, command, text: str) -> argparse.ArgumentPa
     parser.set_defaults(command=command)
     parser.add_argument("run", metavar="DIR", help="folder of the run")
     parser.add_argument("--weights", metavar="DIR", help="where its weights are now, if they moved")
+    _mesh_option(parser)
     return parser
+
+
+def _mesh_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mesh", metavar="AXIS=N,...", help="how several devices share the work: sizes of data, "
+        "fsdp, context and tensor, for example data=2,context=4 (default: chosen)",
+    )  # fmt: skip
 
 
 # ---- commands ---------------------------------------------------------------------------------
@@ -145,7 +155,7 @@ def _generate(args: argparse.Namespace) -> None:
         overrides.append(f"sampler.steps={args.steps}")
     model = apply_overrides(load_config(folder), overrides)
     _set_up()
-    bundle = bundles.load_bundle(folder)
+    bundle = bundles.load_bundle(folder, _layout(model, args.mesh))
     run = session.begin(
         bundle, model, story, args.out, seed=args.seed, scale=args.scale, image=args.image,
         video=args.video, video_chunks=args.video_chunks, chunks=args.chunks,
@@ -229,12 +239,19 @@ def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
         folder = pathlib.Path(args.weights or run.settings.weights)
         if not folder.is_dir():
             raise UserError(f"there is no weights folder {folder}; say where it is with --weights")
-        bundle = bundles.load_bundle(folder)
+        bundle = bundles.load_bundle(folder, _layout(run.settings.model, args.mesh))
         session.check_weights(run, bundle)
         return run, bundle
     except BaseException:
         run.close()
         raise
+
+
+def _layout(model, mesh: str | None):
+    from bvjax.generate.placement import choose_layout
+    from bvjax.sharding import parse_mesh
+
+    return choose_layout(model, None if mesh is None else parse_mesh(mesh))
 
 
 def _produce(run: RunDir, bundle: Bundle) -> None:

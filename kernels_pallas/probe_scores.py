@@ -7,7 +7,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-IMPLEMENTATIONS = ("auto", "xla")
+from kernels_pallas.platforms import resolve
+
+FORMS = {"cpu": "xla", "gpu": "xla", "tpu": "xla"}
 
 
 def probe_scores(
@@ -24,7 +26,7 @@ def probe_scores(
       k: [..., N, A, K] keys, already roped.
       visible: bool [P, N], the keys each probe may see; None shows all.  A probe that sees no key
         adds nothing.
-      implementation: one of `IMPLEMENTATIONS`.
+      implementation: see `platforms.resolve`.
 
     Returns:
       float32 [..., N].  Without a mask they sum to P * A.  With few probes (<= 256) the [A, P, N]
@@ -33,10 +35,7 @@ def probe_scores(
     Raises:
       ValueError: `implementation` is unknown.
     """
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation={implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}"
-        )
+    implementation = resolve("probe_scores", implementation, FORMS)
     logits = jnp.einsum("...pak,...nak->...apn", q_probe, k, preferred_element_type=jnp.float32)
     logits = logits / math.sqrt(k.shape[-1])
     if visible is None:

@@ -16,7 +16,9 @@ sparse by the length that is read, and it becomes sparse when it leaves the rece
 from __future__ import annotations
 
 import flax.struct
+import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.chunking import ChunkGrid
@@ -25,6 +27,7 @@ from bvjax.errors import UserError
 from bvjax.memory import salience
 from bvjax.memory.similarity import cosine
 from bvjax.nets.dit import ChunkKV
+from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 from kernels_pallas.kv_gather import kept_first, take_rows
 
 EVICT = ("redundant", "oldest")
@@ -129,12 +132,26 @@ def init_bank(model: ModelConfig, batch: int, dtype: jnp.dtype) -> KVBank:
     )
 
 
+def cut(bank: KVBank, layout: Layout) -> KVBank:
+    """`bank` with rows of slots cut along `TOKENS` and heads along `tensor`; the rest is whole."""
+    rows = dict(keys=("tensor",), values=("tensor",), positions=())
+    whole = {field: layout.constrain(x) for field, x in vars(bank).items() if field not in rows}
+    return bank.replace(
+        **whole,
+        **{
+            field: layout.constrain(getattr(bank, field), None, None, None, TOKENS, *heads)
+            for field, heads in rows.items()
+        },
+    )
+
+
 def make_entry(
     kv: ChunkKV,
     keep: Bool[Array, "Y B 1 N"],
     positions: Int[Array, "N 3"],
     capacity: int,
     dense: bool = False,
+    layout: Layout = ONE_DEVICE,
 ) -> Entry:
     """The kept rows of one chunk (Algorithm 2, line 13), in position order.
 
@@ -143,6 +160,8 @@ def make_entry(
       keep: at most `capacity` true per row (`keep_mask`); all true for the anchor.
       positions: (t, h, w) of the chunk's tokens, t counted from its first latent.
       dense: `retrieval.dense_recent`: the other rows follow the kept ones.
+      layout: each device then makes its own rows of the slot, layer by layer, from all of the
+        chunk's: which tokens are kept does not depend on the mesh.
 
     Raises:
       ValueError: `dense` and the chunk does not fit into a slot.
@@ -153,13 +172,34 @@ def make_entry(
     index, lengths = kept_first(keep[:, :, 0], capacity)
     stored = jnp.full_like(lengths, num_tokens) if dense else lengths
     tokens = jnp.broadcast_to(positions.astype(jnp.int32), (*lengths.shape, num_tokens, 3))
+    keys, values = _kept_rows(kv.keys[:, :, 0], kv.values[:, :, 0], index, stored, layout)
     return Entry(
-        keys=take_rows(kv.keys[:, :, 0], index, stored),
-        values=take_rows(kv.values[:, :, 0], index, stored),
+        keys=keys,
+        values=values,
         positions=take_rows(tokens, index, stored),
         lengths=lengths,
         stored=stored,
     )
+
+
+def _kept_rows(keys, values, index, stored, layout: Layout):
+    """Rows `index` [Y, B, C] of keys and values [Y, B, N, A, K], zeros from row `stored` [Y, B] on."""
+    if layout.mesh is None:
+        return take_rows(keys, index, stored), take_rows(values, index, stored)
+
+    def of_layer(layer):
+        keys, values, index, stored = layer
+        keys, values = (jax.lax.all_gather(x, TOKENS, axis=1, tiled=True) for x in (keys, values))
+        own = index.shape[-1] // layout.size(*TOKENS)
+        first = jax.lax.axis_index(TOKENS) * own
+        index = jax.lax.dynamic_slice_in_dim(index, first, own, axis=-1)
+        return tuple(take_rows(x, index, stored - first) for x in (keys, values))
+
+    rows = P(None, None, TOKENS, "tensor")
+    every = layout.manual(
+        lambda *layers: jax.lax.map(of_layer, layers), (rows, rows, P(), P()), (rows, rows)
+    )
+    return every(keys, values, index, stored)
 
 
 def write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from bvjax.config import ModelConfig, RetrievalConfig
@@ -13,7 +14,17 @@ from bvjax.memory.bank import RETRIEVE, KVBank
 from bvjax.memory.similarity import cosine
 from bvjax.nets.dit import Context
 from bvjax.nets.rope import angles, apply_rope
+from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 from kernels_pallas.kv_gather import pack
+
+
+@flax.struct.dataclass
+class Rows:
+    """What moves when a context is made: the rows of some slots of a bank."""
+
+    keys: Float[Array, "*Y B slot cap A K"]
+    values: Float[Array, "*Y B slot cap A K"]
+    positions: Int[Array, "*Y B slot cap 3"]
 
 
 @flax.struct.dataclass
@@ -184,7 +195,11 @@ def retrieve(
 
 
 def assemble(
-    bank: KVBank, selection: Selection, entry_base: Int[Array, "B E"], theta: float
+    bank: KVBank,
+    selection: Selection,
+    entry_base: Int[Array, "B E"],
+    theta: float,
+    layout: Layout = ONE_DEVICE,
 ) -> Context:
     """(K*, V*) of Eq. 9: the selected rows, roped at (base + t, h, w) and packed without gaps.
 
@@ -194,6 +209,8 @@ def assemble(
     Args:
       entry_base: latent frame at which each entry begins (`time_bases`).
       theta: RoPE base of the model.
+      layout: each device then makes its own rows of the context, layer by layer, from all rows of
+        the selected slots.
 
     Returns:
       A `Context` with a chunk axis of length 1 and E * capacity rows, `length` of them valid.
@@ -205,12 +222,11 @@ def assemble(
         jnp.take_along_axis(bank.lengths, index, axis=2),
     )
     lengths = jnp.where(selection.valid, lengths, 0)
-    positions = jnp.take_along_axis(bank.positions, index[..., None, None], axis=2)
-    positions = positions.at[..., 0].add(entry_base[None, :, :, None])
-    positions, _ = pack(positions, lengths)
-    keys, length = pack(bank.keys, lengths, selection.index)
-    values, _ = pack(bank.values, lengths, selection.index)
-    keys = apply_rope(keys, angles(positions, keys.shape[-1], theta))
+    if layout.mesh is None:
+        keys, values = _roped(bank, selection.index, lengths, entry_base, theta)
+    else:
+        keys, values = _own_rows(bank, selection.index, lengths, entry_base, theta, layout)
+    length = lengths.sum(-1, dtype=jnp.int32)
     rows = (*lengths.shape, bank.keys.shape[3])
     similarity, _ = pack(jnp.broadcast_to(selection.similarity[None, ..., None], rows), lengths)
     return Context(
@@ -219,3 +235,38 @@ def assemble(
         length=length[:, :, None],
         similarity=similarity[:, :, None],
     )
+
+
+def _roped(bank, slots, lengths, entry_base, theta):
+    """Keys and values [..., E * cap, A, K] of the slots [B, E], packed; keys roped."""
+    index = jnp.broadcast_to(slots, lengths.shape)[..., None, None]
+    positions = jnp.take_along_axis(bank.positions, index, axis=lengths.ndim - 1)
+    positions = positions.at[..., 0].add(entry_base[..., None])
+    positions, _ = pack(positions, lengths)
+    keys, _ = pack(bank.keys, lengths, slots)
+    values, _ = pack(bank.values, lengths, slots)
+    return apply_rope(keys, angles(positions, keys.shape[-1], theta)), values
+
+
+def _own_rows(bank, slots, lengths, entry_base, theta, layout):
+    """`_roped` of a bank that is cut along `TOKENS`, cut again so that the packed rows are even."""
+
+    def of_layer(layer):
+        own, lengths = layer
+        picked = jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, slots), own)
+        whole = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=2, tiled=True), picked)
+        rows = lengths.shape[-1] * picked.keys.shape[2]
+        first = jax.lax.axis_index(TOKENS) * rows
+        every = jnp.broadcast_to(jnp.arange(slots.shape[-1]), slots.shape)
+        packed = _roped(whole, every, lengths, entry_base, theta)
+        return tuple(jax.lax.dynamic_slice_in_dim(x, first, rows, axis=1) for x in packed)
+
+    cut = Rows(
+        keys=P(None, None, None, TOKENS, "tensor"),
+        values=P(None, None, None, TOKENS, "tensor"),
+        positions=P(None, None, None, TOKENS),
+    )
+    out = P(None, None, TOKENS, "tensor")
+    every = layout.manual(lambda *layers: jax.lax.map(of_layer, layers), (cut, P()), (out, out))
+    rows = Rows(keys=bank.keys, values=bank.values, positions=bank.positions)
+    return every(rows, lengths)
