@@ -29,9 +29,7 @@ def resolve(kernel: str, implementation: str, by_platform: Mapping[str, str]) ->
     Raises:
       ValueError: the name is none of these.
     """
-    known = tuple(
-        dict.fromkeys((*by_platform.values(), *(f for f in by_platform if f not in PLATFORMS)))
-    )
+    known = tuple(dict.fromkeys((*by_platform.values(), *(set(by_platform) - set(PLATFORMS)))))
     if implementation in known:
         return implementation
     if implementation not in ("auto", *PLATFORMS):
