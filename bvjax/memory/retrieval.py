@@ -200,6 +200,7 @@ def assemble(
     entry_base: Int[Array, "B E"],
     theta: float,
     layout: Layout = ONE_DEVICE,
+    null: tuple[KVBank, Selection] | None = None,
 ) -> Context:
     """(K*, V*) of Eq. 9: the selected rows, roped at (base + t, h, w) and packed without gaps.
 
@@ -211,30 +212,38 @@ def assemble(
       theta: RoPE base of the model.
       layout: each device then makes its own rows of the context, layer by layer, from all rows of
         the selected slots.
+      null: of the null branch, with the same slots: the context is then of both branches (B = 2),
+        cut along `data`.  Only on a mesh.
 
     Returns:
       A `Context` with a chunk axis of length 1 and E * capacity rows, `length` of them valid.
     """
-    index = selection.index[None]
-    lengths = jnp.where(
-        selection.recent,
-        jnp.take_along_axis(bank.stored, index, axis=2),
-        jnp.take_along_axis(bank.lengths, index, axis=2),
-    )
-    lengths = jnp.where(selection.valid, lengths, 0)
+    banks, branches = [bank], [(bank, selection)]
+    if null is not None:
+        branches.append(null)
+        banks += [null[0]] if null[0] is not bank else []
+    lengths = jnp.concatenate([_lengths(*branch) for branch in branches], axis=1)
+    similarity = jnp.concatenate([s.similarity for _, s in branches])
     if layout.mesh is None:
         keys, values = _roped(bank, selection.index, lengths, entry_base, theta)
     else:
-        keys, values = _own_rows(bank, selection.index, lengths, entry_base, theta, layout)
+        keys, values = _own_rows(banks, selection.index, lengths, entry_base, theta, layout)
     length = lengths.sum(-1, dtype=jnp.int32)
     rows = (*lengths.shape, bank.keys.shape[3])
-    similarity, _ = pack(jnp.broadcast_to(selection.similarity[None, ..., None], rows), lengths)
+    similarity, _ = pack(jnp.broadcast_to(similarity[None, ..., None], rows), lengths)
     return Context(
         keys=keys[:, :, None],
         values=values[:, :, None],
         length=length[:, :, None],
         similarity=similarity[:, :, None],
     )
+
+
+def _lengths(bank: KVBank, selection: Selection) -> Int[Array, "Y B E"]:
+    """Rows that are read of each entry."""
+    index = selection.index[None]
+    stored, kept = (jnp.take_along_axis(x, index, axis=2) for x in (bank.stored, bank.lengths))
+    return jnp.where(selection.valid, jnp.where(selection.recent, stored, kept), 0)
 
 
 def _roped(bank, slots, lengths, entry_base, theta):
@@ -248,11 +257,18 @@ def _roped(bank, slots, lengths, entry_base, theta):
     return apply_rope(keys, angles(positions, keys.shape[-1], theta)), values
 
 
-def _own_rows(bank, slots, lengths, entry_base, theta, layout):
-    """`_roped` of a bank that is cut along `TOKENS`, cut again so that the packed rows are even."""
+def _own_rows(banks, slots, lengths, entry_base, theta, layout):
+    """`_roped` of a bank that is cut along `TOKENS`, cut again so that the packed rows are even.
+
+    With two rows of `lengths` each device makes the context of its branch: it has that branch's
+    bank, where there are two, layer by layer.
+    """
 
     def of_layer(layer):
-        own, lengths = layer
+        (own, *other), lengths = layer
+        if other:
+            first = jax.lax.axis_index("data") == 0
+            own = jax.tree.map(lambda a, b: jnp.where(first, a, b), own, *other)
         picked = jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, slots), own)
         whole = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=2, tiled=True), picked)
         rows = lengths.shape[-1] * picked.keys.shape[2]
@@ -266,7 +282,12 @@ def _own_rows(bank, slots, lengths, entry_base, theta, layout):
         values=P(None, None, None, TOKENS, "tensor"),
         positions=P(None, None, None, TOKENS),
     )
-    out = P(None, None, TOKENS, "tensor")
-    every = layout.manual(lambda *layers: jax.lax.map(of_layer, layers), (cut, P()), (out, out))
-    rows = Rows(keys=bank.keys, values=bank.values, positions=bank.positions)
+    branch = layout.rows(lengths.shape[1]) if lengths.shape[1] > 1 else None
+    out = P(None, branch, TOKENS, "tensor")
+    every = layout.manual(
+        lambda *layers: jax.lax.map(of_layer, layers),
+        ([cut] * len(banks), P(None, branch)),
+        (out, out),
+    )
+    rows = [Rows(keys=b.keys, values=b.values, positions=b.positions) for b in banks]
     return every(rows, lengths)
