@@ -132,17 +132,18 @@ def init_bank(model: ModelConfig, batch: int, dtype: jnp.dtype) -> KVBank:
     )
 
 
+def shardings(bank: KVBank, layout: Layout) -> KVBank:
+    """How the fields of `bank` are cut: rows of slots along `TOKENS`, heads along `tensor`."""
+    rows = None, None, None, TOKENS
+    of = dict(keys=(*rows, "tensor"), values=(*rows, "tensor"), positions=rows)
+    return bank.replace(**{name: layout.sharding(*of.get(name, ())) for name in vars(bank)})
+
+
 def cut(bank: KVBank, layout: Layout) -> KVBank:
-    """`bank` with rows of slots cut along `TOKENS` and heads along `tensor`; the rest is whole."""
-    rows = dict(keys=("tensor",), values=("tensor",), positions=())
-    whole = {field: layout.constrain(x) for field, x in vars(bank).items() if field not in rows}
-    return bank.replace(
-        **whole,
-        **{
-            field: layout.constrain(getattr(bank, field), None, None, None, TOKENS, *heads)
-            for field, heads in rows.items()
-        },
-    )
+    """`bank`, told to the compiler to be cut as `shardings` says."""
+    if layout.mesh is None:
+        return bank
+    return jax.lax.with_sharding_constraint(bank, shardings(bank, layout))
 
 
 def make_entry(
