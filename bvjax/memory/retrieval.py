@@ -10,7 +10,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from bvjax.config import ModelConfig, RetrievalConfig
 from bvjax.errors import UserError
-from bvjax.memory.bank import RETRIEVE, KVBank
+from bvjax.memory import storage
+from bvjax.memory.bank import RETRIEVE, Entry, KVBank
+from bvjax.memory.bank import axes as bank_axes
+from bvjax.memory.book import Book
 from bvjax.memory.similarity import cosine
 from bvjax.nets.dit import Context
 from bvjax.nets.rope import angles, apply_rope
@@ -25,6 +28,8 @@ class Rows:
     keys: Float[Array, "*Y B slot cap A K"]
     values: Float[Array, "*Y B slot cap A K"]
     positions: Int[Array, "*Y B slot cap 3"]
+    key_scales: Float[Array, "*Y B slot cap A"] | None = None
+    value_scales: Float[Array, "*Y B slot cap A"] | None = None
 
 
 @flax.struct.dataclass
@@ -46,6 +51,22 @@ class Selection:
     def forget(self, anchor: bool) -> Selection:
         """The same without what was retrieved; nothing else moves."""
         return self.replace(valid=self.valid & ~self.retrieved(anchor))
+
+
+@flax.struct.dataclass
+class Active:
+    """What one chunk sees of a bank that is elsewhere, beside each other and not in one array."""
+
+    entries: tuple[Entry, ...]  # in the order of the selection; any where that is not valid
+    selection: Selection  # its `index` is into `entries`, its scores are theirs
+
+    @property
+    def lengths(self) -> Int[Array, "Y B E"]:
+        return jnp.stack([entry.lengths for entry in self.entries], axis=2)
+
+    @property
+    def stored(self) -> Int[Array, "Y B E"]:
+        return jnp.stack([entry.stored for entry in self.entries], axis=2)
 
 
 def semantic_scores(
@@ -70,7 +91,10 @@ def semantic_scores(
 
 
 def caption_scores(
-    retrieval: RetrievalConfig, bank: KVBank, target_embedding: Float[Array, "B Dt"], anchor: bool
+    retrieval: RetrievalConfig,
+    bank: KVBank | Book,
+    target_embedding: Float[Array, "B Dt"],
+    anchor: bool,
 ) -> Float[Array, "B slot"]:
     """`semantic_scores` of each slot of a bank; the anchor's slot does not count for `center`."""
     first = jnp.arange(bank.valid.shape[-1]) == 0
@@ -90,7 +114,7 @@ def random_scores(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "
 
 def entry_scores(
     retrieval: RetrievalConfig,
-    bank: KVBank,
+    bank: KVBank | Book,
     target_embedding: Float[Array, "B Dt"],
     anchor: bool,
     key: Key[Array, ""] | None = None,
@@ -176,7 +200,7 @@ def select(
 
 
 def retrieve(
-    bank: KVBank,
+    bank: KVBank | Book,
     target_embedding: Float[Array, "B Dt"],
     target_chunk: Int[Array, ""],
     model: ModelConfig,
@@ -195,11 +219,12 @@ def retrieve(
 
 
 def assemble(
-    bank: KVBank,
+    bank: KVBank | Active,
     selection: Selection,
     entry_base: Int[Array, "B E"],
     theta: float,
     layout: Layout = ONE_DEVICE,
+    dtype: jnp.dtype | None = None,
 ) -> Context:
     """(K*, V*) of Eq. 9: the selected rows, roped at (base + t, h, w) and packed without gaps.
 
@@ -211,6 +236,7 @@ def assemble(
       theta: RoPE base of the model.
       layout: each device then makes its own rows of the context, layer by layer, from all rows of
         the selected slots.
+      dtype: of the keys and values of the context; None: as they are stored.
 
     Returns:
       A `Context` with a chunk axis of length 1 and E * capacity rows, `length` of them valid.
@@ -222,13 +248,15 @@ def assemble(
         jnp.take_along_axis(bank.lengths, index, axis=2),
     )
     lengths = jnp.where(selection.valid, lengths, 0)
-    if layout.mesh is None:
-        keys, values = _roped(bank, selection.index, lengths, entry_base, theta)
-    else:
-        keys, values = _own_rows(bank, selection.index, lengths, entry_base, theta, layout)
+    many = isinstance(bank, Active)
+    rows = tuple(_rows(entry) for entry in bank.entries) if many else _rows(bank)
+    given = (rows, selection.index, lengths, entry_base, theta, dtype)
+    whole = layout.mesh is None and not many
+    keys, values = _roped(*given) if whole else _by_layer(*given, layout)
     length = lengths.sum(-1, dtype=jnp.int32)
-    rows = (*lengths.shape, bank.keys.shape[3])
-    similarity, _ = pack(jnp.broadcast_to(selection.similarity[None, ..., None], rows), lengths)
+    capacity = keys.shape[2] // lengths.shape[-1]
+    similarity = jnp.broadcast_to(selection.similarity[None, ..., None], (*lengths.shape, capacity))
+    similarity, _ = pack(similarity, lengths)
     return Context(
         keys=keys[:, :, None],
         values=values[:, :, None],
@@ -237,36 +265,58 @@ def assemble(
     )
 
 
-def _roped(bank, slots, lengths, entry_base, theta):
+def _rows(held: KVBank | Entry) -> Rows:
+    return Rows(**{field: getattr(held, field) for field in Rows.__dataclass_fields__})
+
+
+def _roped(rows, slots, lengths, entry_base, theta, dtype):
     """Keys and values [..., E * cap, A, K] of the slots [B, E], packed; keys roped."""
     index = jnp.broadcast_to(slots, lengths.shape)[..., None, None]
-    positions = jnp.take_along_axis(bank.positions, index, axis=lengths.ndim - 1)
+    positions = jnp.take_along_axis(rows.positions, index, axis=lengths.ndim - 1)
     positions = positions.at[..., 0].add(entry_base[..., None])
     positions, _ = pack(positions, lengths)
-    keys, _ = pack(bank.keys, lengths, slots)
-    values, _ = pack(bank.values, lengths, slots)
+
+    def packed(stored, scales):
+        stored, _ = pack(stored, lengths, slots)
+        if scales is not None:
+            scales, _ = pack(scales, lengths, slots)
+        return storage.decode(stored, scales, dtype)
+
+    keys = packed(rows.keys, rows.key_scales)
+    values = packed(rows.values, rows.value_scales)
     return apply_rope(keys, angles(positions, keys.shape[-1], theta)), values
 
 
-def _own_rows(bank, slots, lengths, entry_base, theta, layout):
-    """`_roped` of a bank that is cut along `TOKENS`, cut again so that the packed rows are even."""
+def _by_layer(rows, slots, lengths, entry_base, theta, dtype, layout):
+    """`_roped` a layer at a time: of entries in arrays of their own, or of rows cut along `TOKENS`.
+
+    Cut rows are gathered, and the packed ones cut again so that they are even.
+    """
 
     def of_layer(layer):
         own, lengths = layer
+        if isinstance(own, tuple):
+            own = jax.tree.map(lambda *entries: jnp.stack(entries, axis=1), *own)
+        if layout.mesh is None:
+            return _roped(own, slots, lengths, entry_base, theta, dtype)
         picked = jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, slots), own)
         whole = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=2, tiled=True), picked)
-        rows = lengths.shape[-1] * picked.keys.shape[2]
-        first = jax.lax.axis_index(TOKENS) * rows
+        count = lengths.shape[-1] * picked.keys.shape[2]
+        first = jax.lax.axis_index(TOKENS) * count
         every = jnp.broadcast_to(jnp.arange(slots.shape[-1]), slots.shape)
-        packed = _roped(whole, every, lengths, entry_base, theta)
-        return tuple(jax.lax.dynamic_slice_in_dim(x, first, rows, axis=1) for x in packed)
+        packed = _roped(whole, every, lengths, entry_base, theta, dtype)
+        return tuple(jax.lax.dynamic_slice_in_dim(x, first, count, axis=1) for x in packed)
 
-    cut = Rows(
-        keys=P(None, None, None, TOKENS, "tensor"),
-        values=P(None, None, None, TOKENS, "tensor"),
-        positions=P(None, None, None, TOKENS),
-    )
+    def of_layers(rows, lengths):
+        return jax.lax.map(of_layer, (rows, lengths))
+
+    if layout.mesh is None:
+        return of_layers(rows, lengths)
+    cut = jax.tree.map(_cut, rows, is_leaf=lambda x: isinstance(x, Rows))
     out = P(None, None, TOKENS, "tensor")
-    every = layout.manual(lambda *layers: jax.lax.map(of_layer, layers), (cut, P()), (out, out))
-    rows = Rows(keys=bank.keys, values=bank.values, positions=bank.positions)
-    return every(rows, lengths)
+    return layout.manual(of_layers, (cut, P()), (out, out))(rows, lengths)
+
+
+def _cut(rows: Rows) -> Rows:
+    where = {name: P(*axes) for name, axes in bank_axes(rows).items()}
+    return Rows(**where)
