@@ -68,7 +68,9 @@ def _groups(line: str) -> list[list[int]]:
     """Devices that exchange with each other, by position in the mesh."""
     listed = re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", line)
     if listed:
-        return [[int(n) for n in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", listed.group(1))]
+        return [
+            [int(n) for n in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", listed.group(1))
+        ]
     counted = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
     if counted:
         shape, source = ([int(n) for n in g.split(",")] for g in counted.groups()[:2])
@@ -90,7 +92,9 @@ def axes_of(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
         for axes in itertools.combinations(names, count):
             moved = [mesh.axis_names.index(name) for name in axes]
             kept = [i for i in range(places.ndim) if i not in moved]
-            lines = places.transpose(kept + moved).reshape(-1, math.prod(places.shape[i] for i in moved))
+            lines = places.transpose(kept + moved).reshape(
+                -1, math.prod(places.shape[i] for i in moved)
+            )
             owner = {device: row for row, line in enumerate(lines.tolist()) for device in line}
             if groups and all(len({owner[d] for d in group}) == 1 for group in groups):
                 return axes
