@@ -35,7 +35,7 @@ setup-torch: $(STAMP_TORCH)  ## another with PyTorch, diffusers and transformers
 $(STAMP_TORCH): requirements.txt requirements-torch.txt pyproject.toml
 	$(call install,$(VENV_TORCH),requirements-torch.txt)
 
-setup-aot: $(STAMP_AOT)  ## another with compilers for TPUs and NVIDIA GPUs, which need no device (3 GB)
+setup-aot: $(STAMP_AOT)  ## another with compilers for TPUs and NVIDIA GPUs, which need no device (4.4 GB)
 
 # pip's resolver would bring all of CUDA (4.4 GB): the file lists what compiling needs.
 $(STAMP_AOT): requirements.txt requirements-aot.txt pyproject.toml
