@@ -19,7 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 from bvjax.errors import UserError
 from kernels_pallas.platforms import platform_of
@@ -52,8 +59,13 @@ class Layout:
         """What to pass as `implementation` to kernels: the platform that programs are made for."""
         return "auto" if self.mesh is None else platform_of(self.mesh.devices.flat[0])
 
-    def sharding(self, *axes: str | tuple[str, ...] | None) -> NamedSharding:
-        """Of an array whose leading dimensions are cut along `axes`, the others whole."""
+    def sharding(self, *axes: str | tuple[str, ...] | None) -> Sharding:
+        """Of an array whose leading dimensions are cut along `axes`, the others whole.
+
+        Without a mesh: of an array on the default device.
+        """
+        if self.mesh is None:
+            return SingleDeviceSharding(jax.devices()[0])
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
     def constrain(self, x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
@@ -77,7 +89,7 @@ class Layout:
             fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
 
-    def parameter(self, name: str, shape: tuple[int, ...]) -> NamedSharding:
+    def parameter(self, name: str, shape: tuple[int, ...]) -> Sharding:
         """Of a DiT's parameter: features along `tensor`, the other side of a kernel along `fsdp`.
 
         Those that are no layer's are whole everywhere: 0.2 of 14 billion in the large model.
