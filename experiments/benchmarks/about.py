@@ -8,7 +8,7 @@ import pathlib
 import platform
 import re
 import shlex
-import sys
+from collections.abc import Sequence
 
 
 def device() -> str:
@@ -47,7 +47,7 @@ def versions(*packages: str) -> str:
     return ", ".join(found)
 
 
-def command(module: str) -> str:
-    """The command line that this process was started with, to be read by a person."""
-    words = [word for word in sys.argv[1:] if word != "--write-docs"]
+def command(module: str, argv: Sequence[str]) -> str:
+    """The command line of a module, to be read by a person."""
+    words = [word for word in argv if word != "--write-docs"]
     return " ".join(["python -m", module, *map(shlex.quote, words)])

@@ -1,6 +1,6 @@
 """What a chunk costs by its place in the video, with three memories:
 
-python -m experiments.benchmarks.history --weights=bvjax/assets/mini
+python -m experiments.benchmarks.history --weights bvjax/assets/mini
 
   semantic  the model's own: the anchor, `recent` last chunks and the `l` most alike in a bank
   rolling   as many entries, but always the latest
@@ -22,19 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags, logging
 
 from bvjax.config import ModelConfig
-from bvjax.errors import UserError
 from bvjax.generate import steps
-from experiments.benchmarks import about, docs, inputs, models
-
-_WEIGHTS = flags.DEFINE_string("weights", None, "Weights folder; or give --preset.")
-_PRESET = flags.DEFINE_string("preset", None, "Whose shapes random weights get.")
-_SET = flags.DEFINE_multi_string("set", [], "Override of the model, e.g. sampler.steps=10.")
-_CHUNKS = flags.DEFINE_list("chunks", ["2", "4", "8", "15", "30", "60"], "Which chunks.")
-_REPEAT = flags.DEFINE_integer("repeat", 5, "Times; the median is told.", lower_bound=1)
-_DOCS = flags.DEFINE_bool("write-docs", False, "Put the result into docs/performance.md.")
+from experiments.benchmarks import about, docs, inputs, models, options
 
 MODES = ("semantic", "rolling", "full")
 PICTURE = "performance_chunks.png"
@@ -118,28 +109,25 @@ def draw(found: dict[str, dict[int, Cost]], path: Path, title: str) -> None:
     FigureCanvasAgg(figure).print_figure(str(path), dpi=110)
 
 
-def main(argv: list[str]) -> int:
-    logging.set_verbosity(logging.WARNING)
-    try:
-        if len(argv) > 1 or not all(word.isdigit() and int(word) > 1 for word in _CHUNKS.value):
-            raise UserError(f"--chunks is {_CHUNKS.value}; it takes numbers of 2 or more, 2,4,8")
-        model, params = models.load(_WEIGHTS.value, _PRESET.value, _SET.value, ("dit",))
-        chunks = sorted(map(int, _CHUNKS.value))
-        found = {mode: costs(model, params["dit"], mode, chunks, _REPEAT.value) for mode in MODES}
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(argv: Sequence[str]) -> None:
+    parser = options.parser(__doc__)
+    add = parser.add_argument
+    add("--chunks", nargs="+", type=options.whole(2), default=[2, 4, 8, 15, 30, 60], help="which")
+    add("--repeat", type=options.whole(), default=5, help="times; the median is told (default: 5)")
+    args = parser.parse_args(argv)
+    model, params = models.load(args.weights, args.preset, args.set, ("dit",))
+    chunks = sorted(set(args.chunks))
+    found = {mode: costs(model, params["dit"], mode, chunks, args.repeat) for mode in MODES}
     text = table(found)
     print(text)
-    if _DOCS.value:
+    if args.write_docs:
         device = about.device()
         draw(found, docs.PATH.parent / PICTURE, f"{model.name}, {device}")
-        made = about.command("experiments.benchmarks.history"), about.versions()
+        made = about.command("experiments.benchmarks.history", argv), about.versions()
         text += f"\n\n![cost against the chunk's number]({PICTURE})"
         title = f"{model.name}, cost against the chunk's number"
         docs.write_section(device, title, docs.section(title, *made, text))
-    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(options.run(main))

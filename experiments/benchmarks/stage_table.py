@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 import jax
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.generate import steps
-from experiments.benchmarks import figures, flops
+from experiments.benchmarks import figures, work
 from experiments.benchmarks.clock import device_gigabytes, peak_gigabytes
 
 
@@ -20,7 +21,6 @@ class Measured:
 
     model: ModelConfig
     chunks: list[dict[str, float]]
-    frames: list[int]
     text: float | None
     retrieve: float
     context_rows: float
@@ -44,6 +44,11 @@ class Measured:
             sum(c.values()) for c in self.chunks[: self.first_frame + 1]
         )
 
+    def frames(self) -> int:
+        """Pixel frames of all chunks."""
+        count = len(self.chunks) - self.first_frame
+        return ChunkGrid(self.model.chunk, count, self.model.dit.patch).num_frames
+
     def whole(self) -> float:
         """Seconds of the whole video with a caption for each chunk, compilation apart."""
         captions = len(self.chunks) - self.first_frame
@@ -55,17 +60,17 @@ def report(found: Measured, peak: float, ceiling_name: str) -> str:
     model, seconds = found.model, found.steady()
     grid, chunk = steps.grid_of(model), model.chunk
     tokens, rows = grid.tokens_per_chunk, found.context_rows
-    work = {
-        "text": flops.text_encoder(model),
-        "denoise": flops.denoise(model, tokens, rows),
-        "write memory": flops.commit(model, tokens, rows),
-        "decode": flops.vae_decode(
-            model.vae, chunk.height, chunk.width, grid.latents_per_chunk, first=False
-        ),
+    operations = {
+        "denoise": work.denoise(model, tokens, rows),
+        "write memory": work.commit(model, tokens, rows),
     }
+    if found.text is not None:
+        operations["text"] = work.text_encoder(model)
+    if "decode" in seconds:
+        operations["decode"] = work.vae_decode(model, grid.latents_per_chunk, first=False)
     names = {
         "text": "text, one caption",
-        "denoise": f"denoise, {model.sampler.steps} steps x {flops.branches(model)} branches",
+        "denoise": f"denoise, {model.sampler.steps} steps x {work.branches(model)} branches",
         "write memory": "write memory (clean pass, entry)",
         "decode": "decode, uint8 on the host",
         "write mp4": "write mp4 (H.264)",
@@ -83,14 +88,16 @@ def report(found: Measured, peak: float, ceiling_name: str) -> str:
         cells = [names[part], f"{took:.3f}", share]
         if part == "write mp4" and not found.mp4:
             cells[1:] = ["PyAV is missing", ""]
-        if part in work:
-            rate = work[part] / took
-            cells += [flops.in_words(work[part]), flops.in_words(rate), f"{rate / peak:.1%}"]
+        if part in operations:
+            rate = operations[part] / took
+            cells += [work.in_words(operations[part]), work.in_words(rate), f"{rate / peak:.1%}"]
         lines.append(f"| {' | '.join(cells + [''] * (6 - len(cells)))} |")
     lines.append(
         f"| retrieve and assemble alone (part of denoise) | {found.retrieve:.4f} | | | | |"
     )
-    mfu = (work["denoise"] + work["write memory"]) / (seconds["denoise"] + seconds["write memory"])
+    mfu = (operations["denoise"] + operations["write memory"]) / (
+        seconds["denoise"] + seconds["write memory"]
+    )
     kinds = ", ".join(f"{name} {s:.1f}" for name, s in found.compile.items())
     steady = chunk.frames / total
     _note(model, steady, mfu / peak, found, ceiling_name)
@@ -102,9 +109,9 @@ def report(found: Measured, peak: float, ceiling_name: str) -> str:
         "",
         f"- steady: {steady:.3g} frames/s, {total:.3f} s a chunk of {chunk.frames / chunk.fps:g} s",
         f"- MFU of denoising and writing the memory: {mfu / peak:.1%} of {ceiling_name} "
-        f"({flops.in_words(peak)} a second)",
+        f"({work.in_words(peak)} a second)",
         f"- first chunk on disk after {found.first_latency():.2f} s, compilation apart; "
-        f"{count} chunks, {sum(found.frames)} frames, in {found.whole():.1f} s",
+        f"{count} chunks, {found.frames()} frames, in {found.whole():.1f} s",
         f"- compilation, s: {kinds}; {sum(found.compile.values()):.1f} in all",
         f"- most memory: {memory}",
     ]
@@ -120,5 +127,5 @@ def _note(model, steady, mfu, found, ceiling_name) -> None:
     )
     target = 45 if full_size and model.name == "wan-1.3b" else None
     figures.note(f"{size}, chunk step MFU of {ceiling_name}", 100 * mfu, "%", target)
-    if model.name == "mini" and sum(found.frames) == 481:
+    if model.name == "mini" and found.frames() == 481:
         figures.note("mini, a minute", found.whole(), "s", 60)

@@ -1,7 +1,7 @@
 """What a video costs, part by part, on the default device:
 
-python -m experiments.benchmarks.stages --weights=bvjax/assets/mini
-python -m experiments.benchmarks.stages --preset=self-forcing --chunks=5 --full-memory
+python -m experiments.benchmarks.stages --weights bvjax/assets/mini
+python -m experiments.benchmarks.stages --preset self-forcing --chunks 5 --full-memory
 
 With a preset, weights are random and of its shapes; sizes are overrides, as elsewhere (`--set
 chunk.height=256`).  `--vs-torch` adds the same work in PyTorch, by turns (see `against_torch`).
@@ -11,39 +11,33 @@ Included: a forward pass of the text encoder per caption, each denoising step wi
 retrieval (also alone), building and writing of memory entries, decoding to uint8 on the host, H.264.
 Not included: starting Python, loading weights, the report.  Each part waits for its result, so parts
 do not overlap as they may in `bvjax generate`.  Compilation is told apart and made anew, with the
-persistent cache off.  Operations are counted from shapes (`flops`); the ceiling is what one large
+persistent cache off.  Operations are counted from shapes (`work`); the ceiling is what one large
 product of the same dtype reaches here.
 """
 
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags, logging
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.generate import steps
 from bvjax.nets import vae
-from experiments.benchmarks import about, ceiling, docs, flops, inputs, models
+from bvjax.plan.chips import chip_of
+from bvjax.weights import PARTS
+from experiments.benchmarks import about, ceiling, docs, inputs, models, options, work
 from experiments.benchmarks.clock import Clock
 from experiments.benchmarks.programs import Programs
 from experiments.benchmarks.stage_table import Measured, report
-
-_WEIGHTS = flags.DEFINE_string("weights", None, "Weights folder; or give --preset.")
-_PRESET = flags.DEFINE_string("preset", None, "Whose shapes random weights get.")
-_SET = flags.DEFINE_multi_string("set", [], "Override of the model, e.g. sampler.steps=10.")
-_CHUNKS = flags.DEFINE_integer("chunks", 15, "Chunks to generate.", lower_bound=1)
-_FULL = flags.DEFINE_bool("full-memory", False, "Begin with a memory that is full.")
-_NO_TEXT = flags.DEFINE_bool("no-text", False, "Neither make nor run the text encoder.")
-_DOCS = flags.DEFINE_bool("write-docs", False, "Put the result into docs/performance.md.")
-_VS_TORCH = flags.DEFINE_bool("vs-torch", False, "Compare with PyTorch as well.")
 
 
 def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool) -> Measured:
@@ -55,13 +49,15 @@ def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool)
     given = inputs.chunk_input(model, start)
     programs = Programs(model, params, given)
     state = inputs.full_state(model, start) if full else steps.init_state(model)
-    decoder = vae.init_decode_state(model.vae, 1, model.chunk.height, model.chunk.width)
-    text = None
+    text, decoder = None, None
+    if "vae" in params:
+        size = model.chunk.height, model.chunk.width
+        decoder = vae.init_decode_state(model.vae, 1, *size)
     if "text" in params:
         ids = np.ones((1, model.text.max_length), np.int32)
         runs = (_seconds(programs.text, params["text"], ids, ids > 0) for _ in range(3))
         text = statistics.median(runs)
-    made, frames = [], []
+    made = []
     with tempfile.TemporaryDirectory() as folder, _writer(Path(folder), model) as write:
         numbers = ([0] if first_id else []) + list(range(start, start + chunks))
         for number in numbers:
@@ -77,19 +73,19 @@ def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool)
                 commit = programs.commit_anchor if anchor else programs.commit
                 if commit is not None and not (anchor and full):
                     state = jax.block_until_ready(commit(params["dit"], state, given, latents))
-            with clock.part("decode"):
-                decode = programs.decode if frames else programs.decode_first
-                decoder, pixels = decode(params["vae"], decoder, latents)
-                pixels = np.asarray(pixels)
-            with clock.part("write mp4"):
-                write(pixels)
+            if "vae" in params:
+                with clock.part("decode"):
+                    decode = programs.decode if made else programs.decode_first
+                    decoder, pixels = decode(params["vae"], decoder, latents)
+                    pixels = np.asarray(pixels)
+                with clock.part("write mp4"):
+                    write(pixels)
             made.append(dict(clock.seconds))
-            frames.append(len(pixels))
     last = inputs.chunk_input(model, numbers[-1] + 1)
     return Measured(
-        model, made, frames, text,
+        model, made, text,
         retrieve=statistics.median(_seconds(programs.look_back, state, last) for _ in range(3)),
-        context_rows=flops.context_rows(model, state, last), compile=programs.seconds,
+        context_rows=work.context_rows(model, state, last), compile=programs.seconds,
         mp4=write is not _no_mp4,
     )  # fmt: skip
 
@@ -126,38 +122,42 @@ class _writer:
             self._video.__exit__(*error)
 
 
-def main(argv: list[str]) -> int:
-    logging.set_verbosity(logging.WARNING)  # JAX tells which backends it does not find
+def main(argv: Sequence[str]) -> None:
+    parser = options.parser(__doc__)
+    add = parser.add_argument
+    add("--chunks", type=options.whole(), default=15, help="to generate (default: 15)")
+    add("--full-memory", action="store_true", help="begin with a memory that is full")
+    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="of the model (default: all)")
+    add("--vs-torch", action="store_true", help="compare with PyTorch first (`against_torch`)")
+    args = parser.parse_args(argv)
+    if args.vs_torch:  # before JAX takes the memory of the device here
+        _against_torch(args)
     jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        if len(argv) > 1:
-            raise UserError(f"unknown argument {argv[1]!r}")
-        parts = ("dit", "vae") if _NO_TEXT.value else ("dit", "vae", "text")
-        model, params = models.load(_WEIGHTS.value, _PRESET.value, _SET.value, parts)
-        before = ceiling.measured(model.dit.dtype)
-        found = measure(model, params, _CHUNKS.value, _FULL.value)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    published = ceiling.published_peak(jax.devices()[0].device_kind)
+    parts = dict.fromkeys(("dit", *args.parts))
+    model, params = models.load(args.weights, args.preset, args.set, parts)
+    before = ceiling.measured(model.dit.dtype)
+    found = measure(model, params, args.chunks, args.full_memory)
     measured = max(before, ceiling.measured(model.dit.dtype))  # other work comes and goes
-    name = "the ceiling" if published is None else "the published peak"
-    text = report(found, published or measured, name)
-    text += (
-        f"\n- one large {model.dit.dtype} product: {flops.in_words(measured)} a second, measured"
-    )
+    chip = chip_of(jax.devices()[0].device_kind)
+    name = "the ceiling" if chip is None else "the published peak"
+    text = report(found, measured if chip is None else chip.flops, name)
+    text += f"\n- one large {model.dit.dtype} product: {work.in_words(measured)} a second, measured"
     print(text)
-    if _DOCS.value:
-        made = about.command("experiments.benchmarks.stages"), about.versions("av")
-        title = f"{model.name}, part by part"
+    if args.write_docs:
+        made = about.command("experiments.benchmarks.stages", argv), about.versions("av")
+        title = f"{model.name}, {model.chunk.height}x{model.chunk.width}, part by part"
         docs.write_section(about.device(), title, docs.section(title, *made, text))
-    if _VS_TORCH.value:
-        from experiments.benchmarks import against_torch
 
-        del params
-        against_torch.compare_model(_WEIGHTS.value, _PRESET.value, _SET.value, _DOCS.value)
-    return 0
+
+def _against_torch(args) -> None:
+    words = [word for text in args.set for word in ("--set", text)]
+    for name in ("weights", "preset"):
+        words += [f"--{name}", getattr(args, name)] if getattr(args, name) else []
+    words += ["--write-docs"] * args.write_docs
+    command = [sys.executable, "-m", "experiments.benchmarks.against_torch", *words]
+    if subprocess.run(command).returncode:
+        raise UserError("the comparison with PyTorch failed; see above")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(options.run(main))
