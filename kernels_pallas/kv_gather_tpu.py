@@ -1,0 +1,1 @@
+def fits(slots): return False
