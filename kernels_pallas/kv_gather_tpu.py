@@ -1,0 +1,2 @@
+def fits(slots):
+    return False
