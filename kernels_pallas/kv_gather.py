@@ -22,9 +22,7 @@ from kernels_pallas.platforms import resolve
 from kernels_pallas.rope import rotate
 
 
-def compact(
-    x: jax.Array, keep: jax.Array, capacity: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def compact(x: jax.Array, keep: jax.Array, capacity: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Kept rows of a chunk, in position order, at the head of a slot (Algorithm 2, line 13).
 
     Args:
@@ -195,8 +193,7 @@ def _pack_in_one_gather(parts, slot, row, valid, angles):
 def _flat(axes, *arrays):
     """The first `axes` axes of each as one; None stays."""
     return [
-        None if a is None else a.reshape(math.prod(a.shape[:axes]), *a.shape[axes:])
-        for a in arrays
+        None if a is None else a.reshape(math.prod(a.shape[:axes]), *a.shape[axes:]) for a in arrays
     ]
 
 

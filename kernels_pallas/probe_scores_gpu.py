@@ -41,7 +41,9 @@ def column_sums(
     rows, probes, heads, dim = q.shape
     num_keys = k.shape[1]
     if not fits(dim):
-        raise ValueError(f"probe_scores on a GPU: head_dim {dim} is not a power of two in 16 .. 256")
+        raise ValueError(
+            f"probe_scores on a GPU: head_dim {dim} is not a power of two in 16 .. 256"
+        )
     scale = 1.0 / math.sqrt(dim)
     head_of_q = pl.BlockSpec((None, probes, None, dim), lambda j, a, r: (r, 0, a, 0))
     head_of_k = pl.BlockSpec((None, num_keys, None, dim), lambda j, a, r: (r, 0, a, 0))

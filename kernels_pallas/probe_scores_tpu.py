@@ -141,9 +141,7 @@ def _sum_kernel(reach_ref, q_ref, k_ref, visible_ref, lse_ref, out_ref, sum_ref,
         weights = jnp.where(seen, jnp.exp(logits - lse_ref[...]), 0.0)
         lanes = sum_ref.shape[1]
         # Lane by lane here; the sum across lanes is dear and comes once, at the end.
-        sum_ref[...] += sum(
-            weights[:, at : at + lanes] for at in range(0, weights.shape[1], lanes)
-        )
+        sum_ref[...] += sum(weights[:, at : at + lanes] for at in range(0, weights.shape[1], lanes))
 
     @pl.when((head == pl.num_programs(2) - 1) & (probe == pl.num_programs(3) - 1))
     def _():
