@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         help="change the configuration, for example memory.tau=0.97; may be repeated",
     )  # fmt: skip
 
+    _mesh_option(generate)
+
     resume = _run_command(commands, "resume", _resume, "go on with a run that was stopped")
     resume.description = "Go on with a run that was stopped or killed, to the very same video."
     redo = _run_command(commands, "redo", _redo, "make a run again from some chunk on")
@@ -117,6 +119,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--verify", action="store_true", help="afterwards run DST's parts once in PyTorch and here: "
         "needs torch and memory for both, float32")  # fmt: skip
 
+    plan = commands.add_parser(
+        "plan", help="what a configuration costs on a machine that is not here",
+        description="Compile the programs of a chunk for a TPU or GPU topology, without one, and say "
+        "what they need: memory, work, exchanges, and the time they cannot go below.",
+    )  # fmt: skip
+    plan.set_defaults(command=_plan)
+    add = plan.add_argument
+    add("--preset", required=True, metavar="NAME", help=", ".join(PRESETS))
+    add("--topology", required=True, metavar="NAME", help="v5p:2x2x1, v6e:4x4, h100:1x8, ...")
+    add("--minutes", type=float, default=1.0, metavar="M", help="of video (default: 1)")
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
+        help="change the configuration; may be repeated")  # fmt: skip
+    add("--json", metavar="FILE", help="write the figures there as well")
+    _mesh_option(plan)
+
     doctor = commands.add_parser("doctor", help="check this installation in about a minute")
     doctor.set_defaults(command=_doctor)
     return parser
@@ -127,7 +144,15 @@ def _run_command(commands, name: str, command, text: str) -> argparse.ArgumentPa
     parser.set_defaults(command=command)
     parser.add_argument("run", metavar="DIR", help="folder of the run")
     parser.add_argument("--weights", metavar="DIR", help="where its weights are now, if they moved")
+    _mesh_option(parser)
     return parser
+
+
+def _mesh_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mesh", metavar="AXIS=N,...", help="how several devices share the work: sizes of data, "
+        "fsdp, context and tensor, for example data=2,context=4 (default: chosen)",
+    )  # fmt: skip
 
 
 # ---- commands ---------------------------------------------------------------------------------
@@ -145,7 +170,7 @@ def _generate(args: argparse.Namespace) -> None:
         overrides.append(f"sampler.steps={args.steps}")
     model = apply_overrides(load_config(folder), overrides)
     _set_up()
-    bundle = bundles.load_bundle(folder)
+    bundle = bundles.load_bundle(folder, _layout(model, args.mesh))
     run = session.begin(
         bundle, model, story, args.out, seed=args.seed, scale=args.scale, image=args.image,
         video=args.video, video_chunks=args.video_chunks, chunks=args.chunks,
@@ -217,6 +242,29 @@ def _doctor(args: argparse.Namespace) -> None:
         raise UserError("something is wrong with this installation; see above")
 
 
+def _plan(args: argparse.Namespace) -> None:
+    from bvjax.files import write_json
+    from bvjax.generate.checks import check_model
+    from bvjax.overrides import apply_overrides
+    from bvjax.plan import report
+    from bvjax.plan.topology import topology_devices
+    from bvjax.presets import get_preset
+    from bvjax.sharding import parse_mesh
+
+    model = apply_overrides(get_preset(args.preset), args.overrides)
+    check_model(model)
+    sizes = parse_mesh(args.mesh) if args.mesh else None
+    if not args.minutes > 0:
+        raise UserError(f"--minutes is {args.minutes:g}; it must be above 0")
+    chip, devices = topology_devices(args.topology)
+    plan = report.make_plan(
+        model, args.topology, chip, devices, sizes, args.minutes, lambda text: _say(f"{text} ...")
+    )
+    print("\n".join(report.lines(plan)))
+    if args.json:
+        write_json(pathlib.Path(args.json), report.as_json(plan))
+
+
 # ---- shared -----------------------------------------------------------------------------------
 def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
     from bvjax.generate import bundle as bundles
@@ -229,12 +277,19 @@ def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
         folder = pathlib.Path(args.weights or run.settings.weights)
         if not folder.is_dir():
             raise UserError(f"there is no weights folder {folder}; say where it is with --weights")
-        bundle = bundles.load_bundle(folder)
+        bundle = bundles.load_bundle(folder, _layout(run.settings.model, args.mesh))
         session.check_weights(run, bundle)
         return run, bundle
     except BaseException:
         run.close()
         raise
+
+
+def _layout(model, mesh: str | None):
+    from bvjax.generate.placement import choose_layout
+    from bvjax.sharding import parse_mesh
+
+    return choose_layout(model, None if mesh is None else parse_mesh(mesh))
 
 
 def _produce(run: RunDir, bundle: Bundle) -> None:

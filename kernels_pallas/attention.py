@@ -1,9 +1,14 @@
-"""Attention over rows of packed keys: one entry point, one implementation per kind of machine.
+"""Attention over rows of packed keys: one entry point, one form per kind of machine.
 
-`mapped` runs head after head as plain 2-D matmuls and recomputes the weights in the backward pass:
-on XLA:CPU forward + backward took 1 / 1.6 to 1 / 2.7 of the batched form's time (15 rows, N = 128,
-S = 656, 6 heads of 32), and it never holds more than one [N, S] matrix of weights.  `xla` is the
-batched form, which accelerators want.
+| form | where | file |
+|---|---|---|
+| `mapped` | CPU | `attention_xla.py`: one (row, head) after the other |
+| `xla` | anywhere | `attention_xla.py`: all rows and heads together |
+| `splash` | TPU | `attention_tpu.py`: jax's splash attention |
+| `cudnn` | NVIDIA | `attention_gpu.py`: cuDNN's, through `jax.nn` |
+| `triton` | NVIDIA | `attention_gpu.py`: jax's Pallas kernel, where cuDNN is missing |
+
+The kernels are made elsewhere; what is done here is to give them all the same meaning.
 """
 
 from __future__ import annotations
@@ -13,8 +18,17 @@ import math
 import jax
 import jax.numpy as jnp
 
-IMPLEMENTATIONS = ("auto", "xla", "mapped")
-_MASKED = -1e30  # finite, so that a fully masked row gives zeros and not NaN
+from kernels_pallas import attention_gpu, attention_tpu, attention_xla
+from kernels_pallas.platforms import resolve
+
+FORMS = {"cpu": "mapped", "gpu": "cudnn", "tpu": "splash", "xla": "xla", "triton": "triton"}
+_RUN = {
+    "mapped": attention_xla.mapped,
+    "xla": attention_xla.batched,
+    "splash": attention_tpu.splash,
+    "cudnn": attention_gpu.cudnn,
+    "triton": attention_gpu.triton,
+}
 
 
 def attention(
@@ -35,80 +49,46 @@ def attention(
       k: [..., S, A, K] keys.
       v: [..., S, A, K] values.
       kv_length: int [...], the first `kv_length` keys of a row are valid; the rest are not seen.
+        The kernels skip blocks of keys past it.
       kv_mask: bool [..., S], the keys that are seen.  Both may be given; a key must pass both.
       scale: 1 / sqrt(K) when None.
-      return_lse: also return the log-sum-exp of the scaled, masked logits.
-      implementation: one of `IMPLEMENTATIONS`; `auto` is `mapped` on a CPU and `xla` elsewhere.
+      return_lse: also return the log-sum-exp of the scaled, masked logits.  Only `mapped` and
+        `xla` have a gradient then.
+      implementation: see `platforms.resolve`; `auto` is `mapped` on a CPU, `splash` on a TPU and
+        `cudnn` on a GPU.  `cudnn` and `triton` multiply 16-bit numbers: what they do not take,
+        float32 foremost, runs as `xla`, and the log says so once.
 
     Returns:
       [..., N, A, K] in the dtype of `v`; with `return_lse` also float32 [..., N, A].  A row without
       a valid key gives zeros and a log-sum-exp of about -1e30.
 
     Raises:
-      ValueError: `implementation` is unknown.
+      ValueError: `implementation` is unknown, or a gradient is asked for through a kernel that
+        also returns the log-sum-exp.
     """
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation={implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}"
-        )
-    if implementation == "auto":
-        implementation = "mapped" if jax.default_backend() == "cpu" else "xla"
+    form = resolve("attention", implementation, FORMS)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     rows, heads = q.shape[:-3], q.shape[-2]
-    mask = _valid_keys(rows, k.shape[-3], kv_length, kv_mask)
-    flat = [x.reshape(-1, *x.shape[-3:]) for x in (q, k, v)]
-    flat_mask = None if mask is None else mask.reshape(-1, mask.shape[-1])
-    form = _mapped if implementation == "mapped" else _batched
-    out, lse = form(*flat, flat_mask, scale)
+    q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
+    if kv_length is not None:
+        kv_length = jnp.broadcast_to(jnp.asarray(kv_length, jnp.int32), rows).reshape(-1)
+    if kv_mask is not None:
+        kv_mask = jnp.broadcast_to(kv_mask, (*rows, k.shape[1])).reshape(-1, k.shape[1])
+    if return_lse and form not in ("mapped", "xla"):
+        q, k, v = _forward_only((q, k, v))
+    out, lse = _RUN[form](q, k, v, kv_length, kv_mask, scale, return_lse)
     out = out.reshape(*rows, *out.shape[1:])
     return (out, lse.reshape(*rows, -1, heads)) if return_lse else out
 
 
-def _valid_keys(rows, num_keys, kv_length, kv_mask):
-    mask = kv_mask
-    if kv_length is not None:
-        prefix = jnp.arange(num_keys) < kv_length[..., None]
-        mask = prefix if mask is None else mask & prefix
-    return None if mask is None else jnp.broadcast_to(mask, (*rows, num_keys))
+@jax.custom_jvp
+def _forward_only(x):
+    return x
 
 
-def _batched(q, k, v, mask, scale):
-    """All rows and heads at once: [R, N, A, K] x [R, S, A, K], mask [R, S] or None.
-
-    Not `jax.nn.dot_product_attention`: its log-sum-exp comes back in the input's dtype, and a row
-    that sees nothing averages what it must not see.
-    """
-    logits = jnp.einsum("rnak,rsak->rans", q, k, preferred_element_type=jnp.float32) * scale
-    weights, total, lse = _softmax(logits, True if mask is None else mask[:, None, None, :])
-    weights = (weights / total).astype(v.dtype)
-    out = jnp.einsum("rans,rsak->rnak", weights, v, preferred_element_type=jnp.float32)
-    return out.astype(v.dtype), lse[..., 0].swapaxes(1, 2)
-
-
-def _mapped(q, k, v, mask, scale):
-    """One (row, head) after the other; `jax.checkpoint` keeps the weights out of the residuals."""
-    rows, num_queries, heads, head_dim = q.shape
-
-    @jax.checkpoint
-    def one_head(args):
-        q, k, v, mask = args
-        logits = jnp.matmul(q, k.T, preferred_element_type=jnp.float32) * scale
-        weights, total, lse = _softmax(logits, True if mask is None else mask[None, :])
-        out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
-        return out.astype(v.dtype), lse[:, 0]
-
-    per_head = [x.swapaxes(1, 2).reshape(rows * heads, x.shape[1], head_dim) for x in (q, k, v)]
-    per_head.append(None if mask is None else jnp.repeat(mask, heads, axis=0))
-    out, lse = jax.lax.map(one_head, tuple(per_head))
-    out = out.reshape(rows, heads, num_queries, head_dim).swapaxes(1, 2)
-    return out, lse.reshape(rows, heads, num_queries).swapaxes(1, 2)
-
-
-def _softmax(logits, valid):
-    """Unnormalised weights, their sum and the log-sum-exp along the last axis (kept)."""
-    logits = jnp.where(valid, logits, _MASKED)
-    peak = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    weights = jnp.where(valid, jnp.exp(logits - peak), 0.0)
-    total = weights.sum(axis=-1, keepdims=True)
-    total = jnp.where(total == 0.0, 1.0, total)
-    return weights, total, peak + jnp.log(total)
+@_forward_only.defjvp
+def _refuse(primals, tangents):
+    raise ValueError(
+        "attention with return_lse=True has a gradient in the forms mapped and xla only; "
+        "ask for the output alone, or for one of these"
+    )

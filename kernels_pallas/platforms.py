@@ -35,7 +35,7 @@ def resolve(kernel: str, implementation: str, by_platform: Mapping[str, str]) ->
     if implementation not in ("auto", *PLATFORMS):
         raise ValueError(
             f"implementation={implementation!r} is unknown; "
-            f"use one of {', '.join(('auto', *PLATFORMS, *known))}"
+            f"use one of {', '.join(('auto', *sorted(known), *PLATFORMS))}"
         )
     platform = implementation
     if platform == "auto":

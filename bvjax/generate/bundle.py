@@ -12,8 +12,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
+from jax.sharding import Mesh
 
 import bvjax
 from bvjax import tokenizer as text_tokens
@@ -21,9 +20,10 @@ from bvjax import weights
 from bvjax.config import ModelConfig, TextConfig
 from bvjax.errors import UserError
 from bvjax.generate.cache_folder import cache_folder, file_sha256
+from bvjax.generate.placement import choose_layout
 from bvjax.generate.text_cache import TextCache
 from bvjax.presets import get_preset
-from bvjax.sharding import spread
+from bvjax.sharding import ONE_DEVICE, Layout, spread
 from bvjax.tokenizer import Tokenizer
 from bvjax.tokenizer_files import find_tokenizer
 
@@ -41,8 +41,8 @@ class LateParams(Mapping[str, Any]):
     stored in.  With several devices each leaf goes straight to its shards.
     """
 
-    def __init__(self, folder: pathlib.Path, model: ModelConfig):
-        self._folder, self._model, self._loaded = folder, model, {}
+    def __init__(self, folder: pathlib.Path, model: ModelConfig, layout: Layout):
+        self._folder, self._model, self._layout, self._loaded = folder, model, layout, {}
 
     def __getitem__(self, part: str) -> Any:
         if part not in weights.PARTS:
@@ -51,7 +51,7 @@ class LateParams(Mapping[str, Any]):
             compute = getattr(self._model, part).dtype
             dtype = "float32" if compute == "float32" else None
             self._loaded |= weights.load_weights(
-                self._folder, [part], dtype=dtype, sharding=sharding_rule()
+                self._folder, [part], dtype=dtype, sharding=sharding_rule(self._layout, part)
             )[1]
         return self._loaded[part]
 
@@ -62,12 +62,16 @@ class LateParams(Mapping[str, Any]):
         return len(weights.PARTS)
 
 
-def sharding_rule():
-    """How parameters lie on the devices: spread over all of them, None if there is one."""
-    devices = jax.devices()
-    if len(devices) == 1:
+def sharding_rule(layout: Layout, part: str):
+    """How parameters lie on the devices; None: all on the default one.
+
+    Those of the DiT as its layers want them, those of the others spread over the whole mesh.
+    """
+    if layout.mesh is None:
         return None
-    return spread(jax.sharding.Mesh(np.array(devices), ("fsdp",)), least=LARGE_LEAF)
+    if part == "dit":
+        return layout.parameter
+    return spread(Mesh(layout.mesh.devices.reshape(-1), ("fsdp",)), least=LARGE_LEAF)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,7 @@ class Bundle:
     sha256: str  # of the files
     text_sha256: str  # of those that decide the text states
     stage: str | None = None  # what its training made the DiT; None when not recorded
+    layout: Layout = ONE_DEVICE  # the devices that generate with it
 
     def load_text(self, config: TextConfig) -> Any:
         """The text encoder's parameters in the dtype of `config`, for the caller to let go again.
@@ -89,8 +94,9 @@ class Bundle:
         Spread over the devices when there are several.
         """
         return weights.load_weights(
-            self.folder, ["text"], dtype=config.dtype, sharding=sharding_rule()
-        )[1]["text"]
+            self.folder, ["text"], dtype=config.dtype,
+            sharding=sharding_rule(self.layout, "text"),
+        )[1]["text"]  # fmt: skip
 
     def text_cache(self, config: TextConfig) -> TextCache:
         """Text states made before by this encoder with this configuration."""
@@ -127,9 +133,10 @@ def find_weights(preset: str | None, folder: str | pathlib.Path | None) -> pathl
     return path
 
 
-def load_bundle(folder: str | pathlib.Path) -> Bundle:
+def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bundle:
     """Checks all parts; raises `UserError` for anything missing, damaged or not fitting.
 
+    `layout` says which devices generate; None takes what `choose_layout` finds for the weights.
     Of the tensors only names, shapes and dtypes are read, and the bytes, if they are not known yet,
     for their hash.
     """
@@ -146,10 +153,11 @@ def load_bundle(folder: str | pathlib.Path) -> Bundle:
     words = folder / VOCABULARY
     known = frozenset(words.read_text(encoding="utf-8").split()) if words.exists() else None
     parts = [folder / f"{part}.safetensors" for part in weights.PARTS]
+    layout = choose_layout(model) if layout is None else layout
     return Bundle(
-        folder, model, LateParams(folder, model), tokenizer, known, hash_files([*parts, file]),
-        hash_files([folder / "text.safetensors", file]),
-        weights.load_made(folder, "dit").get("stage"),
+        folder, model, LateParams(folder, model, layout), tokenizer, known,
+        hash_files([*parts, file]), hash_files([folder / "text.safetensors", file]),
+        weights.load_made(folder, "dit").get("stage"), layout,
     )  # fmt: skip
 
 

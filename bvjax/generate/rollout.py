@@ -24,10 +24,12 @@ from bvjax.generate import steps
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.decoding import overlap_prefix
 from bvjax.generate.steps import ChunkInput, ChunkReport, Latents, State
+from bvjax.sharding import ONE_DEVICE, Layout
 
-_anchor_step = jax.jit(steps.anchor_step, static_argnames="model")
-_denoise = jax.jit(steps.denoise, static_argnames="model")
-_commit = jax.jit(steps.commit, static_argnames="model", donate_argnames="state")
+_STATIC = ("model", "layout")
+_anchor_step = jax.jit(steps.anchor_step, static_argnames=_STATIC)
+_denoise = jax.jit(steps.denoise, static_argnames=_STATIC)
+_commit = jax.jit(steps.commit, static_argnames=_STATIC, donate_argnames="state")
 
 
 @struct.dataclass
@@ -49,7 +51,7 @@ class Piece:
     fresh: bool  # False when the latents were given by `done`
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@functools.partial(jax.jit, static_argnames=_STATIC)
 def rollout(
     params: Any,
     model: ModelConfig,
@@ -57,6 +59,7 @@ def rollout(
     key: Key[Array, ""],
     image_latent: Latents | None = None,
     oracle: Float[Array, "n ids"] | None = None,
+    layout: Layout = ONE_DEVICE,
 ) -> Rollout:
     """Generates a video as one program.
 
@@ -66,6 +69,7 @@ def rollout(
         key: the seed, `jax.random.key(seed)`.
         image_latent: [1, h, w, z], the encoded first frame (image-to-video).
         oracle: retrieval.kind="oracle": row c scores every chunk id for the c-th chunk.
+        layout: static; the devices that share the work.
 
     Raises:
         UserError: chunk.first="overlap", whose windows begin with the end of the last.
@@ -75,7 +79,7 @@ def rollout(
             "chunk.first='overlap' hands the end of each window to the next, which one scan does not "
             "do; use stream, or chunk.first='separate'"
         )
-    state, guidance = steps.init_state(model), None
+    state, guidance = steps.init_state(model, layout), None
     ids = jnp.arange(conditions.num_chunks, dtype=jnp.int32)
     given = ChunkInput(
         chunk_id=ids if model.chunk.first == "joined" else ids + 1,
@@ -87,16 +91,16 @@ def rollout(
     )
 
     def step(state: State, given: ChunkInput, prefix: Latents | None = None):
-        state, latents, report = steps.chunk_step(params, model, state, given, prefix)
+        state, latents, report = steps.chunk_step(params, model, state, given, prefix, layout)
         return state, (latents, report)
 
     if model.chunk.first == "separate":
         first = jax.tree.map(lambda x: x[0], given).replace(chunk_id=jnp.int32(0))
         guidance = image_latent
         if guidance is None:
-            guidance = steps.anchor_step(params, model, first)
+            guidance = steps.anchor_step(params, model, first, layout)
         if model.memory.anchor:
-            state, _ = steps.commit(params, model, state, first, guidance)
+            state, _ = steps.commit(params, model, state, first, guidance, layout)
     elif image_latent is not None:  # the first chunk begins with the image
         head, tail = (jax.tree.map(lambda x, s=s: x[s], given) for s in (0, slice(1, None)))
         state, first = step(state, head, image_latent)
@@ -117,6 +121,7 @@ def stream(
     oracle: Float[np.ndarray, "n ids"] | None = None,
     done: Mapping[int, Latents] | None = None,
     vae_params: Any = None,
+    layout: Layout = ONE_DEVICE,
 ) -> Iterator[Piece]:
     """Generates a video chunk by chunk; the same latents as `rollout`, to the bit on one CPU.
 
@@ -124,17 +129,18 @@ def stream(
         done: latents that exist already, by chunk id: they are put into the bank, not made again,
             which resumes exactly where another stream stopped.
         vae_params: chunk.history="pixels" of overlapping windows re-encodes their ends with it.
+        layout: the devices that share the work; `params` lie as it says.
     """
     done = {} if done is None else done
-    state, before = steps.init_state(model), None
+    state, before = steps.init_state(model, layout), None
     if model.chunk.first == "separate":
         given = _given(conditions, key, oracle, 0, 0)
         guidance = done.get(0, image_latent)
         if guidance is None:
-            guidance = _anchor_step(params, model, given)
+            guidance = _anchor_step(params, model, given, layout=layout)
         report = None
         if model.memory.anchor:
-            state, report = _commit(params, model, state, given, guidance)
+            state, report = _commit(params, model, state, given, guidance, layout=layout)
         yield Piece(0, np.asarray(guidance), report, fresh=0 not in done)
 
     grid = ChunkGrid(model.chunk, conditions.num_chunks, model.dit.patch)
@@ -145,8 +151,8 @@ def stream(
             prefix = image_latent if row == 0 and model.chunk.first != "separate" else None
             if before is not None:
                 prefix = overlap_prefix(vae_params, model, before)
-            latents = _denoise(params, model, state, given, prefix)
-        state, report = _write(params, model, conditions, state, given, latents)
+            latents = _denoise(params, model, state, given, prefix, layout=layout)
+        state, report = _write(params, model, conditions, state, given, latents, layout)
         before = latents if model.chunk.first == "overlap" else None
         yield Piece(chunk_id, np.asarray(latents), report, fresh=chunk_id not in done)
 
@@ -158,20 +164,21 @@ def rebuild_bank(
     key: Key[Array, ""],
     latents: Mapping[int, Latents],
     oracle: Float[np.ndarray, "n ids"] | None = None,
+    layout: Layout = ONE_DEVICE,
 ) -> State:
     """The state after the chunks in `latents` (by id, as `stream` yields them), equal to the bit.
 
     With build.context="with" an entry depends on those before it: ids run from the first on.
     """
-    state = steps.init_state(model)
+    state = steps.init_state(model, layout)
     for chunk_id in sorted(latents):
         row = chunk_id if model.chunk.first == "joined" else max(chunk_id - 1, 0)
         given = _given(conditions, key, oracle, row, chunk_id)
         if chunk_id == 0 and model.chunk.first == "separate":
             if model.memory.anchor:
-                state, _ = _commit(params, model, state, given, latents[0])
+                state, _ = _commit(params, model, state, given, latents[0], layout=layout)
             continue
-        state, _ = _write(params, model, conditions, state, given, latents[chunk_id])
+        state, _ = _write(params, model, conditions, state, given, latents[chunk_id], layout)
     return state
 
 
@@ -182,13 +189,14 @@ def _write(
     state: State,
     given: ChunkInput,
     latents: Latents,
+    layout: Layout,
 ) -> tuple[State, ChunkReport]:
     """Puts a chunk into the bank; with overlap, chunk 1 brings the anchor: its first latent."""
     if model.chunk.first == "overlap" and given.chunk_id == 1 and model.memory.anchor:
         anchor = given.replace(chunk_id=np.int32(0))
-        state, _ = _commit(params, model, state, anchor, latents[:1])
+        state, _ = _commit(params, model, state, anchor, latents[:1], layout=layout)
     own = latents[-steps.grid_of(model).latents_per_chunk :]
-    return _commit(params, model, state, given, own)
+    return _commit(params, model, state, given, own, layout=layout)
 
 
 def _given(

@@ -150,6 +150,7 @@ def produce(
     pieces = stream(
         bundle.params["dit"], model, conditions, jax.random.key(settings.seed),
         image_latent=image_latent, done=done, vae_params=bundle.params["vae"],
+        layout=bundle.layout,
     )  # fmt: skip
     report = RunReport(run)
     seconds = {"text": time.perf_counter() - started}

@@ -39,6 +39,7 @@ from bvjax.nets.dit_layers import (
     SelfContext,
 )
 from bvjax.nets.rope import angles
+from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 
 __all__ = ["ChunkKV", "Context", "SelfContext", "WanDiT", "init_params", "timestep_embedding"]
 
@@ -81,13 +82,14 @@ class _Head(nn.Module):
     """Norm, modulation by e (not e0), Linear to the patch; all float32 as in Wan."""
 
     cfg: DiTConfig
+    layout: Layout
 
     @nn.compact
     def __call__(self, x: Float[Array, "b c n d"], e: Float[Array, "b c f d"]):
         cfg = self.cfg
         modulation = self.param("modulation", nn.initializers.normal(cfg.dim**-0.5), (2, cfg.dim))
         shift, scale = modulation[0] + e, modulation[1] + e
-        x = LayerNorm(cfg.eps, name="norm")(x, shift, scale)
+        x = LayerNorm(cfg.eps, self.layout, name="norm")(x, shift, scale)
         features = int(np.prod(cfg.patch)) * cfg.out_channels
         return nn.Dense(
             features, kernel_init=nn.initializers.zeros, precision="highest", name="head"
@@ -95,10 +97,11 @@ class _Head(nn.Module):
 
 
 class WanDiT(nn.Module):
-    """Velocity of noisy latents, chunk by chunk."""
+    """Velocity of noisy latents, chunk by chunk; on a mesh where `layout` has one."""
 
     cfg: DiTConfig
     text_dim: int
+    layout: Layout = ONE_DEVICE
 
     @nn.compact
     def __call__(
@@ -145,6 +148,7 @@ class WanDiT(nn.Module):
         patches = rearrange(
             latents, "b c (l pt) (h ph) (w pw) z -> b c (l h w) (z pt ph pw)", pt=pt, ph=ph, pw=pw
         )
+        patches = self._on_tokens(patches)
         x = nn.Dense(cfg.dim, dtype=cfg.dtype, kernel_init=XAVIER, name="patch_embedding")(patches)
 
         if cfg.place_embedding:
@@ -167,7 +171,7 @@ class WanDiT(nn.Module):
         cond = Conditioning(
             modulation=e0.reshape(*e.shape[:-1], 6, cfg.dim),
             text=embed_text(text),
-            angles=angles(positions, cfg.head_dim, cfg.rope_theta),
+            angles=self._on_tokens(angles(positions, cfg.head_dim, cfg.rope_theta)),
             probe_index=probe_index,
             probe_visible=probe_visible,
             self_context=self_context,
@@ -181,10 +185,10 @@ class WanDiT(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             length=cfg.num_layers,
-        )(cfg, return_kv=return_kv, keep_fn=keep_fn, name="blocks")
-        x, kv = layers(x.astype(jnp.float32), context, cond)
+        )(cfg, return_kv=return_kv, keep_fn=keep_fn, layout=self.layout, name="blocks")
+        x, kv = layers(self._on_tokens(x.astype(jnp.float32)), context, cond)
 
-        out = _Head(cfg, name="head")(x, e)
+        out = _Head(cfg, self.layout, name="head")(x, e)
         velocity = rearrange(
             out, "b c (l h w) (pt ph pw z) -> b c (l pt) (h ph) (w pw) z",
             l=frames // pt, h=height // ph, w=width // pw, pt=pt, ph=ph, pw=pw,
@@ -192,6 +196,9 @@ class WanDiT(nn.Module):
         if cfg.output == "residual":
             velocity = add_linear_guess(velocity, latents, sigma, cfg.latent_std)
         return velocity, kv
+
+    def _on_tokens(self, x: Float[Array, "b c n d"]) -> Float[Array, "b c n d"]:
+        return self.layout.constrain(x, self.layout.rows(x.shape[0]), None, TOKENS)
 
     def _frame_rate(self, fps: int) -> Float[Array, "f"]:
         """What SkyReels-V2 adds to e0 of all frames: a row for 16 fps or one for any other rate.

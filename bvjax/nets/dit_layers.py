@@ -15,10 +15,10 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import DiTConfig
+from bvjax.nets.attend import Rows, attend, importances
 from bvjax.nets.products import dense_product
 from bvjax.nets.rope import angles, apply_rope
-from kernels_pallas.attention import attention
-from kernels_pallas.probe_scores import probe_scores
+from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 
 XAVIER = nn.initializers.xavier_uniform()
 
@@ -116,30 +116,57 @@ class Mlp(nn.Module):
     precision: str | None = None
     products: str = "float32"
     last_init: Callable | None = None  # of the second kernel; None = kernel_init
+    layout: Layout | None = None  # of an MLP of tokens, whose hidden features are cut
 
     @nn.compact
     def __call__(self, x):
-        options = dict(
-            dtype=self.dtype,
-            precision=self.precision,
-            dot_general=dense_product(self.products),
+        column, row = cut_products(self.layout or ONE_DEVICE, self.products)
+        options = dict(dtype=self.dtype, precision=self.precision)
+        first = nn.Dense(
+            self.hidden, kernel_init=self.kernel_init, dot_general=column, name="0", **options
         )
-        first = nn.Dense(self.hidden, kernel_init=self.kernel_init, name="0", **options)
         last_init = self.last_init or self.kernel_init
-        return nn.Dense(self.features, kernel_init=last_init, name="2", **options)(
-            self.activation(first(x))
-        )
+        last = nn.Dense(self.features, kernel_init=last_init, dot_general=row, name="2", **options)
+        return last(self.activation(first(x)))
+
+
+def cut_products(
+    layout: Layout, products: str, rows: tuple[str, ...] | None = TOKENS
+) -> tuple[Callable | None, Callable | None]:
+    """`dot_general` of the two projections around cut features (heads, the FFN's hidden ones).
+
+    The first has its outputs cut along `tensor`, the second sums over them.  Both gather their
+    kernel from `fsdp` first, in the dtype that it multiplies in, and leave rows (tokens, cut along
+    `rows`) where they are.
+    """
+    product = dense_product(products)
+    if layout.mesh is None:
+        return product, product
+
+    def of(kernel_axes, features):
+        def dot_general(x, kernel, dimensions, **options):
+            kernel = layout.constrain(kernel, *kernel_axes)
+            out = (product or jax.lax.dot_general)(x, kernel, dimensions, **options)
+            return layout.constrain(out, layout.rows(x.shape[0]), None, rows, features)
+
+        return dot_general
+
+    return of((None, "tensor"), "tensor"), of(("tensor", None), None)
 
 
 class _Projections(nn.Module):
     """q, k, v, o of full width; q and k are RMS-normalised over all heads together."""
 
     cfg: DiTConfig
+    layout: Layout = ONE_DEVICE
+    memory_rows = TOKENS  # what the rows that k and v are made of are cut along
 
     def setup(self):
-        options = dict(dtype=self.cfg.dtype, dot_general=dense_product(self.cfg.products))
-        for name in "qkvo":
-            setattr(self, name, nn.Dense(self.cfg.dim, kernel_init=XAVIER, **options))
+        column, row = cut_products(self.layout, self.cfg.products)
+        of_memory, _ = cut_products(self.layout, self.cfg.products, self.memory_rows)
+        for name, product in dict(q=column, k=of_memory, v=of_memory, o=row).items():
+            options = dict(dtype=self.cfg.dtype, kernel_init=XAVIER, dot_general=product)
+            setattr(self, name, nn.Dense(self.cfg.dim, **options))
         first = nn.initializers.constant(self.cfg.qk_init)
         self.norm_q = nn.RMSNorm(epsilon=self.cfg.eps, dtype=self.cfg.dtype, scale_init=first)
         self.norm_k = nn.RMSNorm(epsilon=self.cfg.eps, dtype=self.cfg.dtype)
@@ -178,14 +205,14 @@ class SelfAttention(_Projections):
         q, k, v = self.qkv(x, x)
         q, roped = apply_rope(q, cond.angles), apply_rope(k, cond.angles)
         salience = self._salience(q, roped, cond)
-        keys, values, masks, length = [roped], [v], [], None
+        parts, length = [Rows(roped, v)], None
         if context is not None:
-            keys.append(self._alike(context.keys.astype(k.dtype), context.similarity))
-            values.append(context.values.astype(v.dtype))
+            keys, mask = self._alike(context.keys.astype(k.dtype), context.similarity), None
             if context.length is not None and cond.self_context is None:
                 length = k.shape[2] + context.length
             else:
-                masks.append(_row_mask(context))
+                mask = _row_mask(context)
+            parts.append(Rows(keys, context.values.astype(v.dtype), mask))
         if cond.self_context is not None:
             keep = jnp.ones(k.shape[:3], bool) if self.keep_fn is None else self.keep_fn(salience)
             source = cond.self_context
@@ -195,13 +222,8 @@ class SelfAttention(_Projections):
             similarity = source.similarity
             if similarity is not None:
                 similarity = jnp.repeat(similarity, k.shape[2], axis=-1)
-            keys.append(self._alike(more[0], similarity))
-            values.append(more[1])
-            masks.append(more[2])
-        mask = jnp.concatenate([jnp.ones(k.shape[:3], bool), *masks], axis=2) if masks else None
-        out = attention(
-            q, jnp.concatenate(keys, 2), jnp.concatenate(values, 2), kv_length=length, kv_mask=mask
-        )
+            parts.append(Rows(self._alike(more[0], similarity), *more[1:]))
+        out = attend(self.layout, q, tuple(parts), length)
         return self.merge(out), ChunkKV(k, v, salience) if self.return_kv else None
 
     def _alike(self, keys, similarity):
@@ -215,8 +237,8 @@ class SelfAttention(_Projections):
         """Alg. 2, lines 8-9.  Selection is not differentiated."""
         if cond.probe_index is None:
             return jnp.zeros(roped_k.shape[:3], jnp.float32)
-        q, k = jax.lax.stop_gradient((q[:, :, cond.probe_index], roped_k))
-        return probe_scores(q, k, cond.probe_visible)
+        q, k = jax.lax.stop_gradient((q, roped_k))
+        return importances(self.layout, q, k, cond.probe_index, cond.probe_visible)
 
 
 def _row_mask(context: Context) -> Bool[Array, "b c s"]:
@@ -228,16 +250,20 @@ def _row_mask(context: Context) -> Bool[Array, "b c s"]:
 class CrossAttention(_Projections):
     """Attention over all text rows of the chunk's caption, the padding included."""
 
+    memory_rows = None
+
     def __call__(
         self, x: Float[Array, "b c n d"], text: Float[Array, "b c t d"]
     ) -> Float[Array, "b c n d"]:
-        return self.merge(attention(*self.qkv(x, text)))
+        q, k, v = self.qkv(x, text)
+        return self.merge(attend(self.layout, q, (Rows(k, v),), whole=True))
 
 
 class LayerNorm(nn.Module):
     """Float32 layer norm without parameters, then x (1 + scale) + shift, one pair per frame."""
 
     eps: float
+    layout: Layout = ONE_DEVICE
 
     @nn.compact
     def __call__(
@@ -250,13 +276,22 @@ class LayerNorm(nn.Module):
             epsilon=self.eps, use_scale=False, use_bias=False, use_fast_variance=False,
             dtype=jnp.float32,
         )  # fmt: skip
-        return per_frame(lambda y, b, s: y * (1.0 + s) + b, norm(x), shift, scale)
+        shifted = lambda y, b, s: y * (1.0 + s) + b
+        return per_frame(shifted, norm(x), shift, scale, layout=self.layout)
 
 
-def per_frame(fn, x: Float[Array, "b c n d"], *terms: Float[Array, "b c f d"]):
+def per_frame(
+    fn, x: Float[Array, "b c n d"], *terms: Float[Array, "b c f d"], layout: Layout = ONE_DEVICE
+):
     """`fn` of tokens and of terms that all tokens of a frame share."""
     b, c, n, d = x.shape
     frames = terms[0].shape[2]
+    if layout.mesh is not None:  # frames and the mesh need not cut tokens at the same places
+        frame = layout.constrain(jnp.arange(n) // (n // frames), TOKENS)
+        cut = lambda t: layout.constrain(jnp.take(t, frame, axis=2), layout.rows(b), None, TOKENS)
+        return layout.constrain(
+            fn(x, *(cut(t) if frames > 1 else t for t in terms)), layout.rows(b), None, TOKENS
+        )
     split = x.reshape(b, c, frames, n // frames, d)
     return fn(split, *(term[:, :, :, None] for term in terms)).reshape(b, c, n, d)
 
@@ -271,12 +306,13 @@ class Block(nn.Module):
     cfg: DiTConfig
     return_kv: bool = False
     keep_fn: Callable[[Array], Array] | None = None
+    layout: Layout = ONE_DEVICE
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b c n d"], context: Context | None, cond: Conditioning
     ) -> tuple[Float[Array, "b c n d"], ChunkKV | None]:
-        cfg = self.cfg
+        cfg, layout = self.cfg, self.layout
         modulation = self.param(
             "modulation", nn.initializers.normal(cfg.dim**-0.5), (6, cfg.dim), jnp.float32
         )
@@ -284,13 +320,16 @@ class Block(nn.Module):
             modulation + cond.modulation, -2, 0
         )
         y, kv = SelfAttention(
-            cfg, return_kv=self.return_kv, keep_fn=self.keep_fn, name="self_attn"
-        )(LayerNorm(cfg.eps, name="norm1")(x, shift_1, scale_1), context, cond)
-        x = x + per_frame(jnp.multiply, y, gate_1)
+            cfg, layout, return_kv=self.return_kv, keep_fn=self.keep_fn, name="self_attn"
+        )(LayerNorm(cfg.eps, layout, name="norm1")(x, shift_1, scale_1), context, cond)
+        x = x + per_frame(jnp.multiply, y, gate_1, layout=layout)
         norm3 = nn.LayerNorm(
             epsilon=cfg.eps, use_fast_variance=False, dtype=jnp.float32, name="norm3"
         )
-        x = x + CrossAttention(cfg, name="cross_attn")(norm3(x), cond.text)
-        ffn = Mlp(cfg.ffn_dim, cfg.dim, jax.nn.gelu, cfg.dtype, products=cfg.products, name="ffn")
-        y = ffn(LayerNorm(cfg.eps, name="norm2")(x, shift_2, scale_2))
-        return x + per_frame(jnp.multiply, y, gate_2), kv
+        x = x + CrossAttention(cfg, layout, name="cross_attn")(norm3(x), cond.text)
+        ffn = Mlp(
+            cfg.ffn_dim, cfg.dim, jax.nn.gelu, cfg.dtype, products=cfg.products, layout=layout,
+            name="ffn",
+        )  # fmt: skip
+        y = ffn(LayerNorm(cfg.eps, layout, name="norm2")(x, shift_2, scale_2))
+        return x + per_frame(jnp.multiply, y, gate_2, layout=layout), kv

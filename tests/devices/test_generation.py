@@ -1,42 +1,135 @@
-"""Weights spread over devices generate what weights on one device do."""
+"""Generation on a mesh is generation on one device: chunk by chunk from the same bank."""
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bvjax.errors import UserError
 from bvjax.generate import bundle as bundles
+from bvjax.generate import rollout as rollouts
+from bvjax.generate import steps
 from bvjax.generate.conditions import encode_captions
-from bvjax.generate.rollout import stream
+from bvjax.generate.placement import choose_layout, choose_mesh
+from bvjax.generate.rollout import rollout, stream
+from bvjax.memory import bank as kv_bank
+from bvjax.sharding import make_layout
+
+CHUNKS = 4
+CASES = {
+    "guided": (dict(memory={"capacity": 8}), dict(data=2, context=4)),
+    "memory": (
+        dict(memory={"capacity": 8, "dtype": "int8"}, cfg={"memory": 3.0}),
+        dict(data=2, context=2, tensor=2),
+    ),
+    "fsdp": (dict(memory={"capacity": 8}, cfg={"bank": "two"}), dict(data=2, fsdp=2, tensor=2)),
+    "with": (
+        dict(
+            memory={"capacity": 8, "tau": 1.0},
+            build={"context": "with", "probe": "full"},
+            retrieval={"dense_recent": True},
+            cfg={"scale": 1.0},
+        ),
+        dict(fsdp=4, tensor=2),
+    ),
+    "window": (
+        dict(memory={"capacity": 8}, cfg={"scale": 1.0}, chunk={"first": "joined"},
+             sampler={"causal_block": 1}),
+        dict(context=4, tensor=2),
+    ),
+}  # fmt: skip
 
 
-def videos(tiny, monkeypatch, devices: int):
-    monkeypatch.setattr(bundles, "LARGE_LEAF", 64)
-    if devices == 1:
-        monkeypatch.setattr(bundles, "sharding_rule", lambda: None)
+@pytest.fixture(scope="module")
+def conditions(tiny):
     bundle = bundles.load_bundle(tiny.weights)
-    params = bundle.params["dit"]
-    captions = tiny.captions[:3]
-    text = bundle.load_text(tiny.model.text)
-    conditions = encode_captions(text, tiny.model.text, bundle.tokenizer, captions)
-    pieces = stream(params, tiny.model, conditions, jax.random.key(0))
-    return params, [piece.latents for piece in pieces]
+    captions = tiny.captions[:CHUNKS]
+    return encode_captions(tiny.params["text"], tiny.model.text, bundle.tokenizer, captions)
 
 
-def test_eight_devices_make_the_video_of_one(tiny, monkeypatch):
-    with monkeypatch.context() as patch:
-        params, spread = videos(tiny, patch, 8)
-    kernel = params["blocks"]["ffn"]["0"]["kernel"]
-    assert len(kernel.addressable_shards) == 8
+def close(a, b, within=1e-5):
+    a, b = (np.asarray(x, np.float32) for x in (a, b))
+    np.testing.assert_allclose(a, b, atol=within * max(np.abs(b).max(), 1e-6), rtol=0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_chunk_from_the_same_bank(tiny, conditions, case):
+    sections, sizes = CASES[case]
+    model, layout = tiny.variant(**sections), make_layout(sizes)
+    one, key = jax.device_put(tiny.params["dit"], jax.devices()[0]), jax.random.key(0)
+    placed = jax.device_put(tiny.params["dit"], layout.parameters(tiny.params["dit"]))
+    empty = steps.init_state(model, layout)
+    assert empty.bank.keys.addressable_shards[0].data.size * 8 // sizes.get("data", 1) == (
+        empty.bank.keys.size
+    )
+    where = jax.tree.map(lambda x: x.sharding, empty)
+    state, kept = steps.init_state(model), []
+    separate = model.chunk.first == "separate"
+    for row, chunk_id in enumerate(range(int(separate), CHUNKS + separate)):
+        given = rollouts._given(conditions, key, None, row, chunk_id)
+        meshed = jax.device_put(jax.tree.map(np.array, state), where)  # a copy: writes donate
+        alone = np.asarray(rollouts._denoise(one, model, state, given))
+        together = rollouts._denoise(placed, model, meshed, given, layout=layout)
+        close(together, alone)
+        state, report = rollouts._commit(one, model, state, given, alone)
+        meshed, other = rollouts._commit(placed, model, meshed, given, alone, layout=layout)
+        kept.append(np.asarray(report.kept))
+        np.testing.assert_array_equal(report.kept, other.kept)
+        for mine, one_device in zip(*map(jax.tree.leaves, (meshed.bank, state.bank)), strict=True):
+            close(mine, one_device)
+        assert meshed.bank.keys.sharding.is_equivalent_to(empty.bank.keys.sharding, 6)
+    tokens = steps.grid_of(model).tokens_per_chunk
+    assert np.min(kept) < tokens or model.memory.tau == 1.0  # the choice was a real one
+
+
+def test_whole_videos(tiny, conditions, capsys):
+    sections, sizes = CASES["memory"]
+    model, layout, key = tiny.variant(**sections), make_layout(sizes), jax.random.key(0)
+    params = tiny.params["dit"]
+    placed = jax.device_put(params, layout.parameters(params))
+    alone = [p.latents for p in stream(params, model, conditions, key)]
+    together = [
+        np.asarray(p.latents) for p in stream(placed, model, conditions, key, layout=layout)
+    ]
+    error = max(np.abs(a - b).max() / np.abs(a).max() for a, b in zip(alone, together, strict=True))
+    with capsys.disabled():
+        print(f"\na video on {layout.mesh.size} devices is within {error:.1e} of one's")
+    assert error < 1e-2
+    scanned = rollout(placed, model, conditions, key, layout=layout)
+    close(scanned.latents, np.stack(together[1:]), 1e-4)
+
+
+def test_a_bundle_is_spread_over_the_devices(tiny, monkeypatch):
+    monkeypatch.setattr(bundles, "LARGE_LEAF", 64)
+    bundle = bundles.load_bundle(tiny.weights)
+    assert dict(bundle.layout.mesh.shape) == dict(data=2, fsdp=1, context=2, tensor=2)
+    kernel = bundle.params["dit"]["blocks"]["ffn"]["0"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * 2 == kernel.size
+    kernel = bundle.params["vae"]["decoder"]["conv1"]["kernel"]
     assert kernel.addressable_shards[0].data.size * 8 == kernel.size
-    with monkeypatch.context() as patch:
-        _, whole = videos(tiny, patch, 1)
-    for a, b in zip(spread, whole, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("part", ["dit", "vae", "text"])
+@pytest.mark.parametrize("part", ["vae", "text"])
 def test_small_leaves_stay_whole(tiny, part):
     leaves = jax.tree.leaves(bundles.load_bundle(tiny.weights).params[part])
     assert all(leaf.sharding.is_fully_replicated for leaf in leaves)
+
+
+def test_meshes_that_do_not_fit_are_refused(tiny):
+    model = tiny.variant(memory={"capacity": 8})
+    for sizes, text in (
+        (dict(context=8), "context=8 does not cut 4 tokens evenly"),
+        (dict(tensor=8), "tensor=8 does not cut 2 heads evenly"),
+        (dict(data=4, tensor=2), "data=4: there are 2 branches"),
+        (dict(context=3), "has 3 devices; there are 8"),
+        (dict(model=8), "no axis 'model'"),
+    ):
+        with pytest.raises(UserError, match=text):
+            choose_layout(model, sizes)
+    assert choose_mesh(model, 8) == dict(data=2, context=4, tensor=1)
+    assert choose_mesh(model, 7) is None
+    assert choose_layout(model, None, jax.devices()[:7]).mesh is None
+    assert jnp.zeros(()).devices() == {jax.devices()[0]}
+    assert kv_bank.cut(kv_bank.init_bank(model, 1, jnp.float32), choose_layout(model)) is not None

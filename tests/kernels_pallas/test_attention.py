@@ -111,5 +111,5 @@ def test_order_of_rows_and_rows_past_the_length_change_nothing(form):
 
 
 def test_unknown_implementation_is_refused_with_the_list():
-    with pytest.raises(ValueError, match="'flash' is unknown; use one of auto, xla, mapped"):
+    with pytest.raises(ValueError, match="'flash' is unknown; use one of auto, mapped, xla"):
         eager_attention(*draw(7, 1, 1), implementation="flash")

@@ -143,8 +143,8 @@ def test_a_donated_bank_is_written_in_place():
 
 def test_unknown_implementation():
     x = jnp.zeros((2, 1, 1))
-    with pytest.raises(ValueError, match="cuda.*auto, cpu, gpu, tpu, xla, mosaic, triton"):
+    with pytest.raises(ValueError, match="cuda.*auto, mosaic, triton, xla, cpu, gpu, tpu"):
         pack(x[None], jnp.ones(1, jnp.int32), implementation="cuda")
-    with pytest.raises(ValueError, match="cuda.*auto, cpu, gpu, tpu, xla, mosaic, triton"):
+    with pytest.raises(ValueError, match="cuda.*auto, mosaic, triton, xla, cpu, gpu, tpu"):
         ones = jnp.zeros(2, jnp.int32), jnp.int32(2), jnp.int32(0)
         write_rows(x[None], x, *ones, implementation="cuda")

@@ -87,5 +87,7 @@ def test_bfloat16_is_scored_in_float32():
 
 
 def test_unknown_implementation_is_refused_with_the_list():
-    with pytest.raises(ValueError, match="'cuda' is unknown; use one of auto, cpu, gpu, tpu, xla"):
+    with pytest.raises(
+        ValueError, match="'cuda' is unknown; use one of auto, mosaic, triton, xla, cpu, gpu, tpu"
+    ):
         eager_probe_scores(*draw(), implementation="cuda")

@@ -122,8 +122,8 @@ def test_the_bank_is_that_of_generated_chunks(finished, bundle, models, layout):
     latents, states, commit = load(path), [], rollouts._commit
     given = {i: latents[i] for i in sorted(latents)[:-2]}
 
-    def record(*args):
-        state, report = commit(*args)
+    def record(*args, **options):
+        state, report = commit(*args, **options)
         states.append(jax.tree.map(np.array, state))
         return state, report
 

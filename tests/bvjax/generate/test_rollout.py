@@ -156,8 +156,8 @@ def test_oracle_scores_choose(world):
         reports = []
         commit = rollouts._commit
 
-        def record(*args):
-            state, report = commit(*args)
+        def record(*args, **options):
+            state, report = commit(*args, **options)
             reports.append(report)
             return state, report
 

@@ -24,8 +24,8 @@ def grow(params, model, conditions, **kwargs):
     states = []
     commit = rollouts._commit
 
-    def record(*args):
-        state, report = commit(*args)
+    def record(*args, **options):
+        state, report = commit(*args, **options)
         states.append(jax.tree.map(np.array, state))  # copied: the next write takes the buffers
         return state, report
 

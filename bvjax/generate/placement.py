@@ -1,0 +1,81 @@
+"""Which mesh a model can be generated on, and which one to take when nobody says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+from absl import logging
+
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
+from bvjax.errors import UserError
+from bvjax.sharding import AXES, ONE_DEVICE, TOKENS, Layout, make_layout
+
+
+def misfit(model: ModelConfig, sizes: dict[str, int]) -> str | None:
+    """Why `model` cannot be cut so, in one sentence; None if it can."""
+    grid = ChunkGrid(model.chunk, 1, model.dit.patch)
+    data, tensor = sizes.get("data", 1), sizes.get("tensor", 1)
+    rows = sizes.get("fsdp", 1) * sizes.get("context", 1)
+    block = model.sampler.causal_block if model.sampler.causal_block > 1 else 1
+    cut = [
+        ("tensor", tensor, model.dit.num_heads, "heads"),
+        ("tensor", tensor, model.dit.ffn_dim, "hidden features (dit.ffn_dim)"),
+        (" x ".join(TOKENS), rows, grid.tokens_per_latent * block, "tokens"),
+        (" x ".join(TOKENS), rows, model.memory.capacity, "rows of a slot (memory.capacity)"),
+    ]
+    for axis, parts, total, what in cut:
+        if total % parts:
+            fitting = [n for n in range(1, total + 1) if total % n == 0 and n <= 1024]
+            return f"{axis}={parts} does not cut {total} {what} evenly; it can be {fitting}"
+    if data > 2 or (data == 2 and not model.cfg.guided):
+        return f"data={data}: there are {1 + model.cfg.guided} branches of guidance to share out"
+    return None
+
+
+def check_layout(model: ModelConfig, layout: Layout) -> None:
+    """Raises `UserError` if `model` cannot be cut as `layout` says."""
+    if layout.mesh is not None:
+        why = misfit(model, dict(layout.mesh.shape))
+        if why is not None:
+            raise UserError(f"this mesh does not fit the model: {why}")
+
+
+def choose_mesh(model: ModelConfig, count: int) -> dict[str, int] | None:
+    """Sizes of a mesh of `count` devices: guidance over data, then tokens, then heads.
+
+    Attention then moves keys and values only, which costs least.  None if nothing fits.
+    """
+    for data in (2, 1):
+        rest, left = divmod(count, data)
+        for tensor in (n for n in range(1, rest + 1) if not left and rest % n == 0):
+            sizes = dict(data=data, context=rest // tensor, tensor=tensor)
+            if misfit(model, sizes) is None:
+                return sizes
+    return None
+
+
+def choose_layout(
+    model: ModelConfig,
+    sizes: dict[str, int] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Layout:
+    """The layout to generate with: as said, or the best of all devices; one device has none.
+
+    Raises:
+      UserError: `sizes` do not fit the model or the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    if sizes is None and len(devices) > 1:
+        sizes = choose_mesh(model, len(devices))
+        if sizes is None:
+            logging.warning("%d devices cannot share this model; one is used", len(devices))
+    if sizes is None or (len(devices) == 1 and not set(sizes.values()) - {1}):
+        return ONE_DEVICE
+    layout = make_layout(sizes, devices)
+    check_layout(model, layout)
+    if len(devices) > 1:
+        shape = ", ".join(f"{axis}={layout.size(axis)}" for axis in AXES)
+        logging.info("%d devices as a mesh of %s", len(devices), shape)
+    return layout

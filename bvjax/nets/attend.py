@@ -1,0 +1,108 @@
+"""Attention of a DiT on one device or on a mesh: keys and values are gathered, queries stay.
+
+On a mesh each device has the queries of some tokens (`TOKENS`) and some heads (`tensor`).  Keys and
+values of all rows are gathered along the tokens' axes, a layer at a time; no other thing moves but
+the importances, which are summed over tokens and heads once per chunk and layer.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int
+
+from bvjax.sharding import TOKENS, Layout
+from kernels_pallas.attention import attention
+from kernels_pallas.probe_scores import probe_scores
+
+
+@struct.dataclass
+class Rows:
+    """Keys, roped, with their values, and which of them are seen; None: all."""
+
+    keys: Float[Array, "b c s a k"]
+    values: Float[Array, "b c s a k"]
+    mask: Bool[Array, "b c s"] | None = None
+
+
+def attend(
+    layout: Layout,
+    q: Float[Array, "b c n a k"],
+    parts: tuple[Rows, ...],
+    length: Int[Array, "b c"] | None = None,
+    *,
+    whole: bool = False,
+) -> Float[Array, "b c n a k"]:
+    """Attention of all queries over the rows of all parts, behind each other.
+
+    Args:
+      length: valid rows of all parts together; they are a prefix.  Not with masks.
+      whole: the rows are on every device already (text), and only their heads are cut.
+    """
+    if layout.mesh is None:
+        return _attend(layout, q, parts, length)
+    batch = layout.rows(q.shape[0])
+    tokens = P(batch, None, TOKENS, "tensor")
+    rows = P(batch, None, None, "tensor") if whole else tokens
+    masks = P(batch, None, None if whole else TOKENS)
+    specs = tuple(Rows(rows, rows, None if part.mask is None else masks) for part in parts)
+
+    def local(q, parts, length):
+        if not whole:
+            parts = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=2, tiled=True), parts)
+        return _attend(layout, q, parts, length)
+
+    return layout.manual(local, (tokens, specs, P(batch)), tokens)(q, parts, length)
+
+
+def _attend(layout, q, parts, length):
+    masks = None
+    if any(part.mask is not None for part in parts):
+        seen = (jnp.ones(p.keys.shape[:3], bool) if p.mask is None else p.mask for p in parts)
+        masks = jnp.concatenate(list(seen), axis=2)
+    if len(parts) == 1:
+        keys, values = parts[0].keys, parts[0].values
+    else:
+        keys = jnp.concatenate([part.keys for part in parts], axis=2)
+        values = jnp.concatenate([part.values for part in parts], axis=2)
+    return attention(
+        q, keys, values, kv_length=length, kv_mask=masks, implementation=layout.kernels
+    )
+
+
+def importances(
+    layout: Layout,
+    q: Float[Array, "b c n a k"],
+    k: Float[Array, "b c n a k"],
+    probe_index: Int[Array, "p"],
+    probe_visible: Int[Array, "p"] | None,
+) -> Float[Array, "b c n"]:
+    """Column sums of the probes' attention over a chunk's own keys (Algorithm 2, lines 6-9).
+
+    Both are roped.  On a mesh each device scores all keys with those probes that it has.
+    """
+    if layout.mesh is None:
+        return probe_scores(q[:, :, probe_index], k, probe_visible, implementation=layout.kernels)
+    batch, num_probes, num_tokens = layout.rows(q.shape[0]), probe_index.shape[0], q.shape[2]
+    tokens = P(batch, None, TOKENS, "tensor")
+    if probe_visible is None:
+        probe_visible = jnp.full(num_probes, num_tokens)
+
+    def local(q, k, index, visible):
+        k = jax.lax.all_gather(k, TOKENS, axis=2, tiled=True)
+        first = jax.lax.axis_index(TOKENS) * q.shape[2]
+        if num_probes == num_tokens:  # all of them, in order
+            visible = jax.lax.dynamic_slice_in_dim(visible, first, q.shape[2])
+        else:
+            index = index - first
+            here = (index >= 0) & (index < q.shape[2])
+            q = q[:, :, jnp.clip(index, 0, q.shape[2] - 1)]
+            visible = jnp.where(here, visible, 0)
+        scores = probe_scores(q, k, visible, implementation=layout.kernels)
+        return jax.lax.psum(scores, (*TOKENS, "tensor"))
+
+    return layout.manual(local, (tokens, tokens, P(), P()), P(batch))(
+        q, k, probe_index, probe_visible
+    )

@@ -1,0 +1,102 @@
+"""Attention in plain XLA: head after head for CPUs, all heads together for anything else.
+
+All forms of attention have the same arguments:
+
+  q [R, N, A, K], k and v [R, S, A, K], length int [R] or None, mask bool [R, S] or None, scale,
+  return_lse  ->  [R, N, A, K] like v, float32 [R, N, A] (None where it is not asked for)
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+UNSEEN = -1e30  # logit of what is not seen: finite, so that a row without keys gives no NaN
+_LOGITS_BYTES = 2**29  # of the logits that `batched` has at a time
+
+
+def valid_keys(num_keys: int, length: jax.Array | None, mask: jax.Array | None) -> jax.Array | None:
+    """The keys that are seen, bool [R, num_keys]; None: all of them."""
+    if length is None:
+        return mask
+    prefix = jnp.arange(num_keys) < length[:, None]
+    return prefix if mask is None else mask & prefix
+
+
+def batched(q, k, v, length, mask, scale, return_lse):
+    """All rows and heads at once, block after block of queries where the logits are too many.
+
+    Not `jax.nn.dot_product_attention`: its log-sum-exp comes back in the input's dtype, and a row
+    that sees nothing averages what it must not see.
+    """
+    valid = valid_keys(k.shape[1], length, mask)
+    valid = True if valid is None else valid[:, None, None, :]
+    rows, num_queries, heads, _ = q.shape
+
+    def attend(q):
+        logits = jnp.einsum("rnak,rsak->rans", q, k, preferred_element_type=jnp.float32) * scale
+        weights, total, lse = _softmax(logits, valid)
+        weights = (weights / total).astype(v.dtype)
+        out = jnp.einsum("rans,rsak->rnak", weights, v, preferred_element_type=jnp.float32)
+        return out.astype(v.dtype), lse[..., 0].swapaxes(1, 2)
+
+    block = max(16, _LOGITS_BYTES // (4 * rows * heads * k.shape[1]))
+    if num_queries <= block:
+        out, lse = attend(q)
+    else:
+        out, lse = _by_blocks(jax.checkpoint(attend), q, 1, block)
+    return out, lse if return_lse else None
+
+
+def mapped(q, k, v, length, mask, scale, return_lse):
+    """One (row, head) after the other as plain 2-D products.
+
+    On XLA:CPU forward + backward took 1 / 1.6 to 1 / 2.7 of the batched form's time (15 rows,
+    N = 128, S = 656, 6 heads of 32).  `jax.checkpoint` keeps the weights out of the residuals, so
+    one [N, S] matrix of them exists at a time.
+    """
+    rows, num_queries, heads, head_dim = q.shape
+    valid = valid_keys(k.shape[1], length, mask)
+
+    @jax.checkpoint
+    def one_head(args):
+        q, k, v, valid = args
+        logits = jnp.matmul(q, k.T, preferred_element_type=jnp.float32) * scale
+        weights, total, lse = _softmax(logits, True if valid is None else valid[None, :])
+        out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+        return out.astype(v.dtype), lse[:, 0]
+
+    per_head = [x.swapaxes(1, 2).reshape(rows * heads, x.shape[1], head_dim) for x in (q, k, v)]
+    per_head.append(None if valid is None else jnp.repeat(valid, heads, axis=0))
+    out, lse = jax.lax.map(one_head, tuple(per_head))
+    out = out.reshape(rows, heads, num_queries, head_dim).swapaxes(1, 2)
+    lse = lse.reshape(rows, heads, num_queries).swapaxes(1, 2)
+    return out, lse if return_lse else None
+
+
+def _by_blocks(attend, q, axis, block):
+    """`attend` of blocks of queries along `axis`, which is that of its results too."""
+    size = q.shape[axis]
+    count = -(-size // block)
+    block = -(-size // count)
+    widths = [(0, 0)] * q.ndim
+    widths[axis] = (0, count * block - size)
+    q = jnp.pad(q, widths)
+    q = jnp.moveaxis(q.reshape(*q.shape[:axis], count, block, *q.shape[axis + 1 :]), axis, 0)
+
+    def join(x):
+        x = jnp.moveaxis(x, 0, axis)
+        x = x.reshape(*x.shape[:axis], count * block, *x.shape[axis + 2 :])
+        return jax.lax.slice_in_dim(x, 0, size, axis=axis)
+
+    return jax.tree.map(join, jax.lax.map(attend, q))
+
+
+def _softmax(logits, valid):
+    """Unnormalised weights, their sum and the log-sum-exp along the last axis (kept)."""
+    logits = jnp.where(valid, logits, UNSEEN)
+    peak = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    weights = jnp.where(valid, jnp.exp(logits - peak), 0.0)
+    total = weights.sum(axis=-1, keepdims=True)
+    total = jnp.where(total == 0.0, 1.0, total)
+    return weights, total, peak + jnp.log(total)
