@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 UNSEEN = -1e30  # logit of what is not seen: finite, so that a row without keys gives no NaN
-_LOGITS_BYTES = 2**29  # of the logits that `batched` has at a time
+_LOGITS_BYTES = 2**28  # of the logits that `batched` has at a time
 
 
 def valid_keys(num_keys: int, length: jax.Array | None, mask: jax.Array | None) -> jax.Array | None:
