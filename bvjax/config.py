@@ -146,6 +146,11 @@ class MemoryConfig:
     tau: float = 0.98  # share of the importance that the kept tokens must cover (Eq. 7)
     cover: str = "normalised"  # normalised | accumulated: which mass tau is taken of
     norm: str = "nnz"  # nnz | position | running_mean | none: CUMMEAN of Alg. 2 line 10
+    # How keys and values are stored: "" as dit.dtype | bfloat16 | int8 | float8_e4m3fn; 8 bits come
+    # with a scale for each token and head.
+    dtype: str = ""
+    # device | host: pinned host memory, with only the entries that a chunk sees on the device.
+    place: str = "device"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,10 +22,12 @@ from bvjax.diffusion.noise import anchor_noise, initial_noise
 from bvjax.diffusion.solvers import solve
 from bvjax.memory import bank as kv_bank
 from bvjax.memory import retrieval
-from bvjax.memory.bank import KVBank
+from bvjax.memory.bank import Entry, KVBank
+from bvjax.memory.book import Book
 from bvjax.memory.positions import time_bases
-from bvjax.memory.retrieval import Selection
+from bvjax.memory.retrieval import Active, Selection
 from bvjax.memory.salience import keep_mask, probe_indices
+from bvjax.memory.storage import storage_dtype
 from bvjax.nets import block_causal
 from bvjax.nets.dit import ChunkKV, Context, WanDiT
 from bvjax.random import normal, purpose_key
@@ -36,10 +38,18 @@ Latents = Float[Array, "l h w z"]
 
 @struct.dataclass
 class State:
-    """What a video remembers from chunk to chunk."""
+    """What a video remembers from chunk to chunk, or what of it one chunk sees (`Active`)."""
 
-    bank: KVBank
-    null_bank: KVBank | None  # only with cfg.bank="two": the same entries under the null caption
+    bank: KVBank | Active
+    null_bank: KVBank | Active | None  # only with cfg.bank="two": the same under the null caption
+
+
+@struct.dataclass
+class Built:
+    """A finished chunk as it goes into the banks of a `State`."""
+
+    entry: Entry
+    null_entry: Entry | None
 
 
 @struct.dataclass
@@ -73,8 +83,8 @@ def grid_of(model: ModelConfig) -> ChunkGrid:
 
 @functools.partial(jax.jit, static_argnames=("model", "layout"))
 def init_state(model: ModelConfig, layout: Layout = ONE_DEVICE) -> State:
-    """The state before the first chunk: empty banks in the matmul dtype, cut as `layout` says."""
-    empty = lambda: kv_bank.cut(kv_bank.init_bank(model, 1, jnp.dtype(model.dit.dtype)), layout)
+    """The state before the first chunk: empty banks, cut as `layout` says."""
+    empty = lambda: kv_bank.cut(kv_bank.init_bank(model, 1, storage_dtype(model)), layout)
     return State(bank=empty(), null_bank=empty() if model.cfg.two_banks else None)
 
 
@@ -134,6 +144,7 @@ def denoise(
     if grid.overlap_latents:
         head = anchor_noise(given.key, (grid.overlap_latents, *frame))
         noise = jnp.concatenate([head, noise], axis=1)
+    noise = layout.constrain(noise)  # drawn whole by every device
     positions = jnp.asarray(grid.positions(grid.window_latents, -grid.overlap_latents))
     positions = positions.at[:, 0].add(own_base)
     scale = model.cfg.scale
@@ -166,12 +177,39 @@ def commit(
     latents: Latents,
     layout: Layout = ONE_DEVICE,
 ) -> tuple[State, ChunkReport]:
-    """Encodes finished latents (Algorithm 2) and writes them to the bank.
+    """Builds the entry of finished latents and writes it to the bank.
 
-    A pure function of (bank, clean latents, caption, seed); with build.context="none" the bank only
-    decides the slot.  The clean pass is told sigma = build.label and sees the latents through noise
-    of sigma = build.context_noise, both 0 by default.  The null bank keeps the same tokens of the
-    same chunks.  Where no chunk ever looks into the bank, nothing is encoded or written.
+    Where no chunk ever looks into the bank, nothing is encoded or written.
+    """
+    built, report = build(params, model, state, given, latents, layout)
+    if built is None:
+        return state, report
+
+    def write(bank: KVBank, entry: Entry) -> KVBank:
+        embedding, recent = given.embedding[None], model.retrieval.recent
+        bank = kv_bank.write(bank, entry, embedding, given.chunk_id, model.memory, recent)
+        return kv_bank.cut(bank, layout)
+
+    null_bank = state.null_bank
+    if null_bank is not None:
+        null_bank = write(null_bank, built.null_entry)
+    return State(bank=write(state.bank, built.entry), null_bank=null_bank), report
+
+
+def build(
+    params: Any,
+    model: ModelConfig,
+    state: State,
+    given: ChunkInput,
+    latents: Latents,
+    layout: Layout = ONE_DEVICE,
+) -> tuple[Built | None, ChunkReport]:
+    """Encodes finished latents (Algorithm 2).
+
+    A pure function of (bank, clean latents, caption, seed); with build.context="none" of the bank
+    only the report depends.  The clean pass is told sigma = build.label and sees the latents through
+    noise of sigma = build.context_noise, both 0 by default.  The null bank keeps the same tokens of
+    the same chunks.  None where no chunk ever looks into the bank.
     """
     grid = grid_of(model)
     memory = model.memory
@@ -179,7 +217,7 @@ def commit(
     if not selection.index.shape[-1]:
         none, layers = jnp.zeros(0), jnp.zeros(model.dit.num_layers)
         kept = layers.astype(jnp.int32)
-        return state, ChunkReport(
+        return None, ChunkReport(
             chunk_id=selection.chunk_id[0], valid=selection.valid[0], score=none,
             kept=kept, wanted=kept, coverage=layers,
         )  # fmt: skip
@@ -200,15 +238,13 @@ def commit(
     keep = keep | whole
     dense = model.retrieval.dense_recent
 
-    def write(bank: KVBank, kv: ChunkKV) -> KVBank:
-        entry = kv_bank.make_entry(kv, keep, local, memory.capacity, dense, layout)
-        embedding, recent = given.embedding[None], model.retrieval.recent
-        bank = kv_bank.write(bank, entry, embedding, given.chunk_id, memory, recent)
-        return kv_bank.cut(bank, layout)
+    def entry(kv: ChunkKV) -> Entry:
+        dtype = storage_dtype(model)
+        return kv_bank.make_entry(kv, keep, local, memory.capacity, dense, layout, dtype)
 
-    null_bank = state.null_bank
-    if null_bank is not None:
-        null_bank = write(null_bank, clean(given.null_text, null_context))
+    null_entry = None
+    if state.null_bank is not None:
+        null_entry = entry(clean(given.null_text, null_context))
     index = selection.index[0]
     report = ChunkReport(
         chunk_id=selection.chunk_id[0],
@@ -218,27 +254,37 @@ def commit(
         wanted=jnp.where(whole, len(local), cover.wanted[:, 0, 0]),
         coverage=jnp.where(whole, 1.0, cover.coverage[:, 0, 0]),
     )
-    return State(bank=write(state.bank, kv), null_bank=null_bank), report
+    return Built(entry=entry(kv), null_entry=null_entry), report
+
+
+def choose(model: ModelConfig, book: KVBank | Book, given: ChunkInput) -> Selection:
+    """The entries that a chunk sees (Eq. 8, 9)."""
+    oracle = None
+    if given.oracle is not None:
+        known = (book.chunk_id >= 0) & (book.chunk_id < len(given.oracle))
+        row = given.oracle[jnp.clip(book.chunk_id, 0, len(given.oracle) - 1)]
+        oracle = jnp.where(known, row, -jnp.inf)
+    key = purpose_key(given.key, "retrieval", given.chunk_id)
+    return retrieval.retrieve(
+        book, given.embedding[None], given.chunk_id, model, key=key, oracle=oracle
+    )
 
 
 def _look_back(
-    model: ModelConfig, state: State, given: ChunkInput, layout: Layout, guided: bool = False
+    model: ModelConfig,
+    state: State,
+    given: ChunkInput,
+    layout: Layout = ONE_DEVICE,
+    guided: bool = False,
 ) -> tuple[Selection, Context | None, Context | None, Int[Array, ""]]:
     """Selection, context, that of the null branch where it differs, and when the chunk begins.
 
     There is no context where nothing can be seen: no anchor, no retrieval, no recent entries.
-    `guided` is for denoising: with `cfg.memory` the null branch forgets what was retrieved.
+    `guided` is for denoising: with `cfg.memory` the null branch forgets what was retrieved, and
+    where the branches are `_paired` the context is that of both.
     """
     bank, grid = state.bank, grid_of(model)
-    oracle = None
-    if given.oracle is not None:
-        known = (bank.chunk_id >= 0) & (bank.chunk_id < len(given.oracle))
-        row = given.oracle[jnp.clip(bank.chunk_id, 0, len(given.oracle) - 1)]
-        oracle = jnp.where(known, row, -jnp.inf)
-    key = purpose_key(given.key, "retrieval", given.chunk_id)
-    selection = retrieval.retrieve(
-        bank, given.embedding[None], given.chunk_id, model, key=key, oracle=oracle
-    )
+    selection = bank.selection if isinstance(bank, Active) else choose(model, bank, given)
     entry_base, own_base = time_bases(
         model.rope.mode, selection.chunk_id, selection.valid, given.chunk_id,
         latents=grid.latents_per_chunk, first_latents=grid.first_entry_latents,
@@ -246,16 +292,23 @@ def _look_back(
     )  # fmt: skip
     if not selection.index.shape[-1]:
         return selection, None, None, own_base[0]
-    theta = model.dit.rope_theta
-    context = retrieval.assemble(bank, selection, entry_base, theta, layout)
-    null_bank, null_selection = state.null_bank, selection
+    null = None if state.null_bank is None else (state.null_bank, selection)
     if guided and model.cfg.memory:
-        null_selection = selection.forget(model.memory.anchor)
-        null_bank = bank if null_bank is None else null_bank
-    null_context = None
-    if null_bank is not None:
-        null_context = retrieval.assemble(null_bank, null_selection, entry_base, theta, layout)
-    return selection, context, null_context, own_base[0]
+        null = state.null_bank or bank, selection.forget(model.memory.anchor)
+    assemble = functools.partial(
+        retrieval.assemble, entry_base=entry_base, theta=model.dit.rope_theta, layout=layout,
+        dtype=jnp.dtype(model.dit.dtype),
+    )  # fmt: skip
+    if guided and _paired(model, layout):
+        both = assemble(bank, selection, null=null or (bank, selection))
+        return selection, both, None, own_base[0]
+    null_context = None if null is None else assemble(*null)
+    return selection, assemble(bank, selection), null_context, own_base[0]
+
+
+def _paired(model: ModelConfig, layout: Layout) -> bool:
+    """Are the two branches of guidance a batch of two, cut along the mesh axis `data`."""
+    return model.cfg.guided and layout.size("data") == 2
 
 
 def _velocity(
@@ -284,23 +337,23 @@ def _velocity(
         v, _ = net.apply({"params": params}, *inputs, self_context=sources, fps=model.chunk.fps)
         return v.reshape(len(text), *x.shape[1:])
 
-    def velocity(x, sigma):
-        if isinstance(scale, float) and scale == 1.0:
-            return branches(x, sigma, given.text[None], context)
-        null = context if null_context is None else null_context
-        if net.layout.size("data") > 1:
-            text = jnp.stack([given.text, given.null_text])
-            both = branches(x, sigma, text, _pair(context, null))
+    if _paired(model, net.layout):
+        both_texts = net.layout.pair(given.text, given.null_text)
+
+        def velocity(x, sigma):
+            both = branches(x, sigma, both_texts, context)
             return flow.guide(both[:1], both[1:], scale)
+
+        return velocity
+
+    def velocity(x, sigma):
         v = branches(x, sigma, given.text[None], context)
+        if isinstance(scale, float) and scale == 1.0:
+            return v
+        null = context if null_context is None else null_context
         return flow.guide(v, branches(x, sigma, given.null_text[None], null), scale)
 
     return velocity
-
-
-def _pair(context: Context | None, null: Context | None) -> Context | None:
-    """Both as one batch of two, to be cut along the mesh axis `data`."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), context, null)
 
 
 def _clean_pass(

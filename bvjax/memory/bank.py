@@ -11,9 +11,13 @@ any other, and whoever has a guidance latent does not write it.
 `retrieval.dense_recent` needs no second copy: a slot then holds all rows of its chunk, the kept
 ones first.  `lengths` counts the kept rows and `stored` all of them, so an entry is whole or
 sparse by the length that is read, and it becomes sparse when it leaves the recent window.
+
+`memory.dtype` says in which form rows are stored (`memory.storage`); `memory.book` chooses slots.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import flax.struct
 import jax
@@ -24,16 +28,25 @@ from jaxtyping import Array, Bool, Float, Int
 from bvjax.chunking import ChunkGrid
 from bvjax.config import MemoryConfig, ModelConfig
 from bvjax.errors import UserError
-from bvjax.memory import salience
-from bvjax.memory.similarity import cosine
+from bvjax.memory import salience, storage
+from bvjax.memory.book import EVICT, Book, enter, init_book
 from bvjax.nets.dit import ChunkKV
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 from kernels_pallas.kv_gather import kept_first, take_rows
 
-EVICT = ("redundant", "oldest")
 RETRIEVE = ("semantic", "rolling", "random", "oracle", "none")
 CONTEXTS = ("none", "with")
 ROPE_MODES = ("absolute", "local", "window", "packed")
+
+
+# How rows are cut behind the axis of rows; the other fields are whole on every device.
+_HEADS = {
+    "keys": ("tensor",),
+    "values": ("tensor",),
+    "positions": (),
+    "key_scales": ("tensor",),
+    "value_scales": ("tensor",),
+}
 
 
 @flax.struct.dataclass
@@ -48,17 +61,21 @@ class KVBank:
     embedding: Float[Array, "B slot Dt"]  # mean text state of the chunk's caption
     chunk_id: Int[Array, "B slot"]
     valid: Bool[Array, "B slot"]
+    key_scales: Float[Array, "Y B slot cap A"] | None = None  # of rows in 8 bits
+    value_scales: Float[Array, "Y B slot cap A"] | None = None
 
 
 @flax.struct.dataclass
 class Entry:
-    """One chunk, ready to be written."""
+    """One chunk, ready to be written: a slot's rows as they are stored."""
 
     keys: Float[Array, "Y B cap A K"]
     values: Float[Array, "Y B cap A K"]
     positions: Int[Array, "Y B cap 3"]
     lengths: Int[Array, "Y B"]
     stored: Int[Array, "Y B"]
+    key_scales: Float[Array, "Y B cap A"] | None = None
+    value_scales: Float[Array, "Y B cap A"] | None = None
 
 
 def check(model: ModelConfig) -> None:
@@ -68,6 +85,8 @@ def check(model: ModelConfig) -> None:
         ("memory.evict", memory.evict, EVICT),
         ("memory.cover", memory.cover, salience.COVERS),
         ("memory.norm", memory.norm, salience.NORMS),
+        ("memory.dtype", memory.dtype, storage.DTYPES),
+        ("memory.place", memory.place, storage.PLACES),
         ("build.context", build.context, CONTEXTS),
         ("build.mask", build.mask, salience.MASKS),
         ("build.probe", build.probe, salience.PROBES),
@@ -75,7 +94,8 @@ def check(model: ModelConfig) -> None:
         ("rope.mode", model.rope.mode, ROPE_MODES),
     ):
         if value not in legal:
-            raise UserError(f"{name} is {value!r}; it can be {', '.join(legal)}")
+            legal = ", ".join(str(choice) or "''" for choice in legal)
+            raise UserError(f"{name} is {value!r}; it can be {legal}")
     for name, value, least in (
         ("memory.capacity", memory.capacity, 1),
         ("build.n_recent", build.n_recent, 0),
@@ -116,33 +136,55 @@ def check(model: ModelConfig) -> None:
 
 
 def init_bank(model: ModelConfig, batch: int, dtype: jnp.dtype) -> KVBank:
-    """An empty bank; `dtype` is that of the stored keys and values."""
-    dit, memory = model.dit, model.memory
-    slots = (dit.num_layers, batch, memory.slots)
-    rows = (*slots, memory.capacity)
-    return KVBank(
-        keys=jnp.zeros((*rows, dit.num_heads, dit.head_dim), dtype),
-        values=jnp.zeros((*rows, dit.num_heads, dit.head_dim), dtype),
-        positions=jnp.zeros((*rows, 3), jnp.int32),
-        lengths=jnp.zeros(slots, jnp.int32),
-        stored=jnp.zeros(slots, jnp.int32),
-        embedding=jnp.zeros((batch, memory.slots, model.text.dim), jnp.float32),
-        chunk_id=jnp.full((batch, memory.slots), -1, jnp.int32),
-        valid=jnp.zeros((batch, memory.slots), bool),
+    """An empty bank; `dtype` is that of the stored keys and values (`storage.storage_dtype`)."""
+    slots = (model.dit.num_layers, batch, model.memory.slots)
+    rows = {
+        name: jnp.zeros((*slots, *x.shape[2:]), x.dtype)
+        for name, x in vars(entry_shapes(model, batch, dtype)).items()
+        if x is not None
+    }
+    return KVBank(**rows, **vars(init_book(model, batch)))
+
+
+def book_of(bank: KVBank) -> Book:
+    """What of a bank decides about slots and selections."""
+    return Book(embedding=bank.embedding, chunk_id=bank.chunk_id, valid=bank.valid)
+
+
+def entry_shapes(model: ModelConfig, batch: int, dtype: jnp.dtype) -> Entry:
+    """Of the entries of a bank of `dtype`."""
+    layers = (model.dit.num_layers, batch)
+    heads = (*layers, model.memory.capacity, model.dit.num_heads)
+    rows = jax.ShapeDtypeStruct((*heads, model.dit.head_dim), dtype)
+    scales = jax.ShapeDtypeStruct(heads, jnp.float32) if storage.has_scales(dtype) else None
+    count = jax.ShapeDtypeStruct(layers, jnp.int32)
+    return Entry(
+        keys=rows,
+        values=rows,
+        positions=jax.ShapeDtypeStruct((*heads[:-1], 3), jnp.int32),
+        lengths=count,
+        stored=count,
+        key_scales=scales,
+        value_scales=scales,
     )
 
 
-def cut(bank: KVBank, layout: Layout) -> KVBank:
-    """`bank` with rows of slots cut along `TOKENS` and heads along `tensor`; the rest is whole."""
-    rows = dict(keys=("tensor",), values=("tensor",), positions=())
-    whole = {field: layout.constrain(x) for field, x in vars(bank).items() if field not in rows}
-    return bank.replace(
-        **whole,
-        **{
-            field: layout.constrain(getattr(bank, field), None, None, None, TOKENS, *heads)
-            for field, heads in rows.items()
-        },
-    )
+def axes(rows: Any) -> dict[str, tuple]:
+    """What each field of a bank or an entry (or of the `Rows` of one) is cut along, as `Layout` wants it."""
+    before = (None,) * (rows.positions.ndim - 2)  # layers, batch (and slots)
+    cut = {name: (*before, TOKENS, *heads) for name, heads in _HEADS.items()}
+    return {name: cut.get(name, ()) for name, x in vars(rows).items() if x is not None}
+
+
+def shardings(bank: KVBank, layout: Layout) -> KVBank:
+    """Where the fields of a bank are, by `axes`."""
+    return bank.replace(**{name: layout.sharding(*cut) for name, cut in axes(bank).items()})
+
+
+def cut(rows: KVBank | Entry, layout: Layout) -> KVBank | Entry:
+    """`rows` cut as `axes` says."""
+    where = axes(rows).items()
+    return rows.replace(**{n: layout.constrain(getattr(rows, n), *cut) for n, cut in where})
 
 
 def make_entry(
@@ -152,6 +194,7 @@ def make_entry(
     capacity: int,
     dense: bool = False,
     layout: Layout = ONE_DEVICE,
+    dtype: jnp.dtype | None = None,
 ) -> Entry:
     """The kept rows of one chunk (Algorithm 2, line 13), in position order.
 
@@ -162,6 +205,7 @@ def make_entry(
       dense: `retrieval.dense_recent`: the other rows follow the kept ones.
       layout: each device then makes its own rows of the slot, layer by layer, from all of the
         chunk's: which tokens are kept does not depend on the mesh.
+      dtype: in which the bank stores keys and values; None: as they come.
 
     Raises:
       ValueError: `dense` and the chunk does not fit into a slot.
@@ -172,34 +216,34 @@ def make_entry(
     index, lengths = kept_first(keep[:, :, 0], capacity)
     stored = jnp.full_like(lengths, num_tokens) if dense else lengths
     tokens = jnp.broadcast_to(positions.astype(jnp.int32), (*lengths.shape, num_tokens, 3))
-    keys, values = _kept_rows(kv.keys[:, :, 0], kv.values[:, :, 0], index, stored, layout)
-    return Entry(
-        keys=keys,
-        values=values,
+    rows = {}
+    rows["keys"], rows["key_scales"] = storage.encode(kv.keys[:, :, 0], dtype)
+    rows["values"], rows["value_scales"] = storage.encode(kv.values[:, :, 0], dtype)
+    entry = Entry(
+        **_kept_rows(rows, index, stored, layout),
         positions=take_rows(tokens, index, stored),
         lengths=lengths,
         stored=stored,
     )
+    return cut(entry, layout)
 
 
-def _kept_rows(keys, values, index, stored, layout: Layout):
-    """Rows `index` [Y, B, C] of keys and values [Y, B, N, A, K], zeros from row `stored` [Y, B] on."""
+def _kept_rows(rows, index, stored, layout: Layout):
+    """Rows `index` [Y, B, C] of each [Y, B, N, A, ...], zeros from row `stored` [Y, B] on."""
     if layout.mesh is None:
-        return take_rows(keys, index, stored), take_rows(values, index, stored)
+        return jax.tree.map(lambda x: take_rows(x, index, stored), rows)
 
     def of_layer(layer):
-        keys, values, index, stored = layer
-        keys, values = (jax.lax.all_gather(x, TOKENS, axis=1, tiled=True) for x in (keys, values))
+        rows, index, stored = layer
+        rows = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=1, tiled=True), rows)
         own = index.shape[-1] // layout.size(*TOKENS)
         first = jax.lax.axis_index(TOKENS) * own
         index = jax.lax.dynamic_slice_in_dim(index, first, own, axis=-1)
-        return tuple(take_rows(x, index, stored - first) for x in (keys, values))
+        return jax.tree.map(lambda x: take_rows(x, index, stored - first), rows)
 
-    rows = P(None, None, TOKENS, "tensor")
-    every = layout.manual(
-        lambda *layers: jax.lax.map(of_layer, layers), (rows, rows, P(), P()), (rows, rows)
-    )
-    return every(keys, values, index, stored)
+    where = P(None, None, TOKENS, "tensor")
+    every = layout.manual(lambda *layers: jax.lax.map(of_layer, layers), (where, P(), P()), where)
+    return every(rows, index, stored)
 
 
 def write(
@@ -212,77 +256,20 @@ def write(
 ) -> KVBank:
     """The bank with chunk `chunk_id` in it; the one write of a step, a resume and a rebuild.
 
-    The slot is, in this order: slot 0 for id 0 when `memory.anchor`; the slot that holds this id
-    already; the first free one; the one `memory.evict` gives up, `oldest` the lowest id,
-    `redundant` the entry whose caption is most like that of another entry (of a pair the older).
-    The anchor and the ids from `chunk_id - recent` on are never evicted.  A chunk that this
-    leaves no slot for (older than all that is kept) is not written.
+    `book.enter` chooses the slot.  A chunk that there is none for is not written.
+
+    Args:
+      entry: made with the `dtype` of the bank.
 
     Raises:
-      UserError: unknown `memory.evict`.
+      UserError: unknown `memory.evict`.  ValueError: one of bank and entry has scales.
     """
-    slot = _choose_slot(bank, embedding, chunk_id, memory, recent)
+    if (bank.key_scales is None) != (entry.key_scales is None):
+        raise ValueError(
+            f"an entry of {entry.keys.dtype} is no entry of a bank of {bank.keys.dtype}"
+        )
+    book, slot = enter(book_of(bank), embedding, chunk_id, memory, recent)
     rows = jnp.arange(slot.shape[0])
-
-    def put(field: Array, value: Array) -> Array:
-        return field.at[:, rows, slot].set(value.astype(field.dtype), mode="drop")
-
-    def put_row(field: Array, value: Array | bool) -> Array:
-        return field.at[rows, slot].set(value, mode="drop")
-
-    return KVBank(
-        keys=put(bank.keys, entry.keys),
-        values=put(bank.values, entry.values),
-        positions=put(bank.positions, entry.positions),
-        lengths=put(bank.lengths, entry.lengths),
-        stored=put(bank.stored, entry.stored),
-        embedding=put_row(bank.embedding, embedding.astype(jnp.float32)),
-        chunk_id=put_row(bank.chunk_id, jnp.asarray(chunk_id, jnp.int32)),
-        valid=put_row(bank.valid, True),
-    )
-
-
-def _choose_slot(
-    bank: KVBank,
-    embedding: Float[Array, "B Dt"],
-    chunk_id: Int[Array, ""],
-    memory: MemoryConfig,
-    recent: int,
-) -> Int[Array, "B"]:
-    """Slot to write in each row; the number of slots, which a scatter drops, if there is none."""
-    slots = bank.valid.shape[-1]
-    own = jnp.arange(slots) >= int(memory.anchor)
-    same = own & bank.valid & (bank.chunk_id == chunk_id)
-    free = own & ~bank.valid
-    old = own & bank.valid & (bank.chunk_id < chunk_id - recent)
-    if memory.evict == "redundant":
-        others = own & bank.valid
-        likeness = _redundancy(bank.embedding, embedding, others)
-        most = jnp.where(old, likeness, -jnp.inf).max(-1, keepdims=True)
-        old &= likeness == most
-    elif memory.evict != "oldest":
-        raise UserError(f"memory.evict is {memory.evict!r}; it can be {', '.join(EVICT)}")
-    age = jnp.where(old, bank.chunk_id, jnp.iinfo(jnp.int32).max)
-    slot = jnp.select(
-        [same.any(-1), free.any(-1), old.any(-1)],
-        [same.argmax(-1), free.argmax(-1), age.argmin(-1)],
-        slots,
-    )
-    if memory.anchor:
-        slot = jnp.where(chunk_id == 0, 0, slot)
-    return slot
-
-
-def _redundancy(
-    stored: Float[Array, "B slot Dt"], new: Float[Array, "B Dt"], others: Bool[Array, "B slot"]
-) -> Float[Array, "B slot"]:
-    """Largest cosine of each entry's caption to that of any of the `others` and of the new entry.
-
-    The anchor is not among the others: it has chunk 1's caption, but one frame is not a chunk.
-    """
-    everyone = jnp.concatenate([stored, new[:, None]], axis=1)
-    alike = cosine(stored[:, :, None], everyone[:, None])
-    slots = stored.shape[1]
-    counted = jnp.pad(others, ((0, 0), (0, 1)), constant_values=True)[:, None]
-    counted = counted & ~jnp.eye(slots, slots + 1, dtype=bool)
-    return jnp.where(counted, alike, -jnp.inf).max(-1)
+    put = lambda field, value: field.at[:, rows, slot].set(value.astype(field.dtype), mode="drop")
+    fields = {n: put(getattr(bank, n), x) for n, x in vars(entry).items() if x is not None}
+    return KVBank(**fields, **vars(book))

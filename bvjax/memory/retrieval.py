@@ -10,7 +10,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from bvjax.config import ModelConfig, RetrievalConfig
 from bvjax.errors import UserError
-from bvjax.memory.bank import RETRIEVE, KVBank
+from bvjax.memory import storage
+from bvjax.memory.bank import RETRIEVE, Entry, KVBank
+from bvjax.memory.bank import axes as bank_axes
+from bvjax.memory.book import Book
 from bvjax.memory.similarity import cosine
 from bvjax.nets.dit import Context
 from bvjax.nets.rope import angles, apply_rope
@@ -25,6 +28,8 @@ class Rows:
     keys: Float[Array, "*Y B slot cap A K"]
     values: Float[Array, "*Y B slot cap A K"]
     positions: Int[Array, "*Y B slot cap 3"]
+    key_scales: Float[Array, "*Y B slot cap A"] | None = None
+    value_scales: Float[Array, "*Y B slot cap A"] | None = None
 
 
 @flax.struct.dataclass
@@ -46,6 +51,22 @@ class Selection:
     def forget(self, anchor: bool) -> Selection:
         """The same without what was retrieved; nothing else moves."""
         return self.replace(valid=self.valid & ~self.retrieved(anchor))
+
+
+@flax.struct.dataclass
+class Active:
+    """What one chunk sees of a bank that is elsewhere, beside each other and not in one array."""
+
+    entries: tuple[Entry, ...]  # in the order of the selection; any where that is not valid
+    selection: Selection  # its `index` is into `entries`, its scores are theirs
+
+    @property
+    def lengths(self) -> Int[Array, "Y B E"]:
+        return jnp.stack([entry.lengths for entry in self.entries], axis=2)
+
+    @property
+    def stored(self) -> Int[Array, "Y B E"]:
+        return jnp.stack([entry.stored for entry in self.entries], axis=2)
 
 
 def semantic_scores(
@@ -70,7 +91,10 @@ def semantic_scores(
 
 
 def caption_scores(
-    retrieval: RetrievalConfig, bank: KVBank, target_embedding: Float[Array, "B Dt"], anchor: bool
+    retrieval: RetrievalConfig,
+    bank: KVBank | Book,
+    target_embedding: Float[Array, "B Dt"],
+    anchor: bool,
 ) -> Float[Array, "B slot"]:
     """`semantic_scores` of each slot of a bank; the anchor's slot does not count for `center`."""
     first = jnp.arange(bank.valid.shape[-1]) == 0
@@ -90,7 +114,7 @@ def random_scores(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "
 
 def entry_scores(
     retrieval: RetrievalConfig,
-    bank: KVBank,
+    bank: KVBank | Book,
     target_embedding: Float[Array, "B Dt"],
     anchor: bool,
     key: Key[Array, ""] | None = None,
@@ -176,7 +200,7 @@ def select(
 
 
 def retrieve(
-    bank: KVBank,
+    bank: KVBank | Book,
     target_embedding: Float[Array, "B Dt"],
     target_chunk: Int[Array, ""],
     model: ModelConfig,
@@ -195,11 +219,13 @@ def retrieve(
 
 
 def assemble(
-    bank: KVBank,
+    bank: KVBank | Active,
     selection: Selection,
     entry_base: Int[Array, "B E"],
     theta: float,
     layout: Layout = ONE_DEVICE,
+    dtype: jnp.dtype | None = None,
+    null: tuple[KVBank | Active, Selection] | None = None,
 ) -> Context:
     """(K*, V*) of Eq. 9: the selected rows, roped at (base + t, h, w) and packed without gaps.
 
@@ -211,24 +237,26 @@ def assemble(
       theta: RoPE base of the model.
       layout: each device then makes its own rows of the context, layer by layer, from all rows of
         the selected slots.
+      dtype: of the keys and values of the context; None: as they are stored.
+      null: of the null branch, with the same slots: the context is then of both branches (B = 2),
+        cut along `data`.  Only on a mesh.
 
     Returns:
       A `Context` with a chunk axis of length 1 and E * capacity rows, `length` of them valid.
     """
-    index = selection.index[None]
-    lengths = jnp.where(
-        selection.recent,
-        jnp.take_along_axis(bank.stored, index, axis=2),
-        jnp.take_along_axis(bank.lengths, index, axis=2),
-    )
-    lengths = jnp.where(selection.valid, lengths, 0)
-    if layout.mesh is None:
-        keys, values = _roped(bank, selection.index, lengths, entry_base, theta)
+    branches = [(bank, selection)] if null is None else [(bank, selection), null]
+    lengths = jnp.concatenate([_lengths(*branch) for branch in branches], axis=1)
+    similarity = jnp.concatenate([of.similarity for _, of in branches])
+    banks = [bank] if null is None or null[0] is bank else [bank, null[0]]
+    given = (selection.index, lengths, entry_base, theta, dtype)
+    if layout.mesh is None and not isinstance(bank, Active):
+        keys, values = _roped(_rows(bank), *given)
     else:
-        keys, values = _own_rows(bank, selection.index, lengths, entry_base, theta, layout)
+        keys, values = _by_layer([_rows(each) for each in banks], *given, layout)
     length = lengths.sum(-1, dtype=jnp.int32)
-    rows = (*lengths.shape, bank.keys.shape[3])
-    similarity, _ = pack(jnp.broadcast_to(selection.similarity[None, ..., None], rows), lengths)
+    capacity = keys.shape[2] // lengths.shape[-1]
+    similarity = jnp.broadcast_to(similarity[None, ..., None], (*lengths.shape, capacity))
+    similarity, _ = pack(similarity, lengths)
     return Context(
         keys=keys[:, :, None],
         values=values[:, :, None],
@@ -237,36 +265,72 @@ def assemble(
     )
 
 
-def _roped(bank, slots, lengths, entry_base, theta):
+def _lengths(bank: KVBank | Active, selection: Selection) -> Int[Array, "Y B E"]:
+    """Rows that are read of each entry."""
+    index = selection.index[None]
+    stored, kept = (jnp.take_along_axis(x, index, axis=2) for x in (bank.stored, bank.lengths))
+    return jnp.where(selection.valid, jnp.where(selection.recent, stored, kept), 0)
+
+
+def _rows(held: KVBank | Entry | Active) -> Rows | tuple[Rows, ...]:
+    if isinstance(held, Active):
+        return tuple(_rows(entry) for entry in held.entries)
+    return Rows(**{field: getattr(held, field) for field in Rows.__dataclass_fields__})
+
+
+def _roped(rows, slots, lengths, entry_base, theta, dtype):
     """Keys and values [..., E * cap, A, K] of the slots [B, E], packed; keys roped."""
     index = jnp.broadcast_to(slots, lengths.shape)[..., None, None]
-    positions = jnp.take_along_axis(bank.positions, index, axis=lengths.ndim - 1)
+    positions = jnp.take_along_axis(rows.positions, index, axis=lengths.ndim - 1)
     positions = positions.at[..., 0].add(entry_base[..., None])
     positions, _ = pack(positions, lengths)
-    keys, _ = pack(bank.keys, lengths, slots)
-    values, _ = pack(bank.values, lengths, slots)
+
+    def packed(stored, scales):
+        stored, _ = pack(stored, lengths, slots)
+        if scales is not None:
+            scales, _ = pack(scales, lengths, slots)
+        return storage.decode(stored, scales, dtype)
+
+    keys = packed(rows.keys, rows.key_scales)
+    values = packed(rows.values, rows.value_scales)
     return apply_rope(keys, angles(positions, keys.shape[-1], theta)), values
 
 
-def _own_rows(bank, slots, lengths, entry_base, theta, layout):
-    """`_roped` of a bank that is cut along `TOKENS`, cut again so that the packed rows are even."""
+def _by_layer(banks, slots, lengths, entry_base, theta, dtype, layout):
+    """`_roped` a layer at a time: of entries in arrays of their own, or of rows cut along `TOKENS`.
+
+    Cut rows are gathered, and the packed ones cut again so that they are even.  With two rows of
+    `lengths` each device makes the context of its branch, from that branch's bank if it has one.
+    """
 
     def of_layer(layer):
-        own, lengths = layer
+        (own, *other), lengths = layer
+        if other:
+            first = jax.lax.axis_index("data") == 0
+            own = jax.tree.map(lambda a, b: jnp.where(first, a, b), own, *other)
+        if isinstance(own, tuple):
+            own = jax.tree.map(lambda *entries: jnp.stack(entries, axis=1), *own)
+        if layout.mesh is None:
+            return _roped(own, slots, lengths, entry_base, theta, dtype)
         picked = jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, slots), own)
         whole = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=2, tiled=True), picked)
-        rows = lengths.shape[-1] * picked.keys.shape[2]
-        first = jax.lax.axis_index(TOKENS) * rows
+        count = lengths.shape[-1] * picked.keys.shape[2]
+        first = jax.lax.axis_index(TOKENS) * count
         every = jnp.broadcast_to(jnp.arange(slots.shape[-1]), slots.shape)
-        packed = _roped(whole, every, lengths, entry_base, theta)
-        return tuple(jax.lax.dynamic_slice_in_dim(x, first, rows, axis=1) for x in packed)
+        packed = _roped(whole, every, lengths, entry_base, theta, dtype)
+        return tuple(jax.lax.dynamic_slice_in_dim(x, first, count, axis=1) for x in packed)
 
-    cut = Rows(
-        keys=P(None, None, None, TOKENS, "tensor"),
-        values=P(None, None, None, TOKENS, "tensor"),
-        positions=P(None, None, None, TOKENS),
-    )
-    out = P(None, None, TOKENS, "tensor")
-    every = layout.manual(lambda *layers: jax.lax.map(of_layer, layers), (cut, P()), (out, out))
-    rows = Rows(keys=bank.keys, values=bank.values, positions=bank.positions)
-    return every(rows, lengths)
+    def of_layers(banks, lengths):
+        return jax.lax.map(of_layer, (banks, lengths))
+
+    if layout.mesh is None:
+        return of_layers(banks, lengths)
+    cut = jax.tree.map(_cut, banks, is_leaf=lambda x: isinstance(x, Rows))
+    branch = "data" if lengths.shape[1] == 2 else None
+    out = P(None, branch, TOKENS, "tensor")
+    return layout.manual(of_layers, (cut, P(None, branch)), (out, out))(banks, lengths)
+
+
+def _cut(rows: Rows) -> Rows:
+    where = {name: P(*axes) for name, axes in bank_axes(rows).items()}
+    return Rows(**where)

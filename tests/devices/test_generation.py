@@ -21,10 +21,10 @@ CHUNKS = 4
 CASES = {
     "guided": (dict(memory={"capacity": 8}), dict(data=2, context=4)),
     "memory": (
-        dict(memory={"capacity": 8}, cfg={"memory": 3.0}),
+        dict(memory={"capacity": 8, "dtype": "int8"}, cfg={"memory": 3.0}),
         dict(data=2, context=2, tensor=2),
     ),
-    "fsdp": (dict(memory={"capacity": 8}, cfg={"bank": "two"}), dict(fsdp=2, context=2, tensor=2)),
+    "fsdp": (dict(memory={"capacity": 8}, cfg={"bank": "two"}), dict(data=2, fsdp=2, tensor=2)),
     "with": (
         dict(
             memory={"capacity": 8, "tau": 1.0},
@@ -77,11 +77,11 @@ def test_each_chunk_from_the_same_bank(tiny, conditions, case):
         meshed, other = rollouts._commit(placed, model, meshed, given, alone, layout=layout)
         kept.append(np.asarray(report.kept))
         np.testing.assert_array_equal(report.kept, other.kept)
-        for field, value in vars(state.bank).items():
-            close(getattr(meshed.bank, field), value)
+        for mine, one_device in zip(*map(jax.tree.leaves, (meshed.bank, state.bank)), strict=True):
+            close(mine, one_device)
         assert meshed.bank.keys.sharding.is_equivalent_to(empty.bank.keys.sharding, 6)
     tokens = steps.grid_of(model).tokens_per_chunk
-    assert np.max(kept) < tokens or model.memory.tau == 1.0  # the choice was a real one
+    assert np.min(kept) < tokens or model.memory.tau == 1.0  # the choice was a real one
 
 
 def test_whole_videos(tiny, conditions, capsys):

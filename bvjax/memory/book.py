@@ -1,0 +1,110 @@
+"""Which chunk is in which slot: captions, ids, and who leaves when a new one comes.
+
+Nothing here depends on latents, so all of it is known before a video begins.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bvjax.config import MemoryConfig, ModelConfig
+from bvjax.errors import UserError
+from bvjax.memory.similarity import cosine
+
+EVICT = ("redundant", "oldest")
+
+
+@flax.struct.dataclass
+class Book:
+    """The slots of a bank without their rows; an empty one has chunk id -1."""
+
+    embedding: Float[Array, "B slot Dt"]  # mean text state of the chunk's caption
+    chunk_id: Int[Array, "B slot"]
+    valid: Bool[Array, "B slot"]
+
+
+def init_book(model: ModelConfig, batch: int) -> Book:
+    """A book without entries."""
+    slots = (batch, model.memory.slots)
+    return Book(
+        embedding=jnp.zeros((*slots, model.text.dim), jnp.float32),
+        chunk_id=jnp.full(slots, -1, jnp.int32),
+        valid=jnp.zeros(slots, bool),
+    )
+
+
+def enter(
+    book: Book,
+    embedding: Float[Array, "B Dt"],
+    chunk_id: Int[Array, ""],
+    memory: MemoryConfig,
+    recent: int,
+) -> tuple[Book, Int[Array, "B"]]:
+    """The book with chunk `chunk_id` in it, and the slot it gets.
+
+    The slot is, in this order: slot 0 for id 0 when `memory.anchor`; the slot that holds this id
+    already; the first free one; the one `memory.evict` gives up, `oldest` the lowest id,
+    `redundant` the entry whose caption is most like that of another entry (of a pair the older).
+    The anchor and the ids from `chunk_id - recent` on are never evicted.  A chunk that this
+    leaves no slot for (older than all that is kept) is not entered; its slot is their number.
+
+    Raises:
+      UserError: unknown `memory.evict`.
+    """
+    slot = _choose_slot(book, embedding, chunk_id, memory, recent)
+    rows = jnp.arange(slot.shape[0])
+    put = lambda field, value: field.at[rows, slot].set(value, mode="drop")
+    entered = Book(
+        embedding=put(book.embedding, embedding.astype(jnp.float32)),
+        chunk_id=put(book.chunk_id, jnp.asarray(chunk_id, jnp.int32)),
+        valid=put(book.valid, True),
+    )
+    return entered, slot
+
+
+def _choose_slot(
+    book: Book,
+    embedding: Float[Array, "B Dt"],
+    chunk_id: Int[Array, ""],
+    memory: MemoryConfig,
+    recent: int,
+) -> Int[Array, "B"]:
+    """Slot to write in each row; the number of slots, which a scatter drops, if there is none."""
+    slots = book.valid.shape[-1]
+    own = jnp.arange(slots) >= int(memory.anchor)
+    same = own & book.valid & (book.chunk_id == chunk_id)
+    free = own & ~book.valid
+    old = own & book.valid & (book.chunk_id < chunk_id - recent)
+    if memory.evict == "redundant":
+        others = own & book.valid
+        likeness = _redundancy(book.embedding, embedding, others)
+        most = jnp.where(old, likeness, -jnp.inf).max(-1, keepdims=True)
+        old &= likeness == most
+    elif memory.evict != "oldest":
+        raise UserError(f"memory.evict is {memory.evict!r}; it can be {', '.join(EVICT)}")
+    age = jnp.where(old, book.chunk_id, jnp.iinfo(jnp.int32).max)
+    slot = jnp.select(
+        [same.any(-1), free.any(-1), old.any(-1)],
+        [same.argmax(-1), free.argmax(-1), age.argmin(-1)],
+        slots,
+    )
+    if memory.anchor:
+        slot = jnp.where(chunk_id == 0, 0, slot)
+    return slot
+
+
+def _redundancy(
+    stored: Float[Array, "B slot Dt"], new: Float[Array, "B Dt"], others: Bool[Array, "B slot"]
+) -> Float[Array, "B slot"]:
+    """Largest cosine of each entry's caption to that of any of the `others` and of the new entry.
+
+    The anchor is not among the others: it has chunk 1's caption, but one frame is not a chunk.
+    """
+    everyone = jnp.concatenate([stored, new[:, None]], axis=1)
+    alike = cosine(stored[:, :, None], everyone[:, None])
+    slots = stored.shape[1]
+    counted = jnp.pad(others, ((0, 0), (0, 1)), constant_values=True)[:, None]
+    counted = counted & ~jnp.eye(slots, slots + 1, dtype=bool)
+    return jnp.where(counted, alike, -jnp.inf).max(-1)
