@@ -10,7 +10,7 @@ STAMP_AOT := $(VENV_AOT)/.installed
 OUT ?= runs/demo
 STORY ?= experiments/stories/fox.json
 
-.PHONY: help setup setup-torch setup-aot demo test test-slow test-torch test-aot parity-docs lint lock clean
+.PHONY: help setup setup-torch setup-aot demo test test-slow test-torch test-aot test-accelerator performance-docs parity-docs lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -55,6 +55,13 @@ test-torch: setup-torch  ## the tests against PyTorch
 
 test-aot: setup-aot  ## the tests that compile for accelerators
 	$(VENV_AOT)/bin/python -m pytest -n 2 --dist load tests/aot
+
+# Not with the settings of the other tests, which are for CPUs.
+test-accelerator:  ## the tests that need an accelerator, with the Python that has one (PYTHON=...)
+	$(PYTHON) -m pytest -q -rs --confcutdir=tests/accelerator tests/accelerator
+
+performance-docs: setup-torch  ## docs/performance.md: what things cost on this CPU (a quarter of an hour)
+	PYTHON=$(VENV_TORCH)/bin/python experiments/benchmarks/run_cpu.sh
 
 parity-docs: setup-torch  ## docs/parity.md: what equals what, measured by these tests
 	$(VENV_TORCH)/bin/python -m tests.torch.report

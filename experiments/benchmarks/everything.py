@@ -120,7 +120,7 @@ def tiny(part: Part) -> Part:
         words += ["--repeat", "1", "--chunks", "2", "3"]
     if part.module.endswith(".attention"):
         words += ["--repeat=1", "--rows=64", "--heads=2x32"]
-    return dataclasses.replace(part, arguments=tuple(words))
+    return dataclasses.replace(part, arguments=tuple(words), limit=3 * part.limit)
 
 
 def run(parts: Sequence[Part], out: Path, title: str) -> str:

@@ -151,7 +151,7 @@ def program(asked: Task, compiled: bool) -> Callable[[], torch.Tensor]:
 
 def product(dtype: str) -> float:
     """FLOP/s, as `ceiling.measured`."""
-    size = ceiling.default_size(DEVICE)
+    size = ceiling.default_size(DEVICE, dtype)
     x = torch.randn(size, size, device=DEVICE, dtype=getattr(torch, dtype))
 
     def run():
