@@ -17,8 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import jax.numpy as jnp
+from jax.experimental import mesh_utils
+from jax.sharding import (
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 from bvjax.errors import UserError
 from kernels_pallas.platforms import platform_of
@@ -51,8 +58,13 @@ class Layout:
         """What to pass as `implementation` to kernels: the platform that programs are made for."""
         return "auto" if self.mesh is None else platform_of(self.mesh.devices.flat[0])
 
-    def sharding(self, *axes: str | tuple[str, ...] | None) -> NamedSharding:
-        """Of an array whose leading dimensions are cut along `axes`, the others whole."""
+    def sharding(self, *axes: str | tuple[str, ...] | None) -> Sharding:
+        """Of an array whose leading dimensions are cut along `axes`, the others whole.
+
+        Without a mesh: of an array on the default device.
+        """
+        if self.mesh is None:
+            return SingleDeviceSharding(jax.devices()[0])
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
     def constrain(self, x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
@@ -65,13 +77,18 @@ class Layout:
         """The axis that `batch` rows are cut along: `data`, or none where it does not divide."""
         return "data" if batch % self.size("data") == 0 else None
 
+    def pair(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """[a, b], stacked and cut along `data` (of size 2), without anything moving."""
+        mine = lambda a, b: jnp.where(jax.lax.axis_index("data") == 0, a, b)[None]
+        return self.manual(mine, (PartitionSpec(), PartitionSpec()), PartitionSpec("data"))(a, b)
+
     def manual(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
         """`fn` of each device's own part of the arrays (`jax.shard_map`)."""
         return jax.shard_map(
             fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
 
-    def parameter(self, name: str, shape: tuple[int, ...]) -> NamedSharding:
+    def parameter(self, name: str, shape: tuple[int, ...]) -> Sharding:
         """Of a DiT's parameter: features along `tensor`, the other side of a kernel along `fsdp`.
 
         Those that are no layer's are whole everywhere: 0.2 of 14 billion in the large model.
@@ -114,11 +131,9 @@ def make_layout(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None =
         raise UserError(
             f"a mesh of {wanted} has {math.prod(shape)} devices; there are {len(devices)}"
         )
-    if len(devices) == 1:
-        array = np.array(devices).reshape(shape)
-        return Layout(Mesh(array, AXES))
-    kinds = (AxisType.Auto,) * len(AXES)
-    return Layout(jax.make_mesh(shape, AXES, kinds, devices=devices))
+    # Neighbours in the mesh are neighbours in the machine, as far as its shape allows.
+    array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Layout(Mesh(array, AXES))
 
 
 def parse_mesh(text: str) -> dict[str, int]:

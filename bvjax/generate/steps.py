@@ -144,6 +144,7 @@ def denoise(
     if grid.overlap_latents:
         head = anchor_noise(given.key, (grid.overlap_latents, *frame))
         noise = jnp.concatenate([head, noise], axis=1)
+    noise = layout.constrain(noise)  # drawn whole by every device
     positions = jnp.asarray(grid.positions(grid.window_latents, -grid.overlap_latents))
     positions = positions.at[:, 0].add(own_base)
     scale = model.cfg.scale
@@ -279,7 +280,8 @@ def _look_back(
     """Selection, context, that of the null branch where it differs, and when the chunk begins.
 
     There is no context where nothing can be seen: no anchor, no retrieval, no recent entries.
-    `guided` is for denoising: with `cfg.memory` the null branch forgets what was retrieved.
+    `guided` is for denoising: with `cfg.memory` the null branch forgets what was retrieved, and
+    where the branches are `_paired` the context is that of both.
     """
     bank, grid = state.bank, grid_of(model)
     selection = bank.selection if isinstance(bank, Active) else choose(model, bank, given)
@@ -290,19 +292,23 @@ def _look_back(
     )  # fmt: skip
     if not selection.index.shape[-1]:
         return selection, None, None, own_base[0]
-    look = functools.partial(
+    null = None if state.null_bank is None else (state.null_bank, selection)
+    if guided and model.cfg.memory:
+        null = state.null_bank or bank, selection.forget(model.memory.anchor)
+    assemble = functools.partial(
         retrieval.assemble, entry_base=entry_base, theta=model.dit.rope_theta, layout=layout,
         dtype=jnp.dtype(model.dit.dtype),
     )  # fmt: skip
-    context = look(bank, selection)
-    null_bank, null_selection = state.null_bank, selection
-    if guided and model.cfg.memory:
-        null_selection = selection.forget(model.memory.anchor)
-        null_bank = bank if null_bank is None else null_bank
-    null_context = None
-    if null_bank is not None:
-        null_context = look(null_bank, null_selection)
-    return selection, context, null_context, own_base[0]
+    if guided and _paired(model, layout):
+        both = assemble(bank, selection, null=null or (bank, selection))
+        return selection, both, None, own_base[0]
+    null_context = None if null is None else assemble(*null)
+    return selection, assemble(bank, selection), null_context, own_base[0]
+
+
+def _paired(model: ModelConfig, layout: Layout) -> bool:
+    """Are the two branches of guidance a batch of two, cut along the mesh axis `data`."""
+    return model.cfg.guided and layout.size("data") == 2
 
 
 def _velocity(
@@ -331,23 +337,23 @@ def _velocity(
         v, _ = net.apply({"params": params}, *inputs, self_context=sources, fps=model.chunk.fps)
         return v.reshape(len(text), *x.shape[1:])
 
-    def velocity(x, sigma):
-        if isinstance(scale, float) and scale == 1.0:
-            return branches(x, sigma, given.text[None], context)
-        null = context if null_context is None else null_context
-        if net.layout.size("data") > 1:
-            text = jnp.stack([given.text, given.null_text])
-            both = branches(x, sigma, text, _pair(context, null))
+    if _paired(model, net.layout):
+        both_texts = net.layout.pair(given.text, given.null_text)
+
+        def velocity(x, sigma):
+            both = branches(x, sigma, both_texts, context)
             return flow.guide(both[:1], both[1:], scale)
+
+        return velocity
+
+    def velocity(x, sigma):
         v = branches(x, sigma, given.text[None], context)
+        if isinstance(scale, float) and scale == 1.0:
+            return v
+        null = context if null_context is None else null_context
         return flow.guide(v, branches(x, sigma, given.null_text[None], null), scale)
 
     return velocity
-
-
-def _pair(context: Context | None, null: Context | None) -> Context | None:
-    """Both as one batch of two, to be cut along the mesh axis `data`."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), context, null)
 
 
 def _clean_pass(

@@ -176,6 +176,11 @@ def axes(rows: Any) -> dict[str, tuple]:
     return {name: cut.get(name, ()) for name, x in vars(rows).items() if x is not None}
 
 
+def shardings(bank: KVBank, layout: Layout) -> KVBank:
+    """Where the fields of a bank are, by `axes`."""
+    return bank.replace(**{name: layout.sharding(*cut) for name, cut in axes(bank).items()})
+
+
 def cut(rows: KVBank | Entry, layout: Layout) -> KVBank | Entry:
     """`rows` cut as `axes` says."""
     where = axes(rows).items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -225,6 +227,7 @@ def assemble(
     theta: float,
     layout: Layout = ONE_DEVICE,
     dtype: jnp.dtype | None = None,
+    null: tuple[KVBank | Active, Selection] | None = None,
 ) -> Context:
     """(K*, V*) of Eq. 9: the selected rows, roped at (base + t, h, w) and packed without gaps.
 
@@ -237,26 +240,25 @@ def assemble(
       layout: each device then makes its own rows of the context, layer by layer, from all rows of
         the selected slots.
       dtype: of the keys and values of the context; None: as they are stored.
+      null: of the null branch, with the same slots: the context is then of both branches (B = 2),
+        cut along `data`.  Only on a mesh.
 
     Returns:
       A `Context` with a chunk axis of length 1 and E * capacity rows, `length` of them valid.
     """
-    index = selection.index[None]
-    lengths = jnp.where(
-        selection.recent,
-        jnp.take_along_axis(bank.stored, index, axis=2),
-        jnp.take_along_axis(bank.lengths, index, axis=2),
-    )
-    lengths = jnp.where(selection.valid, lengths, 0)
-    many = isinstance(bank, Active)
-    rows = tuple(_rows(entry) for entry in bank.entries) if many else _rows(bank)
-    given = (rows, selection.index, lengths, entry_base, theta, dtype)
-    whole = layout.mesh is None and not many
-    keys, values = _roped(*given) if whole else _by_layer(*given, layout)
+    branches = [(bank, selection)] if null is None else [(bank, selection), null]
+    lengths = jnp.concatenate([_lengths(*branch) for branch in branches], axis=1)
+    similarity = jnp.concatenate([of.similarity for _, of in branches])
+    banks = [bank] if null is None or null[0] is bank else [bank, null[0]]
+    given = (selection.index, lengths, entry_base, theta, dtype)
+    if layout.mesh is None and not isinstance(bank, Active):
+        keys, values = _roped(_rows(bank), *given, layout.kernels)
+    else:
+        keys, values = _by_layer([_rows(each) for each in banks], *given, layout)
     length = lengths.sum(-1, dtype=jnp.int32)
     capacity = keys.shape[2] // lengths.shape[-1]
-    similarity = jnp.broadcast_to(selection.similarity[None, ..., None], (*lengths.shape, capacity))
-    similarity, _ = pack(similarity, lengths)
+    similarity = jnp.broadcast_to(similarity[None, ..., None], (*lengths.shape, capacity))
+    similarity, _ = pack(similarity, lengths, implementation="xla")
     return Context(
         keys=keys[:, :, None],
         values=values[:, :, None],
@@ -265,56 +267,76 @@ def assemble(
     )
 
 
-def _rows(held: KVBank | Entry) -> Rows:
+def _lengths(bank: KVBank | Active, selection: Selection) -> Int[Array, "Y B E"]:
+    """Rows that are read of each entry."""
+    index = selection.index[None]
+    stored, kept = (jnp.take_along_axis(x, index, axis=2) for x in (bank.stored, bank.lengths))
+    return jnp.where(selection.valid, jnp.where(selection.recent, stored, kept), 0)
+
+
+def _rows(held: KVBank | Entry | Active) -> Rows | tuple[Rows, ...]:
+    if isinstance(held, Active):
+        return tuple(_rows(entry) for entry in held.entries)
     return Rows(**{field: getattr(held, field) for field in Rows.__dataclass_fields__})
 
 
-def _roped(rows, slots, lengths, entry_base, theta, dtype):
-    """Keys and values [..., E * cap, A, K] of the slots [B, E], packed; keys roped."""
+def _roped(rows, slots, lengths, entry_base, theta, dtype, kernels, window=None):
+    """Keys and values [..., T, A, K] of the slots [B, E], packed; keys roped.
+
+    T is all E * cap rows, or those of `window` (`kv_gather.pack`).
+    """
     index = jnp.broadcast_to(slots, lengths.shape)[..., None, None]
     positions = jnp.take_along_axis(rows.positions, index, axis=lengths.ndim - 1)
     positions = positions.at[..., 0].add(entry_base[..., None])
-    positions, _ = pack(positions, lengths)
+    positions, _ = pack(positions, lengths, window=window, implementation="xla")
+    turned = angles(positions, rows.keys.shape[-1], theta)
+    move = functools.partial(pack, lengths=lengths, slots=slots, window=window)
 
-    def packed(stored, scales):
-        stored, _ = pack(stored, lengths, slots)
+    def packed(stored, scales, turned=None):
+        if scales is None and stored.dtype == (dtype or stored.dtype):
+            return move(stored, angles=turned, implementation=kernels)[0]
+        stored, _ = move(stored, implementation=kernels)
         if scales is not None:
-            scales, _ = pack(scales, lengths, slots)
-        return storage.decode(stored, scales, dtype)
+            scales, _ = move(scales, implementation="xla")
+        stored = storage.decode(stored, scales, dtype)
+        return stored if turned is None else apply_rope(stored, turned)
 
-    keys = packed(rows.keys, rows.key_scales)
-    values = packed(rows.values, rows.value_scales)
-    return apply_rope(keys, angles(positions, keys.shape[-1], theta)), values
+    return packed(rows.keys, rows.key_scales, turned), packed(rows.values, rows.value_scales)
 
 
-def _by_layer(rows, slots, lengths, entry_base, theta, dtype, layout):
+def _by_layer(banks, slots, lengths, entry_base, theta, dtype, layout):
     """`_roped` a layer at a time: of entries in arrays of their own, or of rows cut along `TOKENS`.
 
-    Cut rows are gathered, and the packed ones cut again so that they are even.
+    Cut rows are gathered, and the packed ones cut again so that they are even.  With two rows of
+    `lengths` each device makes the context of its branch, from that branch's bank if it has one.
     """
 
     def of_layer(layer):
-        own, lengths = layer
+        (own, *other), lengths = layer
+        if other:
+            first = jax.lax.axis_index("data") == 0
+            own = jax.tree.map(lambda a, b: jnp.where(first, a, b), own, *other)
         if isinstance(own, tuple):
             own = jax.tree.map(lambda *entries: jnp.stack(entries, axis=1), *own)
         if layout.mesh is None:
-            return _roped(own, slots, lengths, entry_base, theta, dtype)
+            return _roped(own, slots, lengths, entry_base, theta, dtype, layout.kernels)
         picked = jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, slots), own)
         whole = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=2, tiled=True), picked)
         count = lengths.shape[-1] * picked.keys.shape[2]
         first = jax.lax.axis_index(TOKENS) * count
         every = jnp.broadcast_to(jnp.arange(slots.shape[-1]), slots.shape)
-        packed = _roped(whole, every, lengths, entry_base, theta, dtype)
-        return tuple(jax.lax.dynamic_slice_in_dim(x, first, count, axis=1) for x in packed)
+        window = first, count
+        return _roped(whole, every, lengths, entry_base, theta, dtype, layout.kernels, window)
 
-    def of_layers(rows, lengths):
-        return jax.lax.map(of_layer, (rows, lengths))
+    def of_layers(banks, lengths):
+        return jax.lax.map(of_layer, (banks, lengths))
 
     if layout.mesh is None:
-        return of_layers(rows, lengths)
-    cut = jax.tree.map(_cut, rows, is_leaf=lambda x: isinstance(x, Rows))
-    out = P(None, None, TOKENS, "tensor")
-    return layout.manual(of_layers, (cut, P()), (out, out))(rows, lengths)
+        return of_layers(banks, lengths)
+    cut = jax.tree.map(_cut, banks, is_leaf=lambda x: isinstance(x, Rows))
+    branch = "data" if lengths.shape[1] == 2 else None
+    out = P(None, branch, TOKENS, "tensor")
+    return layout.manual(of_layers, (cut, P(None, branch)), (out, out))(banks, lengths)
 
 
 def _cut(rows: Rows) -> Rows:

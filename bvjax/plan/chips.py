@@ -1,0 +1,54 @@
+"""Published peaks of accelerators.  Dense bfloat16, one chip (TPU) or one GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bvjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """`link` is what one device can receive from its neighbours along one mesh axis."""
+
+    name: str
+    flops: float  # bfloat16 FLOP/s
+    memory: float  # bytes
+    bandwidth: float  # bytes/s of its memory
+    link: float  # bytes/s
+    source: str
+
+
+_TPU = "https://cloud.google.com/tpu/docs/"
+# Two links of a torus axis, one to each neighbour: https://jax-ml.github.io/scaling-book/tpus/
+# NVLink of the fourth generation: 900 GB/s in both directions together.
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v5e", 197e12, 16 * 2**30, 819e9, 9e10, _TPU + "v5e"),
+        Chip("v5p", 459e12, 95 * 2**30, 2765e9, 18e10, _TPU + "v5p"),
+        Chip("v6e", 918e12, 32 * 2**30, 1638e9, 18e10, _TPU + "v6e"),
+        Chip(
+            "h100", 989e12, 80e9, 3.35e12, 450e9,
+            "https://www.nvidia.com/en-us/data-center/h100/ (SXM)",
+        ),
+        Chip(
+            "h200", 989e12, 141e9, 4.8e12, 450e9,
+            "https://www.nvidia.com/en-us/data-center/h200/ (SXM)",
+        ),
+    )
+}  # fmt: skip
+
+
+def find_chip(name: str) -> Chip:
+    """By name, any case; raises `UserError` with the known ones."""
+    if name.lower() not in CHIPS:
+        raise UserError(f"there is no chip {name!r}; known are {', '.join(CHIPS)}")
+    return CHIPS[name.lower()]
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip of a device as JAX names it (`TPU v5p`, `NVIDIA H200`); None if it is not known."""
+    kind = device_kind.lower().replace(" lite", "e")
+    found = [chip for name, chip in CHIPS.items() if name in kind]
+    return found[0] if found else None

@@ -1,0 +1,101 @@
+"""What a compiled program sends between devices, read from its text."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+from jax.sharding import Mesh
+
+_KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+_OPERATION = re.compile(rf"= (.+?) ({_KINDS})(-start)?\(")
+_SHAPE = re.compile(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
+_NAME = re.compile(r'op_name="([^"]*)"')
+_BYTES = {"pred": 1, "bf16": 2, "f16": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One kind of exchange of a program."""
+
+    kind: str
+    axes: tuple[str, ...]  # of the mesh, along which it goes
+    name: str  # where in the model, of the first of them
+    bytes: int  # that one device ends up with, each time
+    times: int  # that it happens in one run of the program
+
+    @property
+    def received(self) -> int:
+        """Bytes per device and run, as a ring would move them."""
+        return self.bytes * self.times
+
+
+def collectives(text: str, mesh: Mesh, times: Callable[[str], int]) -> list[Collective]:
+    """All of a program's, those of one kind, place and size together, the largest first.
+
+    Args:
+      text: `compiled.as_text()`.
+      mesh: whose axes the groups of devices are matched with.
+      times: how often the operation of a name (`op_name`) runs: loops are not unrolled in the text.
+    """
+    found: dict[tuple, int] = {}
+    for line in text.splitlines():
+        match = _OPERATION.search(line)
+        if not match:
+            continue
+        shapes, kind, started = match.groups()
+        sizes = [_size(*shape) for shape in _SHAPE.findall(shapes)]
+        # A start names its inputs as well as its outputs, and a permutation two counters too.
+        moved = max(sizes) if started or kind == "collective-permute" else sum(sizes)
+        name = _NAME.search(line)
+        name = name.group(1) if name else ""
+        key = kind, axes_of(_groups(line), mesh), name, moved
+        found[key] = found.get(key, 0) + times(name)
+    made = [Collective(*key, count) for key, count in found.items()]
+    return sorted(made, key=lambda c: -c.received)
+
+
+def _size(dtype: str, dims: str) -> int:
+    width = _BYTES.get(dtype) or max(int(re.sub(r"^\D+", "", dtype).split("e")[0]) // 8, 1)
+    return width * math.prod(int(n) for n in dims.split(",") if n)
+
+
+def _groups(line: str) -> list[list[int]]:
+    """Devices that exchange with each other, by position in the mesh."""
+    listed = re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", line)
+    if listed:
+        return [
+            [int(n) for n in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", listed.group(1))
+        ]
+    counted = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+    if counted:
+        shape, source = ([int(n) for n in g.split(",")] for g in counted.groups()[:2])
+        order = counted.group(3)
+        grid = np.arange(math.prod(source)).reshape(source)
+        grid = grid.transpose([int(n) for n in order.split(",")]) if order else grid
+        return grid.reshape(-1, shape[-1]).tolist()
+    pairs = re.search(r"source_target_pairs=\{(\{[\d,{}]*\})\}", line)
+    if pairs:
+        return [[int(n) for n in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", pairs.group(1))]
+    return []
+
+
+def axes_of(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
+    """The fewest mesh axes along which all groups lie."""
+    names = [name for name in mesh.axis_names if mesh.shape[name] > 1]
+    places = np.arange(mesh.size).reshape([mesh.shape[name] for name in mesh.axis_names])
+    for count in range(len(names) + 1):
+        for axes in itertools.combinations(names, count):
+            moved = [mesh.axis_names.index(name) for name in axes]
+            kept = [i for i in range(places.ndim) if i not in moved]
+            lines = places.transpose(kept + moved).reshape(
+                -1, math.prod(places.shape[i] for i in moved)
+            )
+            owner = {device: row for row, line in enumerate(lines.tolist()) for device in line}
+            if groups and all(len({owner[d] for d in group}) == 1 for group in groups):
+                return axes
+    return tuple(names)  # no groups are named: all devices

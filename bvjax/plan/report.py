@@ -1,0 +1,216 @@
+"""What `python -m bvjax plan` says: memory, work, exchanges and the time they cannot go below."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from bvjax.config import ModelConfig
+from bvjax.generate.placement import choose_mesh, misfit
+from bvjax.plan import program
+from bvjax.plan.chips import Chip
+from bvjax.plan.program import Program, TooLarge
+from bvjax.sharding import AXES, Layout, make_layout
+
+RESERVED = 0.04  # of a GPU's memory, which its driver and libraries keep
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All figures of one configuration; bytes are of one device."""
+
+    topology: str
+    chip: Chip
+    mesh: dict[str, int]
+    minutes: float
+    chunks: int
+    fits: bool
+    needed: int | None  # None: the compiler gave up before it knew
+    parts: dict[str, int]  # weights, bank, context, other
+    programs: tuple[Program, ...]
+    problem: str  # the compiler's own words, where it refused
+    remedies: tuple[str, ...]
+    flops: dict[str, int]  # of a chunk
+    seconds: dict[str, float]  # of a chunk, by what bounds it
+    dense_history: int  # of the whole video on all devices together
+
+    @property
+    def roofline(self) -> float:
+        """Seconds of a chunk if all that can overlap does."""
+        return max(self.seconds.values())
+
+
+def make_plan(
+    model: ModelConfig,
+    topology: str,
+    chip: Chip,
+    devices: list[jax.Device],
+    sizes: dict[str, int] | None,
+    minutes: float,
+    say: Callable[[str], None],
+) -> Plan:
+    """Compiles the programs of a chunk and works out the rest.
+
+    Raises:
+      UserError: the mesh does not fit the model or the devices.
+    """
+    from bvjax.generate.placement import check_layout
+
+    sizes = sizes or choose_mesh(model, len(devices)) or dict(data=len(devices))
+    layout = make_layout(sizes, devices)
+    check_layout(model, layout)
+    chunks = math.ceil(minutes * 60 * model.chunk.fps / model.chunk.frames)
+    given = program.inputs(model, layout)
+    parts = dict(
+        weights=program.sharded_bytes(given.params),
+        bank=program.sharded_bytes(given.state),
+        context=program.context_bytes(model, layout),
+    )
+    problem, programs = "", ()
+    try:
+        programs = tuple(program.compile_generation(model, layout, say))
+        needed = max(p.total for p in programs)
+    except TooLarge as error:
+        needed = error.needed
+        problem = f"{error.name}: {error.message}"
+    if needed is not None:
+        parts["other"] = max(needed - sum(parts.values()), 0)
+    room = chip.memory * (1 - RESERVED if chip.name.startswith("h") else 1)
+    fits = not problem and needed <= room
+    work = program.chunk_flops(model)
+    return Plan(
+        topology=topology, chip=chip, mesh=dict(layout.mesh.shape), minutes=minutes, chunks=chunks,
+        fits=fits, needed=needed, parts=parts, programs=programs, problem=problem,
+        remedies=() if fits else tuple(remedies(model, sizes, parts, room)),
+        flops=dict(work), seconds=_seconds(model, layout, chip, parts, programs, work.total()),
+        dense_history=program.dense_history(model, minutes),
+    )  # fmt: skip
+
+
+def _seconds(model, layout: Layout, chip: Chip, parts, programs, work: int) -> dict[str, float]:
+    """Lower bounds of a chunk's time: products, memory and links of one device."""
+    branches = 2 if model.cfg.guided and layout.size("data") == 1 else 1
+    passes = model.sampler.steps * branches + 1
+    moved = passes * (parts["weights"] + parts["context"]) + 2 * parts["bank"] / model.memory.slots
+    received = 0.0
+    for each in (c for p in programs for c in p.collectives):
+        group = math.prod(layout.size(axis) for axis in each.axes if axis in AXES)
+        share = 2 if each.kind == "all-reduce" else 1
+        received += share * each.received * (group - 1) / group
+    return {
+        "products": work / (layout.mesh.size * chip.flops),
+        "memory": moved / chip.bandwidth,
+        "links": received / chip.link,
+    }
+
+
+def remedies(
+    model: ModelConfig, sizes: dict[str, int], parts: dict[str, int], room: float
+) -> list[str]:
+    """Single changes after which the parts would fit, by arithmetic, the mildest first."""
+    full = {axis: sizes.get(axis, 1) for axis in AXES}
+
+    def total(**factors: float) -> float:
+        return sum(size * factors.get(part, 1.0) for part, size in parts.items())
+
+    found = []
+    wide = model.memory.dtype or model.dit.dtype
+    if wide in ("bfloat16", "float32"):
+        scales = 4 / (model.dit.head_dim * (2 if wide == "bfloat16" else 4))
+        small = (0.5 if wide == "bfloat16" else 0.25) + scales
+        if total(bank=small) <= room:
+            found.append("--set memory.dtype=int8")
+    if model.memory.place == "device" and total(bank=0.0) <= room:
+        found.append("--set memory.place=host")
+    for factor in (2, 4, 8, 16):
+        for axis in ("context", "fsdp", "tensor"):
+            more = full | {axis: full[axis] * factor}
+            cut = 1 / factor
+            shares = dict(bank=cut, context=cut, other=cut)
+            shares |= dict(weights=cut) if axis != "context" else {}
+            if misfit(model, more) is None and total(**shares) <= room:
+                mesh = ",".join(f"{a}={n}" for a, n in more.items() if n > 1)
+                found.append(f"--mesh {mesh} ({math.prod(more.values())} devices)")
+        if total(bank=1 / factor, context=1 / factor) <= room:
+            found.append(f"--set memory.capacity={model.memory.capacity // factor}")
+        if found:
+            break
+    return found
+
+
+def lines(plan: Plan) -> list[str]:
+    """The report as a person reads it."""
+    mesh = ", ".join(f"{axis}={n}" for axis, n in plan.mesh.items())
+    devices = math.prod(plan.mesh.values())
+    made = [
+        f"{plan.topology}: {devices} x {plan.chip.name}, mesh {mesh}",
+        "",
+        f"memory of one device, of {_bytes(plan.chip.memory)}:",
+        *(f"  {part:<12}{_bytes(size):>10}" for part, size in plan.parts.items()),
+    ]
+    for each in plan.programs:
+        made.append(
+            f"  {each.name}: {_bytes(each.total)} = arguments {_bytes(each.arguments)}, "
+            f"temporaries {_bytes(each.temporaries)}, outputs {_bytes(each.outputs)}"
+        )
+    made.append(f"  {'fits' if plan.fits else 'does not fit'}")
+    if plan.problem:
+        made += ["  " + line for line in _excerpt(plan.problem)]
+    made += [f"  would fit: {remedy}" for remedy in plan.remedies]
+    made += ["", "work of one chunk (products and convolutions):"]
+    made += [f"  {part:<18}{work / 1e12:>12,.2f} TFLOP" for part, work in plan.flops.items()]
+    if plan.programs:
+        made += ["", "exchanges of one chunk, received by one device:"]
+        for each in plan.programs:
+            made += [f"  {each.name}: {line}" for line in _exchanges(each)]
+    made += ["", "time of one chunk cannot go below:"]
+    made += [f"  {what:<12}{seconds:>10.3f} s" for what, seconds in plan.seconds.items()]
+    bound = max(plan.seconds, key=plan.seconds.get)
+    whole = plan.chunks * plan.roofline
+    made += [
+        f"  bound by {bound}: {plan.roofline:.2f} s a chunk, {whole:.1f} s for "
+        f"{plan.minutes:g} minute(s) ({plan.chunks} chunks)",
+        "",
+        f"all of that video's keys and values, kept whole, would be {_bytes(plan.dense_history)} "
+        f"over all devices; the bank is {_bytes(plan.parts['bank'])} on each and does not grow",
+        f"peaks of {plan.chip.name}: {plan.chip.flops / 1e12:.0f} TFLOP/s bfloat16, "
+        f"{plan.chip.bandwidth / 1e9:.0f} GB/s memory, {plan.chip.link / 1e9:.0f} GB/s a mesh axis "
+        f"({plan.chip.source})",
+    ]
+    return made
+
+
+def _exchanges(made: Program) -> list[str]:
+    if not made.collectives:
+        return ["none"]
+    together: dict[tuple, list[int]] = {}
+    for each in made.collectives:
+        row = together.setdefault((each.kind, each.axes), [0, 0])
+        row[0] += each.times
+        row[1] += each.received
+    return [
+        f"{kind} over {' x '.join(axes) or 'nothing'}: {times} of {_bytes(size)} together"
+        for (kind, axes), (times, size) in together.items()
+    ]
+
+
+def _excerpt(message: str) -> list[str]:
+    """The compiler's sizes: its first lines and the largest allocations."""
+    wanted = [line.strip() for line in message.splitlines() if line.strip()]
+    return wanted[:6] + [line for line in wanted[6:] if line.startswith("Size:")][:5]
+
+
+def _bytes(size: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.2f} {unit}"
+    return f"{size:.0f} B"
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan as numbers."""
+    return dataclasses.asdict(plan) | {"roofline": plan.roofline}
