@@ -15,12 +15,11 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-BLOCK = 128  # tiles a block: matrices tall enough to multiply well, short enough for the cache
+BLOCK = 256  # tiles a block: tall enough to multiply well, short enough for the cache
 ORDER = (1, 2, 0)  # time last, where what is added lies together in memory
 
 
@@ -75,7 +74,9 @@ def conv_few_outputs(
 ) -> Float[Array, "b fout h w o"]:
     """Like `conv_3x3x3`, for o far below c: one product gives what every tap adds to an output."""
     _, fin, h, w, _ = x.shape
-    taps = jnp.einsum("bfhwc,tijco->tijobfhw", x, kernel)  # space last: o is too narrow to add along
+    taps = jnp.einsum(
+        "bfhwc,tijco->tijobfhw", x, kernel
+    )  # space last: o is too narrow to add along
     taps = jnp.pad(taps, ((0, 0),) * 6 + ((1, 1), (1, 1)))
     out = sum(
         taps[t, i, j, :, :, t : t + fin - 2, i : i + h, j : j + w]
@@ -96,9 +97,7 @@ def _convolve(
     counts = [-(-n // m) for n, m in zip(tiles, block, strict=True)]
     reach = [len(a.inputs[0]) - a.stride for a in axes]
     full = [n * m * a.stride + r for n, m, a, r in zip(counts, block, axes, reach, strict=True)]
-    x = jnp.pad(
-        x, ((0, 0), *((0, n - m) for n, m in zip(full, x.shape[1:4], strict=True)), (0, 0))
-    )
+    x = jnp.pad(x, ((0, 0), *((0, n - m) for n, m in zip(full, x.shape[1:4], strict=True)), (0, 0)))
     for i, axis in enumerate(axes):
         kernel = jnp.moveaxis(jnp.tensordot(jnp.array(axis.kernel), kernel, (1, i)), 0, i)
     batch, features = x.shape[0], kernel.shape[-1]

@@ -36,7 +36,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
@@ -44,6 +43,14 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from bvjax.config import VAEConfig
 from bvjax.nets import vae_layers as layers
 from bvjax.nets.pieces import in_pieces
+from bvjax.nets.vae_values import (
+    denormalise,
+    fold_patches,
+    normalise,
+    to_float,
+    to_uint8,
+    unfold_patches,
+)
 from bvjax.sharding import AXES, ONE_DEVICE, Layout
 
 Params = Any
@@ -177,16 +184,6 @@ class WanVAE(nn.Module):
         return self.decode_piece(mu, None, True)[0]
 
 
-def fold_patches(x: Float[Array, "b f h w c"], patch: int) -> Float[Array, "b f hp wp cp"]:
-    """Squares of `patch` pixels become channels, rows before columns before colours (Wan2.2)."""
-    return rearrange(x, "b f (h p) (w q) c -> b f h w (p q c)", p=patch, q=patch)
-
-
-def unfold_patches(x: Float[Array, "b f hp wp cp"], patch: int) -> Float[Array, "b f h w c"]:
-    """Inverse of `fold_patches`."""
-    return rearrange(x, "b f h w (p q c) -> b f (h p) (w q) c", p=patch, q=patch)
-
-
 def init_params(config: VAEConfig, key: PRNGKeyArray, height: int = 32, width: int = 32) -> Params:
     """Fresh float32 parameters; they do not depend on `height` and `width`.
 
@@ -310,9 +307,7 @@ def decode_pictures(
     layout: Layout = ONE_DEVICE,
 ) -> tuple[VAEState, UInt8[Array, "b f h w 3"]]:
     """Like `decode_stream`, to 0..255: of a long piece the frames never all exist as floats."""
-    caches, frames = _decode_stream(
-        params, config, state.caches, latents, first, layout, to_uint8
-    )
+    caches, frames = _decode_stream(params, config, state.caches, latents, first, layout, to_uint8)
     return VAEState(caches), frames
 
 
@@ -364,32 +359,6 @@ def decode_raw(
     """Frames of latents that are not normalised, not clamped: for training."""
     _check_latents(config, z_raw.shape)
     return _decode_piece(params, config, z_raw, None, True)[0]
-
-
-def normalise(config: VAEConfig, mu: Float[Array, "*n z"]) -> Float[Array, "*n z"]:
-    """(mu - mean) / std * scale per channel (`latent_scale`, 1 by default)."""
-    return (mu - jnp.array(config.latent_mean)) / _unit(config)
-
-
-def denormalise(config: VAEConfig, latents: Float[Array, "*n z"]) -> Float[Array, "*n z"]:
-    """Inverse of `normalise`."""
-    return latents * _unit(config) + jnp.array(config.latent_mean)
-
-
-def _unit(config: VAEConfig) -> Float[np.ndarray, "z"]:
-    """What 1 of a normalised latent is before normalising."""
-    std = np.array(config.latent_std, np.float32)
-    return std / np.array(config.latent_scale, np.float32) if config.latent_scale else std
-
-
-def to_float(frames: UInt8[Array, "*n"]) -> Float[Array, "*n"]:
-    """0..255 to [-1, 1]."""
-    return frames.astype(jnp.float32) / 127.5 - 1.0
-
-
-def to_uint8(frames: Float[Array, "*n"]) -> UInt8[Array, "*n"]:
-    """[-1, 1] to 0..255, clipped and rounded, on the device of `frames`."""
-    return jnp.round((jnp.clip(frames, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 
 def _check_latents(config: VAEConfig, shape: tuple[int, ...]) -> None:
