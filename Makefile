@@ -1,14 +1,16 @@
-# Commands do all the set-up they need: `make demo` and `make test`, and `make test-torch` beside them.
+# Commands do all the set-up they need: `make demo` and `make test`, and `make test-torch` and `make test-aot` beside them.
 PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 VENV_TORCH := .venv-torch
 STAMP_TORCH := $(VENV_TORCH)/.installed
+VENV_AOT := .venv-aot
+STAMP_AOT := $(VENV_AOT)/.installed
 OUT ?= runs/demo
 STORY ?= experiments/stories/fox.json
 
-.PHONY: help setup setup-torch demo test test-slow test-torch parity-docs lint lock clean
+.PHONY: help setup setup-torch setup-aot demo test test-slow test-torch test-aot parity-docs lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -33,6 +35,11 @@ setup-torch: $(STAMP_TORCH)  ## another with PyTorch, diffusers and transformers
 $(STAMP_TORCH): requirements.txt requirements-torch.txt pyproject.toml
 	$(call install,$(VENV_TORCH),requirements-torch.txt)
 
+setup-aot: $(STAMP_AOT)  ## another with the compilers for TPUs and NVIDIA GPUs, which need no device (3 GB)
+
+$(STAMP_AOT): requirements.txt requirements-aot.txt pyproject.toml
+	$(call install,$(VENV_AOT),requirements-aot.txt)
+
 demo: setup  ## a minute of video from a story (STORY=..., OUT=...)
 	$(PY) -m bvjax generate --preset mini --story $(STORY) --out $(OUT)
 
@@ -45,6 +52,9 @@ test-slow: setup  ## its slow rest
 test-torch: setup-torch  ## the tests against PyTorch
 	$(VENV_TORCH)/bin/python -m pytest -n 2 --dist loadfile tests/torch
 
+test-aot: setup-aot  ## programs compiled for TPUs and GPUs: do they fit, what do they exchange
+	$(VENV_AOT)/bin/python -m pytest -n 2 --dist loadfile tests/aot
+
 parity-docs: setup-torch  ## docs/parity.md: what equals what, measured by these tests
 	$(VENV_TORCH)/bin/python -m tests.torch.report
 
@@ -52,4 +62,4 @@ lock: setup  ## pin what is installed
 	(echo "# Made by 'make lock' from requirements.in (Python 3.11, CPU)."; $(PY) -m pip freeze --exclude-editable) > requirements.txt
 
 clean:  ## remove the virtual environments and caches
-	rm -rf $(VENV) $(VENV_TORCH) .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV_TORCH) $(VENV_AOT) .pytest_cache .hypothesis
