@@ -1,4 +1,4 @@
-# Commands do all the set-up they need: `make demo` and `make test`, and `make test-torch` and `make test-aot` beside them.
+# Commands do all the set-up they need: `make demo` and `make test`, `make test-torch` and `make test-aot` beside them.
 PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -35,10 +35,11 @@ setup-torch: $(STAMP_TORCH)  ## another with PyTorch, diffusers and transformers
 $(STAMP_TORCH): requirements.txt requirements-torch.txt pyproject.toml
 	$(call install,$(VENV_TORCH),requirements-torch.txt)
 
-setup-aot: $(STAMP_AOT)  ## another with the compilers for TPUs and NVIDIA GPUs, which need no device (3 GB)
+setup-aot: $(STAMP_AOT)  ## another with compilers for TPUs and NVIDIA GPUs, which need no device (4.4 GB)
 
+# pip's resolver would bring all of CUDA (4.4 GB): the file lists what compiling needs.
 $(STAMP_AOT): requirements.txt requirements-aot.txt pyproject.toml
-	$(call install,$(VENV_AOT),requirements-aot.txt)
+	$(call install,$(VENV_AOT),--no-deps -r requirements-aot.txt)
 
 demo: setup  ## a minute of video from a story (STORY=..., OUT=...)
 	$(PY) -m bvjax generate --preset mini --story $(STORY) --out $(OUT)
@@ -53,7 +54,7 @@ test-torch: setup-torch  ## the tests against PyTorch
 	$(VENV_TORCH)/bin/python -m pytest -n 2 --dist loadfile tests/torch
 
 test-aot: setup-aot  ## programs compiled for TPUs and GPUs: do they fit, what do they exchange
-	$(VENV_AOT)/bin/python -m pytest -n 2 --dist loadfile tests/aot
+	$(VENV_AOT)/bin/python -m pytest -n 2 --dist load tests/aot
 
 parity-docs: setup-torch  ## docs/parity.md: what equals what, measured by these tests
 	$(VENV_TORCH)/bin/python -m tests.torch.report

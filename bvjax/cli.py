@@ -119,6 +119,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--verify", action="store_true", help="afterwards run DST's parts once in PyTorch and here: "
         "needs torch and memory for both, float32")  # fmt: skip
 
+    plan = commands.add_parser(
+        "plan", help="what a configuration costs on a machine that is not here",
+        description="Compile the programs of a chunk for a TPU or GPU topology, without one, and say "
+        "what they need: memory, work, exchanges, and the time they cannot go below.",
+    )  # fmt: skip
+    plan.set_defaults(command=_plan)
+    add = plan.add_argument
+    add("--preset", required=True, metavar="NAME", help=", ".join(PRESETS))
+    add("--topology", required=True, metavar="NAME", help="v5p:2x2x1, v6e:4x4, h100:1x8, ...")
+    add("--minutes", type=float, default=1.0, metavar="M", help="of video (default: 1)")
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
+        help="change the configuration; may be repeated")  # fmt: skip
+    add("--json", metavar="FILE", help="write the figures there as well")
+    _mesh_option(plan)
+
     doctor = commands.add_parser("doctor", help="check this installation in about a minute")
     doctor.set_defaults(command=_doctor)
     return parser
@@ -225,6 +240,29 @@ def _doctor(args: argparse.Namespace) -> None:
     _set_up()
     if not examine(print):
         raise UserError("something is wrong with this installation; see above")
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from bvjax.files import write_json
+    from bvjax.generate.checks import check_model
+    from bvjax.overrides import apply_overrides
+    from bvjax.plan import report
+    from bvjax.plan.topology import topology_devices
+    from bvjax.presets import get_preset
+    from bvjax.sharding import parse_mesh
+
+    model = apply_overrides(get_preset(args.preset), args.overrides)
+    check_model(model)
+    sizes = parse_mesh(args.mesh) if args.mesh else None
+    if not args.minutes > 0:
+        raise UserError(f"--minutes is {args.minutes:g}; it must be above 0")
+    chip, devices = topology_devices(args.topology)
+    plan = report.make_plan(
+        model, args.topology, chip, devices, sizes, args.minutes, lambda text: _say(f"{text} ...")
+    )
+    print("\n".join(report.lines(plan)))
+    if args.json:
+        write_json(pathlib.Path(args.json), report.as_json(plan))
 
 
 # ---- shared -----------------------------------------------------------------------------------

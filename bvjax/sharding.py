@@ -18,9 +18,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import (
-    AxisType,
     Mesh,
     NamedSharding,
     PartitionSpec,
@@ -132,11 +131,9 @@ def make_layout(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None =
         raise UserError(
             f"a mesh of {wanted} has {math.prod(shape)} devices; there are {len(devices)}"
         )
-    if len(devices) == 1:
-        array = np.array(devices).reshape(shape)
-        return Layout(Mesh(array, AXES))
-    kinds = (AxisType.Auto,) * len(AXES)
-    return Layout(jax.make_mesh(shape, AXES, kinds, devices=devices))
+    # Neighbours in the mesh are neighbours in the machine, as far as its shape allows.
+    array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Layout(Mesh(array, AXES))
 
 
 def parse_mesh(text: str) -> dict[str, int]:

@@ -44,6 +44,8 @@ def attention(
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """softmax(scale q k^T) v with the softmax in float32.
 
+    Keys and values that are not seen must be finite all the same.
+
     Args:
       q: [..., N, A, K] queries.
       k: [..., S, A, K] keys.

@@ -3,35 +3,37 @@
 Both are a gather of whole [A, K] rows by an index that is small (int32 per row), so they move each
 kept byte once.  Lengths are arrays: nothing here recompiles when they change.  Rows beyond a length
 are zeros.  The arrays may have any trailing axes, so token positions [..., N, 3] move the same way.
+
+A bank is large (56 GB for a story at Wan 1.3B), so no form may copy it.  `xla` keeps the leading
+axes of a bank apart for that reason: merged, XLA copies the bank to a layout of its own choice.
+`mosaic` (TPU) and `triton` (NVIDIA) are Pallas kernels; `auto` takes them for rows that they can
+hold, and `xla` for others and on a CPU.
 """
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-IMPLEMENTATIONS = ("auto", "xla")
+from kernels_pallas import kv_gather_gpu, kv_gather_tpu
+from kernels_pallas.platforms import resolve
+from kernels_pallas.rope import rotate
 
 
-def compact(
-    x: jax.Array, keep: jax.Array, capacity: int, *, implementation: str = "auto"
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def compact(x: jax.Array, keep: jax.Array, capacity: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Kept rows of a chunk, in position order, at the head of a slot (Algorithm 2, line 13).
 
     Args:
       x: [..., N, A, K] rows (any trailing axes).
       keep: bool [..., N], at most `capacity` of them true; with more, the first ones are taken.
       capacity: rows of the slot; may exceed N.
-      implementation: one of `IMPLEMENTATIONS`.
 
     Returns:
       rows [..., capacity, A, K], zeros after length; index int32 [..., capacity] as `kept_first`
       orders it; length int32 [...].
-
-    Raises:
-      ValueError: `implementation` is unknown.
     """
-    _check(implementation)
     index, length = kept_first(keep, capacity)
     return take_rows(x, index, length), index, length
 
@@ -63,11 +65,67 @@ def take_rows(x: jax.Array, index: jax.Array, length: jax.Array) -> jax.Array:
     return jnp.where(valid.reshape(*valid.shape, *trailing), rows, jnp.zeros((), x.dtype))
 
 
+def write_rows(
+    slots: jax.Array,
+    x: jax.Array,
+    index: jax.Array,
+    length: jax.Array,
+    slot: jax.Array,
+    *,
+    implementation: str = "auto",
+) -> jax.Array:
+    """`slots` with `take_rows(x, index, length)` in one slot, in place where `slots` is donated.
+
+    Args:
+      slots: [..., S, C, A, K] (any trailing axes).
+      x: [..., N, A, K] rows, cast to the dtype of `slots`.
+      index: int32 [..., C], the row of `x` for each row of the slot, within 0 .. N - 1.
+      length: int32 [...], rows from there on become zeros.
+      slot: int32 [...] or fewer leading axes, broadcast; S or more writes nothing.
+      implementation: auto, a platform, or one of xla, mosaic, triton.
+
+    Raises:
+      ValueError: `implementation` is unknown, or that kernel cannot hold such rows.
+    """
+    lead, x = index.shape[:-1], x.astype(slots.dtype)
+    slot = jnp.broadcast_to(slot, lead).astype(jnp.int32)
+    form = _form("write_rows", implementation, slots)
+    if form == "xla":
+        return _write_in_a_loop(slots, x, index, length, slot)
+    kernel = kv_gather_tpu.write_rows if form == "mosaic" else kv_gather_gpu.write_rows
+    flat = _flat(len(lead), slots, x, index, length, slot)
+    return kernel(*flat).reshape(slots.shape)
+
+
+def _write_in_a_loop(slots, x, index, length, slot):
+    """A slice of one slot at a time: a scatter of all would hold all new rows beside the bank."""
+    lead, (num_slots, *shape) = index.shape[:-1], slots.shape[index.ndim - 1 :]
+
+    def put(i, slots):
+        at = tuple(jnp.unravel_index(i, lead))
+
+        def pick(a):
+            one = (1,) * len(lead) + a.shape[len(lead) :]
+            start = at + (0,) * (a.ndim - len(lead))
+            return jax.lax.dynamic_slice(a, start, one).reshape(a.shape[len(lead) :])
+
+        rows = take_rows(pick(x), pick(index), pick(length))
+        here = pick(slot)
+        start = (*at, jnp.clip(here, 0, num_slots - 1), *(0,) * len(shape))
+        old = jax.lax.dynamic_slice(slots, start, (1,) * (len(lead) + 1) + tuple(shape))
+        new = jnp.where(here < num_slots, rows.reshape(old.shape), old)
+        return jax.lax.dynamic_update_slice(slots, new, start)
+
+    return jax.lax.fori_loop(0, math.prod(lead), put, slots)
+
+
 def pack(
     parts: jax.Array,
     lengths: jax.Array,
     slots: jax.Array | None = None,
     *,
+    angles: jax.Array | None = None,
+    window: tuple[int | jax.Array, int] | None = None,
     implementation: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
     """The valid rows of several entries behind each other, without gaps (CONCATKV of Eq. 9).
@@ -78,32 +136,77 @@ def pack(
       lengths: int32 [..., E], valid rows of each entry; they are a prefix of its R rows.
       slots: int32 [..., E], the slot of `parts` that each entry is read from.  Slots are then
         gathered and packed in one move, without a copy of the slots in between.
-      implementation: one of `IMPLEMENTATIONS`.
+      angles: float32 [..., T, K/2] radians by which the pairs of each returned row are rotated
+        (`rope.rotate`); None leaves rows as they are.
+      window: (first row, number of rows) of the packed rows to return, the first may be traced,
+        for packed rows that are spread over devices; None returns all E*R.
+      implementation: auto, a platform, or one of xla, mosaic, triton.
 
     Returns:
-      packed [..., E*R, A, K], zeros after length, and length int32 [...].
+      packed [..., T, A, K], T = E*R or the window's rows, zeros after length; and length
+      int32 [...], of all packed rows whatever the window.
 
     Raises:
-      ValueError: `implementation` is unknown.
+      ValueError: `implementation` is unknown, or that kernel cannot hold such rows.
     """
-    _check(implementation)
-    axis, entries = lengths.ndim - 1, lengths.shape[-1]
-    num_slots, rows = parts.shape[axis : axis + 2]
+    axis, rows = lengths.ndim - 1, parts.shape[lengths.ndim]
+    first, count = window or (0, lengths.shape[-1] * rows)
+    lengths = lengths.astype(jnp.int32)
+    own = jnp.arange(lengths.shape[-1], dtype=jnp.int32) if slots is None else slots
+    slots = jnp.broadcast_to(own, lengths.shape).astype(jnp.int32)
+    length = lengths.sum(-1)
+    form = _form("pack", implementation, parts)
+    if form == "mosaic":
+        flat = _flat(axis, parts, lengths, slots, angles)
+        packed = kv_gather_tpu.pack(*flat, first, count)
+    else:
+        entry, row, valid = packed_rows(lengths, first, count)
+        slot = jnp.take_along_axis(slots, entry, axis=-1)
+        if form == "xla":
+            return _pack_in_one_gather(parts, slot, row, valid, angles), length
+        source = jnp.where(valid, slot * rows + row, -1)
+        packed = kv_gather_gpu.pack(*_flat(axis, parts, source, angles))
+    return packed.reshape(*length.shape, count, *parts.shape[axis + 2 :]), length
+
+
+def packed_rows(
+    lengths: jax.Array, first: int | jax.Array, count: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(entry, row of the entry, whether there is one) of `count` packed rows from `first` on."""
     ends = jnp.cumsum(lengths, axis=-1, dtype=jnp.int32)
-    target = jnp.arange(entries * rows, dtype=jnp.int32)
+    target = first + jnp.arange(count, dtype=jnp.int32)
     # The entry that owns a target row is the number of entries that end at or before it.
-    owner = (target[:, None] >= ends[..., None, :]).sum(-1, dtype=jnp.int32)
-    owner = jnp.minimum(owner, entries - 1)
-    source = target - jnp.take_along_axis(ends - lengths, owner, axis=-1)
-    if slots is not None:
-        owner = jnp.take_along_axis(jnp.broadcast_to(slots, lengths.shape), owner, axis=-1)
-    flat = parts.reshape(*parts.shape[:axis], num_slots * rows, *parts.shape[axis + 2 :])
-    length = ends[..., -1]
-    return take_rows(flat, owner * rows + source, length), length
+    entry = (target[:, None] >= ends[..., None, :]).sum(-1, dtype=jnp.int32)
+    entry = jnp.minimum(entry, lengths.shape[-1] - 1)
+    row = target - jnp.take_along_axis(ends - lengths, entry, axis=-1)
+    return entry, row, target < ends[..., -1:]
 
 
-def _check(implementation: str) -> None:
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation={implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}"
-        )
+def _pack_in_one_gather(parts, slot, row, valid, angles):
+    lead = jnp.indices(slot.shape, sparse=True)[:-1]
+    rows = parts.at[(*lead, slot, row)].get(mode="clip")
+    valid = valid.reshape(*valid.shape, *(1,) * (rows.ndim - valid.ndim))
+    rows = jnp.where(valid, rows, jnp.zeros((), rows.dtype))
+    return rows if angles is None else rotate(rows, angles)
+
+
+def _flat(axes, *arrays):
+    """The first `axes` axes of each as one; None stays."""
+    return [
+        None if a is None else a.reshape(math.prod(a.shape[:axes]), *a.shape[axes:]) for a in arrays
+    ]
+
+
+def _form(kernel, implementation, slots):
+    """`slots` [..., slot, R, *row]; the two kernels know rows [A, K] only."""
+    return resolve(
+        kernel,
+        implementation,
+        {
+            "cpu": "xla",
+            "gpu": "triton" if kv_gather_gpu.fits(slots) else "xla",
+            "tpu": "mosaic" if kv_gather_tpu.fits(slots) else "xla",
+            "mosaic": "mosaic",
+            "triton": "triton",
+        },
+    )

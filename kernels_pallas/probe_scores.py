@@ -1,4 +1,14 @@
-"""Importance of each key under a few probe queries (BlockVid, Algorithm 2, lines 8-9)."""
+"""Importance of each key under probe queries (BlockVid, Algorithm 2, lines 8-9).
+
+Three forms of one sum.  `xla` holds the weights of all heads at once when the probes are few, and
+of one head and one block of probes when they are many.  `mosaic` (TPU) and `triton` (NVIDIA) never
+put weights into device memory: one pass finds the log-sum-exp of each probe, which attention may
+already know, and a second one adds up exp(logit - lse) over probes and heads for a block of keys.
+
+`auto` takes the kernels above `FEW` probes on a TPU or GPU, and `xla` everywhere else: with few
+probes the [A, P, N] weights are small (A = 12, P = 128, N = 37,440 in float32: 230 MB, once a
+chunk), with all tokens as probes they would be 67 GB and the two passes cost 17 TFLOP a layer.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +17,11 @@ import math
 import jax
 import jax.numpy as jnp
 
+from kernels_pallas import probe_scores_gpu, probe_scores_tpu
 from kernels_pallas.platforms import resolve
 
-FORMS = {"cpu": "xla", "gpu": "xla", "tpu": "xla"}
+FEW = 256  # probes whose weights are made all at once
+_MASKED = -1e30
 
 
 def probe_scores(
@@ -17,30 +29,106 @@ def probe_scores(
     k: jax.Array,
     visible: jax.Array | None = None,
     *,
+    lse: jax.Array | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
     """s_j = sum over heads and probes i of softmax_j(q_i k_j / sqrt(K) + mask_ij).
 
+    No gradient flows through it: what it selects is not differentiated, and the kernels have no
+    backward pass.
+
     Args:
       q_probe: [..., P, A, K] probe queries, already roped.
       k: [..., N, A, K] keys, already roped.
-      visible: bool [P, N], the keys each probe may see; None shows all.  A probe that sees no key
-        adds nothing.
-      implementation: see `platforms.resolve`.
+      visible: int32 [P], how many of the first keys each probe sees; None shows all.  A probe that
+        sees no key adds nothing.
+      lse: float32 [..., P, A], the log-sum-exp of each probe's logits, as `attention` returns it.
+        Weights are then shares of all keys that attention saw, also of those that are not in `k`.
+      implementation: auto, a platform, or one of xla, mosaic, triton.
 
     Returns:
-      float32 [..., N].  Without a mask they sum to P * A.  With few probes (<= 256) the [A, P, N]
-      weights of one row are small, so plain XLA is enough.
+      float32 [..., N].  Without `visible` and `lse` they sum to P * A.
 
     Raises:
       ValueError: `implementation` is unknown.
     """
-    implementation = resolve("probe_scores", implementation, FORMS)
-    logits = jnp.einsum("...pak,...nak->...apn", q_probe, k, preferred_element_type=jnp.float32)
-    logits = logits / math.sqrt(k.shape[-1])
+    q_probe, k = jax.lax.stop_gradient((q_probe, k))
+    rows, (probes, heads, dim) = k.shape[:-3], q_probe.shape[-3:]
+    many = probes > FEW
+    form = resolve(
+        "probe_scores",
+        implementation,
+        {
+            "cpu": "xla",
+            "gpu": "triton" if many and probe_scores_gpu.fits(dim) else "xla",
+            "tpu": "mosaic" if many else "xla",
+            "mosaic": "mosaic",
+            "triton": "triton",
+        },
+    )
+    if lse is not None:  # a probe that saw nothing has about -1e30 there: it adds nothing here
+        lse = jax.lax.stop_gradient(lse.astype(jnp.float32))
+        lse = jnp.where(lse < 0.1 * _MASKED, -_MASKED, lse)
+    if form == "xla" and not many:
+        return _at_once(q_probe, k, visible, lse)
+    num_keys = k.shape[-3]
     if visible is None:
-        weights = jax.nn.softmax(logits, axis=-1)
-    else:
-        weights = jax.nn.softmax(jnp.where(visible, logits, -1e30), axis=-1)
-        weights = jnp.where(visible.any(-1, keepdims=True), weights, 0.0)
+        visible = jnp.full(probes, num_keys, jnp.int32)
+    visible = jnp.minimum(visible.astype(jnp.int32), num_keys)
+    q = q_probe.reshape(-1, probes, heads, dim)
+    k = k.reshape(-1, num_keys, heads, dim)
+    lse = None if lse is None else lse.reshape(-1, probes, heads)
+    sum_up = {
+        "xla": _in_blocks,
+        "mosaic": probe_scores_tpu.column_sums,
+        "triton": probe_scores_gpu.column_sums,
+    }[form]
+    return sum_up(q, k, visible, lse).reshape(*rows, num_keys)
+
+
+def _at_once(q, k, visible, lse):
+    logits = jnp.einsum("...pak,...nak->...apn", q, k, preferred_element_type=jnp.float32)
+    logits = logits / math.sqrt(k.shape[-1])
+    seen = None if visible is None else jnp.arange(k.shape[-3]) < visible[:, None]
+    weights = _weights(logits, seen, None if lse is None else lse.swapaxes(-1, -2)[..., None])
     return weights.sum(axis=(-3, -2))
+
+
+def _in_blocks(q, k, visible, lse):
+    """One (row, head) and one block of probes after the other, as plain 2-D matmuls."""
+    rows, probes, heads, dim = q.shape
+    num_keys, missing = k.shape[1], -probes % FEW
+    keys = jnp.arange(num_keys)
+
+    def blocks(x):  # [rows, P, A, ...] -> [rows * A, blocks, FEW, ...]
+        x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)).swapaxes(1, 2)
+        return x.reshape(rows * heads, -1, FEW, *x.shape[3:])
+
+    visible = jnp.pad(visible, (0, missing)).reshape(-1, FEW)
+
+    def one_head(head):
+        q, k, lse = head
+
+        def add(total, block):
+            q, visible, lse = block
+            logits = jnp.matmul(q, k.T, preferred_element_type=jnp.float32) / math.sqrt(dim)
+            lse = None if lse is None else lse[:, None]
+            return total + _weights(logits, keys < visible[:, None], lse).sum(0), None
+
+        start = jnp.zeros(num_keys, jnp.float32)
+        return jax.lax.scan(add, start, (q, visible, lse))[0]
+
+    k = k.swapaxes(1, 2).reshape(rows * heads, num_keys, dim)
+    sums = jax.lax.map(one_head, (blocks(q), k, None if lse is None else blocks(lse)))
+    return sums.reshape(rows, heads, num_keys).sum(1)
+
+
+def _weights(logits, seen, lse):
+    """Softmax along the last axis; by `lse` where given.  `seen` [P, N] or None for all."""
+    if lse is not None:
+        weights = jnp.exp(logits - lse)
+        return weights if seen is None else jnp.where(seen, weights, 0.0)
+    if seen is None:
+        return jax.nn.softmax(logits, axis=-1)
+    weights = jax.nn.softmax(jnp.where(seen, logits, _MASKED), axis=-1)
+    return jnp.where(seen.any(-1, keepdims=True), weights, 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -250,13 +252,13 @@ def assemble(
     banks = [bank] if null is None or null[0] is bank else [bank, null[0]]
     given = (selection.index, lengths, entry_base, theta, dtype)
     if layout.mesh is None and not isinstance(bank, Active):
-        keys, values = _roped(_rows(bank), *given)
+        keys, values = _roped(_rows(bank), *given, layout.kernels)
     else:
         keys, values = _by_layer([_rows(each) for each in banks], *given, layout)
     length = lengths.sum(-1, dtype=jnp.int32)
     capacity = keys.shape[2] // lengths.shape[-1]
     similarity = jnp.broadcast_to(similarity[None, ..., None], (*lengths.shape, capacity))
-    similarity, _ = pack(similarity, lengths)
+    similarity, _ = pack(similarity, lengths, implementation="xla")
     return Context(
         keys=keys[:, :, None],
         values=values[:, :, None],
@@ -278,22 +280,28 @@ def _rows(held: KVBank | Entry | Active) -> Rows | tuple[Rows, ...]:
     return Rows(**{field: getattr(held, field) for field in Rows.__dataclass_fields__})
 
 
-def _roped(rows, slots, lengths, entry_base, theta, dtype):
-    """Keys and values [..., E * cap, A, K] of the slots [B, E], packed; keys roped."""
+def _roped(rows, slots, lengths, entry_base, theta, dtype, kernels, window=None):
+    """Keys and values [..., T, A, K] of the slots [B, E], packed; keys roped.
+
+    T is all E * cap rows, or those of `window` (`kv_gather.pack`).
+    """
     index = jnp.broadcast_to(slots, lengths.shape)[..., None, None]
     positions = jnp.take_along_axis(rows.positions, index, axis=lengths.ndim - 1)
     positions = positions.at[..., 0].add(entry_base[..., None])
-    positions, _ = pack(positions, lengths)
+    positions, _ = pack(positions, lengths, window=window, implementation="xla")
+    turned = angles(positions, rows.keys.shape[-1], theta)
+    move = functools.partial(pack, lengths=lengths, slots=slots, window=window)
 
-    def packed(stored, scales):
-        stored, _ = pack(stored, lengths, slots)
+    def packed(stored, scales, turned=None):
+        if scales is None and stored.dtype == (dtype or stored.dtype):
+            return move(stored, angles=turned, implementation=kernels)[0]
+        stored, _ = move(stored, implementation=kernels)
         if scales is not None:
-            scales, _ = pack(scales, lengths, slots)
-        return storage.decode(stored, scales, dtype)
+            scales, _ = move(scales, implementation="xla")
+        stored = storage.decode(stored, scales, dtype)
+        return stored if turned is None else apply_rope(stored, turned)
 
-    keys = packed(rows.keys, rows.key_scales)
-    values = packed(rows.values, rows.value_scales)
-    return apply_rope(keys, angles(positions, keys.shape[-1], theta)), values
+    return packed(rows.keys, rows.key_scales, turned), packed(rows.values, rows.value_scales)
 
 
 def _by_layer(banks, slots, lengths, entry_base, theta, dtype, layout):
@@ -311,14 +319,14 @@ def _by_layer(banks, slots, lengths, entry_base, theta, dtype, layout):
         if isinstance(own, tuple):
             own = jax.tree.map(lambda *entries: jnp.stack(entries, axis=1), *own)
         if layout.mesh is None:
-            return _roped(own, slots, lengths, entry_base, theta, dtype)
+            return _roped(own, slots, lengths, entry_base, theta, dtype, layout.kernels)
         picked = jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, slots), own)
         whole = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=2, tiled=True), picked)
         count = lengths.shape[-1] * picked.keys.shape[2]
         first = jax.lax.axis_index(TOKENS) * count
         every = jnp.broadcast_to(jnp.arange(slots.shape[-1]), slots.shape)
-        packed = _roped(whole, every, lengths, entry_base, theta, dtype)
-        return tuple(jax.lax.dynamic_slice_in_dim(x, first, count, axis=1) for x in packed)
+        window = first, count
+        return _roped(whole, every, lengths, entry_base, theta, dtype, layout.kernels, window)
 
     def of_layers(banks, lengths):
         return jax.lax.map(of_layer, (banks, lengths))

@@ -41,8 +41,8 @@ class MemoryReport:
 
 def probe_indices(
     build: BuildConfig, num_tokens: int, tokens_per_frame: int, key: Key[Array, ""]
-) -> tuple[Int[Array, "P"], Bool[Array, "P N"]]:
-    """Probe tokens of a chunk and the keys each of them sees (Algorithm 2, lines 6 and 8).
+) -> tuple[Int[Array, "P"], Int[Array, "P"]]:
+    """Probe tokens of a chunk and how many of its first keys each sees (Algorithm 2, lines 6, 8).
 
     `build.probe` (P = n_recent + n_random; any chunk of at most that many tokens probes with all):
       recent_random  the last n_recent tokens and n_random of the others, without replacement
@@ -51,7 +51,7 @@ def probe_indices(
       full           all tokens
     `build.mask`: a probe sees the whole `chunk` (the chunk-level causal mask of Eq. 6), its own and
     earlier latent frames (`frame`), or tokens up to itself in raster order (`token`, the literal
-    CAUSALMASK of Algorithm 2).
+    CAUSALMASK of Algorithm 2).  All three are a prefix of the keys, so its length says it all.
 
     Args:
       num_tokens: N, tokens of the chunk in raster order (t, h, w).
@@ -76,13 +76,12 @@ def probe_indices(
         index = jnp.concatenate([others, recent])
     index = jnp.sort(index).astype(jnp.int32)
 
-    keys = jnp.arange(num_tokens)
     if build.mask == "chunk":
-        visible = jnp.ones((index.size, num_tokens), bool)
+        visible = jnp.full(index.size, num_tokens, jnp.int32)
     elif build.mask == "frame":
-        visible = keys // tokens_per_frame <= index[:, None] // tokens_per_frame
+        visible = (index // tokens_per_frame + 1) * tokens_per_frame
     elif build.mask == "token":
-        visible = keys <= index[:, None]
+        visible = index + 1
     else:
         raise UserError(f"build.mask is {build.mask!r}; it can be {', '.join(MASKS)}")
     return index, visible
@@ -100,7 +99,7 @@ def _stratified(
 
 
 def normalise(
-    scores: Float[Array, "*rows N"], visible: Bool[Array, "P N"], norm: str
+    scores: Float[Array, "*rows N"], visible: Int[Array, "P"], norm: str
 ) -> Float[Array, "*rows N"]:
     """CUMMEAN of Algorithm 2, line 10: importance m of each key from its column sum s.
 
@@ -109,12 +108,16 @@ def normalise(
     of causal queries that could have seen key j.  `running_mean`: the mean of s_0 .. s_j.
     `none`: s_j.
 
+    Args:
+      visible: how many of the first keys each probe sees, as `probe_indices` returns it.
+
     Raises:
       UserError: unknown `norm`.
     """
     num_tokens = scores.shape[-1]
     if norm == "nnz":
-        return scores / jnp.maximum(visible.sum(0), 1)
+        blind = jnp.searchsorted(jnp.sort(visible), jnp.arange(num_tokens), side="right")
+        return scores / jnp.maximum(visible.size - blind, 1)
     if norm == "position":
         return scores / (num_tokens - jnp.arange(num_tokens))
     if norm == "running_mean":
@@ -126,7 +129,7 @@ def normalise(
 
 def keep_mask(
     scores: Float[Array, "*rows N"],
-    visible: Bool[Array, "P N"],
+    visible: Int[Array, "P"],
     memory: MemoryConfig,
     capacity: int,
 ) -> tuple[Bool[Array, "*rows N"], CoverReport]:

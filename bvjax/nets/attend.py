@@ -77,7 +77,7 @@ def importances(
     q: Float[Array, "b c n a k"],
     k: Float[Array, "b c n a k"],
     probe_index: Int[Array, "p"],
-    probe_visible: Bool[Array, "p n"] | None,
+    probe_visible: Int[Array, "p"] | None,
 ) -> Float[Array, "b c n"]:
     """Column sums of the probes' attention over a chunk's own keys (Algorithm 2, lines 6-9).
 
@@ -88,7 +88,7 @@ def importances(
     batch, num_probes, num_tokens = layout.rows(q.shape[0]), probe_index.shape[0], q.shape[2]
     tokens = P(batch, None, TOKENS, "tensor")
     if probe_visible is None:
-        probe_visible = jnp.ones((num_probes, num_tokens), bool)
+        probe_visible = jnp.full(num_probes, num_tokens, jnp.int32)
 
     def local(q, k, index, visible):
         k = jax.lax.all_gather(k, TOKENS, axis=2, tiled=True)
@@ -99,7 +99,7 @@ def importances(
             index = index - first
             here = (index >= 0) & (index < q.shape[2])
             q = q[:, :, jnp.clip(index, 0, q.shape[2] - 1)]
-            visible = visible & here[:, None]
+            visible = jnp.where(here, visible, 0)
         scores = probe_scores(q, k, visible, implementation=layout.kernels)
         return jax.lax.psum(scores, (*TOKENS, "tensor"))
 

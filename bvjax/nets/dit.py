@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from bvjax.config import DiTConfig
 from bvjax.errors import UserError
@@ -112,7 +112,7 @@ class WanDiT(nn.Module):
         positions: Int[Array, "b c n 3"],
         context: Context | None = None,
         probe_index: Int[Array, "p"] | None = None,
-        probe_visible: Bool[Array, "p n"] | None = None,
+        probe_visible: Int[Array, "p"] | None = None,
         *,
         return_kv: bool = False,
         self_context: SelfContext | None = None,
@@ -128,7 +128,7 @@ class WanDiT(nn.Module):
           positions: RoPE positions (t, h, w) of each chunk's own tokens.
           context: rows of earlier chunks that each chunk may attend; None for none.
           probe_index: tokens whose queries score the chunk's keys (Alg. 2); None: zero salience.
-          probe_visible: the keys each probe sees; None for all.
+          probe_visible: how many of the chunk's first keys each probe sees; None for all.
           return_kv: whether to return the chunks' keys, values and salience.  Static.
           self_context: chunks of this same sequence to attend as well, layer by layer, through the
             rows that `keep_fn` keeps (teacher forcing with `build.context = "with"`).

@@ -68,7 +68,7 @@ class Conditioning:
     text: Float[Array, "b c t d"]
     angles: Float[Array, "b c n half"]
     probe_index: Int[Array, "p"] | None
-    probe_visible: Bool[Array, "p n"] | None
+    probe_visible: Int[Array, "p"] | None
     self_context: SelfContext | None
 
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from kernels_pallas.rope import rotate
+
 
 def rope_frequencies(head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Angular frequencies (radians per position) of the time, height and width axes.
@@ -46,8 +48,4 @@ def apply_rope(
     x: Float[Array, "*rows n a k"], angles: Float[Array, "*rows n half"]
 ) -> Float[Array, "*rows n a k"]:
     """Rotates each pair (x[2k], x[2k+1]) by its angle in float32; returns the dtype of `x`."""
-    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
-    cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
-    even, odd = pairs[..., 0], pairs[..., 1]
-    rotated = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-    return rotated.reshape(x.shape).astype(x.dtype)
+    return rotate(x, angles)

@@ -23,7 +23,7 @@ class Collective:
     """One kind of exchange of a program."""
 
     kind: str
-    axes: tuple[str, ...]  # of the mesh; ("?",) where the groups are none of its
+    axes: tuple[str, ...]  # of the mesh, along which it goes
     name: str  # where in the model, of the first of them
     bytes: int  # that one device ends up with, each time
     times: int  # that it happens in one run of the program
@@ -98,4 +98,4 @@ def axes_of(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
             owner = {device: row for row, line in enumerate(lines.tolist()) for device in line}
             if groups and all(len({owner[d] for d in group}) == 1 for group in groups):
                 return axes
-    return ("?",)
+    return tuple(names)  # no groups are named: all devices

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kernels_pallas.attention import attention as eager_attention
+from tests.kernels_pallas import oracle
 
 attention = jax.jit(eager_attention, static_argnames=("scale", "return_lse", "implementation"))
 FORMS = ("xla", "mapped")
@@ -110,6 +113,26 @@ def test_order_of_rows_and_rows_past_the_length_change_nothing(form):
     np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_drawn_shapes(form, data):
+    rows, n, s, heads = (data.draw(st.integers(1, top)) for top in (3, 9, 40, 3))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    q, k, v = (jnp.asarray(rng.normal(size=(rows, x, heads, 8)), jnp.float32) for x in (n, s, s))
+    length = rng.integers(0, s + 1, rows)
+    mask = rng.random((rows, s)) < 0.7
+    seen = mask & (np.arange(s) < length[:, None])
+    out, lse = attention(
+        q, k, v, kv_length=length, kv_mask=mask, scale=0.5, return_lse=True, implementation=form
+    )
+    want, want_lse = oracle.attention(q, k, v, seen, 0.5)
+    np.testing.assert_allclose(out, want, atol=3e-6)
+    np.testing.assert_allclose(lse, want_lse, rtol=1e-5, atol=1e-5)
+
+
 def test_unknown_implementation_is_refused_with_the_list():
-    with pytest.raises(ValueError, match="'flash' is unknown; use one of auto, mapped, xla"):
+    with pytest.raises(
+        ValueError, match="'flash' is unknown; use one of auto, cudnn, mapped, splash"
+    ):
         eager_attention(*draw(7, 1, 1), implementation="flash")

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels_pallas.kv_gather import compact, kept_first, pack
+from kernels_pallas.kv_gather import compact, kept_first, pack, take_rows, write_rows
+from kernels_pallas.rope import rotate
 
 DTYPES = (jnp.float32, jnp.bfloat16)
 LEAD, HEADS, DIM = (2, 3), 2, 4
@@ -78,9 +79,72 @@ def test_pack_reads_slots_in_the_order_given():
     np.testing.assert_array_equal(length, want_length)
 
 
+def test_pack_turns_rows_on_the_way_and_cuts_a_window():
+    rng = np.random.default_rng(1)
+    parts = rows(rng, 3, 5)
+    lengths = rng.integers(0, 6, (*LEAD, 3)).astype(np.int32)
+    angles = jnp.asarray(rng.standard_normal((*LEAD, 15, DIM // 2)), jnp.float32)
+    plain, length = pack_jit(parts, lengths)
+    want = jax.jit(rotate)(plain, angles)
+    got, _ = pack_jit(parts, lengths, angles=angles)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    cut = jax.jit(lambda first, a: pack(parts, lengths, angles=a, window=(first, 6)))
+    for first in (0, 4, 9):
+        got, whole = cut(first, angles[:, :, first : first + 6])
+        np.testing.assert_allclose(got, want[:, :, first : first + 6], atol=1e-6)
+        np.testing.assert_array_equal(whole, length)
+
+
+def written(slots, x, index, length, slot):
+    """A loop over rows."""
+    out = np.array(slots)
+    for at in np.ndindex(LEAD):
+        if slot[at] < out.shape[2]:
+            for c, i in enumerate(index[at]):
+                out[at][slot[at], c] = np.asarray(x[at])[i] if c < length[at] else 0
+    return out
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_write_rows_equals_a_loop(dtype):
+    rng = np.random.default_rng(2)
+    slots, x = rows(rng, 3, 5, dtype=dtype), rows(rng, 7, dtype=dtype)
+    index = rng.integers(0, 7, (*LEAD, 5)).astype(np.int32)  # duplicates
+    length = np.array([[0, 5, 2], [4, 1, 3]], np.int32)
+    slot = np.array([[0, 2, 3], [1, 7, 2]], np.int32)  # 3 and more: nothing is written
+    got = jax.jit(write_rows)(slots, x, index, length, slot)
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got, written(slots, x, index, length, slot))
+    again = jax.jit(write_rows)(
+        slots, x, index, length, slot[0]
+    )  # one slot per row, for all layers
+    np.testing.assert_array_equal(
+        again, written(slots, x, index, length, np.broadcast_to(slot[0], LEAD))
+    )
+    assert (again != got).any()
+
+
+def test_a_donated_bank_is_written_in_place():
+    shape = lambda *s, dtype=jnp.float32: jax.ShapeDtypeStruct((*LEAD, *s), dtype)
+    ints = [shape(*s, dtype=jnp.int32) for s in ((64,), (), ())]
+    bank = shape(8, 64, HEADS, DIM)
+    arguments = (bank, shape(64, HEADS, DIM), *ints)
+    compiled = jax.jit(write_rows, donate_argnums=0).lower(*arguments).compile()
+    memory, size = compiled.memory_analysis(), 4 * bank.size
+    assert memory.alias_size_in_bytes >= size and memory.temp_size_in_bytes < size / 4
+
+    def scatter(slots, x, index, length, slot):  # what holds all new rows at once, as a measure
+        at = jnp.indices(LEAD, sparse=True)
+        return slots.at[(*at, slot)].set(take_rows(x, index, length), mode="drop")
+
+    compiled = jax.jit(scatter, donate_argnums=0).lower(*arguments).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes > memory.temp_size_in_bytes
+
+
 def test_unknown_implementation():
     x = jnp.zeros((2, 1, 1))
-    with pytest.raises(ValueError, match="cuda.*auto, xla"):
-        compact(x, jnp.ones(2, bool), 2, implementation="cuda")
-    with pytest.raises(ValueError, match="cuda.*auto, xla"):
+    with pytest.raises(ValueError, match="cuda.*auto, mosaic, triton, xla, cpu, gpu, tpu"):
         pack(x[None], jnp.ones(1, jnp.int32), implementation="cuda")
+    with pytest.raises(ValueError, match="cuda.*auto, mosaic, triton, xla, cpu, gpu, tpu"):
+        ones = jnp.zeros(2, jnp.int32), jnp.int32(2), jnp.int32(0)
+        write_rows(x[None], x, *ones, implementation="cuda")

@@ -63,7 +63,7 @@ def caption(chunk_id):
 
 @functools.partial(jax.jit, static_argnums=1)
 def keep_of(kv, memory):
-    return keep_mask(kv.salience, jnp.ones((4, TOKENS), bool), memory, memory.capacity)[0]
+    return keep_mask(kv.salience, jnp.full(4, TOKENS), memory, memory.capacity)[0]
 
 
 @jax.jit
