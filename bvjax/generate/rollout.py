@@ -23,6 +23,7 @@ from bvjax.errors import UserError
 from bvjax.generate import steps
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.decoding import overlap_prefix
+from bvjax.generate.host_bank import HostBank
 from bvjax.generate.steps import ChunkInput, ChunkReport, Latents, State
 from bvjax.sharding import ONE_DEVICE, Layout
 
@@ -43,10 +44,13 @@ class Rollout:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """One step of `stream`: latents as they are stored, [1 or L or P + L, h, w, z]."""
+    """One step of `stream`: latents as they are stored, [1 or L or P + L, h, w, z].
+
+    Latents and report of a fresh piece may still be in the making: who reads them waits.
+    """
 
     chunk_id: int  # 0 is the guidance latent, or the first chunk with chunk.first="joined"
-    latents: Float[np.ndarray, "l h w z"]
+    latents: Float[Array, "l h w z"]
     report: ChunkReport | None  # None for a guidance latent that is not in the bank
     fresh: bool  # False when the latents were given by `done`
 
@@ -72,8 +76,14 @@ def rollout(
         layout: static; the devices that share the work.
 
     Raises:
-        UserError: chunk.first="overlap", whose windows begin with the end of the last.
+        UserError: chunk.first="overlap", whose windows begin with the end of the last, and
+            memory.place="host".
     """
+    if model.memory.place == "host":
+        raise UserError(
+            "memory.place='host' moves entries between chunks, which one scan does not do; use "
+            "stream, or memory.place='device'"
+        )
     if model.chunk.first == "overlap":
         raise UserError(
             "chunk.first='overlap' hands the end of each window to the next, which one scan does not "
@@ -125,6 +135,10 @@ def stream(
 ) -> Iterator[Piece]:
     """Generates a video chunk by chunk; the same latents as `rollout`, to the bit on one CPU.
 
+    Nothing here waits for the device: a piece is yielded when its work is asked for.  The next
+    chunk is asked for when the next piece is, so whoever takes a piece, asks for the next one and
+    then reads the first keeps the device busy.
+
     Args:
         done: latents that exist already, by chunk id: they are put into the bank, not made again,
             which resumes exactly where another stream stopped.
@@ -132,29 +146,32 @@ def stream(
         layout: the devices that share the work; `params` lie as it says.
     """
     done = {} if done is None else done
-    state, before = steps.init_state(model, layout), None
-    if model.chunk.first == "separate":
-        given = _given(conditions, key, oracle, 0, 0)
+    first = model.chunk.first
+    grid = ChunkGrid(model.chunk, conditions.num_chunks, model.dit.patch)
+    ids = ([0] if first == "separate" else []) + list(grid.chunk_ids)
+    chunks = {i: _written(model, conditions, key, oracle, i) for i in ids}
+    bank, before = _open(params, model, layout, chunks), None
+    if first == "separate":
         guidance = done.get(0, image_latent)
         if guidance is None:
+            given = _given(conditions, key, oracle, 0, 0)
             guidance = _anchor_step(params, model, given, layout=layout)
-        report = None
-        if model.memory.anchor:
-            state, report = _commit(params, model, state, given, guidance, layout=layout)
-        yield Piece(0, np.asarray(guidance), report, fresh=0 not in done)
+        yield Piece(0, guidance, _write(model, bank, chunks[0], guidance), fresh=0 not in done)
 
-    grid = ChunkGrid(model.chunk, conditions.num_chunks, model.dit.patch)
-    for row, chunk_id in enumerate(grid.chunk_ids):
-        given = _given(conditions, key, oracle, row, chunk_id)
+    for chunk_id in grid.chunk_ids:
         latents = done.get(chunk_id)
         if latents is None:
-            prefix = image_latent if row == 0 and model.chunk.first != "separate" else None
+            prefix = image_latent if chunk_id == grid.chunk_ids[0] and first != "separate" else None
             if before is not None:
                 prefix = overlap_prefix(vae_params, model, before)
-            latents = _denoise(params, model, state, given, prefix, layout=layout)
-        state, report = _write(params, model, conditions, state, given, latents, layout)
-        before = latents if model.chunk.first == "overlap" else None
-        yield Piece(chunk_id, np.asarray(latents), report, fresh=chunk_id not in done)
+            given = chunks[chunk_id][-1]
+            seen = bank.seen(chunk_id)
+            latents = _denoise(params, model, seen, given, prefix, layout=layout)
+        if chunk_id + 1 in chunks and chunk_id + 1 not in done:
+            bank.fetch(chunk_id + 1)
+        report = _write(model, bank, chunks[chunk_id], latents)
+        before = latents if first == "overlap" else None
+        yield Piece(chunk_id, latents, report, fresh=chunk_id not in done)
 
 
 def rebuild_bank(
@@ -170,33 +187,75 @@ def rebuild_bank(
 
     With build.context="with" an entry depends on those before it: ids run from the first on.
     """
-    state = steps.init_state(model, layout)
-    for chunk_id in sorted(latents):
-        row = chunk_id if model.chunk.first == "joined" else max(chunk_id - 1, 0)
-        given = _given(conditions, key, oracle, row, chunk_id)
-        if chunk_id == 0 and model.chunk.first == "separate":
-            if model.memory.anchor:
-                state, _ = _commit(params, model, state, given, latents[0], layout=layout)
-            continue
-        state, _ = _write(params, model, conditions, state, given, latents[chunk_id], layout)
-    return state
+    chunks = {i: _written(model, conditions, key, oracle, i) for i in sorted(latents)}
+    bank = _open(params, model, layout, chunks)
+    for chunk_id, given in chunks.items():
+        _write(model, bank, given, latents[chunk_id])
+    return bank.state()
+
+
+class _DeviceBank:
+    """The whole state on the device, one write after the other in the same memory."""
+
+    def __init__(self, params: Any, model: ModelConfig, layout: Layout):
+        self._params, self._model, self._layout = params, model, layout
+        self._state = steps.init_state(model, layout)
+
+    def seen(self, chunk_id: int) -> State:
+        return self._state
+
+    def fetch(self, chunk_id: int) -> None:
+        pass
+
+    def write(self, given: ChunkInput, latents: Latents) -> ChunkReport:
+        self._state, report = _commit(
+            self._params, self._model, self._state, given, latents, layout=self._layout
+        )
+        return report
+
+    def state(self) -> State:
+        return self._state
+
+
+def _open(
+    params: Any, model: ModelConfig, layout: Layout, chunks: dict[int, tuple[ChunkInput, ...]]
+) -> _DeviceBank | HostBank:
+    """An empty bank for `chunks`, where `memory.place` says."""
+    if model.memory.place == "host":
+        return HostBank(params, model, layout, chunks.values())
+    return _DeviceBank(params, model, layout)
+
+
+def _written(
+    model: ModelConfig,
+    conditions: Conditions,
+    key: Key[Array, ""],
+    oracle: Float[np.ndarray, "n ids"] | None,
+    chunk_id: int,
+) -> tuple[ChunkInput, ...]:
+    """What goes into the bank when a chunk is done: with overlap, chunk 1 brings the anchor."""
+    first, anchor = model.chunk.first, model.memory.anchor
+    row = chunk_id if first == "joined" else max(chunk_id - 1, 0)
+    given = _given(conditions, key, oracle, row, chunk_id)
+    if first == "separate" and chunk_id == 0 and not anchor:
+        return ()
+    if first == "overlap" and chunk_id == 1 and anchor:
+        return given.replace(chunk_id=np.int32(0)), given
+    return (given,)
 
 
 def _write(
-    params: Any,
     model: ModelConfig,
-    conditions: Conditions,
-    state: State,
-    given: ChunkInput,
+    bank: _DeviceBank | HostBank,
+    written: tuple[ChunkInput, ...],
     latents: Latents,
-    layout: Layout,
-) -> tuple[State, ChunkReport]:
-    """Puts a chunk into the bank; with overlap, chunk 1 brings the anchor: its first latent."""
-    if model.chunk.first == "overlap" and given.chunk_id == 1 and model.memory.anchor:
-        anchor = given.replace(chunk_id=np.int32(0))
-        state, _ = _commit(params, model, state, anchor, latents[:1], layout=layout)
-    own = latents[-steps.grid_of(model).latents_per_chunk :]
-    return _commit(params, model, state, given, own, layout=layout)
+) -> ChunkReport | None:
+    """Puts a chunk into the bank; the anchor that it brings is its first latent."""
+    report, own = None, steps.grid_of(model).latents_per_chunk
+    for given in written:
+        part = latents[-own:] if given is written[-1] else latents[:1]
+        report = bank.write(given, part)
+    return report
 
 
 def _given(

@@ -307,10 +307,11 @@ def _follow(
         piece = next(pieces, None)
         if piece is None:
             return
+        latents = np.asarray(piece.latents)  # waits for them
         clock.append(time.perf_counter())
         if piece.fresh:
-            run.save_latents(piece.chunk_id, piece.latents)
-        state, frames = decoding.decode_piece(bundle.params["vae"], model, state, piece.latents)
+            run.save_latents(piece.chunk_id, latents)
+        state, frames = decoding.decode_piece(bundle.params["vae"], model, state, latents)
         clock.append(time.perf_counter())
         if writer is not None:
             writer.write(frames)

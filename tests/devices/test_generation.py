@@ -21,10 +21,10 @@ CHUNKS = 4
 CASES = {
     "guided": (dict(memory={"capacity": 8}), dict(data=2, context=4)),
     "memory": (
-        dict(memory={"capacity": 8, "dtype": "int8"}, cfg={"memory": 3.0}),
+        dict(memory={"capacity": 8}, cfg={"memory": 3.0}),
         dict(data=2, context=2, tensor=2),
     ),
-    "fsdp": (dict(memory={"capacity": 8}, cfg={"bank": "two"}), dict(data=2, fsdp=2, tensor=2)),
+    "fsdp": (dict(memory={"capacity": 8}, cfg={"bank": "two"}), dict(fsdp=2, context=2, tensor=2)),
     "with": (
         dict(
             memory={"capacity": 8, "tau": 1.0},
@@ -77,8 +77,7 @@ def test_each_chunk_from_the_same_bank(tiny, conditions, case):
         meshed, other = rollouts._commit(placed, model, meshed, given, alone, layout=layout)
         kept.append(np.asarray(report.kept))
         np.testing.assert_array_equal(report.kept, other.kept)
-        for mine, one_device in zip(*map(jax.tree.leaves, (meshed.bank, state.bank)), strict=True):
-            close(mine, one_device)
+        jax.tree.map(close, meshed.bank, state.bank)
         assert meshed.bank.keys.sharding.is_equivalent_to(empty.bank.keys.sharding, 6)
     tokens = steps.grid_of(model).tokens_per_chunk
     assert np.min(kept) < tokens or model.memory.tau == 1.0  # the choice was a real one
@@ -99,6 +98,20 @@ def test_whole_videos(tiny, conditions, capsys):
     assert error < 1e-2
     scanned = rollout(placed, model, conditions, key, layout=layout)
     close(scanned.latents, np.stack(together[1:]), 1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["", "int8"])
+def test_a_bank_in_host_memory(tiny, conditions, dtype):
+    sizes, memory = dict(fsdp=2, context=2, tensor=2), {"capacity": 8, "dtype": dtype}
+    layout, params, key = make_layout(sizes), tiny.params["dit"], jax.random.key(0)
+    placed = jax.device_put(params, layout.parameters(params))
+    videos = {}
+    for place in ("device", "host"):
+        model = tiny.variant(memory={**memory, "place": place}, sampler={"steps": 2})
+        pieces = stream(placed, model, conditions, key, layout=layout)
+        videos[place] = [np.asarray(piece.latents) for piece in pieces]
+    for a, b in zip(videos["host"], videos["device"], strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_bundle_is_spread_over_the_devices(tiny, monkeypatch):

@@ -226,7 +226,7 @@ def our_windows(model: ModelConfig) -> list[np.ndarray]:
     pieces = stream(
         params["dit"], model, our_conditions(), jax.random.key(SEED), vae_params=params["vae"]
     )
-    return [piece.latents for piece in pieces]
+    return [np.asarray(piece.latents) for piece in pieces]
 
 
 def whole(windows: list[np.ndarray], shared: int) -> np.ndarray:

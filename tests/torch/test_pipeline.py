@@ -92,9 +92,10 @@ def ours(folder: pathlib.Path, **sampler):
         params["text"], model.text, bundle.tokenizer, [PROMPT], model.cfg.negative
     )
     (piece,) = stream(params["dit"], model, conditions, jax.random.key(SEED))
-    frames = decode(params["vae"], model.vae, piece.latents[None])
-    _, pixels = decoding.decode_piece(params["vae"], model, None, piece.latents)
-    return model, piece.latents, (np.asarray(frames)[0] + 1) / 2, pixels
+    latents = np.asarray(piece.latents)
+    frames = decode(params["vae"], model.vae, latents[None])
+    _, pixels = decoding.decode_piece(params["vae"], model, None, latents)
+    return model, latents, (np.asarray(frames)[0] + 1) / 2, pixels
 
 
 def compare(pipeline: WanPipeline, folder: pathlib.Path, name: str, record) -> None:
