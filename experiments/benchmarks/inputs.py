@@ -12,6 +12,8 @@ from bvjax.config import ModelConfig
 from bvjax.generate import steps
 from bvjax.memory.bank import KVBank
 
+_STEPS = 24.0  # of a unit normal, in a memory of 8 bits
+
 
 def chunk_input(model: ModelConfig, chunk_id: int) -> steps.ChunkInput:
     """A chunk with random text states; the same in every process."""
@@ -58,9 +60,8 @@ def _full_bank(model: ModelConfig, chunk_id: int) -> KVBank:
 
     def rows(key, like):
         """Every slot and layer has the same rows."""
-        return jnp.broadcast_to(jax.random.normal(key, like.shape[3:]), like.shape).astype(
-            like.dtype
-        )
+        drawn = jax.random.normal(key, like.shape[3:]) * (1 if bank.key_scales is None else _STEPS)
+        return jnp.broadcast_to(drawn, like.shape).astype(like.dtype)
 
     return bank.replace(
         keys=rows(keys[0], bank.keys),
@@ -71,4 +72,9 @@ def _full_bank(model: ModelConfig, chunk_id: int) -> KVBank:
         embedding=jax.random.normal(keys[2], bank.embedding.shape),
         chunk_id=jnp.asarray([ids + [-1] * len(free)], jnp.int32),
         valid=jnp.arange(memory.slots)[None] < len(ids),
+        **{
+            name: jnp.full_like(getattr(bank, name), 1 / _STEPS)
+            for name in ("key_scales", "value_scales")
+            if getattr(bank, name) is not None
+        },
     )

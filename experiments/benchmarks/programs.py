@@ -58,8 +58,8 @@ class Programs:
 
         def decoder(first):
             def run(p, s, x):
-                s, frames = vae.decode_stream(p, model.vae, s, x[None], first=first)
-                return s, vae.to_uint8(frames[0])
+                s, frames = vae.decode_pictures(p, model.vae, s, x[None], first=first)
+                return s, frames[0]
 
             return run
 

@@ -44,6 +44,8 @@ def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool)
     """Generates `chunks` chunks part by part; with `full` as if they came late in a video."""
     if model.chunk.first == "overlap":
         raise UserError("chunk.first is 'overlap'; the benchmark times 'separate' and 'joined'")
+    if model.memory.place != "device":
+        raise UserError(f"memory.place is {model.memory.place!r}; the benchmark times 'device'")
     first_id = int(model.chunk.first == "separate")
     start = inputs.steady_chunk(model) if full else first_id
     given = inputs.chunk_input(model, start)
