@@ -139,6 +139,7 @@ def chunk_by_chunk(model, params, clip, key, keep):
         jnp.int32(0), clip.text[0, 0], clip.embedding[0, 0], jnp.zeros((TEXT, DIM)), key
     )
     commit = jax.jit(steps.commit, static_argnames="model")
+    net = dit.WanDiT(model.dit, model.text.dim)
     state, _ = commit(params, model, state, anchor, clip.anchor[0, 0])
     out = []
 
@@ -146,7 +147,7 @@ def chunk_by_chunk(model, params, clip, key, keep):
     def velocity(state, given, noisy):
         _, context, _, base = steps._look_back(model, state, given)
         positions = jnp.asarray(steps.grid_of(model).positions(2)).at[:, 0].add(base)
-        fn = steps._velocity(params, model, given, context, None, positions, 1.0)
+        fn = steps._velocity(net, params, model, given, context, None, positions, 1.0)
         return fn(noisy[None], jnp.float32(0.5))[0]
 
     for c in range(1, CHUNKS + 1):
