@@ -53,7 +53,7 @@ test-slow: setup  ## its slow rest
 test-torch: setup-torch  ## the tests against PyTorch
 	$(VENV_TORCH)/bin/python -m pytest -n 2 --dist loadfile tests/torch
 
-test-aot: setup-aot  ## the tests that compile for accelerators
+test-aot: setup-aot  ## programs compiled for TPUs and GPUs: do they fit, what do they exchange
 	$(VENV_AOT)/bin/python -m pytest -n 2 --dist load tests/aot
 
 parity-docs: setup-torch  ## docs/parity.md: what equals what, measured by these tests

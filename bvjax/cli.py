@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import pathlib
-import platform
 import sys
 import time
-import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -82,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change the configuration, for example memory.tau=0.97; may be repeated",
     )  # fmt: skip
-
+    add("--profile", action="store_true", help="trace one chunk into the run's folder (xprof)")
     _mesh_option(generate)
 
     resume = _run_command(commands, "resume", _resume, "go on with a run that was stopped")
@@ -177,7 +174,7 @@ def _generate(args: argparse.Namespace) -> None:
         overrides=tuple(overrides),
     )  # fmt: skip
     with run:
-        _produce(run, bundle)
+        _produce(run, bundle, profile=args.profile)
 
 
 def _resume(args: argparse.Namespace) -> None:
@@ -292,11 +289,13 @@ def _layout(model, mesh: str | None):
     return choose_layout(model, None if mesh is None else parse_mesh(mesh))
 
 
-def _produce(run: RunDir, bundle: Bundle) -> None:
-    """Follows a run with a progress bar."""
+def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
+    """Follows a run with a progress bar; `profile` traces one of its chunks."""
     from tqdm import tqdm
 
+    from bvjax import compilation
     from bvjax.generate import session
+    from bvjax.profiling import ChunkTrace
 
     unknown = bundle.unknown_words(run.captions)
     if unknown:
@@ -316,8 +315,17 @@ def _produce(run: RunDir, bundle: Bundle) -> None:
     if given := run.settings.video_chunks:
         print(f"a video gives chunk 1{f' to {given}' if given > 1 else ''}")
     steps, first = model.sampler.steps, int(model.chunk.first == "separate")
-    with tqdm(total=(grid.num_chunks + first) * steps, unit="step", smoothing=0.2) as bar:
-        bar.set_description("compiling (kept for the next time)")
+    trace = ChunkTrace(run.path / "profile") if profile else None
+    devices = 1 if bundle.layout.mesh is None else bundle.layout.mesh.size
+    about = (
+        f"{model.chunk.height}x{model.chunk.width}, {grid.latents_per_chunk} latents, {devices} "
+        f"device{'s' if devices > 1 else ''}"
+    )
+    with (
+        tqdm(total=(grid.num_chunks + first) * steps, unit="step", smoothing=0.2) as bar,
+        compilation.announced(tqdm.write, about),
+    ):
+        bar.set_description("getting ready")
         for progress in session.produce(run, bundle):
             if isinstance(progress, session.Encoding):
                 share = f"{progress.done}/{progress.total}"
@@ -330,7 +338,13 @@ def _produce(run: RunDir, bundle: Bundle) -> None:
                 bar.initial += steps
                 bar.n += steps
                 bar.refresh()
+            if trace:
+                trace.finished(progress.chunk, progress.fresh)
+        if trace:
+            trace.stop()
     print(f"{run.video}\n{run.path / 'report.png'}\n{time.perf_counter() - started:.0f} s in all")
+    if trace:
+        print(trace.how_to_look())
 
 
 def _set_up() -> None:
@@ -338,7 +352,8 @@ def _set_up() -> None:
     import logging
 
     import absl.logging
-    import jax
+
+    from bvjax import compilation
 
     absl.logging.set_verbosity(absl.logging.INFO)
     logger = logging.getLogger("absl")
@@ -348,19 +363,7 @@ def _set_up() -> None:
         logger.addHandler(handler)
         logger.propagate = False
     logging.getLogger("jax").setLevel(logging.ERROR)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(cache / "bvjax" / f"xla-{_processor()}"))
-
-
-def _processor() -> str:
-    """A mark of this kind of CPU: programs compiled for another may not run on it."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = [platform.processor()]
-    kind = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
-    return f"{zlib.crc32(repr(kind).encode()):08x}"
+    compilation.keep_programs()
 
 
 def _edit(text: str) -> tuple[int, str]:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels_pallas import kv_gather_gpu, kv_gather_tpu
-from kernels_pallas.platforms import resolve
+from kernels_pallas.platforms import PLATFORMS, resolve
 from kernels_pallas.rope import rotate
 
 
@@ -163,7 +163,12 @@ def pack(
         entry, row, valid = packed_rows(lengths, first, count)
         slot = jnp.take_along_axis(slots, entry, axis=-1)
         if form == "xla":
-            return _pack_in_one_gather(parts, slot, row, valid, angles), length
+            rows = _pack_in_one_gather(parts, slot, row, valid)
+            if angles is None:
+                return rows, length
+            # A form of this kernel says nothing about that of the rotation.
+            where = implementation if implementation in PLATFORMS else "auto"
+            return rotate(rows, angles, where), length
         source = jnp.where(valid, slot * rows + row, -1)
         packed = kv_gather_gpu.pack(*_flat(axis, parts, source, angles))
     return packed.reshape(*length.shape, count, *parts.shape[axis + 2 :]), length
@@ -182,12 +187,11 @@ def packed_rows(
     return entry, row, target < ends[..., -1:]
 
 
-def _pack_in_one_gather(parts, slot, row, valid, angles):
+def _pack_in_one_gather(parts, slot, row, valid):
     lead = jnp.indices(slot.shape, sparse=True)[:-1]
     rows = parts.at[(*lead, slot, row)].get(mode="clip")
     valid = valid.reshape(*valid.shape, *(1,) * (rows.ndim - valid.ndim))
-    rows = jnp.where(valid, rows, jnp.zeros((), rows.dtype))
-    return rows if angles is None else rotate(rows, angles)
+    return jnp.where(valid, rows, jnp.zeros((), rows.dtype))
 
 
 def _flat(axes, *arrays):

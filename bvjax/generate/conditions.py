@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,7 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 from bvjax.config import TextConfig
 from bvjax.generate.text_cache import CaptionStates, TextCache
 from bvjax.nets import text as text_net
-from bvjax.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # states that exist need no tokenizer, nor what it imports
+    from bvjax.tokenizer import Tokenizer
 
 
 @struct.dataclass

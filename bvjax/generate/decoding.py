@@ -69,8 +69,8 @@ def overlap_prefix(params: Any, model: ModelConfig, window: Latents) -> Latents:
 
 @functools.partial(jax.jit, static_argnames=("config", "first"))
 def _decode(params, config, state, latents, *, first):
-    state, frames = vae.decode_stream(params, config, state, latents[None], first=first)
-    return state, vae.to_uint8(frames[0])
+    state, frames = vae.decode_pictures(params, config, state, latents[None], first=first)
+    return state, frames[0]
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -22,7 +22,7 @@ from bvjax.diffusion.noise import anchor_noise, initial_noise
 from bvjax.diffusion.solvers import solve
 from bvjax.memory import bank as kv_bank
 from bvjax.memory import retrieval
-from bvjax.memory.bank import Entry, KVBank
+from bvjax.memory.bank import Entry, Kept, KVBank
 from bvjax.memory.book import Book
 from bvjax.memory.positions import time_bases
 from bvjax.memory.retrieval import Active, Selection
@@ -48,8 +48,8 @@ class State:
 class Built:
     """A finished chunk as it goes into the banks of a `State`."""
 
-    entry: Entry
-    null_entry: Entry | None
+    entry: Entry | Kept
+    null_entry: Entry | Kept | None
 
 
 @struct.dataclass
@@ -181,13 +181,15 @@ def commit(
 
     Where no chunk ever looks into the bank, nothing is encoded or written.
     """
-    built, report = build(params, model, state, given, latents, layout)
+    built, report = build(params, model, state, given, latents, layout, layout.mesh is not None)
     if built is None:
         return state, report
 
-    def write(bank: KVBank, entry: Entry) -> KVBank:
-        embedding, recent = given.embedding[None], model.retrieval.recent
-        bank = kv_bank.write(bank, entry, embedding, given.chunk_id, model.memory, recent)
+    def write(bank: KVBank, made: Kept | Entry) -> KVBank:
+        bank = kv_bank.write(
+            bank, made, given.embedding[None], given.chunk_id, model.memory,
+            model.retrieval.recent, layout.kernels,
+        )  # fmt: skip
         return kv_bank.cut(bank, layout)
 
     null_bank = state.null_bank
@@ -203,13 +205,15 @@ def build(
     given: ChunkInput,
     latents: Latents,
     layout: Layout = ONE_DEVICE,
+    apart: bool = True,
 ) -> tuple[Built | None, ChunkReport]:
     """Encodes finished latents (Algorithm 2).
 
     A pure function of (bank, clean latents, caption, seed); with build.context="none" of the bank
     only the report depends.  The clean pass is told sigma = build.label and sees the latents through
     noise of sigma = build.context_noise, both 0 by default.  The null bank keeps the same tokens of
-    the same chunks.  None where no chunk ever looks into the bank.
+    the same chunks.  None where no chunk ever looks into the bank.  With `apart` (static) the kept
+    rows are moved together; without, `bank.write` moves them.
     """
     grid = grid_of(model)
     memory = model.memory
@@ -236,11 +240,11 @@ def build(
     keep, cover = keep_mask(kv.salience, probes[1], memory, memory.capacity)
     whole = jnp.logical_and(memory.anchor, given.chunk_id == 0)
     keep = keep | whole
-    dense = model.retrieval.dense_recent
+    dense, dtype = model.retrieval.dense_recent, storage_dtype(model)
 
-    def entry(kv: ChunkKV) -> Entry:
-        dtype = storage_dtype(model)
-        return kv_bank.make_entry(kv, keep, local, memory.capacity, dense, layout, dtype)
+    def entry(kv: ChunkKV) -> Kept | Entry:
+        kept = kv_bank.keep_rows(kv, keep, local, memory.capacity, dense, dtype)
+        return kv_bank.gather(kept, layout) if apart else kept
 
     null_entry = None
     if state.null_bank is not None:

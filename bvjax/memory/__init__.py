@@ -8,6 +8,6 @@
   positions.py   RoPE time of every entry: absolute, local, window or packed
   similarity.py  cosine of caption embeddings
 
-A chunk's way through it: `probe_indices` -> the DiT's clean pass -> `keep_mask` -> `make_entry` ->
+A chunk's way through it: `probe_indices` -> the DiT's clean pass -> `keep_mask` -> `keep_rows` ->
 `write`; later `retrieve` -> `time_bases` -> `assemble`.
 """

@@ -32,7 +32,7 @@ from bvjax.memory import salience, storage
 from bvjax.memory.book import EVICT, Book, enter, init_book
 from bvjax.nets.dit import ChunkKV
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
-from kernels_pallas.kv_gather import kept_first, take_rows
+from kernels_pallas.kv_gather import kept_first, take_rows, write_rows
 
 RETRIEVE = ("semantic", "rolling", "random", "oracle", "none")
 CONTEXTS = ("none", "with")
@@ -76,6 +76,14 @@ class Entry:
     stored: Int[Array, "Y B"]
     key_scales: Float[Array, "Y B cap A"] | None = None
     value_scales: Float[Array, "Y B cap A"] | None = None
+
+
+@flax.struct.dataclass
+class Kept:
+    """One chunk before its rows are moved: `rows` has all N of them instead of a slot's."""
+
+    rows: Entry
+    index: Int[Array, "Y B cap"]  # of the token that each row of the slot is
 
 
 def check(model: ModelConfig) -> None:
@@ -187,24 +195,21 @@ def cut(rows: KVBank | Entry, layout: Layout) -> KVBank | Entry:
     return rows.replace(**{n: layout.constrain(getattr(rows, n), *cut) for n, cut in where})
 
 
-def make_entry(
+def keep_rows(
     kv: ChunkKV,
     keep: Bool[Array, "Y B 1 N"],
     positions: Int[Array, "N 3"],
     capacity: int,
     dense: bool = False,
-    layout: Layout = ONE_DEVICE,
     dtype: jnp.dtype | None = None,
-) -> Entry:
-    """The kept rows of one chunk (Algorithm 2, line 13), in position order.
+) -> Kept:
+    """All rows of one chunk in the form that the bank stores, and which of them to keep.
 
     Args:
       kv: keys after qk-norm and before RoPE, with a chunk axis of length 1.
       keep: at most `capacity` true per row (`keep_mask`); all true for the anchor.
       positions: (t, h, w) of the chunk's tokens, t counted from its first latent.
       dense: `retrieval.dense_recent`: the other rows follow the kept ones.
-      layout: each device then makes its own rows of the slot, layer by layer, from all of the
-        chunk's: which tokens are kept does not depend on the mesh.
       dtype: in which the bank stores keys and values; None: as they come.
 
     Raises:
@@ -214,16 +219,25 @@ def make_entry(
     if dense and num_tokens > capacity:
         raise ValueError(f"a dense entry of {num_tokens} tokens exceeds the capacity {capacity}")
     index, lengths = kept_first(keep[:, :, 0], capacity)
-    stored = jnp.full_like(lengths, num_tokens) if dense else lengths
+    keys, key_scales = storage.encode(kv.keys[:, :, 0], dtype)
+    values, value_scales = storage.encode(kv.values[:, :, 0], dtype)
     tokens = jnp.broadcast_to(positions.astype(jnp.int32), (*lengths.shape, num_tokens, 3))
-    rows = {}
-    rows["keys"], rows["key_scales"] = storage.encode(kv.keys[:, :, 0], dtype)
-    rows["values"], rows["value_scales"] = storage.encode(kv.values[:, :, 0], dtype)
-    entry = Entry(
-        **_kept_rows(rows, index, stored, layout),
-        positions=take_rows(tokens, index, stored),
-        lengths=lengths,
-        stored=stored,
+    stored = jnp.full_like(lengths, num_tokens) if dense else lengths
+    return Kept(Entry(keys, values, tokens, lengths, stored, key_scales, value_scales), index)
+
+
+def gather(kept: Kept, layout: Layout = ONE_DEVICE) -> Entry:
+    """The kept rows alone, in position order (Algorithm 2, line 13).
+
+    On a mesh each device makes its own rows of the slot, layer by layer, from all of the chunk's:
+    which tokens are kept does not depend on the mesh.
+    """
+    every, index = kept.rows, kept.index
+    names = ("keys", "values", "key_scales", "value_scales")
+    rows = {name: getattr(every, name) for name in names}
+    entry = every.replace(
+        **_kept_rows(rows, index, every.stored, layout),
+        positions=take_rows(every.positions, index, every.stored),
     )
     return cut(entry, layout)
 
@@ -248,28 +262,39 @@ def _kept_rows(rows, index, stored, layout: Layout):
 
 def write(
     bank: KVBank,
-    entry: Entry,
+    made: Kept | Entry,
     embedding: Float[Array, "B Dt"],
     chunk_id: Int[Array, ""],
     memory: MemoryConfig,
     recent: int,
+    kernels: str = "auto",
 ) -> KVBank:
     """The bank with chunk `chunk_id` in it; the one write of a step, a resume and a rebuild.
 
-    `book.enter` chooses the slot.  A chunk that there is none for is not written.
+    `book.enter` chooses the slot.  A chunk that there is none for is not written.  What is `Kept`
+    goes straight into the slot, in place where the bank is donated; an `Entry`, whose rows are
+    together already, is how a mesh writes.
 
     Args:
-      entry: made with the `dtype` of the bank.
+      made: in the `dtype` of the bank.
+      kernels: `implementation` of `kv_gather.write_rows`.
 
     Raises:
       UserError: unknown `memory.evict`.  ValueError: one of bank and entry has scales.
     """
-    if (bank.key_scales is None) != (entry.key_scales is None):
+    rows = made.rows if isinstance(made, Kept) else made
+    if (bank.key_scales is None) != (rows.key_scales is None):
         raise ValueError(
-            f"an entry of {entry.keys.dtype} is no entry of a bank of {bank.keys.dtype}"
+            f"an entry of {rows.keys.dtype} is no entry of a bank of {bank.keys.dtype}"
         )
     book, slot = enter(book_of(bank), embedding, chunk_id, memory, recent)
-    rows = jnp.arange(slot.shape[0])
-    put = lambda field, value: field.at[:, rows, slot].set(value.astype(field.dtype), mode="drop")
-    fields = {n: put(getattr(bank, n), x) for n, x in vars(entry).items() if x is not None}
+    batch = jnp.arange(slot.shape[0])
+
+    def put(name, value):
+        field = getattr(bank, name)
+        if isinstance(made, Kept) and name in _HEADS:
+            return write_rows(field, value, made.index, rows.stored, slot, implementation=kernels)
+        return field.at[:, batch, slot].set(value.astype(field.dtype), mode="drop")
+
+    fields = {name: put(name, x) for name, x in vars(rows).items() if x is not None}
     return KVBank(**fields, **vars(book))

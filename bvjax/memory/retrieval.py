@@ -299,7 +299,7 @@ def _roped(rows, slots, lengths, entry_base, theta, dtype, kernels, window=None)
         if scales is not None:
             scales, _ = move(scales, implementation="xla")
         stored = storage.decode(stored, scales, dtype)
-        return stored if turned is None else apply_rope(stored, turned)
+        return stored if turned is None else apply_rope(stored, turned, kernels)
 
     return packed(rows.keys, rows.key_scales, turned), packed(rows.values, rows.value_scales)
 

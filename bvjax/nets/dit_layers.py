@@ -203,7 +203,7 @@ class SelfAttention(_Projections):
         self, x: Float[Array, "b c n d"], context: Context | None, cond: Conditioning
     ) -> tuple[Float[Array, "b c n d"], ChunkKV | None]:
         q, k, v = self.qkv(x, x)
-        q, roped = apply_rope(q, cond.angles), apply_rope(k, cond.angles)
+        q, roped = (apply_rope(x, cond.angles, self.layout.kernels) for x in (q, k))
         salience = self._salience(q, roped, cond)
         parts, length = [Rows(roped, v)], None
         if context is not None:

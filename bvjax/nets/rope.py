@@ -45,7 +45,9 @@ def angles(
 
 
 def apply_rope(
-    x: Float[Array, "*rows n a k"], angles: Float[Array, "*rows n half"]
+    x: Float[Array, "*rows n a k"],
+    angles: Float[Array, "*rows n half"],
+    implementation: str = "auto",
 ) -> Float[Array, "*rows n a k"]:
     """Rotates each pair (x[2k], x[2k+1]) by its angle in float32; returns the dtype of `x`."""
-    return rotate(x, angles)
+    return rotate(x, angles, implementation)

@@ -3,8 +3,12 @@
 A video is a first piece of 1 + 4k frames (k >= 0) and then pieces of 4k frames; latents come in
 pieces of any number. `encode_stream` and `decode_stream` take a piece and a fixed-size state and
 return the new state, exactly as if the whole video had gone through at once; `encode` and
-`decode` are the case of one piece. All of them are pure functions: wrap them in `jax.jit` with
-`config` and `first` static.
+`decode` are the case of a first piece. All of them are pure functions: wrap them in `jax.jit` with
+`config`, `first` and `layout` static.
+
+However long a piece is, no more of it than `WORK` values wide is in the network at a time, so that memory
+does not grow with its length; only what trains (`encode_moments`, `decode_raw`) goes through at once.
+With a `layout` the height of latents, activations and frames is cut over its devices.
 
 Latents leave `encode*` normalised, (mu - mean) / std, and deterministic: mu is never sampled.
 Pixels are in [-1, 1].
@@ -32,18 +36,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from bvjax.config import VAEConfig
 from bvjax.nets import vae_layers as layers
+from bvjax.nets.pieces import in_pieces
+from bvjax.nets.vae_values import (
+    denormalise,
+    fold_patches,
+    normalise,
+    to_float,
+    to_uint8,
+    unfold_patches,
+)
+from bvjax.sharding import AXES, ONE_DEVICE, Layout
 
 Params = Any
 ENCODING = ("encoder", "conv1")  # top-level modules that make latents; the others make frames
 BRANCH_ENDS = ("residual_6", "proj")  # last layers of residual and attention branches
 BRANCH_SCALE = 0.1
+WORK = 2**27  # values of the widest activation that a device holds at a time: 0.5 GB in float32
 
 
 @struct.dataclass
@@ -60,11 +74,12 @@ class Encoder(nn.Module):
     """Pixels, folded by `fold_patches`, to the 2 * z_dim moments, before the quant convolution."""
 
     config: VAEConfig
+    layout: Layout = ONE_DEVICE
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"], cache: layers.Cache, first: bool):
         cfg = self.config
-        conv = dict(impl=cfg.conv_impl, dtype=cfg.dtype)
+        conv = dict(impl=_conv_impl(cfg, self.layout), dtype=cfg.dtype)
         widths = [cfg.dim * m for m in cfg.dim_mult]
         stack = [layers.CausalConv3d(widths[0], name="conv1", **conv)]
         k = 0
@@ -76,21 +91,23 @@ class Encoder(nn.Module):
                 halved = (cfg.spatial_downsample[level], cfg.temporal_downsample[level])
                 stack.append(layers.Downsample(*halved, cfg.dtype, name=f"downsamples_{k}"))
                 k += 1
-        stack += _middle(widths[-1], conv)
-        return _with_head(stack, 2 * cfg.z_dim, conv, x, cache, first)
+        stack += _middle(widths[-1], conv, self.layout)
+        return _with_head(stack, 2 * cfg.z_dim, conv, x, cache, first, self.layout)
 
 
 class Decoder(nn.Module):
     """Latents, after the post-quant convolution, to folded pixels."""
 
     config: VAEConfig
+    layout: Layout = ONE_DEVICE
 
     @nn.compact
     def __call__(self, z: Float[Array, "b l h w z"], cache: layers.Cache, first: bool):
         cfg = self.config
-        conv = dict(impl=cfg.conv_impl, dtype=cfg.dtype)
+        conv = dict(impl=_conv_impl(cfg, self.layout), dtype=cfg.dtype)
         widths = [cfg.dim * m for m in cfg.dim_mult[::-1]]
-        stack = [layers.CausalConv3d(widths[0], name="conv1", **conv), *_middle(widths[0], conv)]
+        stack = [layers.CausalConv3d(widths[0], name="conv1", **conv)]
+        stack += _middle(widths[0], conv, self.layout)
         k = 0
         for level, width in enumerate(widths):
             for _ in range(cfg.num_res_blocks + 1):
@@ -101,23 +118,30 @@ class Decoder(nn.Module):
                     cfg.spatial_downsample[::-1][level],
                     cfg.temporal_downsample[::-1][level],
                 )
-                stack.append(layers.Upsample(*doubled, cfg.dtype, name=f"upsamples_{k}"))
+                stack.append(layers.Upsample(*doubled, **conv, name=f"upsamples_{k}"))
                 k += 1
-        return _with_head(stack, 3 * cfg.patch**2, conv, z, cache, first)
+        return _with_head(stack, 3 * cfg.patch**2, conv, z, cache, first, self.layout)
 
 
-def _middle(width: int, conv: dict[str, str]) -> list[nn.Module]:
+def _conv_impl(config: VAEConfig, layout: Layout) -> str:
+    """What "auto" means for the devices of `layout`."""
+    impl = layout.kernels if config.conv_impl == "auto" else config.conv_impl
+    # The blocks that winograd goes through do not follow a cut.
+    return "taps" if layout.mesh is not None and impl in ("cpu", "winograd") else impl
+
+
+def _middle(width: int, conv: dict[str, str], layout: Layout) -> list[nn.Module]:
     return [
         layers.ResidualBlock(width, name="middle_0", **conv),
-        layers.AttentionBlock(conv["dtype"], name="middle_1"),
+        layers.AttentionBlock(conv["dtype"], layout, name="middle_1"),
         layers.ResidualBlock(width, name="middle_2", **conv),
     ]
 
 
-def _with_head(stack, features: int, conv: dict[str, str], x, cache, first: bool):
+def _with_head(stack, features: int, conv: dict[str, str], x, cache, first: bool, layout: Layout):
     """Runs `stack`, then norm, SiLU and the last convolution."""
     body, head = (None, None) if first else cache
-    x, body = layers.run_layers(stack, x, body, first)
+    x, body = layers.run_layers(stack, x, body, first, layout)
     x = nn.silu(layers.RMSNorm(name="head_0")(x))
     x, head = layers.CausalConv3d(features, name="head_2", **conv)(x, head, first)
     return x, (body, head)
@@ -127,12 +151,13 @@ class WanVAE(nn.Module):
     """Encoder, decoder and the two pointwise convolutions between them and the latents."""
 
     config: VAEConfig
+    layout: Layout = ONE_DEVICE
 
     def setup(self):
         cfg = self.config
         pointwise = dict(kernel_size=(1, 1, 1), dtype=cfg.dtype)
-        self.encoder = Encoder(cfg)
-        self.decoder = Decoder(cfg)
+        self.encoder = Encoder(cfg, self.layout)
+        self.decoder = Decoder(cfg, self.layout)
         self.conv1 = layers.CausalConv3d(2 * cfg.z_dim, **pointwise)
         self.conv2 = layers.CausalConv3d(cfg.z_dim, **pointwise)
 
@@ -159,16 +184,6 @@ class WanVAE(nn.Module):
         return self.decode_piece(mu, None, True)[0]
 
 
-def fold_patches(x: Float[Array, "b f h w c"], patch: int) -> Float[Array, "b f hp wp cp"]:
-    """Squares of `patch` pixels become channels, rows before columns before colours (Wan2.2)."""
-    return rearrange(x, "b f (h p) (w q) c -> b f h w (p q c)", p=patch, q=patch)
-
-
-def unfold_patches(x: Float[Array, "b f hp wp cp"], patch: int) -> Float[Array, "b f h w c"]:
-    """Inverse of `fold_patches`."""
-    return rearrange(x, "b f h w (p q c) -> b f (h p) (w q) c", p=patch, q=patch)
-
-
 def init_params(config: VAEConfig, key: PRNGKeyArray, height: int = 32, width: int = 32) -> Params:
     """Fresh float32 parameters; they do not depend on `height` and `width`.
 
@@ -193,15 +208,23 @@ def init_params(config: VAEConfig, key: PRNGKeyArray, height: int = 32, width: i
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def _encode_piece(params, config, frames, caches, first):
-    _check_frames(config, frames.shape, first)
-    model = WanVAE(config)
+def _encode_piece(params, config, frames, caches, first, layout=ONE_DEVICE):
+    model, params = WanVAE(config, layout), jax.tree.map(layout.constrain, params)
     return model.apply({"params": params}, frames, caches, first, method=model.encode_piece)
 
 
-def _decode_piece(params, config, z, caches, first):
-    model = WanVAE(config)
+def _decode_piece(params, config, z, caches, first, layout=ONE_DEVICE):
+    model, params = WanVAE(config, layout), jax.tree.map(layout.constrain, params)
     return model.apply({"params": params}, z, caches, first, method=model.decode_piece)
+
+
+def latents_at_once(
+    config: VAEConfig, batch: int, height: int, width: int, layout: Layout = ONE_DEVICE
+) -> int:
+    """How many latents of a video of so many pixels are in the network at a time: 1 or more."""
+    pixels = batch * height * width // config.patch**2
+    most = WORK * layout.size(*AXES)
+    return max(1, most // (config.temporal_factor * pixels * config.dim))
 
 
 def init_encode_state(config: VAEConfig, batch: int, height: int, width: int) -> VAEState:
@@ -234,16 +257,29 @@ def encode_stream(
     params: Params,
     config: VAEConfig,
     state: VAEState,
-    frames: Float[Array, "b f h w 3"],
+    frames: Float[Array, "b f h w 3"] | UInt8[Array, "b f h w 3"],
     *,
     first: bool,
+    layout: Layout = ONE_DEVICE,
 ) -> tuple[VAEState, Float[Array, "b l h8 w8 z"]]:
-    """Encodes the next frames in [-1, 1]: 1 + 4k with `first`, 4k later; k + first latents out.
+    """Encodes the next frames in [-1, 1] or 0..255: 1 + 4k with `first`, 4k later.
 
-    Raises ValueError for a frame count, height or width that is not legal.
+    k + first latents come out.  Raises ValueError for a frame count, height or width that is not
+    legal.
     """
-    (mu, _), caches = _encode_piece(params, config, frames, state.caches, first)
-    return VAEState(caches), normalise(config, mu)
+    _check_frames(config, frames.shape, first)
+    batch, _, height, width, _ = frames.shape
+
+    def step(caches, frames, first):
+        frames = to_float(frames) if frames.dtype == jnp.uint8 else frames
+        (mu, _), caches = _encode_piece(params, config, frames, caches, first, layout)
+        return caches, normalise(config, mu)
+
+    caches, latents = in_pieces(
+        step, state.caches, frames, first, unit=config.temporal_factor, start=1,
+        most=latents_at_once(config, batch, height, width, layout),
+    )  # fmt: skip
+    return VAEState(caches), latents
 
 
 def decode_stream(
@@ -253,33 +289,67 @@ def decode_stream(
     latents: Float[Array, "b l h8 w8 z"],
     *,
     first: bool,
+    layout: Layout = ONE_DEVICE,
 ) -> tuple[VAEState, Float[Array, "b f h w 3"]]:
     """Decodes the next l normalised latents to 4l frames (1 + 4(l-1) with `first`) in [-1, 1]."""
+    clip = lambda frames: jnp.clip(frames, -1.0, 1.0)
+    caches, frames = _decode_stream(params, config, state.caches, latents, first, layout, clip)
+    return VAEState(caches), frames
+
+
+def decode_pictures(
+    params: Params,
+    config: VAEConfig,
+    state: VAEState,
+    latents: Float[Array, "b l h8 w8 z"],
+    *,
+    first: bool,
+    layout: Layout = ONE_DEVICE,
+) -> tuple[VAEState, UInt8[Array, "b f h w 3"]]:
+    """Like `decode_stream`, to 0..255: of a long piece the frames never all exist as floats."""
+    caches, frames = _decode_stream(params, config, state.caches, latents, first, layout, to_uint8)
+    return VAEState(caches), frames
+
+
+def _decode_stream(params, config, caches, latents, first, layout, finish):
     _check_latents(config, latents.shape)
-    z = denormalise(config, latents)
-    frames, caches = _decode_piece(params, config, z, state.caches, first)
-    return VAEState(caches), jnp.clip(frames, -1.0, 1.0)
+    batch, _, height, width, _ = latents.shape
+    s = config.spatial_factor
+
+    def step(caches, latents, first):
+        z = denormalise(config, latents)
+        frames, caches = _decode_piece(params, config, z, caches, first, layout)
+        return caches, finish(frames)
+
+    most = latents_at_once(config, batch, s * height, s * width, layout)
+    return in_pieces(step, caches, latents, first, unit=1, start=1, most=most)
 
 
 def encode(
-    params: Params, config: VAEConfig, frames: Float[Array, "b f h w 3"]
+    params: Params,
+    config: VAEConfig,
+    frames: Float[Array, "b f h w 3"],
+    layout: Layout = ONE_DEVICE,
 ) -> Float[Array, "b l h8 w8 z"]:
     """Encodes a whole video of 1 + 4k frames in [-1, 1] to 1 + k normalised latents."""
-    return normalise(config, encode_moments(params, config, frames)[0])
+    return encode_stream(params, config, VAEState(None), frames, first=True, layout=layout)[1]
 
 
 def decode(
-    params: Params, config: VAEConfig, latents: Float[Array, "b l h8 w8 z"]
+    params: Params,
+    config: VAEConfig,
+    latents: Float[Array, "b l h8 w8 z"],
+    layout: Layout = ONE_DEVICE,
 ) -> Float[Array, "b f h w 3"]:
     """Decodes all the normalised latents of a video; frames clamped to [-1, 1]."""
-    _check_latents(config, latents.shape)
-    return jnp.clip(decode_raw(params, config, denormalise(config, latents)), -1.0, 1.0)
+    return decode_stream(params, config, VAEState(None), latents, first=True, layout=layout)[1]
 
 
 def encode_moments(
     params: Params, config: VAEConfig, frames: Float[Array, "b f h w 3"]
 ) -> tuple[Float[Array, "b l h8 w8 z"], Float[Array, "b l h8 w8 z"]]:
     """(mu, logvar) of a whole video, not normalised: for training."""
+    _check_frames(config, frames.shape, first=True)
     return _encode_piece(params, config, frames, None, True)[0]
 
 
@@ -289,32 +359,6 @@ def decode_raw(
     """Frames of latents that are not normalised, not clamped: for training."""
     _check_latents(config, z_raw.shape)
     return _decode_piece(params, config, z_raw, None, True)[0]
-
-
-def normalise(config: VAEConfig, mu: Float[Array, "*n z"]) -> Float[Array, "*n z"]:
-    """(mu - mean) / std * scale per channel (`latent_scale`, 1 by default)."""
-    return (mu - jnp.array(config.latent_mean)) / _unit(config)
-
-
-def denormalise(config: VAEConfig, latents: Float[Array, "*n z"]) -> Float[Array, "*n z"]:
-    """Inverse of `normalise`."""
-    return latents * _unit(config) + jnp.array(config.latent_mean)
-
-
-def _unit(config: VAEConfig) -> Float[np.ndarray, "z"]:
-    """What 1 of a normalised latent is before normalising."""
-    std = np.array(config.latent_std, np.float32)
-    return std / np.array(config.latent_scale, np.float32) if config.latent_scale else std
-
-
-def to_float(frames: UInt8[Array, "*n"]) -> Float[Array, "*n"]:
-    """0..255 to [-1, 1]."""
-    return frames.astype(jnp.float32) / 127.5 - 1.0
-
-
-def to_uint8(frames: Float[Array, "*n"]) -> UInt8[Array, "*n"]:
-    """[-1, 1] to 0..255, clipped and rounded, on the device of `frames`."""
-    return jnp.round((jnp.clip(frames, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 
 def _check_latents(config: VAEConfig, shape: tuple[int, ...]) -> None:

@@ -11,6 +11,8 @@ Semantics follow the public Wan2.1 code (wan/modules/vae.py, Apache-2.0).
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -20,9 +22,14 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from bvjax.nets import fast_conv
+from bvjax.sharding import AXES, ONE_DEVICE, Layout
+from kernels_pallas.platforms import PLATFORMS, resolve
+
 Cache = Any  # nested tuples of arrays and None
 
-CONV_IMPLS = ("auto", "taps", "3d")
+CONV_IMPLS = ("auto", "taps", "3d", "winograd")
+BY_PLATFORM = {"cpu": "winograd", "gpu": "3d", "tpu": "3d", "taps": "taps"}
 
 
 class StreamLayer(Protocol):
@@ -32,16 +39,27 @@ class StreamLayer(Protocol):
 
 
 def run_layers(
-    layers: Sequence[StreamLayer], x: Array, caches: Cache, first: bool
+    layers: Sequence[StreamLayer], x: Array, caches: Cache, first: bool, layout: Layout = ONE_DEVICE
 ) -> tuple[Array, Cache]:
     """Runs `layers` in order, each with its own cache; returns the output and the new caches."""
     if first:
         caches = (None,) * len(layers)
     new_caches = []
+    x = cut_rows(x, layout)
     for layer, cache in zip(layers, caches, strict=True):
         x, cache = layer(x, cache, first)
+        x = cut_rows(x, layout)
         new_caches.append(cache)
     return x, tuple(new_caches)
+
+
+def cut_rows(x: Float[Array, "b f h w c"], layout: Layout) -> Float[Array, "b f h w c"]:
+    """`x` with its height cut over as many devices as divide it, along whichever mesh axes."""
+    if layout.mesh is None:
+        return x
+    sets = [axes for n in range(len(AXES) + 1) for axes in itertools.combinations(AXES, n)]
+    fitting = [axes for axes in sets if x.shape[2] % layout.size(*axes) == 0]
+    return layout.constrain(x, None, None, max(fitting, key=lambda axes: layout.size(*axes)))
 
 
 def conv_2d(
@@ -65,31 +83,81 @@ def conv_3d(
 ) -> Float[Array, "b fout h w o"]:
     """3-D convolution: valid in time (with a stride), zero padded to the same size in space.
 
-    `impl="taps"` stacks the temporal taps as channels of one 2-D convolution with time folded into
-    the batch, which XLA:CPU runs several times faster than one 3-D convolution (and, forward and
-    backward, a third faster than a sum of one 2-D convolution per tap); `"3d"` is the 3-D
-    convolution; `"auto"` takes taps on CPU and 3d elsewhere. Raises ValueError for another `impl`.
+    impl:
+        `taps` stacks the temporal taps as channels of one 2-D convolution with time folded into the
+        batch, which XLA:CPU runs several times faster than one 3-D convolution (and, forward and
+        backward, a third faster than a sum of one 2-D convolution per tap);
+        `winograd` goes by `fast_conv` where that pays (`_is_wide`, few outputs) and by taps
+        elsewhere; gradients are those of taps;
+        `3d` is the 3-D convolution;
+        `auto` takes winograd on CPU and 3d elsewhere, and so does the name of a platform.
+
+    Raises ValueError for another `impl`.
     """
-    if impl not in CONV_IMPLS:
+    if impl not in (*CONV_IMPLS, *PLATFORMS):
         raise ValueError(f"vae.conv_impl is {impl!r}, legal: {', '.join(CONV_IMPLS)}")
     kt, kh, kw = kernel.shape[:3]
     if kh == kw == 1:
         taps = [_strided(x, t, kt, stride_t) @ kernel[t, 0, 0] for t in range(kt)]
         return sum(taps[1:], taps[0])
-    padding = ((kh // 2, kh // 2), (kw // 2, kw // 2))
-    if impl == "3d" or (impl == "auto" and jax.default_backend() != "cpu"):
+    form = resolve("VAE convolutions", impl, BY_PLATFORM)
+    if form == "3d":
         return lax.conv_general_dilated(
             x,
             kernel,
             (stride_t, 1, 1),
-            ((0, 0), *padding),
+            ((0, 0), *_same(kernel)),
             dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
         )
+    if form == "winograd" and stride_t == 1 and kernel.shape[:3] == (3, 3, 3):
+        positions = (x.shape[1] - 2) * math.prod(x.shape[2:4])
+        if _is_wide(x, kernel) and x.shape[1] > 3 and positions >= WINOGRAD_POSITIONS:
+            return _winograd(x, kernel)
+        if kernel.shape[3] >= WINOGRAD_WIDTH and 27 * kernel.shape[4] <= kernel.shape[3]:
+            return _few_outputs(x, kernel)
+    return _conv_taps(x, kernel, stride_t)
+
+
+# Measured on two cores.  Narrower ones gain a tenth at most, fewer positions do not repay the larger kernel.
+WINOGRAD_WIDTH = 96
+WINOGRAD_POSITIONS = 2048
+
+
+def _is_wide(x: Array, kernel: Array) -> bool:
+    return min(kernel.shape[-2:]) >= WINOGRAD_WIDTH and x.dtype == jnp.float32
+
+
+def _same(kernel: Array) -> tuple[tuple[int, int], tuple[int, int]]:
+    kh, kw = kernel.shape[-4:-2]
+    return ((kh // 2, kh // 2), (kw // 2, kw // 2))
+
+
+def _conv_taps(x: Array, kernel: Array, stride_t: int = 1) -> Array:
+    kt = kernel.shape[0]
     slices = [_strided(x, t, kt, stride_t) for t in range(kt)]
     stacked = jnp.concatenate(slices, axis=-1)
     kernel_2d = jnp.concatenate([kernel[t] for t in range(kt)], axis=-2)
-    out = conv_2d(_fold(stacked), kernel_2d, stride=1, padding=padding)
+    out = conv_2d(_fold(stacked), kernel_2d, stride=1, padding=_same(kernel))
     return out.reshape(*slices[0].shape[:4], -1)
+
+
+def _doubled_conv(x: Float[Array, "b f h w c"], kernel: Float[Array, "3 3 c o"]) -> Array:
+    """Every pixel four times (nearest neighbour), then a 2-D convolution of the same size."""
+    x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
+    y = conv_2d(_fold(x), kernel, stride=1, padding=_same(kernel))
+    return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def _with_gradient_of(plain, fast):
+    """`fast`, differentiated as `plain`: the gradient of blocks in a loop is slow."""
+    fn = jax.custom_vjp(fast)
+    fn.defvjp(lambda *x: (fast(*x), x), lambda x, g: jax.vjp(plain, *x)[1](g))
+    return fn
+
+
+_winograd = _with_gradient_of(_conv_taps, fast_conv.conv_3x3x3)
+_few_outputs = _with_gradient_of(_conv_taps, fast_conv.conv_few_outputs)
+_fast_doubled_conv = _with_gradient_of(_doubled_conv, fast_conv.doubled_conv_3x3)
 
 
 def _strided(x: Array, tap: int, kt: int, stride: int) -> Array:
@@ -145,6 +213,23 @@ class Conv2d(nn.Module):
         return y.reshape(*x.shape[:2], *y.shape[1:]) + bias
 
 
+class DoubledConv(nn.Module):
+    """Nearest-neighbour doubling of height and width, then a 3 x 3 convolution of each frame."""
+
+    features: int
+    dtype: str = "float32"
+    impl: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f 2h 2w o"]:
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        fast = resolve("VAE convolutions", self.impl, BY_PLATFORM) == "winograd"
+        conv = _fast_doubled_conv if fast and _is_wide(x, kernel) else _doubled_conv
+        return conv(x, kernel) + bias
+
+
 class RMSNorm(nn.Module):
     """L2 normalisation over channels, times sqrt(C) and a learned gain; statistics in float32."""
 
@@ -182,6 +267,7 @@ class AttentionBlock(nn.Module):
     """Single-head self-attention over the positions of each frame, with a residual."""
 
     dtype: str = "float32"
+    layout: Layout = ONE_DEVICE
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"], cache: Cache, first: bool):
@@ -189,6 +275,7 @@ class AttentionBlock(nn.Module):
         b, f, height, width, c = x.shape
         qkv = Conv2d(3 * c, 1, dtype=self.dtype, name="to_qkv")(RMSNorm(name="norm")(x))
         q, k, v = jnp.split(qkv.reshape(b * f, height * width, 3 * c), 3, axis=-1)
+        k, v = self.layout.constrain(k), self.layout.constrain(v)  # every row sees all of them
         scores = jnp.einsum("nqc,nkc->nqk", q, k, preferred_element_type=jnp.float32) * c**-0.5
         weights = nn.softmax(scores, axis=-1).astype(v.dtype)
         out = jnp.einsum("nqk,nkc->nqc", weights, v).reshape(x.shape)
@@ -233,6 +320,7 @@ class Upsample(nn.Module):
     spatial: bool
     temporal: bool
     dtype: str = "float32"
+    impl: str = "auto"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"], cache: Cache, first: bool):
@@ -249,5 +337,4 @@ class Upsample(nn.Module):
             cache = None
         if not self.spatial:
             return x, cache
-        x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)  # nearest neighbour
-        return Conv2d(c // 2, 3, 1, ((1, 1), (1, 1)), self.dtype, name="resample_1")(x), cache
+        return DoubledConv(c // 2, self.dtype, self.impl, name="resample_1")(x), cache

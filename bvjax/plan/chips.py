@@ -49,6 +49,6 @@ def find_chip(name: str) -> Chip:
 
 def chip_of(device_kind: str) -> Chip | None:
     """The chip of a device as JAX names it (`TPU v5p`, `NVIDIA H200`); None if it is not known."""
-    kind = device_kind.lower().replace(" lite", "e")
+    kind = {"TPU v5": "TPU v5p"}.get(device_kind, device_kind).lower().replace(" lite", "e")
     found = [chip for name, chip in CHIPS.items() if name in kind]
     return found[0] if found else None

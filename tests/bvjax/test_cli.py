@@ -142,7 +142,10 @@ def test_from_a_video(tiny, world, tmp_path, capsys):
         (["--set", "retrieval.kind=psychic"], "it can be semantic"),
         (["--set", "chunk.width=40"], "the nearest is"),
         (["--set", "cfg.memory=-1"], "cfg.memory is -1.0; it must be 0 or more"),
-        (["--set", "vae.conv_impl=fft"], "vae.conv_impl is 'fft'; it can be auto, taps, 3d"),
+        (
+            ["--set", "vae.conv_impl=fft"],
+            "vae.conv_impl is 'fft'; it can be auto, taps, 3d, winograd",
+        ),
         (["--set", "dit.products=int8"], "dit.products is 'int8'; it can be float32, bfloat16"),
         (["--set", "dit.dim=64"], "dit.dim is 32 in these weights"),
         (["--steps", "0"], "sampler.steps is 0"),

@@ -20,7 +20,7 @@ from bvjax.config import (
     TextConfig,
 )
 from bvjax.errors import UserError
-from bvjax.memory.bank import init_bank, make_entry, write
+from bvjax.memory.bank import gather, init_bank, keep_rows, write
 from bvjax.memory.positions import time_bases
 from bvjax.memory.retrieval import (
     assemble,
@@ -44,6 +44,10 @@ MODEL = ModelConfig(
     build=BuildConfig(n_recent=2, n_random=2),
 )
 POSITIONS = np.stack(np.meshgrid(range(L), range(2), range(2), indexing="ij"), -1).reshape(-1, 3)
+
+
+def make_entry(*args, **options):
+    return gather(keep_rows(*args, **options))
 
 
 def chunk_kv(chunk_id, dtype=jnp.float32):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bvjax.config import ChunkConfig, DiTConfig, MemoryConfig, ModelConfig, TextConfig
 from bvjax.errors import UserError
-from bvjax.memory.bank import check, cut, init_bank, make_entry, write
+from bvjax.memory.bank import check, cut, gather, init_bank, keep_rows, write
 from bvjax.memory.positions import time_bases
 from bvjax.memory.retrieval import Active, assemble, retrieve
 from bvjax.memory.storage import decode, encode, storage_dtype
@@ -28,6 +28,10 @@ MODEL = ModelConfig(
     memory=MemoryConfig(slots=8, capacity=8),
 )
 POSITIONS = np.stack(np.meshgrid(range(2), range(2), range(2), indexing="ij"), -1).reshape(-1, 3)
+
+
+def make_entry(*args, **options):
+    return gather(keep_rows(*args, **options))
 
 
 _decode = jax.jit(functools.partial(decode, dtype=None))
@@ -175,3 +179,21 @@ def test_other_values_are_refused(field, value):
     memory = dataclasses.replace(MODEL.memory, **{field: value})
     with pytest.raises(UserError, match=f"memory.{field} is '{value}'; it can be "):
         check(dataclasses.replace(MODEL, memory=memory))
+
+
+@pytest.mark.parametrize("dtype", ("", "int8"))
+def test_rows_written_in_place_are_those_of_an_entry(dtype):
+    model = model_of(dtype)
+    stored = storage_dtype(model)
+    start = jax.jit(init_bank, static_argnums=(0, 1, 2))(model, 1, stored)
+    place = jax.jit(write, static_argnums=(4, 5), donate_argnums=0)
+    apart, inside = start, jax.tree.map(jnp.copy, start)
+    for chunk_id in range(1, 4):
+        keys, values, keep = chunk(chunk_id)
+        kv = ChunkKV(keys=jnp.asarray(keys), values=jnp.asarray(values), salience=None)
+        kept = keep_rows(kv, jnp.asarray(keep), jnp.asarray(POSITIONS), 8, dtype=stored)
+        given = _caption(chunk_id), jnp.int32(chunk_id), model.memory, 2
+        apart = write(apart, gather(kept), *given)
+        inside = place(inside, kept, *given)
+    jax.tree.map(np.testing.assert_array_equal, inside, apart)
+    assert inside.lengths[:, 0, 1:4].min() < 8

@@ -403,7 +403,7 @@ def test_illegal_latents(shape):
 
 
 def test_illegal_conv_impl():
-    with pytest.raises(ValueError, match="conv_impl is 'fast', legal: auto, taps, 3d"):
+    with pytest.raises(ValueError, match="conv_impl is 'fast', legal: auto, taps, 3d, winograd"):
         vae_layers.conv_3d(jnp.zeros((1, 3, 4, 4, 1)), jnp.zeros((3, 3, 3, 1, 1)), impl="fast")
 
 

@@ -1,0 +1,40 @@
+"""What this machine could do at most: its measured rate of one large product."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+BATCH = 10  # products in a row, so that starting one is hidden behind the one before
+
+
+def measured(dtype: str, size: int | None = None) -> float:
+    """FLOP/s of a square product in `dtype` by XLA on the default device, best of five."""
+    import jax
+    import jax.numpy as jnp
+
+    size = size or default_size(jax.devices()[0].platform)
+    x = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
+    product = jax.jit(jnp.matmul)
+
+    def run():
+        made = [product(x, x) for _ in range(BATCH)]
+        jax.block_until_ready(made)
+
+    return BATCH * 2 * size**3 / fastest(run)
+
+
+def default_size(platform: str) -> int:
+    """Rows of the matrices: enough to be limited by arithmetic."""
+    return 2048 if platform == "cpu" else 8192
+
+
+def fastest(run: Callable[[], object], repeat: int = 5) -> float:
+    """Seconds of the fastest of `repeat` calls, after one that compiles."""
+    run()
+    seconds = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

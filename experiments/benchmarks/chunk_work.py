@@ -1,0 +1,100 @@
+"""One chunk step as plain arrays, for who computes it without bvjax's programs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bvjax.config import ModelConfig
+from bvjax.diffusion import solvers
+from bvjax.diffusion.noise import gaussian, initial_noise
+from bvjax.errors import UserError
+from bvjax.generate import steps
+from bvjax.nets.dit import Context, place_features
+from bvjax.nets.rope import angles
+from bvjax.random import purpose_key
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Context: keys (roped) and values [layer, row, head, k], valid rows of each layer."""
+
+    keys: np.ndarray
+    values: np.ndarray
+    similarity: np.ndarray  # [layer, row]
+    lengths: np.ndarray  # [layer]
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkWork:
+    """What a chunk step begins with.  With one layer in `Rows`, all layers see the same rows."""
+
+    model: ModelConfig
+    noise: np.ndarray  # [l, h, w, z]
+    text: np.ndarray  # [rows, width]
+    null_text: np.ndarray
+    angles: np.ndarray  # [n, head_dim / 2], of denoising
+    clean_angles: np.ndarray  # of the clean pass
+    places: np.ndarray  # [n, 24]
+    context: Rows | None
+    null_context: Rows | None  # None: as `context`
+    scale: float
+    levels: np.ndarray  # [steps + 1]
+    labels: np.ndarray  # [steps]
+    fresh: tuple[np.ndarray, ...]  # of sampler.kind="few_step": noise after each step
+
+
+def chunk_work(model: ModelConfig, state: steps.State, given: steps.ChunkInput) -> ChunkWork:
+    """The work that `steps.denoise` and `steps.commit` do for a chunk.
+
+    Raises:
+        UserError: a sampler whose steps the baseline does not take.
+    """
+    sampler, grid = model.sampler, steps.grid_of(model)
+    if sampler.kind not in ("euler", "few_step"):
+        raise UserError(f"sampler.kind is {sampler.kind!r}; the baseline knows euler and few_step")
+    if model.chunk.first == "overlap" or model.dit.fps_embedding or model.cfg.two_banks:
+        raise UserError("the baseline has no overlapping windows, frame rates or second bank")
+    if model.build.context_noise:
+        raise UserError("build.context_noise is not 0; the baseline encodes chunks as they are")
+    look = jax.jit(lambda s, g: steps._look_back(model, s, g, guided=True))
+    selection, context, null_context, base = look(state, given)
+    size = (grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
+    number = int(given.chunk_id) + (model.chunk.first == "joined")
+    positions = np.array(grid.positions(grid.latents_per_chunk))
+    moved = positions + np.array([int(base), 0, 0])
+    encoded = moved if model.build.context == "with" else positions
+    scale = model.cfg.scale
+    if model.cfg.memory and bool(np.asarray(selection.retrieved(model.memory.anchor)).any()):
+        scale = model.cfg.memory
+    key, fresh = steps._solver_key(given), ()
+    if sampler.kind == "few_step":
+        keys = (purpose_key(key, "fresh noise", i) for i in range(sampler.steps))
+        fresh = tuple(np.asarray(gaussian(k, 1, size))[0] for k in keys)
+    turn = lambda p: np.asarray(angles(jnp.asarray(p), model.dit.head_dim, model.dit.rope_theta))
+    return ChunkWork(
+        model,
+        noise=np.asarray(initial_noise(model.noise, given.key, number, size))[0],
+        text=np.asarray(given.text), null_text=np.asarray(given.null_text),
+        angles=turn(moved), clean_angles=turn(encoded),
+        places=np.asarray(place_features(jnp.asarray(positions)[:, 1:])),
+        context=_rows(context), null_context=_rows(null_context), scale=float(scale),
+        levels=np.asarray(solvers.sigmas(sampler)),
+        labels=solvers.timesteps(sampler) / np.float32(solvers.TRAIN_STEPS), fresh=fresh,
+    )  # fmt: skip
+
+
+def one_layer(model: ModelConfig) -> ModelConfig:
+    """`model` with a single layer: a full memory is the same in all of them (`inputs`)."""
+    return dataclasses.replace(model, dit=dataclasses.replace(model.dit, num_layers=1))
+
+
+def _rows(context: Context | None) -> Rows | None:
+    if context is None:
+        return None
+    fields = (context.keys, context.values, context.similarity)
+    keys, values, similarity = (np.asarray(x[:, 0, 0].astype(jnp.float32)) for x in fields)
+    return Rows(keys, values, similarity, np.asarray(context.length)[:, 0, 0])

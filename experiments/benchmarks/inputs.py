@@ -1,0 +1,74 @@
+"""What one chunk step is given: random text and noise, and a memory that is full."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bvjax.config import ModelConfig
+from bvjax.generate import steps
+from bvjax.memory.bank import KVBank
+
+
+def chunk_input(model: ModelConfig, chunk_id: int) -> steps.ChunkInput:
+    """A chunk with random text states; the same in every process."""
+    rng = np.random.default_rng(chunk_id)
+    rows = (model.text.max_length, model.text.dim)
+    text, null = (rng.standard_normal(rows, np.float32) for _ in range(2))
+    return steps.ChunkInput(
+        chunk_id=np.int32(chunk_id), text=text, embedding=text.mean(0), null_text=null,
+        key=jax.random.key(0),
+    )  # fmt: skip
+
+
+def steady_chunk(model: ModelConfig) -> int:
+    """The first chunk by which every slot but one has been written."""
+    return model.memory.slots - model.memory.anchor + (model.chunk.first == "separate")
+
+
+def full_state(model: ModelConfig, chunk_id: int) -> steps.State:
+    """A memory of the chunks before `chunk_id`, whole slots of random rows, one slot free.
+
+    Nothing is then given up for the chunk that is written, so that a step can be repeated.
+    """
+    banks = 1 + model.cfg.two_banks
+    made = [_full_bank(model, chunk_id) for _ in range(banks)]
+    return steps.State(bank=made[0], null_bank=made[1] if banks == 2 else None)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _full_bank(model: ModelConfig, chunk_id: int) -> KVBank:
+    memory, grid = model.memory, steps.grid_of(model)
+    bank = steps.init_state(model).bank
+    first = 0 if model.chunk.first == "joined" else 1
+    latest = range(max(first, chunk_id - (memory.slots - memory.anchor - 1)), chunk_id)
+    ids = [0] * memory.anchor + [i for i in latest if not (memory.anchor and i == 0)]
+    anchor_rows = grid.first_entry_latents // model.dit.patch[0] * grid.tokens_per_latent
+    kept = [min(memory.capacity, grid.tokens_per_chunk)] * len(ids)
+    if memory.anchor:
+        kept[0] = anchor_rows
+    free = [0] * (memory.slots - len(ids))
+    lengths = jnp.asarray([*kept, *free], jnp.int32)
+    local = jnp.asarray(grid.positions(grid.latents_per_chunk))
+    local = local[jnp.arange(memory.capacity) % len(local)]
+    keys = jax.random.split(jax.random.key(1), 3)
+
+    def rows(key, like):
+        """Every slot and layer has the same rows."""
+        return jnp.broadcast_to(jax.random.normal(key, like.shape[3:]), like.shape).astype(
+            like.dtype
+        )
+
+    return bank.replace(
+        keys=rows(keys[0], bank.keys),
+        values=rows(keys[1], bank.values),
+        positions=jnp.broadcast_to(local, bank.positions.shape),
+        lengths=jnp.broadcast_to(lengths, bank.lengths.shape),
+        stored=jnp.broadcast_to(lengths, bank.stored.shape),
+        embedding=jax.random.normal(keys[2], bank.embedding.shape),
+        chunk_id=jnp.asarray([ids + [-1] * len(free)], jnp.int32),
+        valid=jnp.arange(memory.slots)[None] < len(ids),
+    )

@@ -1,0 +1,169 @@
+"""bvjax's side of `against_torch`: programs that are measured, in a process of their own."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some, too
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bvjax.generate import steps
+from bvjax.nets import vae
+from bvjax.nets.dit import WanDiT
+from bvjax.nets.text import UMT5Encoder
+from experiments.benchmarks import about, ceiling, inputs, task, work
+from experiments.benchmarks.chunk_work import one_layer
+from experiments.benchmarks.task import MINUTE, Task
+from experiments.benchmarks.turns import seconds_per_call, serve
+from kernels_pallas.attention import attention
+
+
+def dit(asked: Task) -> Callable[[], jax.Array]:
+    """One pass over the latents of a chunk, without context."""
+    model, params = asked.load("dit")
+    grid, net = steps.grid_of(model), WanDiT(model.dit, model.text.dim)
+    positions = jnp.asarray(grid.positions(grid.latents_per_chunk))[None, None]
+    given = inputs.chunk_input(model, 1)
+    x = jnp.asarray(task.latents(model, grid.latents_per_chunk))[None, None]
+    run = jax.jit(
+        lambda p, x, text: net.apply(
+            {"params": p}, x, jnp.full((1, 1), 0.5), text, positions, fps=model.chunk.fps
+        )[0][0, 0]
+    )
+    return functools.partial(run, params["dit"], x, jnp.asarray(given.text)[None, None])
+
+
+def chunk(asked: Task) -> Callable[[], jax.Array]:
+    """Denoising and the memory write of a chunk behind a full memory."""
+    model, params = asked.load("dit")
+    return _chunk(model, params["dit"])
+
+
+def _chunk(model, params):
+    number = inputs.steady_chunk(model)
+    given, state = inputs.chunk_input(model, number), inputs.full_state(model, number)
+    given = jax.device_put(given)
+    denoise = jax.jit(lambda p, s, g: steps.denoise(p, model, s, g))
+    commit = jax.jit(lambda p, s, g, x: steps.commit(p, model, s, g, x)[0], donate_argnums=1)
+
+    def run():
+        nonlocal state
+        made = denoise(params, state, given)
+        state = commit(params, state, given, made)
+        jax.block_until_ready(state)
+        return made
+
+    return run
+
+
+def decode(asked: Task) -> Callable[[], jax.Array]:
+    """The latents of a chunk as a video of their own, to frames in [-1, 1]."""
+    model, params = asked.load("vae")
+    z = jnp.asarray(task.latents(model, steps.grid_of(model).latents_per_chunk))[None]
+    run = jax.jit(lambda p, z: vae.decode(p, model.vae, z)[0])
+    return functools.partial(run, params["vae"], z)
+
+
+def text(asked: Task) -> Callable[[], jax.Array]:
+    """One caption."""
+    model, params = asked.load("text")
+    ids, mask = task.caption(model)
+    run = jax.jit(lambda p, i, m: UMT5Encoder(model.text).apply({"params": p}, i, m)[0])
+    return functools.partial(run, params["text"], jnp.asarray(ids), jnp.asarray(mask))
+
+
+def minute(asked: Task) -> Callable[[], jax.Array]:
+    """15 chunk steps and the decoding of as many chunks, piece by piece."""
+    model, params = asked.load("dit", "vae")
+    step, count = _chunk(model, params["dit"]), steps.grid_of(model).latents_per_chunk
+    z = jnp.asarray(task.latents(model, 1 + MINUTE * count))[None]
+    run = jax.jit(
+        lambda p, s, z, first: vae.decode_stream(p, model.vae, s, z, first=first),
+        static_argnums=3,
+    )
+
+    def whole():
+        for _ in range(MINUTE):
+            step()
+        state = vae.init_decode_state(model.vae, 1, model.chunk.height, model.chunk.width)
+        state, frames = run(params["vae"], state, z[:, :1], True)
+        for i in range(MINUTE):
+            piece = z[:, 1 + i * count : 1 + (i + 1) * count]
+            state, frames = run(params["vae"], state, piece, False)
+        return frames[0]
+
+    return whole
+
+
+def attend(asked: Task) -> Callable[[], jax.Array]:
+    """Attention alone: every query over every key."""
+    n, s, heads, width = asked.shape
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (
+        jax.random.normal(key, (1, rows, heads, width)).astype(asked.dtype)
+        for key, rows in zip(keys, (n, s, s), strict=True)
+    )
+    return functools.partial(jax.jit(attention), q, k, v)
+
+
+BUILD = dict(dit=dit, chunk=chunk, vae=decode, text=text, minute=minute, attention=attend)
+
+
+@functools.lru_cache(maxsize=1)
+def program(asked: Task) -> Callable[[], jax.Array]:
+    """What the last request asked for stays, and only that."""
+    return BUILD[asked.pair](asked)
+
+
+def operations(asked: Task) -> float:
+    """Floating-point operations of a call, 0 where they are not counted."""
+    if asked.pair == "attention":
+        n, s, heads, width = asked.shape
+        return 4.0 * n * s * heads * width
+    if asked.pair not in ("dit", "chunk", "vae"):
+        return 0.0
+    model = asked.load()[0]
+    tokens, count = steps.grid_of(model).tokens_per_chunk, steps.grid_of(model).latents_per_chunk
+    if asked.pair == "vae":
+        return work.vae_decode(model, count, first=True)
+    if asked.pair == "dit":
+        return work.dit_forward(model, tokens)
+    number, one = inputs.steady_chunk(model), one_layer(model)
+    state, given = inputs.full_state(one, number), inputs.chunk_input(one, number)
+    rows = work.context_rows(one, state, given)
+    return work.denoise(model, tokens, rows) + work.commit(model, tokens, rows)
+
+
+def answer(request: dict) -> float | str:
+    """Seconds of a call.
+
+    {"version": true}, {"device": true}: what this is; {"ceiling": dtype}: FLOP/s of a large product; {"operations":
+    task}; {"save": path, "task": task}: one call, whose result goes to a file; {"task": task}.
+    """
+    if "version" in request:
+        return f"jax {importlib.metadata.version('jax')}"
+    if "device" in request:
+        return about.device()
+    if "ceiling" in request:
+        return ceiling.measured(request["ceiling"])
+    if "operations" in request:
+        return operations(Task.of(request["operations"]))
+    run = program(Task.of(request["task"]))
+    if "save" in request:
+        start = time.perf_counter()
+        made = np.asarray(run().astype(jnp.float32))
+        np.save(request["save"], made)
+        return time.perf_counter() - start
+    return seconds_per_call(lambda: jax.block_until_ready(run()))
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_compilation_cache", False)
+    serve(task.guarded(answer))

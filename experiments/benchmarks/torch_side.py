@@ -1,0 +1,194 @@
+"""PyTorch's side of `against_torch`: the same programs eager, in inference mode, with SDPA.
+
+On a GPU each block of the DiT is compiled, too (`torch.compile`), where a request says so; the VAE
+and the text encoder are those of diffusers and transformers, and so is the DiT of the pair `dit`
+where diffusers is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # which only makes the inputs here
+
+import numpy as np
+import torch
+
+from bvjax.convert import layouts
+from bvjax.generate import steps
+from bvjax.nets import vae
+from experiments.benchmarks import ceiling, inputs, task
+from experiments.benchmarks.chunk_work import chunk_work, one_layer
+from experiments.benchmarks.task import MINUTE, Task
+from experiments.benchmarks.torch_chunk import ChunkStep, network, state_dict
+from experiments.benchmarks.turns import seconds_per_call, serve
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CLASSES = Path(layouts.__file__).parent / "torch_classes"
+
+
+def _dtype(asked: Task) -> torch.dtype:
+    return getattr(torch, asked.dtype)
+
+
+def dit(asked: Task) -> Callable[[], torch.Tensor]:
+    model, params = asked.load("dit")
+    grid, plain = steps.grid_of(model), layouts.plain_dit(model.dit)
+    x = torch.tensor(task.latents(model, grid.latents_per_chunk), device=DEVICE)
+    text = torch.tensor(inputs.chunk_input(model, 1).text, device=DEVICE, dtype=_dtype(asked))[None]
+    if not (plain and importlib.util.find_spec("diffusers")):
+        net = network(model, params["dit"], DEVICE, _dtype(asked))
+        made = chunk_work(model, inputs.full_state(model, 1), inputs.chunk_input(model, 1))
+        put = lambda a: torch.tensor(a, device=DEVICE)
+        rope = put(made.clean_angles).cos(), put(made.clean_angles).sin()
+        return lambda: net(x, 0.5, text, rope, put(made.places).to(_dtype(asked)))
+    from diffusers import WanTransformer3DModel
+
+    config = layouts.config_file(model, "dit", "diffusers")[1]
+    module = WanTransformer3DModel.from_config(config)
+    module.load_state_dict(state_dict(model, "dit", "diffusers", params["dit"]))
+    module = _moved(module, asked)
+    x, level = x.permute(3, 0, 1, 2)[None].to(_dtype(asked)), torch.tensor([500.0], device=DEVICE)
+    return lambda: module(x, level, text, return_dict=False)[0][0].permute(1, 2, 3, 0)
+
+
+def chunk(asked: Task, compiled: bool = False) -> Callable[[], torch.Tensor]:
+    model, params = asked.load("dit")
+    number, one = inputs.steady_chunk(model), one_layer(model)
+    made = chunk_work(one, inputs.full_state(one, number), inputs.chunk_input(one, number))
+    net = network(model, params["dit"], DEVICE, _dtype(asked))
+    if compiled:
+        for block in net.blocks:
+            block.compile()
+    step = ChunkStep(net, made)
+    return lambda: step()[0]
+
+
+def decode(asked: Task) -> Callable[[], torch.Tensor]:
+    model, params = asked.load("vae")
+    module = _autoencoder(model, params["vae"], asked)
+    z = _raw(model, task.latents(model, steps.grid_of(model).latents_per_chunk), asked)
+    return lambda: _decoded(module, z)
+
+
+def text(asked: Task) -> Callable[[], torch.Tensor]:
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    model, params = asked.load("text")
+    config = layouts.config_file(model, "text", "diffusers")[1]
+    module = UMT5EncoderModel(UMT5Config(**config))
+    module.load_state_dict(state_dict(model, "text", "transformers", params["text"]), strict=False)
+    module = _moved(module, asked)
+    ids, mask = (torch.tensor(x, device=DEVICE).long() for x in task.caption(model))
+    # the rows of padding are cut off
+    return lambda: module(ids, mask).last_hidden_state[0] * mask[0, :, None]
+
+
+def minute(asked: Task, compiled: bool = False) -> Callable[[], torch.Tensor]:
+    model, params = asked.load("dit", "vae")
+    step, count = chunk(asked, compiled), steps.grid_of(model).latents_per_chunk
+    module = _autoencoder(model, params["vae"], asked)
+    z = _raw(model, task.latents(model, 1 + MINUTE * count), asked)
+
+    def whole():
+        for _ in range(MINUTE):
+            step()
+        return _decoded(module, z)[-4 * count :]
+
+    return whole
+
+
+def attend(asked: Task) -> Callable[[], torch.Tensor]:
+    n, s, heads, width = asked.shape
+    q, k, v = (
+        torch.randn(1, rows, heads, width, device=DEVICE, dtype=_dtype(asked)).transpose(1, 2)
+        for rows in (n, s, s)
+    )
+    return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def _autoencoder(model, params, asked: Task):
+    from diffusers import AutoencoderKLWan
+
+    config = layouts.config_file(model, "vae", "diffusers")[1]
+    kind = AutoencoderKLWan
+    if "auto_map" in config:
+        from bvjax.convert.torch_classes.autoencoder_bvjax import BvjaxAutoencoderKL as kind
+    config = {k: v for k, v in config.items() if k != "auto_map"}
+    module = kind.from_config(config)
+    module.load_state_dict(state_dict(model, "vae", "diffusers", params))
+    return _moved(module, asked)
+
+
+def _moved(module, asked: Task):
+    module = module.to(DEVICE).eval()
+    return module if asked.dtype == "float32" else module.to(_dtype(asked))
+
+
+def _raw(model, latents: np.ndarray, asked: Task) -> torch.Tensor:
+    raw = np.array(vae.denormalise(model.vae, latents))
+    return torch.tensor(raw, device=DEVICE, dtype=_dtype(asked)).permute(3, 0, 1, 2)[None]
+
+
+def _decoded(module, z: torch.Tensor) -> torch.Tensor:
+    return module.decode(z, return_dict=False)[0][0].permute(1, 2, 3, 0)
+
+
+BUILD = dict(dit=dit, chunk=chunk, vae=decode, text=text, minute=minute, attention=attend)
+
+
+@functools.lru_cache(maxsize=1)
+def program(asked: Task, compiled: bool) -> Callable[[], torch.Tensor]:
+    """What the last request asked for stays, and only that."""
+    more = dict(compiled=True) if compiled else {}
+    return BUILD[asked.pair](asked, **more)
+
+
+def product(dtype: str) -> float:
+    """FLOP/s, as `ceiling.measured`."""
+    size = ceiling.default_size(DEVICE)
+    x = torch.randn(size, size, device=DEVICE, dtype=getattr(torch, dtype))
+
+    def run():
+        for _ in range(ceiling.BATCH):
+            x @ x
+        _wait()
+
+    return ceiling.BATCH * 2 * size**3 / ceiling.fastest(run)
+
+
+def _wait() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+@torch.inference_mode()
+def answer(request: dict) -> float | str:
+    """As `jax_side.answer`; {"compiled": true} compiles the blocks of the DiT."""
+    if "version" in request:
+        return f"torch {torch.__version__}"
+    if "ceiling" in request:
+        return product(request["ceiling"])
+    run = program(Task.of(request["task"]), request.get("compiled", False))
+
+    def whole():
+        made = run()
+        _wait()
+        return made
+
+    if "save" in request:
+        start = time.perf_counter()
+        np.save(request["save"], whole().float().cpu().numpy())
+        return time.perf_counter() - start
+    return seconds_per_call(whole)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.backends.cuda.matmul.allow_tf32 = False
+    serve(task.guarded(answer))
