@@ -16,9 +16,12 @@ KEY = jax.random.key(5)
 # Six slots for more entries: some are evicted.
 CASES = {
     "int8": dict(memory={"dtype": "int8"}, cfg={"memory": 3.0}),
-    "fp8": dict(memory={"dtype": "float8_e4m3fn", "evict": "oldest"}, cfg={"scale": 1.0}),
+    "fp8": dict(
+        memory={"dtype": "float8_e4m3fn", "evict": "oldest", "capacity": 8},
+        retrieval={"dense_recent": True},
+        cfg={"scale": 1.0},
+    ),
     "with": dict(build={"context": "with"}, cfg={"bank": "two"}),
-    "dense": dict(retrieval={"dense_recent": True}, memory={"capacity": 8}, cfg={"scale": 1.0}),
     "overlap": dict(chunk={"first": "overlap"}, build={"context": "with"}, cfg={"scale": 1.0}),
     "alone": dict(retrieval={"recent": 0, "l": 0}, memory={"anchor": False}, cfg={"scale": 1.0}),
 }
