@@ -16,6 +16,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from bvjax import compilation
 from bvjax.errors import UserError
 from experiments.evaluation.judge import DEFAULT
 from experiments.evaluation.memory import ARMS
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> int:
                 raise UserError(f"there is no results file {_TABLE.value}")
             print(table(Results(_TABLE.value).parts))
             return 0
+        compilation.keep_programs()
         evaluate()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

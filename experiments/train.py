@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from bvjax import compilation
 from bvjax.errors import UserError
 from experiments import wiring
 
@@ -35,9 +36,11 @@ def main(argv: list[str]) -> int:
     try:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}")
-        stopped_by = wiring.train(
-            _CONFIG.value, Path(_WORKDIR.value), _INIT_FROM.value, _WEIGHTS.value
-        )
+        compilation.keep_programs()
+        with compilation.announced(logging.info, "this config"):
+            stopped_by = wiring.train(
+                _CONFIG.value, Path(_WORKDIR.value), _INIT_FROM.value, _WEIGHTS.value
+            )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
