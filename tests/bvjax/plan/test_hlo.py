@@ -1,0 +1,43 @@
+"""Collectives read from the text of compiled programs."""
+
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh
+
+from bvjax.plan.hlo import axes_of, collectives
+
+MESH = AbstractMesh((2, 4), ("data", "context"))
+OP = 'metadata={op_name="jit(denoise)/blocks/all_gather"}'
+
+
+@pytest.mark.parametrize("line, kind, axes, size", [
+    (f"%a = bf16[8,16]{{1,0}} all-gather(%x), replica_groups={{{{0,1,2,3}},{{4,5,6,7}}}}, {OP}",
+     "all-gather", ("context",), 256),
+    (f"%a = (bf16[2,16], bf16[8,16]) all-gather-start(%x), replica_groups=[2,4]<=[8], {OP}",
+     "all-gather", ("context",), 256),
+    (f"%a = f32[4]{{0}} all-reduce(%x), replica_groups=[4,2]<=[2,4]T(1,0), {OP}",
+     "all-reduce", ("data",), 16),
+    (f"%a = (f32[4], s32[2]) all-reduce(%x, %y), replica_groups={{}}, {OP}",
+     "all-reduce", ("data", "context"), 24),
+    (f"%a = (f32[6], f32[6], u32[], u32[]) collective-permute-start(%x), "
+     f"source_target_pairs={{{{0,1}},{{1,2}},{{2,3}},{{3,0}}}}, {OP}",
+     "collective-permute", ("context",), 24),
+    (f"%a = s8[10]{{0}} all-to-all(%x), replica_groups={{{{0,1,2,3}},{{4,5,6,7}}}}, {OP}",
+     "all-to-all", ("context",), 10),
+])  # fmt: skip
+def test_kind_axes_and_bytes(line, kind, axes, size):
+    (found,) = collectives(f"ENTRY %main {{\n  {line}\n}}\n", MESH, lambda name: 3)
+    assert (found.kind, found.axes, found.bytes) == (kind, axes, size)
+    assert found.times == 3 and found.received == 3 * size
+
+
+def test_what_finishes_an_exchange_or_only_uses_its_name_is_none():
+    text = "%d = bf16[8] all-gather-done(%a)\n%f = f32[8] fusion(%all-gather.1), calls=%c"
+    assert collectives(text, MESH, lambda name: 1) == []
+
+
+def test_axes_are_the_fewest_that_hold_the_groups():
+    places = np.arange(8).reshape(2, 4)
+    assert axes_of(places.tolist(), MESH) == ("context",)
+    assert axes_of(places.T.tolist(), MESH) == ("data",)
+    assert axes_of([list(range(8))], MESH) == ("data", "context")
