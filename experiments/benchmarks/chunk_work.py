@@ -64,9 +64,8 @@ def chunk_work(model: ModelConfig, state: steps.State, given: steps.ChunkInput) 
     selection, context, null_context, base = look(state, given)
     size = (grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
     number = int(given.chunk_id) + (model.chunk.first == "joined")
-    positions = np.array(grid.positions(grid.latents_per_chunk))
-    moved = positions + np.array([int(base), 0, 0])
-    encoded = moved if model.build.context == "with" else positions
+    base = int(base)
+    encoded = base if model.build.context == "with" else 0
     scale = model.cfg.scale
     if model.cfg.memory and bool(np.asarray(selection.retrieved(model.memory.anchor)).any()):
         scale = model.cfg.memory
@@ -74,17 +73,24 @@ def chunk_work(model: ModelConfig, state: steps.State, given: steps.ChunkInput) 
     if sampler.kind == "few_step":
         keys = (purpose_key(key, "fresh noise", i) for i in range(sampler.steps))
         fresh = tuple(np.asarray(gaussian(k, 1, size))[0] for k in keys)
-    turn = lambda p: np.asarray(angles(jnp.asarray(p), model.dit.head_dim, model.dit.rope_theta))
     return ChunkWork(
         model,
         noise=np.asarray(initial_noise(model.noise, given.key, number, size))[0],
         text=np.asarray(given.text), null_text=np.asarray(given.null_text),
-        angles=turn(moved), clean_angles=turn(encoded),
-        places=np.asarray(place_features(jnp.asarray(positions)[:, 1:])),
+        angles=positions_of(model, base)[0], clean_angles=positions_of(model, encoded)[0],
+        places=positions_of(model)[1],
         context=_rows(context), null_context=_rows(null_context), scale=float(scale),
         levels=np.asarray(solvers.sigmas(sampler)),
         labels=solvers.timesteps(sampler) / np.float32(solvers.TRAIN_STEPS), fresh=fresh,
     )  # fmt: skip
+
+
+def positions_of(model: ModelConfig, base: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """RoPE angles of a chunk that begins at latent frame `base`, and features of its places."""
+    grid, dit = steps.grid_of(model), model.dit
+    positions = jnp.asarray(grid.positions(grid.latents_per_chunk, base))
+    turned = angles(positions, dit.head_dim, dit.rope_theta)
+    return np.asarray(turned), np.asarray(place_features(positions[:, 1:]))
 
 
 def one_layer(model: ModelConfig) -> ModelConfig:

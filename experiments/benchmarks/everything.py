@@ -37,7 +37,7 @@ class Part:
     Attributes:
         limit: seconds after which it is stopped.
         record: it writes no section itself; what it prints becomes one.
-        torch: needs PyTorch, here or in .venv-torch.
+        torch: needs PyTorch, here or in .venv-torch, on the device that JAX has.
     """
 
     name: str
@@ -88,20 +88,20 @@ CPU = (
 )  # fmt: skip
 ACCELERATOR = (
     Part("tests/accelerator", "pytest",
-         ("--confcutdir=tests/accelerator", "tests/accelerator", "-q", "-rs"), 100, record=True),
+         ("--confcutdir=tests/accelerator", "tests/accelerator", "-q", "-rs"), 90, record=True),
     Part("attention against PyTorch", HERE + "against_torch",
          ("--pair", "attention", "--dtype", "bfloat16", "--shapes", "25600x102400x12x128",
-          "4680x32760x12x128", "--write-docs"), 60, torch=True),
+          "4680x32760x12x128", "--write-docs"), 50, torch=True),
     Part("self-forcing, stages", HERE + "stages",
-         (*FEW, "--parts", "dit", "vae", "--chunks", "6", "--full-memory", "--write-docs"), 100),
+         (*FEW, "--parts", "dit", "vae", "--chunks", "6", "--full-memory", "--write-docs"), 140),
     Part("wan-1.3b, chunk step", HERE + "stages",
          ("--preset", "wan-1.3b",
           *_set("memory.slots=6", "sampler.steps=2", "dit.remat=none"),
-          "--parts", "dit", "--chunks", "2", "--full-memory", "--write-docs"), 100),
+          "--parts", "dit", "--chunks", "2", "--full-memory", "--write-docs"), 110),
     Part("self-forcing against PyTorch", HERE + "against_torch",
-         (*FEW, "--pair", "chunk", "--dtype", "bfloat16", "--compiled", "--write-docs"), 150,
+         (*FEW, "--pair", "chunk", "--dtype", "bfloat16", "--compiled", "--write-docs"), 140,
          torch=True),
-    Part("kernels", HERE + "kernels", (), 60, record=True),
+    Part("kernels", HERE + "kernels", (), 50, record=True),
 )  # fmt: skip
 PARTS = {"cpu": CPU, "accelerator": ACCELERATOR}
 
@@ -156,7 +156,7 @@ def run(parts: Sequence[Part], out: Path, title: str) -> str:
 
 def _run_part(part: Part, out: Path, environment: dict, device: str, performance: Path) -> str:
     """Runs one part; a row about how it went."""
-    why = _missing(part)
+    why = _missing(part, device)
     if why:
         return f"| {part.name} | | left out: {why} |"
     print(f"\n== {part.name}", flush=True)
@@ -190,8 +190,10 @@ def _run_part(part: Part, out: Path, environment: dict, device: str, performance
     return f"| {part.name} | {passed:.0f} | {outcome} |"
 
 
-def _missing(part: Part) -> str | None:
+def _missing(part: Part, device: str) -> str | None:
     """Why a part cannot run here."""
+    if part.torch and device.startswith("TPU"):
+        return "PyTorch would not run on this device"
     if importlib.util.find_spec(part.module) is None:
         return f"there is no {part.module}"
     installed = importlib.util.find_spec("torch") or (ROOT / ".venv-torch/bin/python").exists()

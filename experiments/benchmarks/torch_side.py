@@ -23,7 +23,7 @@ from bvjax.convert import layouts
 from bvjax.generate import steps
 from bvjax.nets import vae
 from experiments.benchmarks import ceiling, inputs, task
-from experiments.benchmarks.chunk_work import chunk_work, one_layer
+from experiments.benchmarks.chunk_work import chunk_work, one_layer, positions_of
 from experiments.benchmarks.task import MINUTE, Task
 from experiments.benchmarks.torch_chunk import ChunkStep, network, state_dict
 from experiments.benchmarks.turns import seconds_per_call, serve
@@ -43,10 +43,9 @@ def dit(asked: Task) -> Callable[[], torch.Tensor]:
     text = torch.tensor(inputs.chunk_input(model, 1).text, device=DEVICE, dtype=_dtype(asked))[None]
     if not (plain and importlib.util.find_spec("diffusers")):
         net = network(model, params["dit"], DEVICE, _dtype(asked))
-        made = chunk_work(model, inputs.full_state(model, 1), inputs.chunk_input(model, 1))
-        put = lambda a: torch.tensor(a, device=DEVICE)
-        rope = put(made.clean_angles).cos(), put(made.clean_angles).sin()
-        return lambda: net(x, 0.5, text, rope, put(made.places).to(_dtype(asked)))
+        places = torch.tensor(positions_of(model)[1], device=DEVICE, dtype=_dtype(asked))
+        turn = torch.tensor(positions_of(model)[0], device=DEVICE)
+        return lambda: net(x, 0.5, text, (turn.cos(), turn.sin()), places)
     from diffusers import WanTransformer3DModel
 
     config = layouts.config_file(model, "dit", "diffusers")[1]
