@@ -184,8 +184,9 @@ def chunk_flops(model: ModelConfig) -> Counter:
 
 
 def _decode(model, params, latents):
-    start = vae.init_decode_state(model.vae, 1, model.chunk.height, model.chunk.width)
-    return vae.decode_stream(params, model.vae, start, latents[None], first=False)[1]
+    config = dataclasses.replace(model.vae, conv_impl="3d")  # as an accelerator has it
+    start = vae.init_decode_state(config, 1, model.chunk.height, model.chunk.width)
+    return vae.decode_stream(params, config, start, latents[None], first=False)[1]
 
 
 def _vae_params(model: ModelConfig) -> Any:
