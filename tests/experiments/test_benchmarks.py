@@ -27,6 +27,7 @@ from experiments.benchmarks import (
     work,
 )
 
+pytestmark = pytest.mark.slow  # runs whole benchmarks
 SMALL = everything.TINY[1::2]  # the overrides alone
 # What a borrowed machine may lack: none of it may be needed to measure there.
 MISSING = (

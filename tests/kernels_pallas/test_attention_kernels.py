@@ -76,6 +76,7 @@ def test_ragged_lengths(form):
     assert not np.any(np.asarray(out[0], np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", KERNELS)
 def test_gradients_under_a_mask(form):
     mask = np.random.default_rng(1).random((ROWS, KEYS)) < 0.4

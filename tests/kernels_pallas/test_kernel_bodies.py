@@ -22,6 +22,7 @@ from kernels_pallas import (
     probe_scores_tpu,
 )
 
+pytestmark = pytest.mark.slow  # kernels are interpreted
 SCORES = {"mosaic": probe_scores_tpu, "triton": probe_scores_gpu}
 GATHER = {"mosaic": kv_gather_tpu, "triton": kv_gather_gpu}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -12,6 +12,7 @@ from bvjax.generate import rollout as rollouts
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.rollout import rebuild_bank, rollout, stream
 
+pytestmark = pytest.mark.slow  # compiles streams of many kinds
 KEY = jax.random.key(5)
 # Six slots for more entries: some are evicted.
 CASES = {

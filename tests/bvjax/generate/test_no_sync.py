@@ -9,6 +9,8 @@ import pytest
 from bvjax.generate import rollout, steps
 from bvjax.generate.conditions import Conditions
 
+pytestmark = pytest.mark.slow
+
 
 def conditions(model, count):
     rng = np.random.default_rng(0)
