@@ -63,9 +63,8 @@ def look(params, model, state, given, latents):
         net, params, model, given, context, null, positions, model.cfg.memory or model.cfg.scale
     )
     noise = normal(jax.random.key(1), latents.shape)
-    x = [flow.interpolate(latents, noise, sigma)[None] for sigma in SIGMAS]
-    made = [velocity(x, sigma) for x, sigma in zip(x, SIGMAS, strict=True)]
-    return context.keys, context.values, jnp.stack(made)
+    at = lambda sigma: velocity(flow.interpolate(latents, noise, sigma)[None], sigma)
+    return context.keys, context.values, jax.lax.map(at, jnp.asarray(SIGMAS))
 
 
 def measure(params: Any, model: ModelConfig, conditions: Any, story: dict[int, Any]) -> list[tuple]:
