@@ -50,7 +50,11 @@ class Program:
 
     def close(self) -> None:
         self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:  # it has answered all that it was asked
+            self._process.kill()
+            self._process.wait()
 
 
 def seconds_per_call(call: Callable[[], Any]) -> float:
