@@ -17,23 +17,23 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## virtual environment with the pinned requirements
 
-# $(call install,FOLDER,REQUIREMENTS)
+# $(call install,FOLDER,WHAT PIP INSTALLS)
 define install
 	@command -v $(PYTHON) >/dev/null || { echo "bvjax needs $(PYTHON): install Python 3.11 (Debian: apt install python3.11 python3.11-venv) or set PYTHON=..."; exit 2; }
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2)
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . 2>/dev/null \
 	  || $(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 endef
 
 $(STAMP): requirements.txt pyproject.toml
-	$(call install,$(VENV),requirements.txt)
+	$(call install,$(VENV),-r requirements.txt)
 
 setup-torch: $(STAMP_TORCH)  ## another with PyTorch, diffusers and transformers beside them (2.5 GB)
 
 $(STAMP_TORCH): requirements.txt requirements-torch.txt pyproject.toml
-	$(call install,$(VENV_TORCH),requirements-torch.txt)
+	$(call install,$(VENV_TORCH),-r requirements-torch.txt)
 
 setup-aot: $(STAMP_AOT)  ## another with compilers for TPUs and NVIDIA GPUs, which need no device (4.4 GB)
 
