@@ -27,6 +27,7 @@ from bvjax.generate import source_video
 from bvjax.generate.run_dir import RunDir
 from bvjax.generate.source_video import Frame
 from bvjax.nets import vae
+from bvjax.sharding import ONE_DEVICE, Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +102,12 @@ def take(
     return Prefix(path, model, held, num_frames, sha256)
 
 
-def encode_given(run: RunDir, params: Any) -> Iterator[Encoding]:
+def encode_given(run: RunDir, params: Any, layout: Layout = ONE_DEVICE) -> Iterator[Encoding]:
     """Encodes the chunks of a run that its video gives, unless all are on disk, and saves them.
 
     Args:
         params: of the VAE.
+        layout: the devices that share the work.
 
     Yields after every latent frame.
 
@@ -119,7 +121,7 @@ def encode_given(run: RunDir, params: Any) -> Iterator[Encoding]:
     if len(done) == len(sizes):
         return
     encoded, total = 0, sum(new for new, _ in sizes.values())
-    for chunk_id, latents in encode_chunks(params, model, count, run.video_frames()):
+    for chunk_id, latents in encode_chunks(params, model, count, run.video_frames(), layout):
         encoded += 1
         if latents is not None and chunk_id not in done:
             run.save_latents(chunk_id, latents)
@@ -127,13 +129,18 @@ def encode_given(run: RunDir, params: Any) -> Iterator[Encoding]:
 
 
 def encode_chunks(
-    params: Any, model: ModelConfig, count: int, frames: Iterable[Frame]
+    params: Any,
+    model: ModelConfig,
+    count: int,
+    frames: Iterable[Frame],
+    layout: Layout = ONE_DEVICE,
 ) -> Iterator[tuple[int, Float[np.ndarray, "l h w z"] | None]]:
     """Clean latents of the first `count` chunks of a video, as `rollout.stream` would yield them.
 
     Args:
         params: of the VAE.
         frames: as many as `count` chunks have, or more.
+        layout: the devices that share the work.
 
     Yields:
         (chunk id, None) after each latent frame, (chunk id, latents) with a chunk's last one.
@@ -145,14 +152,15 @@ def encode_chunks(
     params = jax.device_put({name: params[name] for name in vae.ENCODING})
     pictures, chunk = iter(frames), model.chunk
     apart = chunk.first == "overlap" and chunk.history == "pixels"
-    latents = _encode_frames(params, model, pictures)
+    latents = _encode_frames(params, model, pictures, layout)
     shared: list[Frame] = []
     kept: list[np.ndarray] = []
     for chunk_id, (new, size) in _latents_of(model, count).items():
         if apart:
             fresh = chunk.overlap_frames + chunk.frames - len(shared)
             window = shared + list(itertools.islice(pictures, fresh))
-            latents, shared = _encode_frames(params, model, window), window[-chunk.overlap_frames :]
+            latents = _encode_frames(params, model, window, layout)
+            shared = window[-chunk.overlap_frames :]
         for left in reversed(range(new)):
             try:
                 kept.append(next(latents))
@@ -177,21 +185,21 @@ def _latents_of(model: ModelConfig, count: int) -> dict[int, tuple[int, int]]:
 
 
 def _encode_frames(
-    params: Any, model: ModelConfig, frames: Iterable[Frame]
+    params: Any, model: ModelConfig, frames: Iterable[Frame], layout: Layout
 ) -> Iterator[Float[np.ndarray, "1 h w z"]]:
     """One latent frame after the other: of the first frame, then of four frames each."""
     frames, chunk = iter(frames), model.chunk
     state, first = vae.init_encode_state(model.vae, 1, chunk.height, chunk.width), True
     length = 1
     while len(piece := list(itertools.islice(frames, length))) == length:
-        state, latents = _encode(params, model.vae, state, np.stack(piece), first=first)
+        state, latents = _encode(params, model.vae, state, np.stack(piece), layout, first=first)
         yield np.asarray(latents)
         first, length = False, TIME_STRIDE
 
 
-@functools.partial(jax.jit, static_argnames=("config", "first"), donate_argnames="state")
-def _encode(params, config, state, frames, *, first):
+@functools.partial(jax.jit, static_argnames=("config", "layout", "first"), donate_argnames="state")
+def _encode(params, config, state, frames, layout, *, first):
     state, latents = vae.encode_stream(
-        params, config, state, vae.to_float(frames)[None], first=first
+        params, config, state, frames[None], first=first, layout=layout
     )
     return state, latents[0]

@@ -163,7 +163,7 @@ def stream(
         if latents is None:
             prefix = image_latent if chunk_id == grid.chunk_ids[0] and first != "separate" else None
             if before is not None:
-                prefix = overlap_prefix(vae_params, model, before)
+                prefix = overlap_prefix(vae_params, model, before, layout)
             given = chunks[chunk_id][-1]
             seen = bank.seen(chunk_id)
             latents = _denoise(params, model, seen, given, prefix, layout=layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ class RunReport:
     def __init__(self, run: RunDir):
         self.run = run
         self.last, self.frames = None, 0
-        self.drift: dict[int, drift_report.ChunkDrift] = {}
+        self.drift: dict[int, Callable[[], drift_report.ChunkDrift]] = {}
         self.memory: dict[int, dict[str, Any]] = {}
         self.stills: list[np.ndarray] = []
 
@@ -30,9 +31,12 @@ class RunReport:
         report: ChunkReport | None,
         seconds: dict[str, float],
     ) -> None:
-        """Measures chunk `number` (0: the guidance frame, which only is what came before)."""
+        """Measures chunk `number` (0: the guidance frame, which only is what came before).
+
+        Does not wait for the device, which may be busy with the next chunk.
+        """
         if number > 0:
-            self.drift[number] = drift_report.measure_chunk(frames, self.last)
+            self.drift[number] = drift_report.measure_later(frames, self.last)
             self.memory[number] = {
                 "frames": [self.frames, self.frames + len(frames)],
                 **self._memory(report),
@@ -58,7 +62,8 @@ class RunReport:
                 "width": chunk.width,
             },
         }
-        report = drift_report.report(run.captions, self.drift, self.memory, about)
+        drift = {number: measured() for number, measured in self.drift.items()}
+        report = drift_report.report(run.captions, drift, self.memory, about)
         name = run.title or run.path.name
         headline = f"{name}  ·  {self.frames / chunk.fps:.0f} s  ·  seed {run.settings.seed}"
         run.save_bytes("report.png", report_picture.draw(report, self.stills, headline))

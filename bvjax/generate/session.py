@@ -34,7 +34,13 @@ FREE = ("dit.dtype", "dit.remat", "text.dtype")  # weights do not fix these
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """One finished chunk (0: the guidance frame), with the seconds each part of it took."""
+    """One finished chunk (0: the guidance frame), with the seconds that passed for it.
+
+    `generate` is from the chunk before to latents on disk, `decode` from there to frames, `write`
+    until they are in the video; `text` is what came before the first.  They add up to the run but for
+    what the report measures.  The device begins with a chunk while the one before is written, so
+    `generate` is what was left to wait for.
+    """
 
     chunk: int
     fresh: bool  # False: it was on disk already
@@ -135,9 +141,9 @@ def produce(
     image = run.image()
     image_latent = None
     if image is not None:
-        image_latent = decoding.encode_image(bundle.params["vae"], model, image)
+        image_latent = decoding.encode_image(bundle.params["vae"], model, image, bundle.layout)
     if not only_report:
-        yield from encode_given(run, bundle.params["vae"])
+        yield from encode_given(run, bundle.params["vae"], bundle.layout)
     ids = ([0] if model.chunk.first == "separate" else []) + list(run.grid.chunk_ids)
     done = run.load_latents(ids)
     if only_report:
@@ -173,8 +179,10 @@ def decode(run: RunDir, bundle: Bundle) -> int:
         raise UserError(f"the run {run.path} has no finished chunk yet; resume it first")
     with video_io.VideoWriter(run.video, model.chunk.fps, run.settings.scale) as writer:
         for latents in done.values():
-            state, piece = decoding.decode_piece(bundle.params["vae"], model, state, latents)
-            writer.write(piece)
+            state, piece = decoding.decode_piece(
+                bundle.params["vae"], model, state, latents, bundle.layout
+            )
+            writer.write(np.asarray(piece))
             frames += len(piece)
     return frames
 
@@ -300,25 +308,31 @@ def _follow(
     writer: video_io.VideoWriter | None,
     seconds: dict[str, float],
 ) -> Iterator[Progress]:
-    """Saves, decodes, writes and measures each piece as it comes."""
-    model, state = run.settings.model, None
-    while True:
-        clock = [time.perf_counter()]
-        piece = next(pieces, None)
-        if piece is None:
-            return
+    """Saves, decodes, writes and measures each piece as it comes.
+
+    The next chunk is asked for as soon as the latents of this one are on disk, before its frames are
+    there, so that the device never waits for the disk, the video or the report.
+    """
+    model, state, params = run.settings.model, None, bundle.params["vae"]
+    started, asked = time.perf_counter(), 0.0
+    piece = next(pieces, None)
+    while piece is not None:
+        state, frames = decoding.decode_piece(params, model, state, piece.latents, bundle.layout)
         latents = np.asarray(piece.latents)  # waits for them
-        clock.append(time.perf_counter())
         if piece.fresh:
             run.save_latents(piece.chunk_id, latents)
-        state, frames = decoding.decode_piece(bundle.params["vae"], model, state, latents)
+        clock = [time.perf_counter()]
+        seconds["generate"] = clock[0] - started + asked
+        following = next(pieces, None)  # asks for the next chunk, does not wait for it
+        clock.append(time.perf_counter())
+        frames = np.asarray(frames)  # waits for them
         clock.append(time.perf_counter())
         if writer is not None:
             writer.write(frames)
         clock.append(time.perf_counter())
+        asked, seconds["decode"], seconds["write"] = np.diff(clock).tolist()
         number = piece.chunk_id + (model.chunk.first == "joined")
-        parts = dict(zip(("generate", "decode", "write"), np.diff(clock).tolist(), strict=True))
-        seconds |= parts
         report.add(number, frames, piece.report, seconds)
         yield Progress(number, piece.fresh, seconds)
-        seconds = {}
+        seconds, started = {}, time.perf_counter()
+        piece = following

@@ -8,7 +8,7 @@ return the new state, exactly as if the whole video had gone through at once; `e
 
 However long a piece is, no more of it than `WORK` values wide is in the network at a time, so that memory
 does not grow with its length; only what trains (`encode_moments`, `decode_raw`) goes through at once.
-With a `layout` the height of latents, activations and frames is cut over its devices.
+With a `layout` the height or width of latents, activations and frames is cut over its devices.
 
 Latents leave `encode*` normalised, (mu - mean) / std, and deterministic: mu is never sampled.
 Pixels are in [-1, 1].
@@ -92,7 +92,10 @@ class Encoder(nn.Module):
                 stack.append(layers.Downsample(*halved, cfg.dtype, name=f"downsamples_{k}"))
                 k += 1
         stack += _middle(widths[-1], conv, self.layout)
-        return _with_head(stack, 2 * cfg.z_dim, conv, x, cache, first, self.layout)
+        place = layers.spatial_cut(
+            self.layout, *(n * cfg.patch // cfg.spatial_factor for n in x.shape[2:4])
+        )
+        return _with_head(stack, 2 * cfg.z_dim, conv, x, cache, first, place)
 
 
 class Decoder(nn.Module):
@@ -120,7 +123,8 @@ class Decoder(nn.Module):
                 )
                 stack.append(layers.Upsample(*doubled, **conv, name=f"upsamples_{k}"))
                 k += 1
-        return _with_head(stack, 3 * cfg.patch**2, conv, z, cache, first, self.layout)
+        place = layers.spatial_cut(self.layout, *z.shape[2:4])
+        return _with_head(stack, 3 * cfg.patch**2, conv, z, cache, first, place)
 
 
 def _conv_impl(config: VAEConfig, layout: Layout) -> str:
@@ -138,10 +142,10 @@ def _middle(width: int, conv: dict[str, str], layout: Layout) -> list[nn.Module]
     ]
 
 
-def _with_head(stack, features: int, conv: dict[str, str], x, cache, first: bool, layout: Layout):
+def _with_head(stack, features: int, conv: dict[str, str], x, cache, first: bool, place):
     """Runs `stack`, then norm, SiLU and the last convolution."""
     body, head = (None, None) if first else cache
-    x, body = layers.run_layers(stack, x, body, first, layout)
+    x, body = layers.run_layers(stack, x, body, first, place)
     x = nn.silu(layers.RMSNorm(name="head_0")(x))
     x, head = layers.CausalConv3d(features, name="head_2", **conv)(x, head, first)
     return x, (body, head)

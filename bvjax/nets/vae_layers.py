@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -39,27 +39,43 @@ class StreamLayer(Protocol):
 
 
 def run_layers(
-    layers: Sequence[StreamLayer], x: Array, caches: Cache, first: bool, layout: Layout = ONE_DEVICE
+    layers: Sequence[StreamLayer],
+    x: Array,
+    caches: Cache,
+    first: bool,
+    place: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, Cache]:
-    """Runs `layers` in order, each with its own cache; returns the output and the new caches."""
+    """Runs `layers` in order, each with its own cache; returns the output and the new caches.
+
+    `place` tells the compiler how what is between two layers lies on the devices.
+    """
     if first:
         caches = (None,) * len(layers)
     new_caches = []
-    x = cut_rows(x, layout)
+    x = place(x)
     for layer, cache in zip(layers, caches, strict=True):
         x, cache = layer(x, cache, first)
-        x = cut_rows(x, layout)
+        x = place(x)
         new_caches.append(cache)
     return x, tuple(new_caches)
 
 
-def cut_rows(x: Float[Array, "b f h w c"], layout: Layout) -> Float[Array, "b f h w c"]:
-    """`x` with its height cut over as many devices as divide it, along whichever mesh axes."""
+def spatial_cut(layout: Layout, height: int, width: int) -> Callable[[Array], Array]:
+    """How arrays [batch, frame, height, width, channel] of a video lie on the devices of `layout`.
+
+    Each mesh axis cuts the height or the width, so that as many devices as possible have an equal
+    part of the `height` x `width` latents, and then of every multiple of that size.  The height is
+    cut where both would do.  Convolutions then exchange the rows at the cuts.
+    """
     if layout.mesh is None:
-        return x
-    sets = [axes for n in range(len(AXES) + 1) for axes in itertools.combinations(AXES, n)]
-    fitting = [axes for axes in sets if x.shape[2] % layout.size(*axes) == 0]
-    return layout.constrain(x, None, None, max(fitting, key=lambda axes: layout.size(*axes)))
+        return lambda x: x
+    best, cut = 0, (None, None)
+    for sides in itertools.product("hw-", repeat=len(AXES)):
+        pair = [tuple(a for a, s in zip(AXES, sides, strict=True) if s == side) for side in "hw"]
+        rows, columns = (layout.size(*axes) for axes in pair)
+        if height % rows == 0 and width % columns == 0 and rows * columns > best:
+            best, cut = rows * columns, pair
+    return lambda x: layout.constrain(x, None, None, *cut)
 
 
 def conv_2d(
@@ -274,11 +290,12 @@ class AttentionBlock(nn.Module):
         del cache, first  # frames do not see each other
         b, f, height, width, c = x.shape
         qkv = Conv2d(3 * c, 1, dtype=self.dtype, name="to_qkv")(RMSNorm(name="norm")(x))
-        q, k, v = jnp.split(qkv.reshape(b * f, height * width, 3 * c), 3, axis=-1)
-        k, v = self.layout.constrain(k), self.layout.constrain(v)  # every row sees all of them
-        scores = jnp.einsum("nqc,nkc->nqk", q, k, preferred_element_type=jnp.float32) * c**-0.5
+        q, k, v = jnp.split(qkv, 3, axis=-1)
+        # Every position sees all of its frame; q stays unfolded, for it may be cut either way.
+        k, v = (self.layout.constrain(a).reshape(b, f, height * width, c) for a in (k, v))
+        scores = jnp.einsum("bfhwc,bfnc->bfhwn", q, k, preferred_element_type=jnp.float32) * c**-0.5
         weights = nn.softmax(scores, axis=-1).astype(v.dtype)
-        out = jnp.einsum("nqk,nkc->nqc", weights, v).reshape(x.shape)
+        out = jnp.einsum("bfhwn,bfnc->bfhwc", weights, v)
         return x + Conv2d(c, 1, dtype=self.dtype, name="proj")(out), None
 
 

@@ -271,9 +271,9 @@ def test_memory_does_not_grow_with_the_video(models, tiny, monkeypatch):
     """Every piece goes through one of two programs, and frames are drawn as they are needed."""
     sizes, encode_stream = [], vae.encode_stream
 
-    def counted(params, config, state, frames, *, first):
+    def counted(params, config, state, frames, *, first, layout):
         sizes.append((frames.shape[1], first))
-        return encode_stream(params, config, state, frames, first=first)
+        return encode_stream(params, config, state, frames, first=first, layout=layout)
 
     monkeypatch.setattr(prefix.vae, "encode_stream", counted)
     model = dataclasses.replace(

@@ -82,6 +82,25 @@ def test_everything_is_there(finished, story):
     assert json.loads((finished / "versions.json").read_text())["backend"] == "cpu"
 
 
+def test_the_next_chunk_begins_while_this_one_is_written(bundle, story, tmp_path, monkeypatch):
+    """And not before its own latents are on disk."""
+    asked, real = [], session.stream
+
+    def pieces(*args, **options):
+        for piece in real(*args, **options):
+            assert len(latents(run.path)) == len(asked)
+            asked.append(piece.chunk_id)
+            yield piece
+
+    monkeypatch.setattr(session, "stream", pieces)
+    with session.begin(bundle, bundle.model, story, tmp_path / "run", seed=5, chunks=3) as run:
+        seen = [(progress.chunk, len(asked)) for progress in session.produce(run, bundle)]
+    assert seen == [(0, 2), (1, 3), (2, 4), (3, 4)]
+    parts = [sum(chunk["seconds"].values()) for chunk in json.loads(
+        (run.path / "report.json").read_text())["chunks"]]  # fmt: skip
+    assert min(parts) > 0
+
+
 def test_resume_after_a_kill(finished, bundle, story, tiny, tmp_path):
     path = tmp_path / "killed"
     session.begin(bundle, bundle.model, story, path, seed=5).close()

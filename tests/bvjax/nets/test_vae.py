@@ -271,6 +271,39 @@ def test_streamed_decode_is_whole_decode(params, latents, whole_frames, split):
     np.testing.assert_allclose(got, whole_frames, atol=1e-5)
 
 
+def test_long_piece_in_a_loop_is_whole_decode(params, latents, whole_frames, monkeypatch):
+    """One latent at a time, 0..255 made in the loop; a piece may go on from the middle."""
+    monkeypatch.setattr(vae, "WORK", 1)
+    run = functools.partial(_jit, static_argnames="first")(
+        lambda state, x, first: vae.decode_pictures(params, CONFIG, state, x, first=first)
+    )
+    state, head = run(vae.init_decode_state(CONFIG, 2, H, W), latents[:, :1], first=True)
+    state, rest = run(state, latents[:, 1:], first=False)
+    got = np.concatenate([head, rest], axis=1)
+    assert got.dtype == np.uint8
+    want = (np.asarray(whole_frames) + 1) * 127.5
+    np.testing.assert_allclose(got, want, atol=0.5 + 1e-3)
+
+
+@pytest.mark.slow
+def test_long_piece_in_a_loop_is_whole_encode(params, frames, whole_latents, monkeypatch):
+    monkeypatch.setattr(vae, "WORK", 1)
+    got = _jit(lambda x: vae.encode(params, CONFIG, x))(frames)
+    np.testing.assert_allclose(got, whole_latents, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_memory_of_a_loop_does_not_grow_with_the_piece(params, monkeypatch):
+    monkeypatch.setattr(vae, "WORK", 1)
+    state, sizes = vae.init_decode_state(CONFIG, 1, 64, 64), []
+    for count in (2, 8):
+        run = lambda s, z: vae.decode_pictures(params, CONFIG, s, z, first=False)
+        z = jax.ShapeDtypeStruct((1, count, 8, 8, 3), jnp.float32)
+        memory = _jit(run).lower(state, z).compile().memory_analysis()
+        sizes.append(memory.temp_size_in_bytes)
+    assert sizes[1] - sizes[0] < 2 * 6 * 4 * 64 * 64 * 3, "more than the pictures themselves"
+
+
 def test_lengths_and_state_size(params):
     """n latents are 1 + 4(n-1) frames; the state never grows."""
     shape_of = functools.partial(jax.tree.map, lambda a: (a.shape, a.dtype))
