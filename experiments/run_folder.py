@@ -12,7 +12,7 @@ from bvjax.files import write_atomic
 # Keys that may differ when a run is resumed: how long and how often, not what is learned from what.
 FREE = (
     "train.steps", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep",
-    "data.cache_dir",
+    "train.mesh", "data.cache_dir",
 )  # fmt: skip
 
 

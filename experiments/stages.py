@@ -21,6 +21,7 @@ from bvjax.overrides import apply_overrides, from_dict
 from bvjax.presets import get_preset
 from bvjax.tokenizer import Tokenizer
 from bvjax.train.dit_task import DiTTask
+from bvjax.train.mesh import check_fits, training_layout
 from bvjax.train.task import DataIterator, Task
 from bvjax.train.text_task import TextTask
 from bvjax.train.vae_task import VAETask
@@ -143,10 +144,11 @@ def text_stage(config: Config) -> Stage:
 # ---- DiT ----------------------------------------------------------------------------------------
 def dit_stage(config: Config) -> Stage:
     """Stories encoded by the two stages before, `python -m data_pipelines.storyworld.latents`."""
-    data = config.data
+    data, wanted = config.data, make_model(config)
+    layout = training_layout(config.train.mesh, "dit")
+    check_fits(wanted, layout)
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))
     # The VAE and text sections are as they were trained, latent statistics included.
-    wanted = make_model(config)
     dit = dataclasses.replace(wanted.dit, latent_std=trained.vae.latent_scale)
     model = dataclasses.replace(wanted, dit=dit, vae=trained.vae, text=trained.text)
     check_latents(data.latents, Path(data.weights), model)
@@ -166,6 +168,7 @@ def dit_stage(config: Config) -> Stage:
         sample_stories=min(data.sample_stories, data.heldout_stories),
         sample_chunks=data.sample_chunks,
         weights_dtype=config.weights_dtype,
+        layout=layout,
     )
     size, stories = config.train.global_batch_size, data.stories or None
     return task, lambda: latent_batches(data.latents, size, data.seed, data.split, stories)

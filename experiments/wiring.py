@@ -32,7 +32,7 @@ def train(
     """
     loop = from_dict(LoopConfig, config.train.to_dict(), "train.")
     optimizer = from_dict(OptimizerConfig, config.optimizer.to_dict(), "optimizer.")
-    check(optimizer, loop)
+    check(optimizer, loop, config.task)
     task, make_data = make_stage(config)
     params = task.fitted_start if config.task == "vae" and config.vae.start == "linear" else None
     if init_from is not None:

@@ -1,7 +1,8 @@
-"""Which mesh a model can be generated on, and which one to take when nobody says."""
+"""Which mesh a model can be generated or trained on, and which one to generate on by default."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -15,22 +16,38 @@ from bvjax.sharding import AXES, ONE_DEVICE, TOKENS, Layout, make_layout
 
 def misfit(model: ModelConfig, sizes: dict[str, int]) -> str | None:
     """Why `model` cannot be cut so, in one sentence; None if it can."""
-    grid = ChunkGrid(model.chunk, 1, model.dit.patch)
-    data, tensor = sizes.get("data", 1), sizes.get("tensor", 1)
-    rows = sizes.get("fsdp", 1) * sizes.get("context", 1)
+    data, rows = sizes.get("data", 1), math.prod(sizes.get(axis, 1) for axis in TOKENS)
     block = model.sampler.causal_block if model.sampler.causal_block > 1 else 1
-    cut = [
+    slot = (" x ".join(TOKENS), rows, model.memory.capacity, "rows of a slot (memory.capacity)")
+    why = _uneven([*_network(model, sizes, block), slot])
+    if why is not None:
+        return why
+    if data > 2 or (data == 2 and not model.cfg.guided):
+        return f"data={data}: there are {1 + model.cfg.guided} branches of guidance to share out"
+    return None
+
+
+def training_misfit(model: ModelConfig, sizes: dict[str, int]) -> str | None:
+    """The same of training, where `data` cuts a batch and there is no bank."""
+    return _uneven(_network(model, sizes, 1))
+
+
+def _network(model: ModelConfig, sizes: dict[str, int], latents: int) -> list[tuple]:
+    """What the DiT has cut: (axis, parts, total, what); `latents` go through it at the least."""
+    grid, tensor = ChunkGrid(model.chunk, 1, model.dit.patch), sizes.get("tensor", 1)
+    rows = math.prod(sizes.get(axis, 1) for axis in TOKENS)
+    return [
         ("tensor", tensor, model.dit.num_heads, "heads"),
         ("tensor", tensor, model.dit.ffn_dim, "hidden features (dit.ffn_dim)"),
-        (" x ".join(TOKENS), rows, grid.tokens_per_latent * block, "tokens"),
-        (" x ".join(TOKENS), rows, model.memory.capacity, "rows of a slot (memory.capacity)"),
+        (" x ".join(TOKENS), rows, grid.tokens_per_latent * latents, "tokens"),
     ]
-    for axis, parts, total, what in cut:
+
+
+def _uneven(cuts: list[tuple]) -> str | None:
+    for axis, parts, total, what in cuts:
         if total % parts:
             fitting = [n for n in range(1, total + 1) if total % n == 0 and n <= 1024]
             return f"{axis}={parts} does not cut {total} {what} evenly; it can be {fitting}"
-    if data > 2 or (data == 2 and not model.cfg.guided):
-        return f"data={data}: there are {1 + model.cfg.guided} branches of guidance to share out"
     return None
 
 

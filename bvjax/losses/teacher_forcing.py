@@ -11,11 +11,13 @@ The keep set is a boolean key mask here and a gather at generation; for equal in
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.chunking import ChunkGrid
@@ -32,9 +34,10 @@ from bvjax.losses.history import KINDS, History, HistoryConfig, draw_history, no
 from bvjax.memory.positions import time_bases
 from bvjax.memory.salience import keep_mask, probe_indices
 from bvjax.nets.dit import ChunkKV, Context, SelfContext, WanDiT, variances
-from bvjax.nets.dit_layers import gather_context
+from bvjax.nets.dit_layers import gather_context, per_row
 from bvjax.nets.rope import angles, apply_rope
 from bvjax.random import normal, purpose_key
+from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 
 WEIGHTINGS = ("velocity", "even")
 FRAMES_A_CAPTION = 4  # latents of one chunk among those that are denoised alone
@@ -154,11 +157,15 @@ def returning(relevance: Float[Array, "b c c"], recent: int) -> Bool[Array, "b c
 
 @dataclasses.dataclass(frozen=True)
 class TeacherForcing:
-    """The model with its training draw; `null_text` are the states of the empty caption."""
+    """The model with its training draw; `null_text` are the states of the empty caption.
+
+    On a mesh videos are cut along `data`, tokens and heads as in `WanDiT`.
+    """
 
     model: ModelConfig
     forcing: ForcingConfig
     null_text: Any  # float32 [t, dt]
+    layout: Layout = ONE_DEVICE
 
     def __post_init__(self):
         """Raises `UserError` for settings of the clean pass that only generation has."""
@@ -176,7 +183,7 @@ class TeacherForcing:
 
     @property
     def dit(self) -> WanDiT:
-        return WanDiT(self.model.dit, self.model.text.dim)
+        return WanDiT(self.model.dit, self.model.text.dim, self.layout)
 
     # ---- the two passes ------------------------------------------------------------------------
     def encode(
@@ -223,17 +230,28 @@ class TeacherForcing:
         """(K*, V*) of Eq. 9 for every target as masked rows [anchor | top-l | recent], and own RoPE bases."""
         entry_positions, own_base = self.positions(history, target)
         theta = self.model.dit.rope_theta
-        gather = jax.vmap(gather_context, in_axes=(0, 0, 0, None, None, None, None))
-        keys, values, mask = gather(
-            kv.keys, kv.values, keep, history.index, history.valid, entry_positions, theta
-        )
-        similarity = jnp.repeat(history.similarity, kv.keys.shape[3], axis=-1)
+        keys, values, mask = jax.vmap(
+            lambda *of_layer: gather_context(
+                *of_layer, history.index, history.valid, entry_positions, theta, self.layout
+            )
+        )(kv.keys, kv.values, keep)
+        similarity = per_row(self.layout, history.similarity, kv.keys.shape[3])
         similarity = jnp.broadcast_to(similarity, mask.shape)
         rows = Context(keys=keys, values=values, mask=mask, similarity=similarity)
         anchor = self.anchor_rows(anchor_kv, history.anchor)
         if anchor is not None:
-            rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=3), anchor, rows)
+            rows = self._joined(anchor, rows)
         return rows, own_base
+
+    def _joined(self, anchor: Context, rows: Context) -> Context:
+        """Both behind each other; on a mesh each device joins what it has, and nothing moves."""
+        join = functools.partial(jax.tree.map, lambda a, b: jnp.concatenate([a, b], axis=3))
+        if self.layout.mesh is None:
+            return join(anchor, rows)
+        lead = None, self.layout.rows(rows.mask.shape[1]), None, TOKENS
+        heads, alone = PartitionSpec(*lead, "tensor"), PartitionSpec(*lead)
+        specs = Context(keys=heads, values=heads, mask=alone, similarity=alone)
+        return self.layout.manual(join, (specs, specs), specs)(anchor, rows)
 
     def anchor_rows(self, anchor_kv: ChunkKV, shown: Bool[Array, "b m"]) -> Context | None:
         """The anchor's rows, at time 0 for every target that is shown them; None when it is off."""
@@ -241,7 +259,8 @@ class TeacherForcing:
             return None
         positions = jnp.asarray(self.grid.positions(1))
         keys = anchor_kv.keys
-        keys = apply_rope(keys, angles(positions, keys.shape[-1], self.model.dit.rope_theta))
+        turned = angles(positions, keys.shape[-1], self.model.dit.rope_theta)
+        keys = apply_rope(keys, turned, self.layout.kernels)
         spread = (keys.shape[0], *shown.shape, positions.shape[0])
 
         def broadcast(rows):

@@ -6,12 +6,14 @@ rows, and never another chunk of the axis; history enters only as context.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import DiTConfig
@@ -80,12 +82,37 @@ def gather_context(
     valid: Bool[Array, "b m e"],
     entry_positions: Int[Array, "b m e n 3"],
     theta: float,
+    layout: Layout = ONE_DEVICE,
 ) -> tuple[Float[Array, "b m s a k"], Float[Array, "b m s a k"], Bool[Array, "b m s"]]:
     """Rows of the source chunks of each target, roped at the positions they have for that target.
 
     Returns keys, values and the mask of visible rows (kept by their source and of a valid entry),
     with s = e * n.  One layer; `jax.vmap` it over the first three arguments for a stack of layers.
+    On a mesh each device makes the rows of those tokens and heads that it has, and nothing moves:
+    their order is another one, which attention does not see.
     """
+    if layout.mesh is None:
+        return _gathered("auto", theta, keys, values, keep, index, valid, entry_positions)
+    batch = layout.rows(keys.shape[0])
+    rows, seen = P(batch, None, TOKENS, "tensor"), P(batch, None, TOKENS)
+    gather = layout.manual(
+        functools.partial(_gathered, layout.kernels, theta),
+        (rows, rows, seen, P(batch), P(batch), P(batch, None, None, TOKENS)),
+        (rows, rows, seen),
+    )
+    return gather(keys, values, keep, index, valid, entry_positions)
+
+
+def per_row(
+    layout: Layout, entries: Float[Array, "*l b m e"], tokens: int
+) -> Float[Array, "*l b m s"]:
+    """A number of each entry at each of its `tokens` rows, in the order of `gather_context`."""
+    devices = layout.size(*TOKENS)
+    rows = jnp.repeat(entries, tokens // devices, axis=-1)
+    return rows if devices == 1 else jnp.tile(rows, devices)
+
+
+def _gathered(implementation, theta, keys, values, keep, index, valid, entry_positions):
     # A product with one-hot rows, not an indexed read: the gradient of a read is a scatter, which
     # XLA:CPU does one element at a time.
     one_hot = jax.nn.one_hot(index, keys.shape[1], dtype=keys.dtype)
@@ -94,7 +121,8 @@ def gather_context(
         flat = source.reshape(*source.shape[:2], -1)
         return jnp.einsum("bmec,bcf->bmef", one_hot, flat).reshape(*index.shape, *source.shape[2:])
 
-    gathered = apply_rope(pick(keys), angles(entry_positions, keys.shape[-1], theta))
+    turned = angles(entry_positions, keys.shape[-1], theta)
+    gathered = apply_rope(pick(keys), turned, implementation)
     kept = jax.vmap(lambda row, i: row[i])(keep, index)
     mask = kept & valid[..., None]
     lead, rows = index.shape[:2], index.shape[2] * keys.shape[2]
@@ -217,11 +245,12 @@ class SelfAttention(_Projections):
             keep = jnp.ones(k.shape[:3], bool) if self.keep_fn is None else self.keep_fn(salience)
             source = cond.self_context
             more = gather_context(
-                k, v, keep, source.index, source.valid, source.entry_positions, self.cfg.rope_theta
-            )
+                k, v, keep, source.index, source.valid, source.entry_positions,
+                self.cfg.rope_theta, self.layout,
+            )  # fmt: skip
             similarity = source.similarity
             if similarity is not None:
-                similarity = jnp.repeat(similarity, k.shape[2], axis=-1)
+                similarity = per_row(self.layout, similarity, k.shape[2])
             parts.append(Rows(self._alike(more[0], similarity), *more[1:]))
         out = attend(self.layout, q, tuple(parts), length)
         return self.merge(out), ChunkKV(k, v, salience) if self.return_kv else None

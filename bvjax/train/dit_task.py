@@ -15,9 +15,11 @@ from PIL import Image
 from bvjax.config import ModelConfig
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.decoding import decode_piece
+from bvjax.generate.placement import misfit
 from bvjax.generate.rollout import rollout
 from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing, make_clip
 from bvjax.nets import dit
+from bvjax.sharding import ONE_DEVICE, Layout
 from bvjax.train.state import Params
 from bvjax.weights import save_weights
 
@@ -38,12 +40,13 @@ class DiTTask:
     sample_stories: int
     sample_chunks: int
     weights_dtype: str
+    layout: Layout = ONE_DEVICE  # that of `train.mesh`
     part: str = "dit"
     frozen: tuple[str, ...] = ()
 
     @property
     def teacher(self) -> TeacherForcing:
-        return TeacherForcing(self.model, self.forcing, self.null_text)
+        return TeacherForcing(self.model, self.forcing, self.null_text, self.layout)
 
     def init(self, key: jax.Array) -> Params:
         return dit.init_params(self.model.dit, self.model.text.dim, key)
@@ -59,7 +62,12 @@ class DiTTask:
         Returns:
             The loss and its parts on the held-out stories, with the same noise at every step.
         """
-        rows = []
+        rows, layout = [], self.layout
+        if layout.mesh is not None and misfit(self.model, dict(layout.mesh.shape)) is not None:
+            layout = ONE_DEVICE
+        placed = params
+        if layout != self.layout:
+            placed = jax.device_put(params, layout.sharding())
         for i in range(self.sample_stories):
             truth = self.heldout["latents"][
                 i, : 1 + self.sample_chunks * self.teacher.grid.latents_per_chunk
@@ -69,7 +77,7 @@ class DiTTask:
                 embedding=self.heldout["embedding"][i, : self.sample_chunks],
                 null_text=self.null_text[None],
             )
-            made = rollout(params, self.model, conditions, jax.random.key(i))
+            made = rollout(placed, self.model, conditions, jax.random.key(i), layout=layout)
             latents = np.concatenate([made.guidance, np.concatenate(made.latents)])
             rows += [self._strip(truth), self._strip(latents)]
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -30,7 +31,10 @@ class LoopConfig:
 
     steps: int
     global_batch_size: int  # examples an update, whatever the number of devices
-    device_batch_size: int  # examples at once on one device; accumulation is derived
+    # Examples at once on one device, or on those that share them (all axes of a mesh but `data`);
+    # accumulation is derived.
+    device_batch_size: int
+    mesh: str = ""  # like data=2,fsdp=4, see `bvjax.sharding`; "" = one device
     seed: int = 0
     ema_decay: float = 0.999
     log_every: int = 50
@@ -39,10 +43,10 @@ class LoopConfig:
     keep: int = 2  # checkpoints
 
 
-def check(optimizer_config: OptimizerConfig, config: LoopConfig) -> None:
+def check(optimizer_config: OptimizerConfig, config: LoopConfig, part: str) -> None:
     """Raises `UserError` for what can be known to be wrong before anything is made or written."""
-    devices = mesh_lib.make_mesh().devices.size
-    mesh_lib.accumulation_steps(config.global_batch_size, config.device_batch_size, devices)
+    data = mesh_lib.training_layout(config.mesh, part).size("data")
+    mesh_lib.accumulation_steps(config.global_batch_size, config.device_batch_size, data)
     make_optimizer(optimizer_config, learning_rate(optimizer_config, config.steps))
 
 
@@ -66,38 +70,41 @@ def fit(
     Args:
         params: where to start when there is no checkpoint, or what makes it; None draws from `task.init`.
 
+    A task whose loss takes a layout must have been given that of `config.mesh`.
+
     Raises:
-        UserError: batch sizes that do not divide; data that ends.
+        UserError: batch sizes that do not divide, a mesh that there are no devices for; data that
+            ends.
         FloatingPointError: the loss or a norm is not finite; the last good checkpoint is untouched.
     """
     # ---- where things live
-    mesh = mesh_lib.make_mesh()
-    batch_size = (config.global_batch_size, config.device_batch_size, mesh.devices.size)
+    layout = mesh_lib.training_layout(config.mesh, task.part)
+    batch_size = (config.global_batch_size, config.device_batch_size, layout.size("data"))
     accum = mesh_lib.accumulation_steps(*batch_size)
     logging.info("batch: %s", mesh_lib.describe_batch(*batch_size))
-    state_sharding, batch_sharding = mesh_lib.state_sharding(mesh), mesh_lib.batch_sharding(mesh)
+    batch_sharding = mesh_lib.batch_sharding(layout)
 
     # ---- state: checkpoint, else given parameters, else random ones
     schedule = learning_rate(optimizer_config, config.steps)
     optimizer = make_optimizer(optimizer_config, schedule, task.frozen)
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", config.keep)
-    make_state = jax.jit(
-        lambda params: init_state(task.init, optimizer, config.seed, params),
-        out_shardings=state_sharding,
-    )
     start = checkpoints.latest or 0
     if callable(params):
         params = None if start else params()
+    first = functools.partial(init_state, task.init, optimizer, config.seed)
+    shapes = jax.eval_shape(first, params)
+    state_sharding = mesh_lib.state_shardings(layout, shapes, task.part)
     if start:
         like = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=state_sharding),
-            jax.eval_shape(make_state, params),
+            lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+            shapes,
+            state_sharding,
         )
         state, data_state = checkpoints.restore(like)
         data.set_state(data_state)
         logging.info("resumed from step %d in %s", start, workdir)
     else:
-        state = make_state(params)
+        state = jax.jit(first, out_shardings=state_sharding)(params)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logging.info("%s: %s parameters", task.part, f"{count:,}")
 

@@ -1,37 +1,83 @@
-"""Where training arrays live: one mesh axis, `data`, over the devices of this host.
+"""Where training arrays live, by the mesh that `train.mesh` names.
 
-The batch is split along its first axis and the state is replicated.  Larger layouts change only
-what these functions return; the step takes shardings and knows nothing else of the mesh.
+A batch is cut along `data`.  Parameters, their moving average and the optimizer's state lie as
+`Layout.parameter` says; what a task's own arrays are cut along is the business of its loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Sharding
+from jax.tree_util import DictKey
 
+from bvjax.config import ModelConfig
 from bvjax.errors import UserError
+from bvjax.generate.placement import training_misfit
+from bvjax.sharding import ONE_DEVICE, Layout, make_layout, parse_mesh
+from bvjax.train.state import TrainState
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of `devices` (default: the first one) with the axis `data`."""
-    devices = list(devices or jax.devices()[:1])
-    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+def training_layout(mesh: str, part: str) -> Layout:
+    """The layout of `data=2,fsdp=4` for training `part`; "" is the first device alone.
+
+    Raises:
+        UserError: no such axis, another number of devices, or an axis that `part` has no use for.
+    """
+    sizes = parse_mesh(mesh)
+    others = [axis for axis, size in sizes.items() if axis != "data" and size > 1]
+    if part != "dit" and others:
+        raise UserError(
+            f"train.mesh is {mesh!r}; the {part} is trained over the axis data alone, without "
+            f"{', '.join(others)}: its parameters are small"
+        )
+    return ONE_DEVICE if math.prod(sizes.values()) == 1 else make_layout(sizes)
 
 
-def state_sharding(mesh: Mesh) -> NamedSharding:
-    """Every leaf of the state is whole on every device."""
-    return NamedSharding(mesh, PartitionSpec())
+def check_fits(model: ModelConfig, layout: Layout) -> None:
+    """Raises `UserError` if the DiT of `model` cannot be trained on `layout`."""
+    why = None if layout.mesh is None else training_misfit(model, dict(layout.mesh.shape))
+    if why is not None:
+        raise UserError(f"train.mesh does not fit the model: {why}")
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Every leaf of a batch is split along its first axis."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def state_shardings(layout: Layout, state: TrainState, part: str) -> TrainState:
+    """The sharding of each leaf of a state (or of its shapes).
+
+    Whatever has the name and the shape of a parameter lies as the parameter does: its moving
+    average and the optimizer's moments.  All else is whole everywhere, and so is a `part` other
+    than the DiT.
+    """
+    whole = layout.sharding()
+    if part != "dit":
+        return jax.tree.map(lambda _: whole, state)
+    leaves = jax.tree_util.tree_leaves_with_path(state.params)
+    shapes = {_name(path): leaf.shape for path, leaf in leaves}
+
+    def place(path, leaf) -> Sharding:
+        name = f"/{_name(path)}"
+        own = max((n for n in shapes if name.endswith(f"/{n}")), key=len, default=None)
+        fits = own is not None and shapes[own] == leaf.shape
+        return layout.parameter(own, leaf.shape) if fits else whole
+
+    return jax.tree_util.tree_map_with_path(place, state)
 
 
-def accumulation_steps(global_batch: int, device_batch: int, devices: int) -> int:
-    """How many micro batches make one update: global = devices x device_batch x steps.
+def _name(path) -> str:
+    return "/".join(str(entry.key) for entry in path if isinstance(entry, DictKey))
+
+
+def batch_sharding(layout: Layout) -> Sharding:
+    """Every leaf of a batch is cut along its first axis."""
+    return layout.sharding("data")
+
+
+def accumulation_steps(global_batch: int, device_batch: int, data: int) -> int:
+    """How many micro batches make one update: global = data x device_batch x steps.
+
+    Args:
+        data: devices along the axis `data`.
 
     Raises:
         UserError: the global batch does not divide; names the nearest that does.
@@ -41,18 +87,17 @@ def accumulation_steps(global_batch: int, device_batch: int, devices: int) -> in
             f"global_batch_size {global_batch} and device_batch_size {device_batch} "
             "must be positive"
         )
-    at_once = devices * device_batch
+    at_once = data * device_batch
     if global_batch % at_once:
         nearest = max(round(global_batch / at_once), 1) * at_once
         raise UserError(
-            f"global_batch_size {global_batch} is not a multiple of {devices} device(s) x "
+            f"global_batch_size {global_batch} is not a multiple of data={data} x "
             f"device_batch_size {device_batch}; the nearest that is: {nearest}"
         )
     return global_batch // at_once
 
 
-def describe_batch(global_batch: int, device_batch: int, devices: int) -> str:
-    """`64 = 1 device x 16 x 4 accumulation`; raises as `accumulation_steps`."""
-    accum = accumulation_steps(global_batch, device_batch, devices)
-    plural = "" if devices == 1 else "s"
-    return f"{global_batch} = {devices} device{plural} x {device_batch} x {accum} accumulation"
+def describe_batch(global_batch: int, device_batch: int, data: int) -> str:
+    """`64 = data 4 x 2 x 8 accumulation`; raises as `accumulation_steps`."""
+    accum = accumulation_steps(global_batch, device_batch, data)
+    return f"{global_batch} = data {data} x {device_batch} x {accum} accumulation"

@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
                 steps=1500,
                 global_batch_size=1,  # stories: 15 clean and 15 * rounds noisy chunks each, and images
                 device_batch_size=1,
+                mesh="",  # like data=4,fsdp=2; "" = one device
                 seed=0,
                 ema_decay=0.995,
                 log_every=20,

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
                 steps=1500,
                 global_batch_size=4,  # stories of 15 captions
                 device_batch_size=4,
+                mesh="",  # like data=4; "" = one device
                 seed=0,
                 ema_decay=0.99,
                 log_every=25,

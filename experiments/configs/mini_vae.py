@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
                 steps=4000,
                 global_batch_size=2,  # clips
                 device_batch_size=2,
+                mesh="",  # like data=4; "" = one device
                 seed=0,
                 ema_decay=0.998,
                 log_every=50,

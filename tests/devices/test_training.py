@@ -1,0 +1,147 @@
+"""A step of training on a mesh is the step of one device; a run goes on on another mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bvjax.errors import UserError
+from bvjax.losses.teacher_forcing import ForcingConfig
+from bvjax.sharding import ONE_DEVICE, make_layout
+from bvjax.train.checkpoint import Checkpoints
+from bvjax.train.dit_task import DiTTask
+from bvjax.train.loop import LoopConfig, fit
+from bvjax.train.mesh import batch_sharding, state_shardings, training_layout
+from bvjax.train.optimizer import OptimizerConfig, make_optimizer
+from bvjax.train.state import init_state
+from bvjax.train.step import make_train_step
+from data_pipelines.counter_source import IndexedBatches
+
+CHUNKS, STORIES = 3, 4
+ALL = dict(data=2, fsdp=2, context=2)
+MESHES = [(ALL, "none"), (ALL, "with"), (dict(tensor=2), "none"), (dict(tensor=2), "with")]
+
+
+def layout_of(sizes):
+    return make_layout(sizes, jax.devices()[: int(np.prod(list(sizes.values())))])
+
+
+def make_task(tiny, build, layout=ONE_DEVICE):
+    model = tiny.variant(build={"context": build}, dit={"remat": "full"})
+    return DiTTask(
+        model=model, forcing=ForcingConfig(frames=4), heldout={}, vae_params=None,
+        null_text=np.zeros((model.text.max_length, model.text.dim), np.float32),
+        sample_stories=0, sample_chunks=0, weights_dtype="float32", layout=layout,
+    )  # fmt: skip
+
+
+def make_batch(model, seed=0):
+    rng, text = np.random.default_rng(seed), model.text
+    batch = {
+        "latents": rng.normal(size=(STORIES, 1 + 2 * CHUNKS, 4, 4, 16)),
+        "text": rng.normal(size=(STORIES, CHUNKS, text.max_length, text.dim)),
+        "embedding": rng.normal(size=(STORIES, CHUNKS, text.dim)),
+        "relevance": rng.uniform(size=(STORIES, CHUNKS, CHUNKS)),
+    }
+    return {name: array.astype(np.float32) for name, array in batch.items()}
+
+
+def step(tiny, build, layout, accum):
+    """State and metrics after one step; the trace of momentum is the gradient."""
+    task, optimizer = make_task(tiny, build, layout), optax.sgd(0.1, momentum=0.9)
+    state = init_state(task.init, optimizer, 0, tiny.params["dit"])
+    where = state_shardings(layout, state, "dit")
+    run = make_train_step(
+        task.loss, optimizer, lambda step: 0.1, accum=accum, donate=False,
+        state_sharding=where, batch_sharding=batch_sharding(layout),
+    )  # fmt: skip
+    return run(jax.device_put(state, where), make_batch(task.model))
+
+
+@pytest.mark.parametrize("sizes, build", MESHES, ids=str)
+def test_a_step_on_a_mesh_is_that_of_one_device(tiny, sizes, build):
+    layout = layout_of(sizes)
+    expected, metrics = step(tiny, build, ONE_DEVICE, 2)
+    got, same = step(tiny, build, layout, 2)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(same[name], value, rtol=1e-5, err_msg=name)
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path((got.params, got.ema, got.opt_state)),
+        jax.tree.leaves((expected.params, expected.ema, expected.opt_state)), strict=True,
+    ):  # fmt: skip
+        largest = np.abs(b).max()
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(a, b, atol=1e-5 * largest, rtol=0, err_msg=name)
+        assert "kernel" not in name or largest > 1e-4  # nothing is equal for being zero
+    for tree in (got.params, got.ema, got.opt_state[0].trace):
+        kernel = tree["blocks"]["self_attn"]["q"]["kernel"]
+        cut = layout.size("fsdp", "tensor")
+        assert kernel.addressable_shards[0].data.size * cut == kernel.size
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_run_goes_on_on_another_mesh(tiny, tmp_path, kind):
+    optimizer = make_optimizer(OptimizerConfig(kind=kind), lambda step: 1e-3)
+    state = init_state(make_task(tiny, "none").init, optimizer, 0, tiny.params["dit"])
+    before = state_shardings(layout_of(dict(data=2, fsdp=2)), state, "dit")
+    cut = [w for w in jax.tree.leaves(before) if not w.is_fully_replicated]
+    assert len(cut) >= 30  # of params, ema and moments; the rest are vectors and not of layers
+    saved = Checkpoints(tmp_path, keep=1)
+    saved.save(3, jax.device_put(state, before), {"position": 5})
+    saved.close()
+    for sizes in (dict(), dict(fsdp=2, tensor=2)):
+        layout = layout_of(sizes) if sizes else ONE_DEVICE
+        like = jax.tree.map(
+            lambda x, w: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=w),
+            state, state_shardings(layout, state, "dit"),
+        )  # fmt: skip
+        opened = Checkpoints(tmp_path, keep=1)
+        restored, _ = opened.restore(like)
+        opened.close()
+        jax.tree.map(np.testing.assert_array_equal, restored, state)
+        assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s.sharding, restored, like))
+
+
+class Regression:
+    """y = x k + b, a task that compiles at once."""
+
+    part = "vae"
+    frozen = ()
+
+    def init(self, key):
+        return {"dense": {"kernel": jax.random.normal(key, (3, 2)), "bias": jnp.zeros(2)}}
+
+    def loss(self, params, batch, key):
+        y = batch["x"] @ params["dense"]["kernel"] + params["dense"]["bias"]
+        return jnp.mean((y - batch["y"]) ** 2), {}
+
+
+def test_the_loop_cuts_a_batch_over_data_and_resumes_without(tmp_path):
+    def data():
+        rng = np.random.default_rng(0)
+        x, y = (rng.normal(size=(16, n)).astype(np.float32) for n in (3, 2))
+        return IndexedBatches(lambda i: {"x": np.roll(x, i, 0), "y": y})
+
+    config = LoopConfig(steps=4, global_batch_size=16, device_batch_size=1, sample_every=0)
+    cut = dataclasses.replace(config, mesh="data=8")
+    whole = dataclasses.replace(config, device_batch_size=8)  # as many micro batches
+    args = OptimizerConfig(lr=0.1)
+    expected = fit(Regression(), data(), args, whole, tmp_path / "one")
+    fit(Regression(), data(), args, dataclasses.replace(cut, steps=2), tmp_path / "run")
+    got = fit(Regression(), data(), args, whole, tmp_path / "run")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got.state.params,
+        expected.state.params,
+    )  # fmt: skip
+
+
+def test_only_the_dit_is_cut_along_other_axes():
+    with pytest.raises(UserError, match="the vae is trained over the axis data alone, without fsdp"):
+        training_layout("data=4,fsdp=2", "vae")
+    assert training_layout("data=8", "vae").size("data") == 8
+    assert training_layout("data=2,fsdp=4", "dit").size("fsdp") == 4
