@@ -70,6 +70,17 @@ def compute_block(block: int) -> int:
     return max(part for part in parts if block % part == 0)
 
 
+def padding(num_queries: int, num_keys: int) -> float:
+    """What whole blocks add to the logits of `num_queries` x `num_keys`, as a share of them."""
+    made = 1
+    for size, block in (
+        (num_queries, query_block(num_queries, SUBLANES)),
+        (num_keys, key_block(num_keys, MAX_KEYS)),
+    ):
+        made *= -(-size // block) * block / size
+    return made - 1
+
+
 def _cheapest(size, unit, largest, overhead):
     """Long blocks have little overhead, short ones little padding."""
     candidates = range(unit, min(largest, -(-size // unit) * unit) + 1, unit)

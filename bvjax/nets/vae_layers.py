@@ -60,21 +60,32 @@ def run_layers(
     return x, tuple(new_caches)
 
 
-def spatial_cut(layout: Layout, height: int, width: int) -> Callable[[Array], Array]:
-    """How arrays [batch, frame, height, width, channel] of a video lie on the devices of `layout`.
+def spatial_axes(
+    layout: Layout, height: int, width: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Mesh axes that cut the height and those that cut the width of `height` x `width` latents.
 
-    Each mesh axis cuts the height or the width, so that as many devices as possible have an equal
-    part of the `height` x `width` latents, and then of every multiple of that size.  The height is
-    cut where both would do.  Convolutions then exchange the rows at the cuts.
+    Each axis cuts one of the two, so that as many devices as possible have an equal part.  The
+    height is cut where both would do.
     """
-    if layout.mesh is None:
-        return lambda x: x
-    best, cut = 0, (None, None)
+    best, cut = 0, ((), ())
     for sides in itertools.product("hw-", repeat=len(AXES)):
         pair = [tuple(a for a, s in zip(AXES, sides, strict=True) if s == side) for side in "hw"]
         rows, columns = (layout.size(*axes) for axes in pair)
         if height % rows == 0 and width % columns == 0 and rows * columns > best:
-            best, cut = rows * columns, pair
+            best, cut = rows * columns, tuple(pair)
+    return cut
+
+
+def spatial_cut(layout: Layout, height: int, width: int) -> Callable[[Array], Array]:
+    """How arrays [batch, frame, height, width, channel] of a video lie on the devices of `layout`.
+
+    Cut as `spatial_axes` says for latents of this size, and then for every multiple of it.
+    Convolutions exchange the rows at the cuts.
+    """
+    if layout.mesh is None:
+        return lambda x: x
+    cut = spatial_axes(layout, height, width)
     return lambda x: layout.constrain(x, None, None, *cut)
 
 

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its text."""
+"""What a compiled program sends between devices, and its largest array, read from its text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jax.sharding import Mesh
@@ -15,6 +15,13 @@ _KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 _OPERATION = re.compile(rf"= (.+?) ({_KINDS})(-start)?\(")
 _SHAPE = re.compile(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
 _NAME = re.compile(r'op_name="([^"]*)"')
+_INSIDE = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")  # bodies of fusions: none of it is stored
+_BEGIN = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_MADE = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(")
+_NO_ARRAY = {
+    "parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
+    "optimization-barrier",
+}  # fmt: skip
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2}
 
 
@@ -57,6 +64,49 @@ def collectives(text: str, mesh: Mesh, times: Callable[[str], int]) -> list[Coll
         found[key] = found.get(key, 0) + times(name)
     made = [Collective(*key, count) for key, count in found.items()]
     return sorted(made, key=lambda c: -c.received)
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """An array that a program makes."""
+
+    bytes: int
+    shape: str
+    name: str  # where in the model
+
+
+def largest(text: str) -> Made:
+    """The largest array that a program makes for itself.
+
+    What has the shape of an argument is taken for that argument, changed in place: a copy of one
+    would show in the size of all temporaries.
+    """
+    inside = set(_INSIDE.findall(text))
+    arguments = [shapes for entry, _, shapes, operation, _ in _operations(text)
+                 if entry and operation == "parameter"]  # fmt: skip
+    given = {shape for shapes in arguments for shape in _SHAPE.findall(shapes)}
+    found = Made(0, "", "")
+    for _, where, shapes, operation, line in _operations(text):
+        if where in inside or operation in _NO_ARRAY or operation.endswith("-done"):
+            continue
+        for dtype, dims in _SHAPE.findall(shapes):
+            if (dtype, dims) not in given and _size(dtype, dims) > found.bytes:
+                name = _NAME.search(line)
+                name = name.group(1) if name else operation
+                found = Made(_size(dtype, dims), f"{dtype}[{dims}]", name)
+    return found
+
+
+def _operations(text: str) -> Iterator[tuple[bool, str, str, str, str]]:
+    """(in the entry, computation, shapes, operation, line) of each line that is one."""
+    entry, where = False, ""
+    for line in text.splitlines():
+        begin = _BEGIN.match(line)
+        if begin:
+            entry, where = bool(begin.group(1)), begin.group(2)
+        made = _MADE.match(line)
+        if made:
+            yield entry, where, *made.groups(), line
 
 
 def _size(dtype: str, dims: str) -> int:

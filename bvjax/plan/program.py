@@ -6,20 +6,20 @@ import dataclasses
 import functools
 import math
 import re
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from bvjax import flops
+from bvjax import weights
 from bvjax.config import ModelConfig
 from bvjax.generate import steps
+from bvjax.generate.bundle import sharding_rule
 from bvjax.memory import bank as kv_bank
 from bvjax.nets import vae
-from bvjax.nets.dit import init_params
-from bvjax.plan.hlo import Collective, collectives
+from bvjax.nets.vae_layers import spatial_axes
+from bvjax.plan.hlo import Collective, Made, collectives, largest
 from bvjax.sharding import Layout
 
 
@@ -31,11 +31,8 @@ class Program:
     arguments: int
     outputs: int  # those that do not take the place of arguments
     temporaries: int
+    largest: Made  # of the temporaries
     collectives: tuple[Collective, ...]
-
-    @property
-    def total(self) -> int:
-        return self.arguments + self.outputs + self.temporaries
 
 
 class TooLarge(Exception):
@@ -54,26 +51,25 @@ class Inputs:
     state: steps.State
     given: steps.ChunkInput
     latents: jax.ShapeDtypeStruct
+    vae: Any
+    vae_state: vae.VAEState
+    pieces: jax.ShapeDtypeStruct  # latents as the VAE takes them
 
 
 def inputs(model: ModelConfig, layout: Layout) -> Inputs:
     """Of one chunk of `model` on the mesh of `layout`; weights in the dtype they multiply in."""
-    dtype = jnp.dtype(model.dit.dtype)
-    shapes = jax.eval_shape(
-        lambda key: init_params(model.dit, model.text.dim, key), jax.random.key(0)
-    )
-    params = jax.tree.map(
-        lambda s, where: jax.ShapeDtypeStruct(s.shape, dtype, sharding=where),
-        shapes,
-        layout.parameters(shapes),
-    )
     state = jax.eval_shape(functools.partial(steps.init_state.__wrapped__, model))
     state = jax.tree.map(_struct, state, state_shardings(state, layout))
     whole = functools.partial(jax.ShapeDtypeStruct, sharding=layout.sharding())
     text, key = (model.text.max_length, model.text.dim), jax.eval_shape(jax.random.key, 0)
-    grid = steps.grid_of(model)
+    chunk, grid = model.chunk, steps.grid_of(model)
+    latents = (grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
+    vae_state = jax.eval_shape(
+        lambda: vae.init_decode_state(model.vae, 1, chunk.height, chunk.width)
+    )
+    cut = spatial_axes(layout, *grid.latent_size)
     return Inputs(
-        params=params,
+        params=_weights(model, layout, "dit"),
         state=state,
         given=steps.ChunkInput(
             chunk_id=whole((), jnp.int32),
@@ -82,9 +78,22 @@ def inputs(model: ModelConfig, layout: Layout) -> Inputs:
             null_text=whole(text, jnp.float32),
             key=whole(key.shape, key.dtype),
         ),
-        latents=whole(
-            (grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels), jnp.float32
+        latents=whole(latents, jnp.float32),
+        vae=_weights(model, layout, "vae"),
+        vae_state=jax.tree.map(lambda s: _struct(s, layout.sharding(None, None, *cut)), vae_state),
+        pieces=whole((1, *latents), jnp.float32),
+    )
+
+
+def _weights(model: ModelConfig, layout: Layout, part: str) -> Any:
+    """A part's parameters where `bundle` puts them."""
+    rule = sharding_rule(layout, part) or (lambda name, shape: layout.sharding())
+    dtype = jnp.dtype(getattr(model, part).dtype)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, s: jax.ShapeDtypeStruct(
+            s.shape, dtype, sharding=rule("/".join(key.key for key in path), s.shape)
         ),
+        weights.shapes(model, part),
     )
 
 
@@ -104,13 +113,17 @@ def _struct(shape, where):
 def compile_generation(
     model: ModelConfig, layout: Layout, say: Callable[[str], None]
 ) -> list[Program]:
-    """The two programs of a chunk: `denoise`, all its steps, and `commit`.
+    """The three programs of a chunk: `denoise`, all its steps, `commit`, and `decode`.
 
     Raises:
       TooLarge: a compiler that knows the memory's size found that a program does not fit.
     """
     given = inputs(model, layout)
     static = ("model", "layout")
+
+    def decode(params, model, state, latents, layout):
+        return vae.decode_pictures(params, model.vae, state, latents, first=False, layout=layout)
+
     calls = {
         "denoise": (
             jax.jit(steps.denoise, static_argnames=static),
@@ -119,6 +132,10 @@ def compile_generation(
         "commit": (
             jax.jit(steps.commit, static_argnames=static, donate_argnames="state"),
             (given.params, model, given.state, given.given, given.latents),
+        ),
+        "decode": (
+            jax.jit(decode, static_argnames=static),
+            (given.vae, model, given.vae_state, given.pieces),
         ),
     }
     made = []
@@ -136,20 +153,19 @@ def compile_program(name: str, lowered, model: ModelConfig, layout: Layout) -> P
         text = str(error)
         if "RESOURCE_EXHAUSTED" not in text and "Ran out of memory" not in text:
             raise
-        raise TooLarge(name, _needed(text), text) from error
-    memory = compiled.memory_analysis()
+        raise TooLarge(name, needed_bytes(text), text) from error
+    memory, text = compiled.memory_analysis(), compiled.as_text()
     return Program(
         name=name,
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
-        collectives=tuple(
-            collectives(compiled.as_text(), layout.mesh, functools.partial(_times, model))
-        ),
+        largest=largest(text),
+        collectives=tuple(collectives(text, layout.mesh, functools.partial(_times, model))),
     )
 
 
-def _needed(text: str) -> int | None:
+def needed_bytes(text: str) -> int | None:
     """Bytes that the program wants, from the compiler's message (`Used 28.1G of 15.75G hbm`)."""
     found = re.search(r"Used ([\d.]+)([KMGT]) of", text)
     if not found:
@@ -167,44 +183,6 @@ def _times(model: ModelConfig, name: str) -> int:
     return times
 
 
-def chunk_flops(model: ModelConfig) -> Counter:
-    """FLOPs of one chunk by part, with a full context, over all steps and both branches."""
-    given = inputs(model, Layout())
-
-    def denoise(params, state, chunk):
-        return steps.denoise(params, model, state, chunk)
-
-    def commit(params, state, chunk, latents):
-        return steps.commit(params, model, state, chunk, latents)
-
-    found = flops.count(denoise, given.params, given.state, given.given, part=flops.dit_part)
-    once = flops.count(commit, given.params, given.state, given.given, given.latents)
-    decoded = flops.count(functools.partial(_decode, model), _vae_params(model), given.latents)
-    return found + Counter({"clean pass": once.total(), "VAE decode": decoded.total()})
-
-
-def _decode(model, params, latents):
-    config = dataclasses.replace(model.vae, conv_impl="3d")  # as an accelerator has it
-    start = vae.init_decode_state(config, 1, model.chunk.height, model.chunk.width)
-    return vae.decode_stream(params, config, start, latents[None], first=False)[1]
-
-
-def _vae_params(model: ModelConfig) -> Any:
-    return jax.eval_shape(lambda key: vae.init_params(model.vae, key), jax.random.key(0))
-
-
-def context_bytes(model: ModelConfig, layout: Layout) -> int:
-    """Of the assembled contexts on one device: that of each branch it works on that differs."""
-    memory, retrieval, dit = model.memory, model.retrieval, model.dit
-    rows = (memory.anchor + retrieval.l + retrieval.recent) * memory.capacity
-    width = 2 * dit.dim * jnp.dtype(dit.dtype).itemsize
-    branches = 1
-    if layout.size("data") == 1 and (model.cfg.two_banks or model.cfg.memory):
-        branches = 2
-    cut = layout.size("fsdp", "context", "tensor")
-    return branches * dit.num_layers * rows * width // cut
-
-
 def sharded_bytes(tree: Any) -> int:
     """Bytes of a tree of shapes with shardings on one device."""
     return sum(
@@ -212,11 +190,3 @@ def sharded_bytes(tree: Any) -> int:
         for s in jax.tree.leaves(tree)
         if not jnp.issubdtype(s.dtype, jax.dtypes.prng_key)
     )
-
-
-def dense_history(model: ModelConfig, minutes: float, fps: int | None = None) -> int:
-    """Bytes of all keys and values of a video of `minutes`, kept whole."""
-    grid = steps.grid_of(model)
-    latents = 1 + minutes * 60 * (fps or model.chunk.fps) / 4
-    width = 2 * model.dit.dim * jnp.dtype(model.dit.dtype).itemsize
-    return int(latents * grid.tokens_per_latent * model.dit.num_layers * width)

@@ -11,12 +11,13 @@ import jax
 
 from bvjax.config import ModelConfig
 from bvjax.generate.placement import choose_mesh, misfit
-from bvjax.plan import program
+from bvjax.plan import costs, program
 from bvjax.plan.chips import Chip
 from bvjax.plan.program import Program, TooLarge
 from bvjax.sharding import AXES, Layout, make_layout
 
-RESERVED = 0.04  # of a GPU's memory, which its driver and libraries keep
+# What drivers and libraries keep: of a GPU's memory, and on a TPU (15.75 of a v5e's 16 GiB are free).
+RESERVED_SHARE, RESERVED = 0.04, 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +31,13 @@ class Plan:
     chunks: int
     fits: bool
     needed: int | None  # None: the compiler gave up before it knew
-    parts: dict[str, int]  # weights, bank, context, other
+    parts: dict[str, int]  # see `costs.memory_parts`, and temporaries: what is left
     programs: tuple[Program, ...]
     problem: str  # the compiler's own words, where it refused
     remedies: tuple[str, ...]
     flops: dict[str, int]  # of a chunk
+    traffic: dict[str, int]  # of a chunk: bytes read and written
+    padding: float | None  # of attention's logits
     seconds: dict[str, float]  # of a chunk, by what bounds it
     dense_history: int  # of the whole video on all devices together
 
@@ -65,37 +68,34 @@ def make_plan(
     check_layout(model, layout)
     chunks = math.ceil(minutes * 60 * model.chunk.fps / model.chunk.frames)
     given = program.inputs(model, layout)
-    parts = dict(
-        weights=program.sharded_bytes(given.params),
-        bank=program.sharded_bytes(given.state),
-        context=program.context_bytes(model, layout),
-    )
+    parts = costs.memory_parts(model, layout, given)
+    stays = sum(parts[name] for name in ("weights", "bank", "vae"))
     problem, programs = "", ()
     try:
         programs = tuple(program.compile_generation(model, layout, say))
-        needed = max(p.total for p in programs)
+        needed = stays + max(p.temporaries + p.outputs for p in programs)
     except TooLarge as error:
         needed = error.needed
         problem = f"{error.name}: {error.message}"
     if needed is not None:
-        parts["other"] = max(needed - sum(parts.values()), 0)
-    room = chip.memory * (1 - RESERVED if chip.name.startswith("h") else 1)
+        parts["temporaries"] = max(needed - sum(parts.values()), 0)
+    gpu = chip.name.startswith("h")
+    room = chip.memory - (RESERVED_SHARE * chip.memory if gpu else RESERVED)
     fits = not problem and needed <= room
-    work = program.chunk_flops(model)
+    work, traffic = costs.chunk_flops(model), costs.traffic(model, layout, parts)
     return Plan(
         topology=topology, chip=chip, mesh=dict(layout.mesh.shape), minutes=minutes, chunks=chunks,
         fits=fits, needed=needed, parts=parts, programs=programs, problem=problem,
         remedies=() if fits else tuple(remedies(model, sizes, parts, room)),
-        flops=dict(work), seconds=_seconds(model, layout, chip, parts, programs, work.total()),
-        dense_history=program.dense_history(model, minutes),
+        flops=dict(work), traffic=traffic,
+        padding=costs.attention_padding(model, layout, chip.name),
+        seconds=_seconds(layout, chip, programs, work.total(), sum(traffic.values())),
+        dense_history=costs.dense_history(model, minutes),
     )  # fmt: skip
 
 
-def _seconds(model, layout: Layout, chip: Chip, parts, programs, work: int) -> dict[str, float]:
+def _seconds(layout: Layout, chip: Chip, programs, work: int, moved: int) -> dict[str, float]:
     """Lower bounds of a chunk's time: products, memory and links of one device."""
-    branches = 2 if model.cfg.guided and layout.size("data") == 1 else 1
-    passes = model.sampler.steps * branches + 1
-    moved = passes * (parts["weights"] + parts["context"]) + 2 * parts["bank"] / model.memory.slots
     received = 0.0
     for each in (c for p in programs for c in p.collectives):
         group = math.prod(layout.size(axis) for axis in each.axes if axis in AXES)
@@ -130,12 +130,13 @@ def remedies(
         for axis in ("context", "fsdp", "tensor"):
             more = full | {axis: full[axis] * factor}
             cut = 1 / factor
-            shares = dict(bank=cut, context=cut, other=cut)
+            shares = dict.fromkeys(("bank", "context", "activations", "temporaries"), cut)
             shares |= dict(weights=cut) if axis != "context" else {}
+            shares |= dict(gathered=cut) if axis == "tensor" else {}
             if misfit(model, more) is None and total(**shares) <= room:
                 mesh = ",".join(f"{a}={n}" for a, n in more.items() if n > 1)
                 found.append(f"--mesh {mesh} ({math.prod(more.values())} devices)")
-        if total(bank=1 / factor, context=1 / factor) <= room:
+        if total(bank=1 / factor, context=1 / factor, gathered=1 / factor) <= room:
             found.append(f"--set memory.capacity={model.memory.capacity // factor}")
         if found:
             break
@@ -154,15 +155,21 @@ def lines(plan: Plan) -> list[str]:
     ]
     for each in plan.programs:
         made.append(
-            f"  {each.name}: {_bytes(each.total)} = arguments {_bytes(each.arguments)}, "
-            f"temporaries {_bytes(each.temporaries)}, outputs {_bytes(each.outputs)}"
+            f"  {each.name}: arguments {_bytes(each.arguments)}, temporaries "
+            f"{_bytes(each.temporaries)} (the largest {_bytes(each.largest.bytes)}, "
+            f"{each.largest.shape}), outputs {_bytes(each.outputs)}"
         )
-    made.append(f"  {'fits' if plan.fits else 'does not fit'}")
+    verdict = "fits" if plan.fits else "does not fit"
+    made.append(f"  {_bytes(plan.needed)} at once: {verdict}" if plan.needed else f"  {verdict}")
     if plan.problem:
         made += ["  " + line for line in _excerpt(plan.problem)]
     made += [f"  would fit: {remedy}" for remedy in plan.remedies]
     made += ["", "work of one chunk (products and convolutions):"]
     made += [f"  {part:<18}{work / 1e12:>12,.2f} TFLOP" for part, work in plan.flops.items()]
+    if plan.padding is not None:
+        made.append(f"  attention's blocks add {plan.padding:.1%} to its logits")
+    made += ["", "memory that one device reads and writes for a chunk, at least:"]
+    made += [f"  {part:<12}{_bytes(size):>12}" for part, size in plan.traffic.items()]
     if plan.programs:
         made += ["", "exchanges of one chunk, received by one device:"]
         for each in plan.programs:

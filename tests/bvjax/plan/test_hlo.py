@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from bvjax.plan.hlo import axes_of, collectives
+from bvjax.plan.hlo import Made, axes_of, collectives, largest
 
 MESH = AbstractMesh((2, 4), ("data", "context"))
 OP = 'metadata={op_name="jit(denoise)/blocks/all_gather"}'
@@ -41,3 +41,26 @@ def test_axes_are_the_fewest_that_hold_the_groups():
     assert axes_of(places.tolist(), MESH) == ("context",)
     assert axes_of(places.T.tolist(), MESH) == ("data",)
     assert axes_of([list(range(8))], MESH) == ("data", "context")
+
+
+def test_the_largest_array_is_neither_an_argument_nor_inside_a_fusion():
+    text = """HloModule jit_f
+
+%fused (p: f32[99]) -> f32[4] {
+  %p = f32[99]{0} parameter(0)
+  ROOT %big = f32[99,99]{1,0} broadcast(%p), dimensions={0}
+}
+
+%body (arg: (f32[8], bf16[6,2])) -> (f32[8], bf16[6,2]) {
+  %arg = (f32[8]{0}, bf16[6,2]{1,0}) parameter(0)
+  %k = bf16[6,2]{1,0:T(8,128)} fusion(%arg), kind=kLoop, calls=%fused, metadata={op_name="f/keys"}
+  ROOT %t = (f32[8]{0}, bf16[6,2]{1,0}) tuple(%arg, %k)
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %w = (f32[8]{0}, bf16[6,2]{1,0}) while(%x), body=%body
+  ROOT %y = f32[8]{0} add(%x, %x)
+}
+"""
+    assert largest(text) == Made(24, "bf16[6,2]", "f/keys")

@@ -1,0 +1,121 @@
+"""Work and bytes of one chunk, from the shapes of its arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+
+from bvjax import flops, weights
+from bvjax.config import ModelConfig
+from bvjax.generate import steps
+from bvjax.nets import text, vae
+from bvjax.plan.program import Inputs, inputs, sharded_bytes
+from bvjax.sharding import TOKENS, Layout
+from kernels_pallas import attention_tpu
+
+
+def chunk_flops(model: ModelConfig) -> Counter:
+    """FLOPs of one chunk by part, with a full context, over all steps and both branches."""
+    given = inputs(model, Layout())
+
+    def denoise(params, state, chunk):
+        return steps.denoise(params, model, state, chunk)
+
+    def commit(params, state, chunk, latents):
+        return steps.commit(params, model, state, chunk, latents)
+
+    def encode_text(params, ids, mask):
+        return text.UMT5Encoder(model.text).apply({"params": params}, ids, mask)
+
+    def decode(params, state, latents):
+        config = dataclasses.replace(model.vae, conv_impl="3d")  # as an accelerator has it
+        return vae.decode_stream(params, config, state, latents, first=False)[1]
+
+    words = (1, model.text.max_length)
+    caption = [jax.ShapeDtypeStruct(words, dtype) for dtype in (jnp.int32, jnp.bool_)]
+    found = flops.count(denoise, given.params, given.state, given.given, part=flops.dit_part)
+    others = {
+        "clean pass": (commit, given.params, given.state, given.given, given.latents),
+        "VAE decode": (decode, given.vae, given.vae_state, given.pieces),
+        "text encoder": (encode_text, weights.shapes(model, "text"), *caption),
+    }
+    return found + Counter({name: flops.count(*call).total() for name, call in others.items()})
+
+
+def memory_parts(model: ModelConfig, layout: Layout, given: Inputs) -> dict[str, int]:
+    """Bytes on one device: what stays for the whole video, then what a layer needs of one branch.
+
+    `gathered` are a layer's keys and values of all rows and, where `fsdp` cuts them, its weights;
+    `activations` are of a layer's part of the tokens.
+    """
+    dit, width = model.dit, jnp.dtype(model.dit.dtype).itemsize
+    tensor, rows = layout.size("tensor"), layout.size(*TOKENS)
+    tokens = steps.grid_of(model).tokens_per_chunk
+    params = sharded_bytes(given.params)
+    gathered = 2 * (tokens + context_rows(model)) * dit.dim * width // tensor if rows > 1 else 0
+    if layout.size("fsdp") > 1:
+        gathered += params * layout.size("fsdp") // dit.num_layers
+    own, features = tokens // rows, dit.dim * width
+    attention = 4 * features // tensor  # queries, keys, values, output
+    mlp = features + 2 * dit.ffn_dim * width // tensor
+    return dict(
+        weights=params,
+        bank=sharded_bytes(given.state),
+        vae=sharded_bytes(given.vae) + sharded_bytes(given.vae_state),
+        context=context_bytes(model, layout),
+        gathered=gathered,
+        activations=own * (4 * dit.dim + max(attention, mlp)),  # the residual stream is float32
+    )
+
+
+def context_rows(model: ModelConfig) -> int:
+    """Rows of earlier chunks that a chunk's queries can see, in each layer."""
+    entries = model.memory.anchor + model.retrieval.l + model.retrieval.recent
+    return entries * model.memory.capacity
+
+
+def context_bytes(model: ModelConfig, layout: Layout) -> int:
+    """Of the assembled contexts on one device: that of each branch it works on that differs."""
+    dit = model.dit
+    width = 2 * dit.dim * jnp.dtype(dit.dtype).itemsize
+    branches = 1
+    if layout.size("data") == 1 and (model.cfg.two_banks or model.cfg.memory):
+        branches = 2
+    cut = layout.size("fsdp", "context", "tensor")
+    return branches * dit.num_layers * context_rows(model) * width // cut
+
+
+def traffic(model: ModelConfig, layout: Layout, parts: dict[str, int]) -> dict[str, int]:
+    """Bytes that one device reads and writes for a chunk, at least: all it needs once a pass.
+
+    What other devices hold is received into memory before it is read; the bank gets one slot's rows.
+    """
+    branches = 2 if model.cfg.guided and layout.size("data") == 1 else 1
+    passes = model.sampler.steps * branches + 1
+    layers = model.dit.num_layers
+    return {
+        "weights": passes * parts["weights"] * layout.size("fsdp"),
+        "context": passes * parts["context"] * layout.size(*TOKENS),
+        "activations": 2 * passes * layers * parts["activations"],
+        "bank": 2 * parts["bank"] // model.memory.slots,
+    }
+
+
+def attention_padding(model: ModelConfig, layout: Layout, chip: str) -> float | None:
+    """What blocks add to a layer's logits, as a share; None where the kernel's blocks are not ours."""
+    if not chip.startswith("v"):
+        return None
+    tokens = steps.grid_of(model).tokens_per_chunk
+    queries = tokens // layout.size(*TOKENS)
+    return attention_tpu.padding(queries, tokens + context_rows(model))
+
+
+def dense_history(model: ModelConfig, minutes: float, fps: int | None = None) -> int:
+    """Bytes of all keys and values of a video of `minutes`, kept whole."""
+    grid = steps.grid_of(model)
+    latents = 1 + minutes * 60 * (fps or model.chunk.fps) / 4
+    width = 2 * model.dit.dim * jnp.dtype(model.dit.dtype).itemsize
+    return int(latents * grid.tokens_per_latent * model.dit.num_layers * width)

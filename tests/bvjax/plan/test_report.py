@@ -1,0 +1,66 @@
+"""What a plan says of figures that a compiler gave."""
+
+import jax
+import pytest
+
+from bvjax.plan import program
+from bvjax.plan.chips import find_chip
+from bvjax.plan.hlo import Collective, Made
+from bvjax.plan.report import lines, make_plan, remedies
+from bvjax.presets import get_preset
+
+GB = 10**9
+CHIP = find_chip("v5e")  # of 16 GiB, of which 0.25 are not free
+
+
+def planned(monkeypatch, compiler):
+    monkeypatch.setattr(program, "compile_generation", compiler)
+    mini = get_preset("mini")
+    return make_plan(mini, "v5e:1x1", CHIP, jax.devices()[:1], {}, 0.5, print)
+
+
+@pytest.mark.parametrize("temporaries, fits", [(16 * GB, True), (17 * GB, False)])
+def test_what_stays_and_the_largest_program_must_fit(monkeypatch, temporaries, fits):
+    gather = Collective("all-gather", ("context",), "denoise/all_gather", 10**6, 6)
+    made = [
+        program.Program("denoise", GB, 5, temporaries, Made(10**8, "bf16[8]", "keys"), (gather,)),
+        program.Program("decode", GB, 7, GB, Made(10**7, "u8[8]", "frames"), ()),
+    ]
+    plan = planned(monkeypatch, lambda *_: made)
+    assert plan.fits == fits and plan.chunks == 8
+    stays = sum(plan.parts[name] for name in ("weights", "bank", "vae"))
+    assert plan.needed == stays + temporaries + 5 == sum(plan.parts.values())
+    text = "\n".join(lines(plan))
+    assert ("does not fit" in text) != fits
+    assert "denoise: all-gather over context: 6 of 6.00 MB together" in text
+    assert plan.seconds["links"] == 0  # a group of one receives nothing
+    assert plan.seconds["memory"] == sum(plan.traffic.values()) / CHIP.bandwidth
+    assert plan.roofline == max(plan.seconds.values())
+
+
+def test_the_compilers_refusal_is_shown(monkeypatch):
+    message = "Ran out of memory in memory space hbm. Used 28.5G of 15.75G hbm."
+
+    def refuse(*_):
+        raise program.TooLarge("denoise", program.needed_bytes(message), message)
+
+    plan = planned(monkeypatch, refuse)
+    assert not plan.fits and plan.needed == 28.5 * 2**30
+    assert message in "\n".join(lines(plan))
+
+
+PARTS = dict(weights=3, bank=7, vae=0.5, context=2, gathered=1, activations=1, temporaries=1)
+WAN = get_preset("wan-1.3b")
+TWICE = [f"--mesh {axis}=2 (2 devices)" for axis in ("context", "fsdp", "tensor")]
+
+
+@pytest.mark.parametrize("room, sizes, found", [
+    (13, {}, ["--set memory.dtype=int8", "--set memory.place=host", *TWICE]),
+    (10, {}, ["--set memory.place=host", *TWICE]),
+    # Twice the devices are too few here, and 8 tensor devices do not cut 12 heads.
+    (8.3, {"tensor": 4}, [f"--mesh {axis}=4,tensor=4 (16 devices)" for axis in ("context", "fsdp")]),
+    (1, {"context": 4}, []),
+])  # fmt: skip
+def test_remedies_are_the_mildest_that_do(room, sizes, found):
+    named = remedies(WAN, sizes, {part: size * GB for part, size in PARTS.items()}, room * GB)
+    assert [n for n in named if "capacity" not in n] == found
