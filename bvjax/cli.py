@@ -118,14 +118,17 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = commands.add_parser(
         "plan", help="what a configuration costs on a machine that is not here",
-        description="Compile the programs of a chunk for a TPU or GPU topology, without one, and say "
-        "what they need: memory, work, exchanges, and the time they cannot go below.",
+        description="Compile the programs of a chunk, or a step of training, for a TPU or GPU topology, "
+        "without one, and say what they need: memory, work, exchanges, and the time they cannot go below.",
     )  # fmt: skip
     plan.set_defaults(command=_plan)
     add = plan.add_argument
     add("--preset", required=True, metavar="NAME", help=", ".join(PRESETS))
     add("--topology", required=True, metavar="NAME", help="v5p:2x2x1, v6e:4x4, h100:1x8, ...")
+    add("--phase", choices=("generate", "train"), default="generate", help="(default: generate)")
     add("--minutes", type=float, default=1.0, metavar="M", help="of video (default: 1)")
+    add("--batch", type=int, metavar="N",
+        help="videos of a step of training (default: the size of the axis data)")  # fmt: skip
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change the configuration; may be repeated")  # fmt: skip
     add("--json", metavar="FILE", help="write the figures there as well")
@@ -253,10 +256,16 @@ def _plan(args: argparse.Namespace) -> None:
     sizes = parse_mesh(args.mesh) if args.mesh else None
     if not args.minutes > 0:
         raise UserError(f"--minutes is {args.minutes:g}; it must be above 0")
+    if args.phase == "train":
+        from bvjax.plan import training_report as report
+    elif args.batch is not None:
+        raise UserError("--batch is of --phase train; one video is generated at a time")
     chip, devices = topology_devices(args.topology)
+    more = (args.batch,) if args.phase == "train" else ()
     plan = report.make_plan(
-        model, args.topology, chip, devices, sizes, args.minutes, lambda text: _say(f"{text} ...")
-    )
+        model, args.topology, chip, devices, sizes, args.minutes, *more,
+        say=lambda text: _say(f"{text} ..."),
+    )  # fmt: skip
     print("\n".join(report.lines(plan)))
     if args.json:
         write_json(pathlib.Path(args.json), report.as_json(plan))

@@ -14,10 +14,17 @@ HERE = pathlib.Path(__file__).parent
 
 @pytest.mark.slow
 def test_on_eight_virtual_devices():
+    run(str(HERE / "devices"))
+
+
+def test_one_step_of_training_on_eight_virtual_devices():
+    run(str(HERE / "devices" / "test_training.py"), "-k", "step_on_a_mesh and data and none")
+
+
+def run(*what: str) -> None:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-m", "pytest", str(HERE / "devices"), "-p", "no:xdist"]
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "pytest", *what, "-p", "no:xdist"],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         cwd=HERE.parent,
         capture_output=True,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from jax.sharding import Mesh
@@ -15,6 +16,9 @@ _KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 _OPERATION = re.compile(rf"= (.+?) ({_KINDS})(-start)?\(")
 _SHAPE = re.compile(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
 _NAME = re.compile(r'op_name="([^"]*)"')
+_CALL = re.compile(r"\b(body|calls|to_apply|(?:true|false)_computation)=%?([\w.\-]+)")
+_CALLS = re.compile(r"\b(?:branch|called)_computations=\{([^}]*)\}")
+_ROUNDS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _INSIDE = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")  # bodies of fusions: none of it is stored
 _BEGIN = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _MADE = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(")
@@ -41,16 +45,16 @@ class Collective:
         return self.bytes * self.times
 
 
-def collectives(text: str, mesh: Mesh, times: Callable[[str], int]) -> list[Collective]:
+def collectives(text: str, mesh: Mesh) -> list[Collective]:
     """All of a program's, those of one kind, place and size together, the largest first.
 
     Args:
       text: `compiled.as_text()`.
       mesh: whose axes the groups of devices are matched with.
-      times: how often the operation of a name (`op_name`) runs: loops are not unrolled in the text.
     """
     found: dict[tuple, int] = {}
-    for line in text.splitlines():
+    times = runs(text)
+    for _, where, line in _lines(text):
         match = _OPERATION.search(line)
         if not match:
             continue
@@ -61,9 +65,36 @@ def collectives(text: str, mesh: Mesh, times: Callable[[str], int]) -> list[Coll
         name = _NAME.search(line)
         name = name.group(1) if name else ""
         key = kind, axes_of(_groups(line), mesh), name, moved
-        found[key] = found.get(key, 0) + times(name)
+        found[key] = found.get(key, 0) + times[where]
     made = [Collective(*key, count) for key, count in found.items()]
     return sorted(made, key=lambda c: -c.received)
+
+
+def runs(text: str) -> dict[str, int]:
+    """How often each computation of a program runs: loops are not unrolled in its text.
+
+    Compilers write how often a loop goes round where they know it, as of every `scan`; of others
+    (and of the branches of a condition, all of which are counted) one round is taken.
+    """
+    entry, calls = "", {}
+    for first, where, line in _lines(text):
+        entry = where if first else entry
+        if " while(" in line:
+            known = _ROUNDS.search(line)
+            rounds = int(known.group(1)) if known else 1
+        else:
+            rounds = 1
+        called = [name for _, name in _CALL.findall(line)]
+        for listed in _CALLS.findall(line):
+            called += [name.strip().lstrip("%") for name in listed.split(",")]
+        for name in called:
+            calls.setdefault(name, []).append((where, rounds))
+
+    @functools.cache
+    def of(name: str) -> int:
+        return (name == entry) + sum(of(where) * rounds for where, rounds in calls.get(name, ()))
+
+    return {name: of(name) for name in {entry, *calls, *(where for _, where, _ in _lines(text))}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +130,21 @@ def largest(text: str) -> Made:
 
 def _operations(text: str) -> Iterator[tuple[bool, str, str, str, str]]:
     """(in the entry, computation, shapes, operation, line) of each line that is one."""
+    for entry, where, line in _lines(text):
+        made = _MADE.match(line)
+        if made:
+            yield entry, where, *made.groups(), line
+
+
+def _lines(text: str) -> Iterator[tuple[bool, str, str]]:
+    """(in the entry, computation, line) of each line inside a computation."""
     entry, where = False, ""
     for line in text.splitlines():
         begin = _BEGIN.match(line)
         if begin:
             entry, where = bool(begin.group(1)), begin.group(2)
-        made = _MADE.match(line)
-        if made:
-            yield entry, where, *made.groups(), line
+        elif where:
+            yield entry, where, line
 
 
 def _size(dtype: str, dims: str) -> int:

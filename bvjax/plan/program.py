@@ -141,11 +141,11 @@ def compile_generation(
     made = []
     for name, (fn, args) in calls.items():
         say(f"compiling {name}")
-        made.append(compile_program(name, fn.lower(*args, layout=layout), model, layout))
+        made.append(compile_program(name, fn.lower(*args, layout=layout), layout))
     return made
 
 
-def compile_program(name: str, lowered, model: ModelConfig, layout: Layout) -> Program:
+def compile_program(name: str, lowered, layout: Layout) -> Program:
     """Compiles and reads off what matters; raises `TooLarge`."""
     try:
         compiled = lowered.compile()
@@ -161,7 +161,7 @@ def compile_program(name: str, lowered, model: ModelConfig, layout: Layout) -> P
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         largest=largest(text),
-        collectives=tuple(collectives(text, layout.mesh, functools.partial(_times, model))),
+        collectives=tuple(collectives(text, layout.mesh)),
     )
 
 
@@ -171,16 +171,6 @@ def needed_bytes(text: str) -> int | None:
     if not found:
         return None
     return int(float(found.group(1)) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[found.group(2)])
-
-
-def _times(model: ModelConfig, name: str) -> int:
-    """How often an operation runs, by the loops that its name lies in: layers, solver steps."""
-    times, scopes = 1, name.split("/")
-    for before, scope in zip(scopes, scopes[1:], strict=False):
-        if scope == "while":
-            layers = before in ("WanDiT", "shard_map")
-            times *= model.dit.num_layers if layers else model.sampler.steps
-    return times
 
 
 def sharded_bytes(tree: Any) -> int:

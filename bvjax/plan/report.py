@@ -79,8 +79,7 @@ def make_plan(
         problem = f"{error.name}: {error.message}"
     if needed is not None:
         parts["temporaries"] = max(needed - sum(parts.values()), 0)
-    gpu = chip.name.startswith("h")
-    room = chip.memory - (RESERVED_SHARE * chip.memory if gpu else RESERVED)
+    room = room_of(chip)
     fits = not problem and needed <= room
     work, traffic = costs.chunk_flops(model), costs.traffic(model, layout, parts)
     return Plan(
@@ -89,17 +88,22 @@ def make_plan(
         remedies=() if fits else tuple(remedies(model, sizes, parts, room)),
         flops=dict(work), traffic=traffic,
         padding=costs.attention_padding(model, layout, chip.name),
-        seconds=_seconds(layout, chip, programs, work.total(), sum(traffic.values())),
+        seconds=least_seconds(layout, chip, programs, work.total(), sum(traffic.values())),
         dense_history=costs.dense_history(model, minutes),
     )  # fmt: skip
 
 
-def _seconds(layout: Layout, chip: Chip, programs, work: int, moved: int) -> dict[str, float]:
-    """Lower bounds of a chunk's time: products, memory and links of one device."""
+def room_of(chip: Chip) -> float:
+    """Bytes of a chip's memory that a program can have."""
+    return chip.memory - (RESERVED_SHARE * chip.memory if chip.name.startswith("h") else RESERVED)
+
+
+def least_seconds(layout: Layout, chip: Chip, programs, work: int, moved: int) -> dict[str, float]:
+    """Lower bounds of the time of a chunk or step: products, memory and links of one device."""
     received = 0.0
     for each in (c for p in programs for c in p.collectives):
         group = math.prod(layout.size(axis) for axis in each.axes if axis in AXES)
-        share = 2 if each.kind == "all-reduce" else 1
+        share = {"all-reduce": 2, "reduce-scatter": group}.get(each.kind, 1)
         received += share * each.received * (group - 1) / group
     return {
         "products": work / (layout.mesh.size * chip.flops),
@@ -150,30 +154,30 @@ def lines(plan: Plan) -> list[str]:
     made = [
         f"{plan.topology}: {devices} x {plan.chip.name}, mesh {mesh}",
         "",
-        f"memory of one device, of {_bytes(plan.chip.memory)}:",
-        *(f"  {part:<12}{_bytes(size):>10}" for part, size in plan.parts.items()),
+        f"memory of one device, of {in_bytes(plan.chip.memory)}:",
+        *(f"  {part:<12}{in_bytes(size):>10}" for part, size in plan.parts.items()),
     ]
     for each in plan.programs:
         made.append(
-            f"  {each.name}: arguments {_bytes(each.arguments)}, temporaries "
-            f"{_bytes(each.temporaries)} (the largest {_bytes(each.largest.bytes)}, "
-            f"{each.largest.shape}), outputs {_bytes(each.outputs)}"
+            f"  {each.name}: arguments {in_bytes(each.arguments)}, temporaries "
+            f"{in_bytes(each.temporaries)} (the largest {in_bytes(each.largest.bytes)}, "
+            f"{each.largest.shape}), outputs {in_bytes(each.outputs)}"
         )
     verdict = "fits" if plan.fits else "does not fit"
-    made.append(f"  {_bytes(plan.needed)} at once: {verdict}" if plan.needed else f"  {verdict}")
+    made.append(f"  {in_bytes(plan.needed)} at once: {verdict}" if plan.needed else f"  {verdict}")
     if plan.problem:
-        made += ["  " + line for line in _excerpt(plan.problem)]
+        made += ["  " + line for line in excerpt(plan.problem)]
     made += [f"  would fit: {remedy}" for remedy in plan.remedies]
     made += ["", "work of one chunk (products and convolutions):"]
     made += [f"  {part:<18}{work / 1e12:>12,.2f} TFLOP" for part, work in plan.flops.items()]
     if plan.padding is not None:
         made.append(f"  attention's blocks add {plan.padding:.1%} to its logits")
     made += ["", "memory that one device reads and writes for a chunk, at least:"]
-    made += [f"  {part:<12}{_bytes(size):>12}" for part, size in plan.traffic.items()]
+    made += [f"  {part:<12}{in_bytes(size):>12}" for part, size in plan.traffic.items()]
     if plan.programs:
         made += ["", "exchanges of one chunk, received by one device:"]
         for each in plan.programs:
-            made += [f"  {each.name}: {line}" for line in _exchanges(each)]
+            made += [f"  {each.name}: {line}" for line in exchanges(each)]
     made += ["", "time of one chunk cannot go below:"]
     made += [f"  {what:<12}{seconds:>10.3f} s" for what, seconds in plan.seconds.items()]
     bound = max(plan.seconds, key=plan.seconds.get)
@@ -182,8 +186,8 @@ def lines(plan: Plan) -> list[str]:
         f"  bound by {bound}: {plan.roofline:.2f} s a chunk, {whole:.1f} s for "
         f"{plan.minutes:g} minute(s) ({plan.chunks} chunks)",
         "",
-        f"all of that video's keys and values, kept whole, would be {_bytes(plan.dense_history)} "
-        f"over all devices; the bank is {_bytes(plan.parts['bank'])} on each and does not grow",
+        f"all of that video's keys and values, kept whole, would be {in_bytes(plan.dense_history)} "
+        f"over all devices; the bank is {in_bytes(plan.parts['bank'])} on each and does not grow",
         f"peaks of {plan.chip.name}: {plan.chip.flops / 1e12:.0f} TFLOP/s bfloat16, "
         f"{plan.chip.bandwidth / 1e9:.0f} GB/s memory, {plan.chip.link / 1e9:.0f} GB/s a mesh axis "
         f"({plan.chip.source})",
@@ -191,7 +195,8 @@ def lines(plan: Plan) -> list[str]:
     return made
 
 
-def _exchanges(made: Program) -> list[str]:
+def exchanges(made: Program) -> list[str]:
+    """Of a program, those of one kind along the same axes together."""
     if not made.collectives:
         return ["none"]
     together: dict[tuple, list[int]] = {}
@@ -200,18 +205,19 @@ def _exchanges(made: Program) -> list[str]:
         row[0] += each.times
         row[1] += each.received
     return [
-        f"{kind} over {' x '.join(axes) or 'nothing'}: {times} of {_bytes(size)} together"
+        f"{kind} over {' x '.join(axes) or 'nothing'}: {times} of {in_bytes(size)} together"
         for (kind, axes), (times, size) in together.items()
     ]
 
 
-def _excerpt(message: str) -> list[str]:
+def excerpt(message: str) -> list[str]:
     """The compiler's sizes: its first lines and the largest allocations."""
     wanted = [line.strip() for line in message.splitlines() if line.strip()]
     return wanted[:6] + [line for line in wanted[6:] if line.startswith("Size:")][:5]
 
 
-def _bytes(size: float) -> str:
+def in_bytes(size: float) -> str:
+    """`1.50 GB`."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale:
             return f"{size / scale:.2f} {unit}"

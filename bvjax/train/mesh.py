@@ -39,7 +39,7 @@ def check_fits(model: ModelConfig, layout: Layout) -> None:
     """Raises `UserError` if the DiT of `model` cannot be trained on `layout`."""
     why = None if layout.mesh is None else training_misfit(model, dict(layout.mesh.shape))
     if why is not None:
-        raise UserError(f"train.mesh does not fit the model: {why}")
+        raise UserError(f"this mesh does not fit the model: {why}")
 
 
 def state_shardings(layout: Layout, state: TrainState, part: str) -> TrainState:

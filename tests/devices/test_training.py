@@ -141,7 +141,9 @@ def test_the_loop_cuts_a_batch_over_data_and_resumes_without(tmp_path):
 
 
 def test_only_the_dit_is_cut_along_other_axes():
-    with pytest.raises(UserError, match="the vae is trained over the axis data alone, without fsdp"):
+    with pytest.raises(
+        UserError, match="the vae is trained over the axis data alone, without fsdp"
+    ):
         training_layout("data=4,fsdp=2", "vae")
     assert training_layout("data=8", "vae").size("data") == 8
     assert training_layout("data=2,fsdp=4", "dit").size("fsdp") == 4

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from bvjax.plan.hlo import Made, axes_of, collectives, largest
+from bvjax.plan.hlo import Made, axes_of, collectives, largest, runs
 
 MESH = AbstractMesh((2, 4), ("data", "context"))
+LOOP = (
+    '%w = f32[] while(%x), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}'
+)
 OP = 'metadata={op_name="jit(denoise)/blocks/all_gather"}'
 
 
@@ -26,14 +29,43 @@ OP = 'metadata={op_name="jit(denoise)/blocks/all_gather"}'
      "all-to-all", ("context",), 10),
 ])  # fmt: skip
 def test_kind_axes_and_bytes(line, kind, axes, size):
-    (found,) = collectives(f"ENTRY %main {{\n  {line}\n}}\n", MESH, lambda name: 3)
+    text = f"%body (p: f32[]) -> f32[] {{\n  {line}\n}}\n\nENTRY %main (x: f32[]) -> f32[] {{\n  {LOOP}\n}}\n"
+    (found,) = collectives(text, MESH)
     assert (found.kind, found.axes, found.bytes) == (kind, axes, size)
     assert found.times == 3 and found.received == 3 * size
 
 
 def test_what_finishes_an_exchange_or_only_uses_its_name_is_none():
     text = "%d = bf16[8] all-gather-done(%a)\n%f = f32[8] fusion(%all-gather.1), calls=%c"
-    assert collectives(text, MESH, lambda name: 1) == []
+    assert collectives(f"ENTRY %main (x: f32[]) -> f32[] {{\n  {text}\n}}", MESH) == []
+
+
+def test_loops_within_loops_multiply():
+    text = """HloModule jit_f
+
+%inner (p: f32[2]) -> f32[2] {
+  ROOT %g = f32[2]{0} all-gather(%p), replica_groups={{0,1,2,3},{4,5,6,7}}
+}
+
+%wrapped (p: f32[2]) -> f32[2] {
+  ROOT %c = f32[2]{0} fusion(%p), kind=kLoop, calls=%inner
+}
+
+%outer (p: f32[2]) -> f32[2] {
+  %w = f32[2]{0} while(%p), condition=%c1, body=%wrapped, backend_config={"known_trip_count":{"n":"5"},"x":{}}
+  ROOT %again = f32[2]{0} conditional(%w), branch_computations={%inner, %other}
+}
+
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %w = f32[2]{0} while(%x), condition=%c2, body=%outer, backend_config={"known_trip_count":{"n":"7"}}
+  ROOT %u = f32[2]{0} while(%w), condition=%c3, body=%inner
+}
+"""
+    found = runs(text)
+    assert found["outer"] == 7 and found["wrapped"] == 35 and found["other"] == 7
+    assert found["inner"] == 35 + 7 + 1  # of the last loop nobody knows how often it goes round
+    (gathered,) = collectives(text, MESH)
+    assert gathered.times == found["inner"]
 
 
 def test_axes_are_the_fewest_that_hold_the_groups():

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import jax
 import pytest
-from jax.sharding import PartitionSpec
 
 from bvjax.errors import UserError
-from bvjax.train.mesh import (
-    accumulation_steps,
-    batch_sharding,
-    describe_batch,
-    make_mesh,
-    state_sharding,
-)
+from bvjax.generate.placement import training_misfit
+from bvjax.sharding import ONE_DEVICE
+from bvjax.train.mesh import accumulation_steps, batch_sharding, describe_batch, training_layout
 
 
 @pytest.mark.parametrize("batch", [(64, 16, 1), (64, 2, 4), (8, 8, 1), (96, 1, 32)])
@@ -23,8 +18,8 @@ def test_the_product_is_the_global_batch(batch):
 
 
 def test_description():
-    assert describe_batch(64, 16, 1) == "64 = 1 device x 16 x 4 accumulation"
-    assert describe_batch(64, 2, 4) == "64 = 4 devices x 2 x 8 accumulation"
+    assert describe_batch(64, 16, 1) == "64 = data 1 x 16 x 4 accumulation"
+    assert describe_batch(64, 2, 4) == "64 = data 4 x 2 x 8 accumulation"
 
 
 def test_a_batch_that_does_not_divide_names_the_nearest_that_does():
@@ -37,8 +32,27 @@ def test_a_batch_that_does_not_divide_names_the_nearest_that_does():
 
 
 def test_one_device_holds_everything():
-    mesh = make_mesh()
-    assert mesh.axis_names == ("data",) and mesh.devices.size == 1
-    assert batch_sharding(mesh).spec == PartitionSpec("data")
-    x = jax.device_put(jax.numpy.ones((4, 3)), state_sharding(mesh))
+    layout = training_layout("", "dit")
+    assert layout is ONE_DEVICE and training_layout("data=1,fsdp=1", "vae") is ONE_DEVICE
+    x = jax.device_put(jax.numpy.ones((4, 3)), batch_sharding(layout))
     assert x.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize(
+    "mesh, part, message",
+    [
+        ("fsdp=2", "vae", "the vae is trained over the axis data alone, without fsdp"),
+        ("data=64", "text", "a mesh of data=64.* has 64 devices; there are"),
+        ("rows=2", "dit", "a mesh is written like context=4,tensor=2"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused(mesh, part, message):
+    with pytest.raises(UserError, match=message):
+        training_layout(mesh, part)
+
+
+def test_what_a_mesh_must_divide(tiny):
+    assert training_misfit(tiny.model, dict(data=7, fsdp=2, context=2, tensor=2)) is None
+    assert "tensor=3 does not cut 2 heads evenly" in training_misfit(tiny.model, dict(tensor=3))
+    why = training_misfit(tiny.model, dict(fsdp=2, context=4))
+    assert why == "fsdp x context=8 does not cut 4 tokens evenly; it can be [1, 2, 4]"
