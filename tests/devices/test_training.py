@@ -23,18 +23,21 @@ from bvjax.train.step import make_train_step
 from data_pipelines.counter_source import IndexedBatches
 
 CHUNKS, STORIES = 3, 4
-ALL = dict(data=2, fsdp=2, context=2)
-MESHES = [(ALL, "none"), (ALL, "with"), (dict(tensor=2), "none"), (dict(tensor=2), "with")]
+SMALL = ForcingConfig(rounds=1)
+CASES = [
+    (dict(data=2, fsdp=2, context=2), "none", ForcingConfig(frames=4), 2),
+    (dict(tensor=2), "with", SMALL, 1),
+]
 
 
 def layout_of(sizes):
     return make_layout(sizes, jax.devices()[: int(np.prod(list(sizes.values())))])
 
 
-def make_task(tiny, build, layout=ONE_DEVICE):
+def make_task(tiny, build="none", forcing=SMALL, layout=ONE_DEVICE):
     model = tiny.variant(build={"context": build}, dit={"remat": "full"})
     return DiTTask(
-        model=model, forcing=ForcingConfig(frames=4), heldout={}, vae_params=None,
+        model=model, forcing=forcing, heldout={}, vae_params=None,
         null_text=np.zeros((model.text.max_length, model.text.dim), np.float32),
         sample_stories=0, sample_chunks=0, weights_dtype="float32", layout=layout,
     )  # fmt: skip
@@ -51,9 +54,9 @@ def make_batch(model, seed=0):
     return {name: array.astype(np.float32) for name, array in batch.items()}
 
 
-def step(tiny, build, layout, accum):
+def step(tiny, build, forcing, layout, accum):
     """State and metrics after one step; the trace of momentum is the gradient."""
-    task, optimizer = make_task(tiny, build, layout), optax.sgd(0.1, momentum=0.9)
+    task, optimizer = make_task(tiny, build, forcing, layout), optax.sgd(0.1, momentum=0.9)
     state = init_state(task.init, optimizer, 0, tiny.params["dit"])
     where = state_shardings(layout, state, "dit")
     run = make_train_step(
@@ -63,11 +66,11 @@ def step(tiny, build, layout, accum):
     return run(jax.device_put(state, where), make_batch(task.model))
 
 
-@pytest.mark.parametrize("sizes, build", MESHES, ids=str)
-def test_a_step_on_a_mesh_is_that_of_one_device(tiny, sizes, build):
+@pytest.mark.parametrize("sizes, build, forcing, accum", CASES, ids=["rows", "heads"])
+def test_a_step_on_a_mesh_is_that_of_one_device(tiny, sizes, build, forcing, accum):
     layout = layout_of(sizes)
-    expected, metrics = step(tiny, build, ONE_DEVICE, 2)
-    got, same = step(tiny, build, layout, 2)
+    expected, metrics = step(tiny, build, forcing, ONE_DEVICE, accum)
+    got, same = step(tiny, build, forcing, layout, accum)
     for name, value in metrics.items():
         np.testing.assert_allclose(same[name], value, rtol=1e-5, err_msg=name)
     for (path, a), b in zip(
@@ -87,7 +90,7 @@ def test_a_step_on_a_mesh_is_that_of_one_device(tiny, sizes, build):
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_a_run_goes_on_on_another_mesh(tiny, tmp_path, kind):
     optimizer = make_optimizer(OptimizerConfig(kind=kind), lambda step: 1e-3)
-    state = init_state(make_task(tiny, "none").init, optimizer, 0, tiny.params["dit"])
+    state = init_state(make_task(tiny).init, optimizer, 0, tiny.params["dit"])
     before = state_shardings(layout_of(dict(data=2, fsdp=2)), state, "dit")
     cut = [w for w in jax.tree.leaves(before) if not w.is_fully_replicated]
     assert len(cut) >= 30  # of params, ema and moments; the rest are vectors and not of layers
@@ -116,6 +119,9 @@ class Regression:
     def init(self, key):
         return {"dense": {"kernel": jax.random.normal(key, (3, 2)), "bias": jnp.zeros(2)}}
 
+    def sample(self, params, folder, step):
+        return {}
+
     def loss(self, params, batch, key):
         y = batch["x"] @ params["dense"]["kernel"] + params["dense"]["bias"]
         return jnp.mean((y - batch["y"]) ** 2), {}
@@ -130,7 +136,7 @@ def test_the_loop_cuts_a_batch_over_data_and_resumes_without(tmp_path):
     config = LoopConfig(steps=4, global_batch_size=16, device_batch_size=1, sample_every=0)
     cut = dataclasses.replace(config, mesh="data=8")
     whole = dataclasses.replace(config, device_batch_size=8)  # as many micro batches
-    args = OptimizerConfig(lr=0.1)
+    args = OptimizerConfig(lr=0.1, milestones=(), factors=())  # the rate of any number of steps
     expected = fit(Regression(), data(), args, whole, tmp_path / "one")
     fit(Regression(), data(), args, dataclasses.replace(cut, steps=2), tmp_path / "run")
     got = fit(Regression(), data(), args, whole, tmp_path / "run")

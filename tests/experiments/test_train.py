@@ -227,7 +227,7 @@ def test_exit_codes(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "init_from", "message"),
     [
-        ({"train.global_batch_size": 3}, None, "3 is not a multiple of 1 device"),
+        ({"train.global_batch_size": 3}, None, "3 is not a multiple of data=1"),
         ({"optimizer.schedule": "linear"}, None, "it can be stepwise or cosine"),
         ({"data.source": "web"}, None, "data.source is 'web'; it can be render or tfds"),
         (
