@@ -18,6 +18,11 @@ _SHAPE = re.compile(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _CALL = re.compile(r"\b(body|calls|to_apply|(?:true|false)_computation)=%?([\w.\-]+)")
 _CALLS = re.compile(r"\b(?:branch|called)_computations=\{([^}]*)\}")
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_NUMBER = re.compile(r"^\s+%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(
+    r"^\s+ROOT .*? compare\((?:\S+ )?%?[\w.\-]+, (?:\S+ )?%?([\w.\-]+)\), direction=LT"
+)
 _ROUNDS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _INSIDE = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")  # bodies of fusions: none of it is stored
 _BEGIN = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -73,17 +78,18 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
 def runs(text: str) -> dict[str, int]:
     """How often each computation of a program runs: loops are not unrolled in its text.
 
-    Compilers write how often a loop goes round where they know it, as of every `scan`; of others
-    (and of the branches of a condition, all of which are counted) one round is taken.
+    Compilers for CPUs and GPUs write how often a loop goes round.  Those for TPUs do not: there it
+    is the number that the loop's condition compares its counter with, as `scan` counts from 0.
+    Of a loop that runs until something happens one round is taken; all branches of a condition
+    count.
     """
-    entry, calls = "", {}
+    entry, calls, limits = "", {}, _limits(text)
     for first, where, line in _lines(text):
         entry = where if first else entry
+        rounds = 1
         if " while(" in line:
-            known = _ROUNDS.search(line)
-            rounds = int(known.group(1)) if known else 1
-        else:
-            rounds = 1
+            known, condition = _ROUNDS.search(line), _CONDITION.search(line)
+            rounds = int(known.group(1)) if known else limits.get(condition.group(1), 1)
         called = [name for _, name in _CALL.findall(line)]
         for listed in _CALLS.findall(line):
             called += [name.strip().lstrip("%") for name in listed.split(",")]
@@ -94,7 +100,20 @@ def runs(text: str) -> dict[str, int]:
     def of(name: str) -> int:
         return (name == entry) + sum(of(where) * rounds for where, rounds in calls.get(name, ()))
 
-    return {name: of(name) for name in {entry, *calls, *(where for _, where, _ in _lines(text))}}
+    return {where: of(where) for _, where, _ in _lines(text)}
+
+
+def _limits(text: str) -> dict[str, int]:
+    """Of each computation that is a comparison `counter < number`: the number."""
+    numbers, found = {}, {}
+    for _, where, line in _lines(text):
+        constant = _NUMBER.match(line)
+        if constant:
+            numbers[where, constant.group(1)] = int(constant.group(2))
+        compared = _BELOW.match(line)
+        if compared:
+            found[where] = where, compared.group(1)
+    return {where: numbers[key] for where, key in found.items() if key in numbers}
 
 
 @dataclasses.dataclass(frozen=True)
