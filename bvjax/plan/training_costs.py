@@ -31,11 +31,9 @@ def step_flops(task: DiTTask, videos: int, chunks: int) -> Counter:
 def _part(path: str) -> str:
     """`projections, backward` of `transpose(jvp(WanDiT))/.../ffn`: names within transformations."""
     names = re.sub(r"\w+\(|\)", "", path)
-    when = "forward"
-    if "transpose(" in path:
-        when = "backward"
-    if re.search("remat|checkpoint", path.rpartition("transpose(")[2]) and when == "backward":
-        when = "recomputed" if "transpose(" not in path.rpartition("remat")[2] else "backward"
+    when = "backward" if "transpose(" in path else "forward"
+    if "rematted_computation" in path:
+        when = "recomputed"
     return f"{flops.dit_part(names)}, {when}"
 
 
