@@ -1,0 +1,59 @@
+"""Work and bytes of a step of training against sums written out."""
+
+import dataclasses
+
+import pytest
+
+from bvjax.overrides import apply_overrides
+from bvjax.plan.training import inputs, make_task
+from bvjax.plan.training_costs import memory_parts, step_flops
+from bvjax.plan.training_report import choose_mesh, remedies
+from bvjax.presets import get_preset
+from bvjax.sharding import ONE_DEVICE
+
+MINI, WAN = get_preset("mini"), get_preset("wan-1.3b")
+VIDEOS, CHUNKS = 2, 3
+
+
+def test_flops_forward_recomputed_and_backward():
+    model = apply_overrides(MINI, ["dit.remat=full"])
+    found = step_flops(make_task(model, ONE_DEVICE), VIDEOS, CHUNKS)
+    d, layers, words = MINI.dit.dim, MINI.dit.num_layers, MINI.text.max_length
+    # Each chunk once clean and twice noisy, with a caption each; the guidance latent once as an entry
+    # and twice alone (a caption for both, whose keys and values are made once).
+    tokens, captions = 3 * CHUNKS * 128 + 3 * 16, 3 * CHUNKS + 2
+    linear = 2 * tokens * d * (6 * d + 2 * MINI.dit.ffn_dim) + 2 * captions * words * d * 2 * d
+    assert found["projections, forward"] == VIDEOS * layers * linear
+    assert found["projections, recomputed"] == found["projections, forward"]
+    assert found["projections, backward"] == pytest.approx(2 * VIDEOS * layers * linear, rel=0.02)
+    assert found["self-attention, backward"] > found["self-attention, forward"] > 0
+
+
+def test_memory_by_part():
+    task = make_task(WAN, ONE_DEVICE)
+    state, batch = inputs(task, VIDEOS, CHUNKS)
+    parts = memory_parts(task, state, batch)
+    assert parts["weights"] == parts["average"] == parts["gradients"]
+    assert parts["weights"] == pytest.approx(4 * 1.42e9, rel=0.01)  # float32
+    assert parts["optimizer"] == pytest.approx(2 * parts["weights"], rel=1e-6)
+    rows = 6 * (4 * 37440 + 1560) + 3 * 37440  # what 6 targets see, and what 3 chunks are
+    assert parts["context"] == VIDEOS * 30 * rows * 1536 * 2 * 2
+    assert parts["inputs"] == VIDEOS * 30 * 9 * 37440 * 1536 * 4
+
+
+def test_meshes_and_remedies():
+    assert choose_mesh(WAN, 64) == dict(data=8, fsdp=8)  # 1560 tokens
+    assert choose_mesh(WAN, 4) == dict(data=1, fsdp=4)
+    state = dict.fromkeys(("weights", "average", "optimizer", "gradients"), 1)
+    parts = state | dict(batch=0, context=6, inputs=1, temporaries=1)
+    assert remedies(WAN, dict(fsdp=2), parts, 8.5, 2) == [
+        "--mesh fsdp=2,context=2 (4 devices)",
+        "--mesh fsdp=4 (4 devices)",
+        "--mesh fsdp=2,tensor=2 (4 devices)",
+        "--minutes 0.0667 (1 chunks a video)",
+    ]
+    partly = dataclasses.replace(WAN, dit=dataclasses.replace(WAN.dit, remat="dots"))
+    assert remedies(partly, dict(fsdp=8), state | dict(temporaries=2), 5.5, 1) == [
+        "--set dit.remat=full",
+        "--mesh fsdp=8,tensor=2 (16 devices)",
+    ]
