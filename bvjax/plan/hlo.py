@@ -18,6 +18,10 @@ _SHAPE = re.compile(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _CALL = re.compile(r"\b(body|calls|to_apply|(?:true|false)_computation)=%?([\w.\-]+)")
 _CALLS = re.compile(r"\b(?:branch|called)_computations=\{([^}]*)\}")
+_NAMED_GROUPS = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\]"
+    r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+)
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _NUMBER = re.compile(r"^\s+%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
 _BELOW = re.compile(
@@ -180,15 +184,46 @@ def _groups(line: str) -> list[list[int]]:
         ]
     counted = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
     if counted:
-        shape, source = ([int(n) for n in g.split(",")] for g in counted.groups()[:2])
-        order = counted.group(3)
-        grid = np.arange(math.prod(source)).reshape(source)
-        grid = grid.transpose([int(n) for n in order.split(",")]) if order else grid
-        return grid.reshape(-1, shape[-1]).tolist()
+        shape = [int(n) for n in counted.group(1).split(",")]
+        return _numbered(*counted.groups()[1:]).reshape(-1, shape[-1]).tolist()
+    named = _NAMED_GROUPS.search(line)
+    if named:
+        return _along(*named.groups())
     pairs = re.search(r"source_target_pairs=\{(\{[\d,{}]*\})\}", line)
     if pairs:
         return [[int(n) for n in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", pairs.group(1))]
     return []
+
+
+def _numbered(source: str, order: str | None) -> np.ndarray:
+    """Devices 0, 1, ... in the shape `source`, its axes in another order."""
+    sizes = [int(n) for n in source.split(",")]
+    grid = np.arange(math.prod(sizes)).reshape(sizes)
+    return grid.transpose([int(n) for n in order.split(",")]) if order else grid
+
+
+def _along(mesh: str, source: str | None, order: str | None, chosen: str) -> list[list[int]]:
+    """Groups along some axes of a mesh of the compiler's own, `'a'=2,'b'=4`, or parts of them.
+
+    A part is written `'b':(2)2`: of what is left of b behind a factor of 2, the first factor of 2.
+    """
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
+    picked = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen)
+    shape, moved = [], []
+    for axis, size in sizes.items():
+        done = 1
+        for name, before, part in sorted(picked, key=lambda each: int(each[1] or 1)):
+            if name == axis:
+                before, part = int(before or 1), int(part or size)
+                shape += [before // done, part]
+                moved.append(len(shape) - 1)
+                done = before * part
+        shape.append(size // done)
+    grid = np.arange(math.prod(shape)) if source is None else _numbered(source, order)
+    grid = grid.reshape(shape)
+    kept = [i for i in range(grid.ndim) if i not in moved]
+    together = math.prod(shape[i] for i in moved)
+    return grid.transpose(kept + moved).reshape(-1, together).tolist()
 
 
 def axes_of(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:

@@ -25,6 +25,14 @@ OP = 'metadata={op_name="jit(denoise)/blocks/all_gather"}'
     (f"%a = (f32[6], f32[6], u32[], u32[]) collective-permute-start(%x), "
      f"source_target_pairs={{{{0,1}},{{1,2}},{{2,3}},{{3,0}}}}, {OP}",
      "collective-permute", ("context",), 24),
+    (f"%a = f32[4]{{0}} all-reduce(%x), replica_groups=mesh['axis_0'=4,'axis_1'=2], "
+     f"device_ids=([2,4]T(1,0)) {{'axis_1'}}, {OP}", "all-reduce", ("data",), 16),
+    (f"%a = f32[4]{{0}} all-reduce(%x), replica_groups=mesh['a'=2,'b'=2,'c'=2] {{'b','c'}}, {OP}",
+     "all-reduce", ("context",), 16),
+    (f"%a = f32[4]{{0}} all-reduce(%x), replica_groups=mesh['a'=8] {{'a':(2)4}}, {OP}",
+     "all-reduce", ("context",), 16),
+    (f"%a = f32[4]{{0}} all-reduce(%x), replica_groups=mesh['a'=8] {{'a':(1)2}}, {OP}",
+     "all-reduce", ("data",), 16),
     (f"%a = s8[10]{{0}} all-to-all(%x), replica_groups={{{{0,1,2,3}},{{4,5,6,7}}}}, {OP}",
      "all-to-all", ("context",), 10),
 ])  # fmt: skip
