@@ -69,8 +69,8 @@ class Sides:
         """That both run on."""
         return _ask(self.ours, device=True)
 
-    def compare(self, task: Task, name: str, repeat: int, compiled: bool = False) -> str:
-        """A row of the table.
+    def compare(self, task: Task, name: str, repeat: int, compiled: bool = False) -> Row:
+        """What goes into a row of the table.
 
         Raises:
             UserError: the results of both differ.
@@ -91,26 +91,58 @@ class Sides:
         ]
         turns = list(zip(*pairs, strict=True))
         jax_s, torch_s = map(statistics.median, turns)
-        ratio, operations = median_ratio(*turns), _ask(self.ours, operations=asked)
-        shares = [
-            f"{operations / s / limit:.0%}" if operations else ""
-            for s, limit in zip((torch_s, jax_s), self.ceilings[::-1], strict=True)
-        ]
-        how = ", compiled" if compiled else ""
-        _note(task, name + how, ratio, operations / jax_s / self.ceilings[0])
-        difference = "" if task.pair == "attention" else f"{error:.0e}"
-        cells = [name + how, f"{torch_s:.4g}", f"{jax_s:.4g}", f"{ratio:.2f}", *shares]
-        return f"| {' | '.join([*cells, f'{first:.1f}', difference])} |"
+        return Row(
+            task=task, name=name + (", compiled" if compiled else ""), jax_s=jax_s, torch_s=torch_s,
+            ratio=median_ratio(*turns), operations=_ask(self.ours, operations=asked), first=first,
+            difference="" if task.pair == "attention" else f"{error:.0e}",
+        )  # fmt: skip
 
-    def measure_ceilings(self) -> str:
-        """A line about both; of two measurements, before and after, the better."""
+    def measure_ceilings(self) -> None:
+        """Keeps the better of this and what was measured before."""
         again = [_ask(side, ceiling=self.dtype) for side in self.both]
-        best = [max(pair) for pair in zip(self.ceilings, again, strict=True)]
+        self.ceilings = [max(pair) for pair in zip(self.ceilings, again, strict=True)]
+
+    def about(self) -> str:
         versions = ", ".join(str(_ask(side, version=True)) for side in self.both)
+        ours, theirs = (rate / 1e9 for rate in self.ceilings)
         return (
-            f"One large {self.dtype} product: PyTorch {best[1] / 1e9:.0f} GFLOP/s, bvjax "
-            f"{best[0] / 1e9:.0f} GFLOP/s. {versions}, {about.cores()} cores."
+            f"One large {self.dtype} product: PyTorch {theirs:.0f} GFLOP/s, bvjax {ours:.0f} "
+            f"GFLOP/s. {versions}, {about.cores()} cores."
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One comparison; seconds are medians, `ratio` the median of the turns'."""
+
+    task: Task
+    name: str
+    jax_s: float
+    torch_s: float
+    ratio: float
+    operations: float  # 0: not counted
+    first: float  # seconds of our first call
+    difference: str
+
+    def told(self, ceilings: Sequence[float]) -> str:
+        """A line of the table; `ceilings` are (ours, PyTorch's), in FLOP/s."""
+        shares = [
+            f"{self.operations / seconds / limit:.0%}" if self.operations else ""
+            for seconds, limit in zip((self.torch_s, self.jax_s), ceilings[::-1], strict=True)
+        ]
+        cells = [self.name, f"{self.torch_s:.4g}", f"{self.jax_s:.4g}", f"{self.ratio:.2f}"]
+        return f"| {' | '.join([*cells, *shares, f'{self.first:.1f}', self.difference])} |"
+
+    def note(self, ceilings: Sequence[float]) -> None:
+        """Into the table of figures, with its target."""
+        gpu, pair = self.task.dtype == "bfloat16", self.task.pair
+        if pair == "attention":
+            share = 100 * self.operations / self.jax_s / ceilings[0]
+            name = f"{self.name}: share of the measured ceiling"
+            figures.note(name, share, "%", 60 if gpu else None)
+        targets = {"dit": 0.9, "chunk": 1.2 if gpu else 0.9, "vae": 0.9, "attention": 0.9}
+        target = targets.get(pair) if not gpu or pair == "chunk" else None
+        figures.note(f"{self.name}: times as fast as PyTorch", self.ratio, "x", target)
 
 
 def _ask(side: Program, **request):
@@ -121,9 +153,11 @@ def _ask(side: Program, **request):
 
 
 def table(sides: Sides, tasks: Iterable[tuple[str, Task]], repeat: int, compiled: bool) -> str:
-    """All rows, printed as they come; what fails on this machine is a row that says so."""
-    print(HEAD, flush=True)
-    rows = []
+    """All rows, printed as they come; what fails on this machine is a row that says so.
+
+    Shares are of the best that each side's product has reached before or after all rows.
+    """
+    rows: list[Row | str] = []
     for name, task in tasks:
         both = compiled and task.pair in ("chunk", "minute")
         for with_compiler in (False, True) if both else (False,):
@@ -131,21 +165,16 @@ def table(sides: Sides, tasks: Iterable[tuple[str, Task]], repeat: int, compiled
                 rows.append(sides.compare(task, name, repeat, with_compiler))
             except UserError as error:
                 rows.append(f"| {name} | {error} | | | | | | |")
-            print(rows[-1], flush=True)
-    last = sides.measure_ceilings()
-    print(f"\n{last}", flush=True)
-    return "\n".join([HEAD, *rows, "", last])
-
-
-def _note(task: Task, name: str, ratio: float, share: float) -> None:
-    gpu = task.dtype == "bfloat16"
-    if task.pair == "attention":
-        figures.note(
-            f"{name}: share of the measured ceiling", 100 * share, "%", 60 if gpu else None
-        )
-    targets = {"dit": 0.9, "chunk": 1.2 if gpu else 0.9, "vae": 0.9, "attention": 0.9}
-    target = targets.get(task.pair) if not gpu or task.pair == "chunk" else None
-    figures.note(f"{name}: times as fast as PyTorch", ratio, "x", target)
+            row = rows[-1]
+            print(row if isinstance(row, str) else f"{row.name}: {row.ratio:.2f} x", flush=True)
+    sides.measure_ceilings()
+    for row in rows:
+        if isinstance(row, Row):
+            row.note(sides.ceilings)
+    told = [row if isinstance(row, str) else row.told(sides.ceilings) for row in rows]
+    text = "\n".join([HEAD, *told, "", sides.about()])
+    print(text, flush=True)
+    return text
 
 
 def main(argv: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ class ChunkStep:
             else:
                 x = x + (following - sigma) * v
         cache = self._cache if work.model.build.context == "with" else None
-        return x, self._pass(x, work.model.build.label, self._text, cache, clean=True)[1]
+        return x, self._pass(x, work.model.build.label, self._text, cache, clean=True)
 
     def _pass(self, x, sigma, text, cache, clean=False):
         rope = self._rope[int(clean)]

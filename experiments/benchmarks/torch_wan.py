@@ -61,6 +61,12 @@ class Block(nn.Module):
             nn.Linear(dim, ffn), nn.GELU(approximate="tanh"), nn.Linear(ffn, dim)
         )
 
+    def keys_and_values(self, x, e0):
+        """Of self-attention, before RoPE; [1, heads, n, k] each."""
+        shift, scale = (self.modulation + e0).chunk(6, dim=1)[:2]
+        y = self.normed(x, shift, scale)
+        return self.self_attn.project(y, y)[1:]
+
     def forward(self, x, e0, text, rope: Rope, cache=None):
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (self.modulation + e0).chunk(6, dim=1)
         y = self.normed(x, shift_1, scale_1)
@@ -146,7 +152,8 @@ class ChunkDiT(nn.Module):
             text: [1, rows, width], not embedded yet: every pass embeds it, as in diffusers.
             places: [n, 24], features of rows and columns, for models that are told them.
             cache: of each layer the buffers whose rows from n on are context.
-            return_kv: also return keys (before RoPE) and values of each layer.
+            return_kv: return keys (before RoPE) and values of each layer instead of a velocity; what
+                comes behind those of the last layer is left out, as XLA does.
         """
         cfg, dtype = self.cfg, self.patch_embedding.weight.dtype
         x = self.patch_embedding(latents.permute(3, 0, 1, 2)[None].to(dtype))
@@ -158,6 +165,8 @@ class ChunkDiT(nn.Module):
         e0 = self.time_projection(e).unflatten(-1, (6, -1))
         text, kept = self.embed_text(text), []
         for i, block in enumerate(self.blocks):
+            if return_kv and i == len(self.blocks) - 1:
+                return [*kept, block.keys_and_values(x, e0)]
             x, k, v = block(x, e0, text, rope, None if cache is None else cache[i])
             if return_kv:
                 kept.append((k, v))
@@ -167,7 +176,7 @@ class ChunkDiT(nn.Module):
         velocity = x.permute(0, 3, 1, 4, 2, 5, 6).reshape(*latents.shape[:3], -1)
         if cfg.output == "residual":
             velocity = self._add_linear_guess(velocity, latents, sigma)
-        return (velocity, kept) if return_kv else velocity
+        return velocity
 
     def _add_linear_guess(self, out, latents, sigma):
         std = torch.tensor(self.cfg.latent_std or [1.0], device=latents.device)

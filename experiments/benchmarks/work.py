@@ -18,16 +18,23 @@ from bvjax.generate import steps
 from bvjax.nets import text, vae
 
 
-def dit_forward(model: ModelConfig, tokens: int, context_rows: int = 0) -> float:
+def dit_forward(model: ModelConfig, tokens: int, context_rows: float = 0) -> float:
     """One pass of one branch over `tokens`, each of which sees all of them and `context_rows` more."""
+    return model.dit.num_layers * _layer(model, tokens, context_rows) + _ends(model, tokens)
+
+
+def _layer(model: ModelConfig, tokens: int, context_rows: float) -> float:
     dit, rows = model.dit, model.text.max_length
     d, f = dit.dim, dit.ffn_dim
     linear = 2 * tokens * d * (6 * d + 2 * f) + 2 * rows * d * 2 * d  # q k v o, q o; k v of text
-    attention = 4 * tokens * d * (tokens + context_rows + rows)
-    patch = math.prod(dit.patch)
-    ends = 2 * tokens * d * patch * (dit.in_channels + dit.out_channels)
-    ends += 2 * rows * d * (model.text.dim + d) + 2 * d * (dit.freq_dim + d + 6 * d)
-    return dit.num_layers * (linear + attention) + ends
+    return linear + 4 * tokens * d * (tokens + context_rows + rows)
+
+
+def _ends(model: ModelConfig, tokens: int, head: bool = True) -> float:
+    dit, rows = model.dit, model.text.max_length
+    d, patch = dit.dim, math.prod(dit.patch)
+    ends = 2 * tokens * d * patch * (dit.in_channels + head * dit.out_channels)
+    return ends + 2 * rows * d * (model.text.dim + d) + 2 * d * (dit.freq_dim + d + 6 * d)
 
 
 def branches(model: ModelConfig) -> int:
@@ -35,15 +42,20 @@ def branches(model: ModelConfig) -> int:
     return 2 if model.cfg.guided else 1
 
 
-def denoise(model: ModelConfig, tokens: int, context_rows: int) -> float:
+def denoise(model: ModelConfig, tokens: int, context_rows: float) -> float:
     """All denoising steps of `tokens` tokens."""
     return model.sampler.steps * branches(model) * dit_forward(model, tokens, context_rows)
 
 
-def commit(model: ModelConfig, tokens: int, context_rows: int) -> float:
-    """The clean pass, once for each bank; what the probes cost is left out."""
+def commit(model: ModelConfig, tokens: int, context_rows: float) -> float:
+    """The clean pass, once for each bank; of the last layer nothing follows its keys and values.
+
+    What the probes cost is left out.
+    """
     seen = context_rows if model.build.context == "with" else 0
-    return (1 + model.cfg.two_banks) * dit_forward(model, tokens, seen)
+    layers = (model.dit.num_layers - 1) * _layer(model, tokens, seen)
+    last = 2 * tokens * 3 * model.dit.dim**2
+    return (1 + model.cfg.two_banks) * (layers + last + _ends(model, tokens, head=False))
 
 
 def context_rows(model: ModelConfig, state: steps.State, given: steps.ChunkInput) -> float:
