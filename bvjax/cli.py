@@ -129,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=1.0, metavar="M", help="of video (default: 1)")
     add("--batch", type=int, metavar="N",
         help="videos of a step of training (default: the size of the axis data)")  # fmt: skip
+    add("--decode", action="store_true",
+        help="compile the decoding of a chunk too (minutes more)")  # fmt: skip
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change the configuration; may be repeated")  # fmt: skip
     add("--json", metavar="FILE", help="write the figures there as well")
@@ -258,13 +260,16 @@ def _plan(args: argparse.Namespace) -> None:
         raise UserError(f"--minutes is {args.minutes:g}; it must be above 0")
     if args.phase == "train":
         from bvjax.plan import training_report as report
+
+        if args.decode:
+            raise UserError("--decode is of --phase generate; training decodes nothing")
     elif args.batch is not None:
         raise UserError("--batch is of --phase train; one video is generated at a time")
     chip, devices = topology_devices(args.topology)
-    more = (args.batch,) if args.phase == "train" else ()
+    more = {"videos": args.batch} if args.phase == "train" else {"decode": args.decode}
     plan = report.make_plan(
-        model, args.topology, chip, devices, sizes, args.minutes, *more,
-        say=lambda text: _say(f"{text} ..."),
+        model, args.topology, chip, devices, sizes, args.minutes,
+        say=lambda text: _say(f"{text} ..."), **more,
     )  # fmt: skip
     print("\n".join(report.lines(plan)))
     if args.json:

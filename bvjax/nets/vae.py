@@ -57,7 +57,9 @@ Params = Any
 ENCODING = ("encoder", "conv1")  # top-level modules that make latents; the others make frames
 BRANCH_ENDS = ("residual_6", "proj")  # last layers of residual and attention branches
 BRANCH_SCALE = 0.1
-WORK = 2**27  # values of the widest activation that a device holds at a time: 0.5 GB in float32
+# Values of the widest activation that a device works on at a time, if a latent is no more: some ten of
+# them are alive at once, 0.7 GB in float32.
+WORK = 2**24
 
 
 @struct.dataclass

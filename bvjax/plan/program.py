@@ -111,9 +111,11 @@ def _struct(shape, where):
 
 
 def compile_generation(
-    model: ModelConfig, layout: Layout, say: Callable[[str], None]
+    model: ModelConfig, layout: Layout, say: Callable[[str], None], decode: bool = False
 ) -> list[Program]:
-    """The three programs of a chunk: `denoise`, all its steps, `commit`, and `decode`.
+    """The programs of a chunk: `denoise`, all its steps, `commit`, and `decode` if wanted.
+
+    That of the VAE has many shapes of convolutions and takes longer to compile than the others.
 
     Raises:
       TooLarge: a compiler that knows the memory's size found that a program does not fit.
@@ -121,7 +123,7 @@ def compile_generation(
     given = inputs(model, layout)
     static = ("model", "layout")
 
-    def decode(params, model, state, latents, layout):
+    def decoded(params, model, state, latents, layout):
         return vae.decode_pictures(params, model.vae, state, latents, first=False, layout=layout)
 
     calls = {
@@ -133,11 +135,12 @@ def compile_generation(
             jax.jit(steps.commit, static_argnames=static, donate_argnames="state"),
             (given.params, model, given.state, given.given, given.latents),
         ),
-        "decode": (
-            jax.jit(decode, static_argnames=static),
-            (given.vae, model, given.vae_state, given.pieces),
-        ),
     }
+    if decode:
+        calls["decode"] = (
+            jax.jit(decoded, static_argnames=static),
+            (given.vae, model, given.vae_state, given.pieces),
+        )
     made = []
     for name, (fn, args) in calls.items():
         say(f"compiling {name}")

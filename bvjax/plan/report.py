@@ -55,8 +55,9 @@ def make_plan(
     sizes: dict[str, int] | None,
     minutes: float,
     say: Callable[[str], None],
+    decode: bool = False,
 ) -> Plan:
-    """Compiles the programs of a chunk and works out the rest.
+    """Compiles the programs of a chunk, that of the VAE with `decode`, and works out the rest.
 
     Raises:
       UserError: the mesh does not fit the model or the devices.
@@ -72,7 +73,7 @@ def make_plan(
     stays = sum(parts[name] for name in ("weights", "bank", "vae"))
     problem, programs = "", ()
     try:
-        programs = tuple(program.compile_generation(model, layout, say))
+        programs = tuple(program.compile_generation(model, layout, say, decode))
         needed = stays + max(p.temporaries + p.outputs for p in programs)
     except TooLarge as error:
         needed = error.needed
@@ -169,7 +170,7 @@ def lines(plan: Plan) -> list[str]:
         made += ["  " + line for line in excerpt(plan.problem)]
     made += [f"  would fit: {remedy}" for remedy in plan.remedies]
     made += ["", "work of one chunk (products and convolutions):"]
-    made += [f"  {part:<18}{work / 1e12:>12,.2f} TFLOP" for part, work in plan.flops.items()]
+    made += [f"  {part:<18}{in_flop(work):>15}" for part, work in plan.flops.items()]
     if plan.padding is not None:
         made.append(f"  attention's blocks add {plan.padding:.1%} to its logits")
     made += ["", "memory that one device reads and writes for a chunk, at least:"]
@@ -179,11 +180,11 @@ def lines(plan: Plan) -> list[str]:
         for each in plan.programs:
             made += [f"  {each.name}: {line}" for line in exchanges(each)]
     made += ["", "time of one chunk cannot go below:"]
-    made += [f"  {what:<12}{seconds:>10.3f} s" for what, seconds in plan.seconds.items()]
+    made += [f"  {what:<12}{in_seconds(seconds):>12}" for what, seconds in plan.seconds.items()]
     bound = max(plan.seconds, key=plan.seconds.get)
     whole = plan.chunks * plan.roofline
     made += [
-        f"  bound by {bound}: {plan.roofline:.2f} s a chunk, {whole:.1f} s for "
+        f"  bound by {bound}: {in_seconds(plan.roofline)} a chunk, {in_seconds(whole)} for "
         f"{plan.minutes:g} minute(s) ({plan.chunks} chunks)",
         "",
         f"all of that video's keys and values, kept whole, would be {in_bytes(plan.dense_history)} "
@@ -222,6 +223,17 @@ def in_bytes(size: float) -> str:
         if size >= scale:
             return f"{size / scale:.2f} {unit}"
     return f"{size:.0f} B"
+
+
+def in_flop(work: float) -> str:
+    """`1.50 TFLOP`, and thousands of them: a chunk has many and a small model few."""
+    unit, scale = ("TFLOP", 1e12) if work >= 1e10 else ("MFLOP", 1e6)
+    return f"{work / scale:,.2f} {unit}"
+
+
+def in_seconds(time: float) -> str:
+    """`1.50 s` or `1.50 ms`."""
+    return f"{time:.2f} s" if time >= 0.1 else f"{1e3 * time:.3f} ms"
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

@@ -15,7 +15,15 @@ from bvjax.generate.placement import training_misfit
 from bvjax.plan import training, training_costs
 from bvjax.plan.chips import Chip
 from bvjax.plan.program import Program, TooLarge
-from bvjax.plan.report import excerpt, exchanges, in_bytes, least_seconds, room_of
+from bvjax.plan.report import (
+    excerpt,
+    exchanges,
+    in_bytes,
+    in_flop,
+    in_seconds,
+    least_seconds,
+    room_of,
+)
 from bvjax.sharding import AXES, make_layout
 from bvjax.train.mesh import check_fits
 
@@ -173,16 +181,16 @@ def lines(plan: TrainingPlan) -> list[str]:
         made += ["  " + line for line in excerpt(plan.problem)]
     made += [f"  would fit: {remedy}" for remedy in plan.remedies]
     made += ["", "work of one step (products and convolutions), on all devices together:"]
-    made += [f"  {part:<30}{work / 1e12:>14,.2f} TFLOP" for part, work in plan.flops.items()]
+    made += [f"  {part:<30}{in_flop(work):>17}" for part, work in plan.flops.items()]
     made += ["", "memory that one device reads and writes for a step, at least:"]
     made += [f"  {part:<14}{in_bytes(size):>12}" for part, size in plan.traffic.items()]
     made += ["", "exchanges of one step, received by one device:"]
     made += [f"  {line}" for each in plan.programs for line in exchanges(each)]
     made += ["", "time of one step cannot go below:"]
-    made += [f"  {what:<12}{seconds:>10.3f} s" for what, seconds in plan.seconds.items()]
+    made += [f"  {what:<12}{in_seconds(seconds):>12}" for what, seconds in plan.seconds.items()]
     bound = max(plan.seconds, key=plan.seconds.get)
     made += [
-        f"  bound by {bound}: {plan.roofline:.2f} s a step, "
+        f"  bound by {bound}: {in_seconds(plan.roofline)} a step, "
         f"{plan.videos * plan.seconds_of_video / plan.roofline:.3g} s of video a second",
         "",
         f"peaks of {plan.chip.name}: {plan.chip.flops / 1e12:.0f} TFLOP/s bfloat16, "

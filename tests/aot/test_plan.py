@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from bvjax.overrides import apply_overrides
 from bvjax.plan.report import lines, make_plan
 from bvjax.plan.topology import topology_devices
 from bvjax.presets import get_preset
@@ -21,6 +20,8 @@ CASES = [
     ("wan-14b", "v5p:4x4x4", dict(data=2, fsdp=2, context=4, tensor=4)),
 ]
 ROWS = {("fsdp",), ("context",), ("fsdp", "context")}
+# By program.  Pictures are cut along all axes: neighbours exchange the rows at the cuts.
+PICTURES = {"all-gather", "collective-permute"}
 ALLOWED = {
     "all-gather": ROWS | {("data",)},  # weights; keys and values, rows of slots; the velocity
     "all-reduce": {("tensor",), ("data",)},  # behind projections, of norms; the velocity
@@ -28,29 +29,34 @@ ALLOWED = {
 }
 
 
-def made(preset, topology, sizes, *overrides):
-    model = apply_overrides(get_preset(preset), overrides)
+def made(preset, topology, sizes, **options):
     chip, devices = topology_devices(topology)
-    return make_plan(model, topology, chip, devices, sizes, 1.0, lambda text: None)
+    model = get_preset(preset)
+    return make_plan(model, topology, chip, devices, sizes, 1.0, lambda text: None, **options)
 
 
 @pytest.mark.parametrize(
     "preset, topology, sizes", CASES, ids=lambda x: x if isinstance(x, str) else ""
 )
 def test_generation_fits_and_sends_nothing_else(preset, topology, sizes):
-    plan = made(preset, topology, sizes)
+    mini = preset == "mini"
+    plan = made(preset, topology, sizes, decode=mini)
     text = "\n".join(lines(plan))
     assert plan.fits, text
-    assert {program.name for program in plan.programs} == {"denoise", "commit"}
+    names = [program.name for program in plan.programs]
+    assert names == ["denoise", "commit", "decode"][: len(names)] and len(names) == 2 + mini
     for program in plan.programs:
         for each in program.collectives:
             axes = tuple(axis for axis in each.axes if plan.mesh[axis] > 1)
             # Importances are summed over rows and heads; a few numbers may go anywhere.
-            small = each.bytes <= 2**20
-            assert small or axes in ALLOWED.get(each.kind, ()), (program.name, each)
-        # Beside the context itself no more than another one.
-        if preset != "mini":
-            assert program.temporaries <= 2 * plan.parts["context"], text
+            fine = each.bytes <= 2**20 or axes in ALLOWED.get(each.kind, ())
+            assert fine or program.name == "decode" and each.kind in PICTURES, (program.name, each)
+        if not mini:
+            assert program.largest.bytes <= plan.parts["context"], text
+            # The context itself is one of them; what layers and gathers need is less than two more.
+            assert program.temporaries <= 3 * plan.parts["context"], text
+    if plan.padding is not None:
+        assert plan.padding < 0.05
 
 
 def test_what_does_not_fit_says_so_and_what_would():

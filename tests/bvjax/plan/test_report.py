@@ -6,7 +6,7 @@ import pytest
 from bvjax.plan import program
 from bvjax.plan.chips import find_chip
 from bvjax.plan.hlo import Collective, Made
-from bvjax.plan.report import lines, make_plan, remedies
+from bvjax.plan.report import in_bytes, in_flop, in_seconds, lines, make_plan, remedies
 from bvjax.presets import get_preset
 
 GB = 10**9
@@ -64,3 +64,9 @@ TWICE = [f"--mesh {axis}=2 (2 devices)" for axis in ("context", "fsdp", "tensor"
 def test_remedies_are_the_mildest_that_do(room, sizes, found):
     named = remedies(WAN, sizes, {part: size * GB for part, size in PARTS.items()}, room * GB)
     assert [n for n in named if "capacity" not in n] == found
+
+
+def test_figures_are_told_in_units_that_show_them():
+    assert [in_bytes(x) for x in (1.5e9, 2e3, 7)] == ["1.50 GB", "2.00 kB", "7 B"]
+    assert [in_flop(x) for x in (1.5e16, 3e8)] == ["15,000.00 TFLOP", "300.00 MFLOP"]
+    assert [in_seconds(x) for x in (33.357, 2e-5)] == ["33.36 s", "0.020 ms"]
