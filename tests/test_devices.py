@@ -14,17 +14,9 @@ HERE = pathlib.Path(__file__).parent
 
 @pytest.mark.slow
 def test_on_eight_virtual_devices():
-    run(str(HERE / "devices"))
-
-
-def test_a_training_run_on_eight_virtual_devices():
-    run(str(HERE / "devices" / "test_training.py"), "-k", "loop_cuts")
-
-
-def run(*what: str) -> None:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *what, "-p", "no:xdist"],
+        [sys.executable, "-m", "pytest", str(HERE / "devices"), "-p", "no:xdist"],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         cwd=HERE.parent,
         capture_output=True,

@@ -36,6 +36,7 @@ def cache(tmp_path):
     compilation_cache.reset_cache()
 
 
+@pytest.mark.slow
 def test_a_word_before_a_program_is_made(cache):
     said = []
     logger = logging.getLogger("jax._src.compiler")

@@ -138,7 +138,8 @@ def test_a_second_run_does_nothing_and_a_new_arm_is_added(world, monkeypatch):
     assert [[arm.name for arm in arms] for arms in ran] == [["random"]]
 
 
-@pytest.mark.parametrize("memory_scale", [pytest.param(0.0, marks=pytest.mark.slow), 3.0])
+@pytest.mark.slow
+@pytest.mark.parametrize("memory_scale", [0.0, 3.0])
 def test_is_what_generation_does_after_the_same_history(world, memory_scale):
     """Teacher-forced in a batch, and through the bank chunk by chunk: the same return chunk."""
     program, tested, stories, cases, *_ = world

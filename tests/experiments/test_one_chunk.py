@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from bvjax import weights
 from bvjax.config import DiTConfig
@@ -12,6 +13,7 @@ from experiments.benchmarks import one_chunk
 from experiments.benchmarks.clock import Clock
 
 
+@pytest.mark.slow
 def test_a_random_checkpoint_makes_a_chunk(tmp_path):
     wan = get_preset("wan-1.3b")
     dit = DiTConfig(dim=48, num_heads=2, num_layers=2, ffn_dim=64, freq_dim=16, dtype="bfloat16")

@@ -1,6 +1,7 @@
 """The beginning of a video becomes the first chunks of a run, in every layout, and stays so."""
 
 import dataclasses
+import functools
 import json
 
 import av
@@ -23,6 +24,10 @@ from bvjax.nets import vae
 from bvjax.story import Story
 
 LAYOUTS = ("separate", "joined", "overlap", "overlap latents")
+CASES = [
+    layout if layout in ("separate", "overlap") else pytest.param(layout, marks=pytest.mark.slow)
+    for layout in LAYOUTS
+]
 SEED = 5
 
 
@@ -65,13 +70,15 @@ def begin(bundle, model, story, path, clip, **more):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, bundle, story, models, clip):
-    """A whole run of each layout: {layout: (its folder, what `produce` told)}."""
-    runs = {}
-    for layout, model in models.items():
+    """A whole run of a layout: its folder, and what `produce` told."""
+
+    @functools.cache
+    def run_of(layout):
         path = tmp_path_factory.mktemp("runs") / layout.replace(" ", "_")
-        with begin(bundle, model, story, path, clip) as run:
-            runs[layout] = path, list(session.produce(run, bundle))
-    return runs
+        with begin(bundle, models[layout], story, path, clip) as run:
+            return path, list(session.produce(run, bundle))
+
+    return run_of
 
 
 def stored(path):
@@ -86,9 +93,9 @@ def encode(params, model, frames):
     return np.asarray(vae.encode(params, model.vae, vae.to_float(frames)[None])[0])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", CASES)
 def test_given_chunks_are_the_encoded_frames(finished, models, tiny, layout):
-    path, progress = finished[layout]
+    path, progress = finished(layout)
     model, frames, params = models[layout], moving(19), tiny.params["vae"]
     if layout == "separate":  # 1 + 2 * 8 frames: the first is the guidance frame
         whole = encode(params, model, frames[:17])
@@ -112,10 +119,10 @@ def test_given_chunks_are_the_encoded_frames(finished, models, tiny, layout):
     assert fresh[-4:] == [(1, False), (2, False), (3, True), (4, True)]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", CASES)
 def test_the_bank_is_that_of_generated_chunks(finished, bundle, models, layout):
     """After the prefix, and at the end, it is the bank rebuilt from the latents on disk."""
-    path, _ = finished[layout]
+    path, _ = finished(layout)
     model, params = models[layout], bundle.params["dit"]
     with RunDir.open(path) as run:
         _, conditions = run.load_conditions()
@@ -141,18 +148,18 @@ def test_the_bank_is_that_of_generated_chunks(finished, bundle, models, layout):
     assert states[-3].bank.valid.sum() == 3 - (layout == "joined")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", CASES)
 def test_what_follows_depends_on_the_video(finished, bundle, story, models, tmp_path, layout):
     write_copy(tmp_path / "other.mkv", moving(19)[:, ::-1], 8)
     with begin(bundle, models[layout], story, tmp_path / "run", tmp_path / "other.mkv") as run:
         list(session.produce(run, bundle))
-    before, after = load(finished[layout][0]), load(tmp_path / "run")
+    before, after = load(finished(layout)[0]), load(tmp_path / "run")
     assert min(np.abs(before[i] - after[i]).max() for i in before) > 1e-3
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", CASES)
 def test_video_and_report_are_whole(finished, bundle, layout):
-    path, _ = finished[layout]
+    path, _ = finished(layout)
     report = json.loads((path / "report.json").read_text())
     assert report["chunks_done"] == 4 and report["chunks_given"] == 2
     with RunDir.open(path) as run:
@@ -166,9 +173,9 @@ def test_video_and_report_are_whole(finished, bundle, layout):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", CASES)
 def test_resumed_anywhere_it_is_the_same(finished, bundle, story, models, clip, tmp_path, layout):
-    want = stored(finished[layout][0])
+    want = stored(finished(layout)[0])
     for stop in range(1, len(want)):
         path = tmp_path / str(stop)
         source = tmp_path / "clip.mkv"
@@ -202,7 +209,7 @@ def test_damaged_chunks_are_encoded_again(finished, bundle, story, models, clip,
 
 
 def test_another_video_is_another_run(finished, bundle, story, models, clip, tmp_path):
-    path, model = finished["separate"][0], models["separate"]
+    path, model = finished("separate")[0], models["separate"]
     begin(bundle, model, story, path, clip).close()  # the same command goes on
     write_copy(tmp_path / "other.mkv", moving(19)[:, ::-1], 8)
     for change in ({"video": tmp_path / "other.mkv"}, {"video": None}, {"video_chunks": 1}):

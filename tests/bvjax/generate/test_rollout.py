@@ -195,6 +195,7 @@ def test_memory_guidance_is_of_chunks_that_retrieved_something(world, videos):
         assert same == (number <= model.retrieval.recent + 1)
 
 
+@pytest.mark.slow
 def test_memory_guidance_takes_the_difference_that_retrieval_makes(world, videos):
     """By hand, in one Euler step: v_null + scale (v - v_null), the null branch with l = 0."""
     model, params = world

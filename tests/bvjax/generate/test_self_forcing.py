@@ -257,6 +257,7 @@ def recomputed(params, model, conditions, chunks, null_history=True):
     return np.stack(made)
 
 
+@pytest.mark.slow
 def test_two_banks_are_two_caches(params, clip):
     """Many guided steps as Self-Forcing's diffusion models take them: the null branch of all time."""
     window = ("retrieval.recent=2", "memory.slots=3", "sampler.kind=euler", "sampler.steps=3")

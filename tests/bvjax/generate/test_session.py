@@ -201,6 +201,7 @@ def test_joined(bundle, story, tiny, tmp_path):
     assert [e["chunk"] for e in report["chunks"][4]["retrieved"]] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_overlap(bundle, story, tiny, tmp_path):
     with session.begin(bundle, tiny.overlap, story, tmp_path / "run", scale=1) as run:
         list(session.produce(run, bundle))
@@ -213,6 +214,7 @@ def test_overlap(bundle, story, tiny, tmp_path):
     assert latents(run.path) == before
 
 
+@pytest.mark.slow
 def test_windows_that_hand_on_latents_and_no_bank(bundle, story, tiny, tmp_path):
     """As SkyReels-V2 runs: noised history, a block that lags, nothing remembered but the overlap."""
     model = tiny.variant(

@@ -160,7 +160,10 @@ def chunk_by_chunk(model, params, clip, key, keep):
     return jnp.stack(out)
 
 
-@pytest.mark.parametrize(("build", "mode"), [("none", "window"), ("with", "absolute")])
+@pytest.mark.parametrize(
+    ("build", "mode"),
+    [pytest.param("none", "window", marks=pytest.mark.slow), ("with", "absolute")],
+)
 def test_parallel_equals_chunk_by_chunk_through_the_bank(params, batch, build, mode):
     """Full probing makes the keep sets deterministic; capacity and tau still drop tokens."""
     model = dataclasses.replace(
@@ -178,7 +181,7 @@ def test_parallel_equals_chunk_by_chunk_through_the_bank(params, batch, build, m
     np.testing.assert_allclose(velocity[0], want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("build", ["none", "with"])
+@pytest.mark.parametrize("build", ["none", pytest.param("with", marks=pytest.mark.slow)])
 def test_no_future_leaks(params, batch, build):
     """The loss of chunk i has no gradient in any later chunk, and has one in its own history."""
     model = dataclasses.replace(MODEL, build=dataclasses.replace(MODEL.build, context=build))
@@ -247,8 +250,9 @@ def test_history_noise_says_its_sigma():
 
 @pytest.mark.parametrize(
     "schedule, target",
-    [("cosine", "blend"), pytest.param("naive", "fm", marks=pytest.mark.slow)],
+    [("cosine", "blend"), ("naive", "fm")],
 )
+@pytest.mark.slow
 def test_the_loss_trains_every_parameter(params, batch, schedule, target):
     """Finite, and every tensor gets a gradient (both passes, text, time and modulation included)."""
     forcing = TeacherForcing(
@@ -286,6 +290,7 @@ def test_without_history_no_bank_is_made_and_the_loss_is_the_same(params, batch)
     assert short_metrics.keys() == long_metrics.keys()
 
 
+@pytest.mark.slow
 def test_frames_are_single_latents_of_the_later_half_with_the_caption_that_describes(params, batch):
     """What must not be read is NaN: earlier latents and chunks' own captions (or, at chance 0, the others)."""
     nan = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), batch["text"])
@@ -310,6 +315,7 @@ def test_frames_are_single_latents_of_the_later_half_with_the_caption_that_descr
         assert np.isfinite(loss)
 
 
+@pytest.mark.slow
 def test_only_targets_without_history_get_the_caption_that_describes(params, batch):
     given = dict(batch, described=jnp.full_like(batch["text"], jnp.nan))
     clip = make_clip(given, teacher().grid)

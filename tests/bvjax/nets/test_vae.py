@@ -449,6 +449,7 @@ def test_patches_fold_and_unfold():
     np.testing.assert_array_equal(vae.unfold_patches(folded, 2), x)
 
 
+@pytest.mark.slow
 def test_a_folding_vae_streams_as_whole():
     """Folds in place of two halvings, one temporal-only halving and one of both."""
     config = VAEConfig(
