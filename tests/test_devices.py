@@ -13,10 +13,11 @@ HERE = pathlib.Path(__file__).parent
 
 
 @pytest.mark.slow
-def test_on_eight_virtual_devices():
+@pytest.mark.parametrize("file", sorted(p.name for p in HERE.glob("devices/test_*.py")))
+def test_on_eight_virtual_devices(file):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", str(HERE / "devices"), "-p", "no:xdist"],
+        [sys.executable, "-m", "pytest", str(HERE / "devices" / file), "-p", "no:xdist"],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         cwd=HERE.parent,
         capture_output=True,
