@@ -60,7 +60,7 @@ test-aot: setup-aot  ## programs compiled for TPUs and GPUs: do they fit, what d
 test-accelerator:  ## the tests that need an accelerator, with the Python that has one (PYTHON=...)
 	$(PYTHON) -m pytest -q -rs --confcutdir=tests/accelerator tests/accelerator
 
-performance-docs: setup-torch  ## docs/performance.md: what things cost on this CPU (a quarter of an hour)
+performance-docs: setup-torch  ## docs/performance.md: what things cost on this CPU (twenty minutes)
 	PYTHON=$(VENV_TORCH)/bin/python experiments/benchmarks/run_cpu.sh
 
 parity-docs: setup-torch  ## docs/parity.md: what equals what, measured by these tests

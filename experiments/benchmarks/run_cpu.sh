@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything in docs/performance.md that a CPU can measure, in about a quarter of an hour on two cores:
+# Everything in docs/performance.md that a CPU can measure, in about twenty minutes on two cores:
 #   experiments/benchmarks/run_cpu.sh            (needs make setup-torch; --tiny shows whether all runs)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
