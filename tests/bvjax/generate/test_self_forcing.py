@@ -271,6 +271,7 @@ def test_two_banks_are_two_caches(params, clip):
 
 
 @pytest.mark.parametrize("name", ["self-forcing", "longlive"])
+@pytest.mark.slow
 def test_videos_longer_than_the_window(params, clip, name):
     """As the preset says it, to the last step; resumed anywhere it is the same video."""
     model, conditions = small(name), clip["conditions"]

@@ -172,6 +172,7 @@ def test_damaged_entries_are_made_again(tiny, cache, loaded, caplog, damage):
     assert loaded == ["text", "text"]
 
 
+@pytest.mark.slow
 def test_what_decides_the_states_decides_the_name(tiny, cache, tmp_path):
     config, folder = tiny.model.text, tmp_path / "weights"
     shutil.copytree(tiny.weights, folder)

@@ -381,6 +381,7 @@ def test_bfloat16_matmuls_keep_a_float32_stream(params, inputs):
 
 
 @pytest.mark.parametrize("std", [(), (1.0, 0.5, 0.1, 2.0)])
+@pytest.mark.slow
 def test_the_linear_guess_is_least_squares_and_the_rest_gives_the_velocity(params, inputs, std):
     """Against numpy regression of the velocity on x_sigma, level by level; then inside the network."""
     rng = np.random.default_rng(5)

@@ -40,6 +40,7 @@ def velocity(cfg, latents, context=None, **kwargs):
     return model.apply({"params": random_params(cfg)}, *inputs, **kwargs)[0]
 
 
+@pytest.mark.slow
 def test_without_a_place_embedding_equal_tokens_stay_equal():
     """RoPE is relative: what all tokens share cannot tell the sky from the ground."""
     flat = jnp.ones((1, 1, FRAMES, SIDE, SIDE, 4))
@@ -60,6 +61,7 @@ def test_place_features_are_waves_of_height_and_width():
     np.testing.assert_allclose(features[1, 12 + 6 + 2], np.sin(1.25), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_frame_rate_is_16_or_another_and_starts_without_effect():
     """Values against the reference are in the test of the golden files."""
     cfg = dataclasses.replace(CFG, fps_embedding=True)
