@@ -43,6 +43,8 @@ def topology_devices(name: str) -> tuple[Chip, list[jax.Device]]:
       UserError: the name is not of a known form, the shape is none of the chip's, or the compiler
         is not installed.
     """
+    # Else JAX complains of the libraries of a CUDA that only compiles.
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     kind, colon, shape = name.lower().partition(":")
     if not colon or kind not in CHIPS or not re.fullmatch(r"\d+(x\d+){0,2}", shape):
         raise UserError(f"--topology is {name!r}; it can be {LEGAL}")
@@ -66,7 +68,6 @@ def _tpus(kind: str, shape: str) -> list[jax.Device]:
 
 def _gpus(kind: str, shape: str) -> list[jax.Device]:
     _need("jax_cuda13_plugin", kind)
-    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     from jax.experimental import topologies
 
     sizes = shape.split("x")
