@@ -10,11 +10,9 @@ import av
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
-from jaxtyping import UInt8
 
 from bvjax.errors import UserError
-
-Frame = UInt8[np.ndarray, "h w 3"]
+from bvjax.video_frames import Frame, reason, timed_frames, upright
 
 # Of the time a frame is shown: one that the source would fill by less is not made.  The times in
 # Matroska files are rounded to milliseconds, so the end of a video is not exact.
@@ -31,7 +29,7 @@ def read_frames(path: str | pathlib.Path, fps: int, height: int, width: int) -> 
     """
     count, last = 0, None  # frames made; (start, end, frame) of the one before
     picture: Frame | None = None  # of `last`, once it is wanted
-    for now in _timed_frames(path, Fraction(1, fps)):
+    for now in timed_frames(path, Fraction(1, fps)):
         if last is not None:
             while Fraction(count, fps) <= (last[0] + now[0]) / 2:
                 picture = _fit(last[2], height, width) if picture is None else picture
@@ -48,8 +46,8 @@ def read_frames(path: str | pathlib.Path, fps: int, height: int, width: int) -> 
 
 def frame_size(path: str | pathlib.Path) -> tuple[int, int]:
     """(height, width) of a video as it is to be watched; raises `UserError`."""
-    for _, _, frame in _timed_frames(path, Fraction(1)):
-        return _upright(frame).shape[:2]
+    for _, _, frame in timed_frames(path, Fraction(1)):
+        return upright(frame).shape[:2]
     raise UserError(f"the video {path} has no frames")
 
 
@@ -68,49 +66,18 @@ def write_copy(path: pathlib.Path, frames: Iterable[Frame], fps: int) -> None:
             if stream is not None:
                 container.mux(stream.encode())
     except (OSError, av.FFmpegError) as error:
-        raise UserError(f"cannot write the video {path}: {_reason(error)}") from None
+        raise UserError(f"cannot write the video {path}: {reason(error)}") from None
 
 
 def read_copy(path: pathlib.Path) -> Iterator[Frame]:
     """The frames that `write_copy` was given; raises `UserError`."""
-    for _, _, frame in _timed_frames(path, Fraction(1)):
+    for _, _, frame in timed_frames(path, Fraction(1)):
         yield frame.to_ndarray(format="rgb24")
 
 
-def _timed_frames(
-    path: str | pathlib.Path, step: Fraction
-) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
-    """(start, end, frame) of each frame, in seconds after the first; `step` where nobody says."""
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UserError(f"{path} has no video in it")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            rate = stream.average_rate or stream.guessed_rate
-            step, begin = Fraction(1 / rate) if rate else step, None
-            for index, frame in enumerate(container.decode(stream)):
-                start = index * step if frame.pts is None else frame.pts * frame.time_base
-                begin = start if begin is None else begin
-                length = frame.duration * frame.time_base if frame.duration else step
-                yield start - begin, start - begin + length, frame
-    except (OSError, ValueError, av.FFmpegError) as error:
-        raise UserError(f"cannot read the video {path}: {_reason(error)}") from None
-
-
-def _upright(frame: av.VideoFrame) -> Frame:
-    """RGB as it is to be watched: telephones film lying down and note the angle."""
-    picture = frame.to_ndarray(format="rgb24")
-    return np.rot90(picture, round(frame.rotation / 90))
-
-
 def _fit(frame: av.VideoFrame, height: int, width: int) -> Frame:
-    picture = np.ascontiguousarray(_upright(frame))
+    picture = np.ascontiguousarray(upright(frame))
     if picture.shape[:2] == (height, width):
         return picture
     image = PIL.Image.fromarray(picture)
     return np.asarray(PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS))
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

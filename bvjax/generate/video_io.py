@@ -19,6 +19,7 @@ from absl import logging
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
+from bvjax.video_frames import reason
 
 WATCHABLE = 256  # pixels: the short side of a video that is pleasant to look at
 _FRAGMENTED = {
@@ -128,7 +129,7 @@ def read_video(path: str | pathlib.Path) -> tuple[UInt8[np.ndarray, "f h w 3"], 
             rate = float(stream.average_rate or stream.guessed_rate or 0)
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     except (OSError, av.FFmpegError) as error:
-        raise UserError(f"cannot read the video {path}: {_reason(error)}") from None
+        raise UserError(f"cannot read the video {path}: {reason(error)}") from None
     if not frames:
         raise UserError(f"the video {path} has no frames")
     return np.stack(frames), rate
@@ -159,7 +160,7 @@ def read_image(path: str | pathlib.Path, height: int, width: int) -> UInt8[np.nd
     except PIL.UnidentifiedImageError:
         raise UserError(f"{path} is not an image; give a PNG or JPEG file") from None
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the image {path}: {_reason(error)}") from None
+        raise UserError(f"cannot read the image {path}: {reason(error)}") from None
     if image.size != (width, height):
         logging.info(
             "the image %s is %dx%d: it is cut to the middle and resized to %dx%d",
@@ -188,8 +189,4 @@ def _move_index(path: pathlib.Path) -> None:
 
 
 def _cannot_write(path: pathlib.Path, error: Exception) -> UserError:
-    return UserError(f"cannot write the video {path}: {_reason(error)}")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    return UserError(f"cannot write the video {path}: {reason(error)}")

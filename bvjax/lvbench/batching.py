@@ -1,0 +1,81 @@
+"""Items from many frames and videos, gathered into batches of one size for the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from bvjax.sharding import Layout
+
+
+class _Batch:
+    """A result on the device, fetched once: when the first of its rows is asked for."""
+
+    def __init__(self, on_device: Any):
+        self._on_device, self._fetched = on_device, None
+
+    def row(self, index: int) -> Any:
+        if self._fetched is None:
+            self._fetched = jax.device_get(self._on_device)
+            self._on_device = None
+        return jax.tree.map(lambda x: x[index], self._fetched)
+
+
+class Pending:
+    """The answer to one item; asking for it sends the batch that it is in."""
+
+    def __init__(self, flush: Callable[[], None]):
+        self._flush = flush
+        self._batch: _Batch | None = None
+        self._row = 0
+
+    def value(self) -> Any:
+        """What the function gave for this item, as NumPy arrays (a pytree without a batch axis)."""
+        if self._batch is None:
+            self._flush()
+        return self._batch.row(self._row)
+
+
+class Batcher:
+    """Calls fn(params, *batches) on batches of `size` items, cut along the mesh's `data` axis.
+
+    Each row of a result must depend on its own item alone, so that neither the batch size nor the
+    number of devices changes it.  Items of different shapes wait in different queues; a batch that
+    is not full is filled with its last item.
+    """
+
+    def __init__(
+        self, fn: Callable[..., Any], params: Any, size: int, layout: Layout | None = None
+    ):
+        layout = layout or Layout()
+        devices = layout.size("data")
+        self._size = math.ceil(size / devices) * devices
+        self._params = jax.device_put(params, layout.sharding())
+        self._layout, self._call = layout, jax.jit(fn)
+        self._queues: dict[Any, list[tuple[tuple[np.ndarray, ...], Pending]]] = {}
+
+    def submit(self, *items: np.ndarray) -> Pending:
+        """Adds an item (one array per batch, without the batch axis); a full batch is sent."""
+        key = tuple((item.shape, item.dtype.str) for item in items)
+        queue = self._queues.setdefault(key, [])
+        pending = Pending(lambda: self._send(key))
+        queue.append((items, pending))
+        if len(queue) == self._size:
+            self._send(key)
+        return pending
+
+    def _send(self, key: Any) -> None:
+        queue = self._queues.pop(key, [])
+        if not queue:
+            return
+        rows = [items for items, _ in queue]
+        rows += [rows[-1]] * (self._size - len(rows))
+        sharding = self._layout.sharding("data")
+        batches = [jax.device_put(np.stack(column), sharding) for column in zip(*rows, strict=True)]
+        batch = _Batch(self._call(self._params, *batches))
+        for row, (_, pending) in enumerate(queue):
+            pending._batch, pending._row = batch, row

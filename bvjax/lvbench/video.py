@@ -1,0 +1,148 @@
+"""Videos that are to be measured: what is known of one, and its frames block by block."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from bvjax.errors import UserError
+from bvjax.files import sha256_of
+from bvjax.video_frames import Frame, timed_frames, upright
+
+SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".gif")
+TRUTH = ".truth.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """A file and what counting its frames told.
+
+    truth: NAME.truth.npz beside NAME.mp4, if there is one (see `load_truth`).
+    """
+
+    path: pathlib.Path
+    name: str  # below the folder that was asked for, with forward slashes
+    sha256: str  # of the file
+    frames: int  # that can be decoded
+    fps: float  # 0 where the file does not say
+    height: int
+    width: int
+    truth: pathlib.Path | None = None
+
+
+@dataclasses.dataclass
+class Block:
+    """Neighbouring frames of a video, in order, and the frame before them.
+
+    What several metrics need of a block is made once: `block.once("flow", make)`.
+    """
+
+    first: int  # index of frames[0] in the video
+    frames: UInt8[np.ndarray, "f h w 3"]
+    previous: Frame | None  # frame first - 1; None at the start
+    _made: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """What `make` returned when it was first asked for under `key` for this block."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def pairs(self) -> Iterator[tuple[int, Frame, Frame]]:
+        """(t, frame t - 1, frame t) of all neighbours whose second frame is in this block."""
+        before = self.previous
+        for t, frame in enumerate(self.frames, start=self.first):
+            if before is not None:
+                yield t, before, frame
+            before = frame
+
+
+def find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All videos below a folder, or the one file given, sorted by name.
+
+    Raises `UserError` when there are none.
+    """
+    folder = pathlib.Path(folder)
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    found = [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
+    found = sorted(p for p in found if not p.name.startswith("."))
+    if not found:
+        raise UserError(f"{folder} holds no video ({', '.join(SUFFIXES)})")
+    return found
+
+
+def probe(path: pathlib.Path, folder: pathlib.Path) -> Video:
+    """Decodes a video once to count its frames; raises `UserError` for a damaged one.
+
+    A count in a file's header can be wrong, and segments are cut by the number of frames.
+    """
+    path, count, end, size = pathlib.Path(path), 0, 0, None
+    for _, stop, frame in timed_frames(path):
+        if size is None:
+            turned = round(frame.rotation / 90) % 2
+            size = (frame.width, frame.height) if turned else (frame.height, frame.width)
+        count, end = count + 1, stop
+    if size is None:
+        raise UserError(f"the video {path} has no frames")
+    truth = path.with_name(path.stem + TRUTH)
+    return Video(
+        path=path,
+        name=path.name if path == folder else path.relative_to(folder).as_posix(),
+        sha256=sha256_of(path),
+        frames=count,
+        fps=float(count / end) if end else 0.0,
+        height=size[0],
+        width=size[1],
+        truth=truth if truth.is_file() else None,
+    )
+
+
+def blocks(video: Video, size: int = 16) -> Iterator[Block]:
+    """The frames of a video, `size` at a time; raises `UserError`."""
+    held: list[Frame] = []
+    first, previous = 0, None
+    for _, _, frame in timed_frames(video.path):
+        held.append(upright(frame))
+        if len(held) == size:
+            yield Block(first, np.stack(held), previous)
+            first, previous, held = first + size, held[-1], []
+    if held:
+        yield Block(first, np.stack(held), previous)
+
+
+def load_truth(video: Video) -> dict[str, np.ndarray]:
+    """Ground truth given beside a video; {} where there is none.
+
+    NAME.truth.npz may hold `boxes` [T, 4] float (x0, y0, x1, y1 in pixels of the main subject; NaN
+    where it is not in the frame) and `background` [T, h, ceil(w / 8)] uint8 (np.packbits along
+    the width; 1 where no subject is).  Raises `UserError` for other sizes.
+    """
+    if video.truth is None:
+        return {}
+    wanted = {
+        "boxes": (video.frames, 4),
+        "background": (video.frames, video.height, -(-video.width // 8)),
+    }
+    try:
+        with np.load(video.truth, allow_pickle=False) as file:
+            found = {name: file[name] for name in wanted if name in file.files}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{video.truth} is damaged: {error}") from None
+    for name, array in found.items():
+        if array.shape != wanted[name]:
+            raise UserError(
+                f"{video.truth}: {name} is {list(array.shape)}; {video.name} needs "
+                f"{list(wanted[name])}"
+            )
+    if "background" in found:
+        bits = np.unpackbits(found["background"], axis=-1, count=video.width)
+        found["background"] = bits.astype(bool)
+    return found
