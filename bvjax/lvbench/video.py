@@ -92,17 +92,27 @@ def probe(path: pathlib.Path, folder: pathlib.Path) -> Video:
         count, end = count + 1, stop
     if size is None:
         raise UserError(f"the video {path} has no frames")
-    truth = path.with_name(path.stem + TRUTH)
     return Video(
         path=path,
-        name=path.name if path == folder else path.relative_to(folder).as_posix(),
+        name=name_of(path, folder),
         sha256=sha256_of(path),
         frames=count,
         fps=float(count / end) if end else 0.0,
         height=size[0],
         width=size[1],
-        truth=truth if truth.is_file() else None,
+        truth=truth_beside(path),
     )
+
+
+def name_of(path: pathlib.Path, folder: pathlib.Path) -> str:
+    """A video's name below the folder that was asked for (or that is the video itself)."""
+    return path.name if path == folder else path.relative_to(folder).as_posix()
+
+
+def truth_beside(path: pathlib.Path) -> pathlib.Path | None:
+    """The file of ground truth beside a video, if there is one."""
+    truth = path.with_name(path.stem + TRUTH)
+    return truth if truth.is_file() else None
 
 
 def blocks(video: Video, size: int = 16) -> Iterator[Block]:

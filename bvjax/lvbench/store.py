@@ -1,0 +1,148 @@
+"""What has been measured, on disk: a file per (video, metric), so that a killed run loses nothing.
+
+OUT/videos/HASH.json                 a file's content hash and number of frames, while it is unchanged
+OUT/scores/CONTENT/METRIC.KEY.json   `Scores`; the key is a hash of all that they depend on
+OUT/scores/CONTENT/pictures.N.npz    a small JPEG of the middle of each segment, for the report
+OUT/shards/I-of-N.json               a process has done its part; what it could not measure, and why
+
+Several processes may use one folder: files appear whole, and equal keys have equal content.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bvjax.errors import UserError
+from bvjax.files import npz_bytes, sha256_of, write_atomic, write_json
+from bvjax.lvbench.metric import Scores
+from bvjax.lvbench.video import Video, name_of, probe, truth_beside
+
+FORMAT = 1  # of the files here; part of every key
+
+
+class Store:
+    """The folder of one evaluation."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = pathlib.Path(folder)
+
+    def video(self, path: pathlib.Path, root: pathlib.Path) -> Video:
+        """`probe`, remembered while the file stays as it is; raises `UserError`."""
+        found = path.stat()
+        state = [str(path.resolve()), found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+        record = self.folder / "videos" / f"{_hash(state[0])[:32]}.json"
+        stored = _read(record)
+        if stored.get("state") == state:
+            return Video(
+                path=path, name=name_of(path, root), truth=truth_beside(path), **stored["video"]
+            )
+        video = probe(path, root)
+        facts = dataclasses.asdict(video)
+        for name in ("path", "name", "truth"):
+            facts.pop(name)
+        _write(record, {"state": state, "video": facts})
+        return video
+
+    def load(self, video: Video, key: Mapping[str, Any]) -> Scores | None:
+        """Scores that were saved under an equal key, or None."""
+        stored = _read(self._file(video, key))
+        if stored.get("key") != key:
+            return None
+        scores = stored["scores"]
+        chunks = tuple(math.nan if c is None else c for c in scores.pop("chunks"))
+        return Scores(chunks=chunks, **scores)
+
+    def save(self, video: Video, key: Mapping[str, Any], scores: Scores) -> None:
+        """Keeps the scores of a video."""
+        content = dataclasses.asdict(scores)
+        content["chunks"] = [None if math.isnan(c) else c for c in scores.chunks]
+        _write(self._file(video, key), {"key": key, "scores": content})
+
+    def pictures(self, video: Video, segments: int) -> list[bytes] | None:
+        """JPEG files of the middles of the segments, or None."""
+        path = self._pictures(video, segments)
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return [file[f"arr_{i}"].tobytes() for i in range(segments)]
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def save_pictures(self, video: Video, pictures: Sequence[bytes]) -> None:
+        """Keeps the pictures of a video."""
+        arrays = {f"arr_{i}": np.frombuffer(p, np.uint8) for i, p in enumerate(pictures)}
+        path = self._pictures(video, len(pictures))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, npz_bytes(**arrays))
+
+    def begin_shard(self, index: int, count: int) -> None:
+        """Part `index` of `count` is at work."""
+        self._shard(index, count).unlink(missing_ok=True)
+
+    def end_shard(self, index: int, count: int, failures: Mapping[str, str]) -> None:
+        """That part is done; `failures` has a sentence for each video it could not measure."""
+        _write(self._shard(index, count), {"failures": dict(failures)})
+
+    def failures(self, count: int) -> dict[str, str]:
+        """What all of `count` parts could not measure, as far as they are done."""
+        parts = (_read(self._shard(index, count)) for index in range(count))
+        return {name: why for part in parts for name, why in part.get("failures", {}).items()}
+
+    def _shard(self, index: int, count: int) -> pathlib.Path:
+        return self.folder / "shards" / f"{index}-of-{count}.json"
+
+    def _pictures(self, video: Video, segments: int) -> pathlib.Path:
+        return self.folder / "scores" / video.sha256[:32] / f"pictures.{segments}.npz"
+
+    def _file(self, video: Video, key: Mapping[str, Any]) -> pathlib.Path:
+        metric = str(key["metric"]).replace("/", ".")
+        name = f"{metric}.{_hash(json.dumps(key, sort_keys=True))[:16]}.json"
+        return self.folder / "scores" / video.sha256[:32] / name
+
+
+def score_key(
+    video: Video,
+    metric: str,
+    settings: Mapping[str, Any],
+    segments: int,
+    weights: Mapping[str, str],
+) -> dict[str, Any]:
+    """All that a video's scores depend on: its content and truth, settings, weights' hashes."""
+    return {
+        "format": FORMAT,
+        "metric": metric,
+        "settings": json.loads(json.dumps(settings)),
+        "segments": segments,
+        "video": video.sha256,
+        "truth": sha256_of(video.truth) if video.truth else "",
+        "weights": dict(weights),
+    }
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None

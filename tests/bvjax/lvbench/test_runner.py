@@ -1,0 +1,168 @@
+"""The runner with a metric that is worked out by hand: what is decoded when, kept, and reported."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bvjax.errors import UserError
+from bvjax.lvbench import runner
+from bvjax.lvbench.store import Store
+from tests.bvjax.lvbench.clips import Brightness, write_clip
+
+LEVELS = np.arange(10, 110, 4)  # 25 frames: 5 segments of 5
+
+
+class Log:
+    """Progress that remembers."""
+
+    def __init__(self):
+        self.problems, self.frames, self.videos = [], 0, []
+
+    def start(self, frames, videos):
+        self.total = frames
+
+    def video(self, name):
+        self.videos.append(name)
+
+    def advance(self, frames):
+        self.frames += frames
+
+    def problem(self, sentence):
+        self.problems.append(sentence)
+
+
+def task(folder, out, **changes):
+    made = runner.Task(folder, Store(out), [Brightness()], segments=5, weights={})
+    return dataclasses.replace(made, **changes)
+
+
+def run(made):
+    log = Log()
+    runner.measure(made, log)
+    assert log.problems or log.frames == log.total
+    found, owed = runner.collect(made)
+    assert not owed
+    return {m.name: m for m in found}, log
+
+
+def test_every_kind_of_file_in_every_folder(tmp_path):
+    folder = tmp_path / "videos"
+    names = ["a.mp4", "deep/b.mkv", "deep/er/c.AVI", "d.webm", "e.gif"]
+    for name in names:
+        write_clip(folder / name, LEVELS)
+    (folder / "notes.txt").write_text("no video")
+    found, log = run(task(folder, tmp_path / "out"))
+    assert sorted(found) == sorted(names) and not log.problems
+    want = LEVELS.reshape(5, 5).mean(1)
+    for name, measured in found.items():
+        scores = measured.scores["paper/brightness"]
+        exact = name.endswith(("mkv", "AVI"))
+        np.testing.assert_allclose(scores.chunks, want, atol=1e-4 if exact else 20)
+        assert measured.video.frames == 25
+
+
+def test_nothing_is_measured_twice_and_all_that_counts_is_in_the_key(tmp_path, monkeypatch):
+    folder, out = tmp_path / "videos", tmp_path / "out"
+    write_clip(folder / "a.mkv", LEVELS)
+    first, _ = run(task(folder, out))
+    again, log = run(task(folder, out))
+    assert log.frames == 0 and again["a.mkv"].scores == first["a.mkv"].scores
+    for changed in (
+        {"metrics": [Brightness(offset=1.0)]}, {"segments": 3},
+        {"weights": {"paper/brightness": {"net": "another hash"}}},
+    ):  # fmt: skip
+        _, log = run(task(folder, out, **changed))
+        assert log.frames == 25
+    write_clip(folder / "a.mkv", LEVELS + 1)
+    other, log = run(task(folder, out))
+    assert log.frames == 25
+    assert other["a.mkv"].scores["paper/brightness"].chunks[0] == pytest.approx(19.0, abs=1e-4)
+
+
+def test_a_run_killed_half_way_goes_on(tmp_path, monkeypatch):
+    folder, out = tmp_path / "videos", tmp_path / "out"
+    for i in range(8):
+        write_clip(folder / f"{i}.mkv", LEVELS + i)
+    decode = runner._decode
+
+    def killed(task, video, *rest):
+        if video.name == "7.mkv":
+            raise KeyboardInterrupt
+        return decode(task, video, *rest)
+
+    monkeypatch.setattr(runner, "_decode", killed)
+    with pytest.raises(KeyboardInterrupt):
+        runner.measure(task(folder, out), Log())
+    monkeypatch.undo()
+    _, log = run(task(folder, out))
+    assert log.videos == ["3.mkv", "4.mkv", "5.mkv", "6.mkv", "7.mkv"]  # four waited for a batch
+
+
+def test_what_cannot_be_measured_is_named_and_stops_nothing(tmp_path):
+    folder = tmp_path / "videos"
+    write_clip(folder / "good.mkv", LEVELS)
+    write_clip(folder / "short.mkv", LEVELS[:9])
+    (folder / "broken.mp4").write_bytes(b"nothing of the kind")
+    cut = write_clip(folder / "cut.mp4", LEVELS)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    found, log = run(task(folder, tmp_path / "out"))
+    assert found["good.mkv"].failures == () and found["good.mkv"].scores
+    (why,) = found["short.mkv"].failures
+    assert "9 frames" in why and "2 in each of 5" in why and not found["short.mkv"].scores
+    for name in ("broken.mp4", "cut.mp4"):
+        assert found[name].video is None and name in found[name].failures[0]
+    assert len(log.problems) == 3
+
+
+def test_a_metric_that_refuses_one_video(tmp_path):
+    folder = tmp_path / "videos"
+    for i in range(2):
+        write_clip(folder / f"{i}.mkv", LEVELS + i)
+
+    class Refuses(Brightness):
+        def begin(self, video, segments):
+            if video.name == "0.mkv":
+                raise UserError("its truth does not fit")
+            return super().begin(video, segments)
+
+    found, log = run(task(folder, tmp_path / "out", metrics=[Refuses()]))
+    assert found["0.mkv"].failures == ("0.mkv: its truth does not fit",)
+    assert found["1.mkv"].scores and log.problems == ["0.mkv: its truth does not fit"]
+
+
+def test_shards_share_the_videos_and_the_last_one_has_all(tmp_path):
+    folder, out = tmp_path / "videos", tmp_path / "out"
+    for i in range(5):
+        write_clip(folder / f"{i}.mkv", LEVELS + i)
+    parts = [task(folder, out, shard=(i, 2)) for i in range(2)]
+    log = Log()
+    runner.measure(parts[1], log)
+    assert log.videos == ["1.mkv", "3.mkv"]
+    assert len(runner.collect(parts[1])[1]) == 3  # owed by the other
+    found, log = run(parts[0])
+    assert log.videos == ["0.mkv", "2.mkv", "4.mkv"]
+    assert [m.scores["paper/brightness"].chunks[0] for m in found.values()] == pytest.approx(
+        [18.0 + i for i in range(5)], abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_scores_do_not_depend_on_the_batch(tmp_path, batch):
+    """Batches reach over videos: 25 frames are no multiple of any of these."""
+    folder = tmp_path / "videos"
+    for i in range(3):
+        write_clip(folder / f"{i}.mkv", LEVELS + i)
+    found, _ = run(task(folder, tmp_path / "out", metrics=[Brightness(batch)]))
+    for i in range(3):
+        want = (LEVELS + i).reshape(5, 5).mean(1)
+        chunks = found[f"{i}.mkv"].scores["paper/brightness"].chunks
+        np.testing.assert_allclose(chunks, want, rtol=1e-6)
+
+
+def test_no_videos(tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        runner.measure(task(tmp_path / "nowhere", tmp_path / "out"), Log())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no video \(.mp4"):
+        runner.measure(task(tmp_path / "empty", tmp_path / "out"), Log())
