@@ -17,6 +17,7 @@ from bvjax.errors import UserError
 from bvjax.generate import bundle as bundles
 from bvjax.generate import session, video_io
 from bvjax.story import Story
+from bvjax.versions import versions
 
 CAPTIONS = (
     "A red fox named Pip sits in a meadow in the morning.",
@@ -41,7 +42,7 @@ def examine(say: Callable[[str], None]) -> bool:
 
 
 def _software() -> str:
-    found = session.versions()
+    found = versions()
     return ", ".join(f"{k} {found[k]}" for k in ("bvjax", "jax", "python"))
 
 

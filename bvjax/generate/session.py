@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import pathlib
-import platform
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 
@@ -15,7 +12,6 @@ import jax
 import numpy as np
 from absl import logging
 
-import bvjax
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.generate import decoding, video_io
@@ -28,6 +24,7 @@ from bvjax.generate.run_dir import RunDir, Settings
 from bvjax.generate.run_report import RunReport
 from bvjax.stages import check_sampler
 from bvjax.story import Story
+from bvjax.versions import versions
 
 FREE = ("dit.dtype", "dit.remat", "text.dtype")  # weights do not fix these
 
@@ -227,28 +224,6 @@ def check_weights(run: RunDir, bundle: Bundle) -> None:
             f"the weights in {bundle.folder} are not those that {run.path} began with "
             f"({run.settings.weights}); give the right folder with --weights"
         )
-
-
-def versions() -> dict[str, str]:
-    """Software and hardware, for the record: to the bit, results hold for equal versions only."""
-    root = pathlib.Path(bvjax.__file__).parents[1]
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in ("bvjax", "jax", "jaxlib", "flax", "numpy", "av"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    device = jax.devices()[0]
-    found |= {"backend": device.platform, "device": device.device_kind}
-    if (root / ".git").exists():
-        git = ("git", "-C", str(root), "rev-parse", "HEAD")
-        try:
-            found["commit"] = subprocess.run(
-                git, capture_output=True, text=True, timeout=10, check=True
-            ).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            pass  # no git, or no commit yet: the version number has to do
-    return found
 
 
 def _compare_versions(run: RunDir) -> None:

@@ -25,12 +25,12 @@ from bvjax.errors import UserError
 from bvjax.generate import rollout, steps
 from bvjax.generate.bundle import load_bundle
 from bvjax.generate.conditions import encode_captions
-from bvjax.generate.session import versions
 from bvjax.memory.storage import DTYPES
 from bvjax.overrides import apply_overrides
 from bvjax.presets import PRESETS
 from bvjax.random import normal
 from bvjax.story import load_story
+from bvjax.versions import versions
 
 _WEIGHTS = flags.DEFINE_string("weights", "bvjax/assets/mini", "Weights folder.")
 _STORY = flags.DEFINE_string("story", "experiments/stories/fox.json", "Story to generate.")

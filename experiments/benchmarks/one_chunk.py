@@ -36,10 +36,10 @@ from bvjax.config import CFGConfig, ModelConfig
 from bvjax.errors import UserError
 from bvjax.generate import steps
 from bvjax.generate.checks import check_model
-from bvjax.generate.session import versions
 from bvjax.overrides import apply_overrides
 from bvjax.presets import get_preset
 from bvjax.tensor_files import TensorInfo, TensorWriter
+from bvjax.versions import versions
 from experiments.benchmarks.clock import Clock, peak_gigabytes
 
 _PRESET = flags.DEFINE_string("preset", "wan-1.3b", "Whose names and shapes.")

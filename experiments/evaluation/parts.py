@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bvjax.errors import UserError
-from bvjax.generate.session import versions
+from bvjax.versions import versions
 from data_pipelines.storyworld import make_story
 from experiments.evaluation import captions, drift, memory, memory_scores, minutes, reconstruction
 from experiments.evaluation.cases import Case, find_cases, story_cases

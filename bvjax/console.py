@@ -1,0 +1,30 @@
+"""What all commands share: how they log, and how they speak to the person at the terminal."""
+
+from __future__ import annotations
+
+import sys
+
+
+def set_up() -> None:
+    """Plain log lines, and compiled programs kept between runs."""
+    import logging
+
+    import absl.logging
+
+    from bvjax import compilation
+
+    absl.logging.set_verbosity(absl.logging.INFO)
+    logger = logging.getLogger("absl")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    compilation.keep_programs()
+
+
+def say(text: str, code: int = 0) -> int:
+    """A line on stderr; returns `code`."""
+    print(text, file=sys.stderr)
+    return code

@@ -1,0 +1,36 @@
+"""What software and hardware made a result."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+
+import jax
+
+import bvjax
+
+PACKAGES = ("bvjax", "jax", "jaxlib", "flax", "numpy", "av", "opencv-python-headless")
+
+
+def versions() -> dict[str, str]:
+    """Software and hardware, for the record: to the bit, results hold for equal versions only."""
+    root = pathlib.Path(bvjax.__file__).parents[1]
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    device = jax.devices()[0]
+    found |= {"backend": device.platform, "device": device.device_kind}
+    if (root / ".git").exists():
+        git = ("git", "-C", str(root), "rev-parse", "HEAD")
+        try:
+            found["commit"] = subprocess.run(
+                git, capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            pass  # no git, or no commit yet: the version number has to do
+    return found
