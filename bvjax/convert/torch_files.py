@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ BRANCHES = ("generator_ema", "generator", "model", "module", "state_dict")
 
 
 def open_torch(
-    path: Path, branch: str | None = None
+    path: Path, branch: str | None = None, ignore_others: bool = False
 ) -> tuple[dict[str, TensorInfo], Callable[[str], np.ndarray], str]:
     """Names and sizes, a reader, and the branch used ("" when the tensors lie at the top).
 
-    The file is memory-mapped, and loaded with `weights_only`, which refuses anything but tensors.
+    The file is memory-mapped where its format allows (PyTorch 1.6 and later), and loaded with
+    `weights_only`, which refuses anything but tensors.
+
+    Args:
+        ignore_others: put an inert placeholder for each object that is none, instead of refusing
+            (`inert_pickle`); nothing of the file is run either way.
 
     Raises:
         UserError: torch is not installed, the file is damaged or holds more than tensors, or there
@@ -34,8 +40,13 @@ def open_torch(
             f"reading {path.name} needs PyTorch: run the command with .venv-torch/bin/python "
             "(make setup-torch), or 'pip install torch'"
         ) from None
+    how: dict[str, Any] = {"weights_only": True}
+    if ignore_others:
+        from bvjax.convert import inert_pickle
+
+        how = {"weights_only": False, "pickle_module": inert_pickle}
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), **how)
     except Exception as error:  # torch raises half a dozen unrelated kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

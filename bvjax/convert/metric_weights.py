@@ -1,0 +1,222 @@
+"""Published checkpoints of the metric networks, made into NAME.safetensors once."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bvjax.convert import torch_files
+from bvjax.errors import UserError
+from bvjax.files import sha256_of
+from bvjax.lvbench import weights
+from bvjax.lvbench.weights import FILES, WeightsFile
+from bvjax.tensor_files import TensorFile, TensorInfo, TensorWriter
+
+SUFFIXES = (".pth", ".pt")
+PREFIX = "module."  # what torch.nn.DataParallel puts before every name
+# What CLIP's archives hold beside the image encoder.
+TEXT_TOWER = re.compile(
+    r"(transformer|token_embedding|ln_final)\..*|positional_embedding|text_projection|logit_scale"
+    r"|input_resolution|context_length|vocab_size"
+)
+# RAFT's residual units hold the norm of their shortcut under two names.
+TWINS = (".downsample.1.", ".norm3.")
+
+
+class Tensors(NamedTuple):
+    """Shapes by name, and a function that reads one."""
+
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+
+
+def convert(
+    sources: Path | Sequence[Path],
+    folder: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> list[str]:
+    """Converts all published files among `sources` and returns the weights' names.
+
+    A file already converted is left as it is; another that stands in its place is replaced when the
+    new one is whole.
+
+    Args:
+        sources: files, or folders that are searched with all below them.
+        folder: where NAME.safetensors goes, `weights.default_folder()` unless given.
+        say: told each file that was converted or passed over, and warnings.
+
+    Raises:
+        UserError: nothing to convert; a file that was named is none of the published ones; a file
+            is damaged, has another hash than its publisher's, or not the network's tensors; torch
+            is missing.
+    """
+    folder = Path(folder or weights.default_folder())
+    found: dict[str, tuple[Path, str]] = {}
+    for path in _files([sources] if isinstance(sources, str | os.PathLike) else sources, say):
+        name, sha256 = recognise(path)
+        if name in found and found[name][1] != sha256:
+            raise UserError(f"{path} and {found[name][0]} are both {name}; give one of them")
+        found.setdefault(name, (path, sha256))
+    if not found:
+        wanted = ", ".join(entry.file for entry in FILES.values())
+        raise UserError(f"there is none of the published files to convert; they are {wanted}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (path, sha256) in found.items():
+        target = weights.path_of(name, folder)
+        if _is_of(target, sha256):
+            say(f"{path.name}: {target} is made of it already")
+            continue
+        convert_file(FILES[name], path, sha256, target, say)
+    return list(found)
+
+
+def recognise(path: Path) -> tuple[str, str]:
+    """(weights' name, sha256) of a published file: by its name, its hash or its tensors.
+
+    Raises `UserError` for a file that is none of them.
+    """
+    sha256 = sha256_of(path)
+    for entry in FILES.values():
+        if entry.file == path.name or entry.sha256 == sha256:
+            return entry.name, sha256
+    if _is_archive(path):
+        raise UserError(
+            f"{path} is a TorchScript archive and none of those that are published for the metrics "
+            "(by its sha256); archives hold programs, so it is not opened"
+        )
+    names = {name.removeprefix(PREFIX) for name in _open(path).shapes}
+    for entry in FILES.values():
+        if not entry.archive and set(entry.shapes()) <= names:
+            return entry.name, sha256
+    raise UserError(f"{path} is none of the metrics' published weights: {', '.join(FILES)}")
+
+
+def convert_file(
+    entry: WeightsFile,
+    path: Path,
+    sha256: str,
+    target: Path,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Checks a published file and writes its network's tensors, float32, to `target`.
+
+    Raises `UserError` (see `convert`).
+    """
+    if sha256 != entry.sha256:
+        told = f"{path} has the sha256 {sha256}; that of {entry.file} is {entry.sha256}"
+        if entry.published or entry.archive:
+            raise UserError(
+                f"{told} ({entry.hash_from}): it is damaged or another file, so it is not opened; "
+                f"download it from {entry.address}"
+            )
+        say(f"warning: {told} ({entry.hash_from})")
+    tensors = _open_archive(path) if entry.archive else _open(path)
+    wanted = entry.shapes()
+    names = _cleaned(path, tensors, wanted)
+    weights.check_tensors(path, {new: tensors.shapes[old] for new, old in names.items()}, wanted)
+    about = {
+        "source": entry.file,
+        "source_sha256": sha256,
+        "address": entry.address,
+        "licence": entry.licence,
+    }
+    infos = {name: TensorInfo(tuple(shape), "float32") for name, shape in wanted.items()}
+    with TensorWriter(target, infos, about) as writer:
+        for name in wanted:
+            values = tensors.read(names[name])
+            if not np.issubdtype(values.dtype, np.floating):
+                raise UserError(f"{path}: {name} is {values.dtype}, not a floating-point tensor")
+            values = np.asarray(values, np.float32)
+            if not np.isfinite(values).all():
+                raise UserError(f"{path}: {name} holds numbers that are not finite")
+            writer.write(name, values)
+    say(f"{path.name}: {len(wanted)} tensors, {entry.licence}, in {target}")
+
+
+def _files(sources: Iterable[Path], say: Callable[[str], None]) -> list[Path]:
+    """The files to convert; of folders those of published names, anything else is passed over."""
+    known, chosen = {entry.file for entry in FILES.values()}, []
+    for source in map(Path, sources):
+        if source.is_file():
+            chosen.append(source)
+        elif source.is_dir():
+            for path in sorted(p for p in source.rglob("*") if p.suffix in SUFFIXES):
+                if path.name in known:
+                    chosen.append(path)
+                else:
+                    say(f"{path}: passed over, no published name; name the file to convert it")
+        else:
+            raise UserError(f"there is no file or folder {source}")
+    return chosen
+
+
+def _is_of(target: Path, sha256: str) -> bool:
+    """Whether a converted file is there and was made of a source of this hash."""
+    if not target.is_file():
+        return False
+    try:
+        return TensorFile(target).metadata.get("source_sha256") == sha256
+    except UserError:  # damaged: it is made again
+        return False
+
+
+def _open(path: Path) -> Tensors:
+    """A torch.save file.  What is no tensor is refused, or left out where it lies beside them."""
+    try:
+        infos, read, _ = torch_files.open_torch(path)
+    except UserError:
+        infos, read, _ = torch_files.open_torch(path, ignore_others=True)
+    return Tensors({name: info.shape for name, info in infos.items()}, read)
+
+
+def _open_archive(path: Path) -> Tensors:
+    """A TorchScript archive.  Loading one may run what it holds: only after a hash that matches."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"reading {path.name} needs PyTorch: run the command with .venv-torch/bin/python "
+            "(make setup-torch), or 'pip install torch'"
+        ) from None
+    state = torch.jit.load(path, map_location="cpu").state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return Tensors(shapes, lambda name: state[name].detach().numpy())
+
+
+def _is_archive(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _cleaned(path: Path, tensors: Tensors, wanted: dict[str, tuple[int, ...]]) -> dict[str, str]:
+    """{name for the network: name in the file}, without what no network takes."""
+    names = {}
+    for old in tensors.shapes:
+        new = old.removeprefix(PREFIX)
+        if new.endswith(".num_batches_tracked"):
+            continue
+        if new not in wanted and "visual.proj" in wanted and TEXT_TOWER.fullmatch(new):
+            continue
+        names[new] = old
+    for name in list(names):
+        for one, other in (TWINS, TWINS[::-1]):
+            twin = name.replace(one, other)
+            if twin == name or name in wanted or twin not in wanted:
+                continue
+            if twin not in names:
+                names[twin] = names[name]
+            elif not np.array_equal(tensors.read(names[name]), tensors.read(names[twin])):
+                raise UserError(
+                    f"{path}: {name} and {twin} are one tensor in RAFT, but differ here"
+                )
+            del names[name]
+            break
+    return names

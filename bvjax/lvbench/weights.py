@@ -1,0 +1,252 @@
+"""Weights of the metric networks: what is published where, and the converted files of this machine.
+
+The published files are PyTorch's.  `bvjax.convert.metric_weights` makes NAME.safetensors of each,
+once, and only those are read here: every tensor of the network in its published shape, no other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from bvjax.errors import UserError
+from bvjax.files import sha256_of
+from bvjax.lvbench import suites
+from bvjax.lvbench.metric import Options
+from bvjax.tensor_files import TensorFile
+
+FOLDER_VARIABLE = "BVJAX_METRIC_WEIGHTS"
+CONVERT = "python -m bvjax evaluate --convert-weights FOLDER"
+_NETS = "bvjax.lvbench.nets."
+_SEEN = "measured by others, not published"
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsFile:
+    """One published file.
+
+    hash_from: who says that the file has this sha256.  Where it is not who published the file, a
+    file of another hash is converted too, after a warning.
+    module, sizes: `shapes(*sizes)` of this module of nets are its tensors; "" for a linear layer
+    with these numbers of outputs and inputs.
+    archive: a TorchScript archive, which holds programs beside tensors.
+    """
+
+    name: str
+    file: str
+    address: str
+    size: int  # bytes
+    sha256: str
+    hash_from: str
+    licence: str
+    module: str
+    sizes: tuple = ()
+    archive: bool = False
+    note: str = ""  # what to do between download and conversion
+
+    @property
+    def published(self) -> bool:
+        """Whether the hash is the publisher's own."""
+        return self.hash_from != _SEEN
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Published names and shapes of the tensors that its network takes."""
+        if not self.module:
+            outputs, inputs = self.sizes
+            return {"weight": (outputs, inputs), "bias": (outputs,)}
+        return importlib.import_module(_NETS + self.module).shapes(*self.sizes)
+
+
+def _clip(name: str, kind: str, file: str, size: int, sha256: str) -> WeightsFile:
+    address = f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
+    return WeightsFile(
+        name, file, address, size, sha256, "its address", "MIT", "clip_vision", (kind,), True
+    )
+
+
+_ALL = (
+    WeightsFile(
+        "dino_vitb16", "dino_vitbase16_pretrain.pth",
+        "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
+        343_242_485, "bf34ad0f424b9029b593e8dc3ed553bf26e88bcba0d32bf3e62a6209cb64c85e", _SEEN,
+        "Apache-2.0", "dino",
+    ),
+    _clip(
+        "clip_vit_b32", "b32", "ViT-B-32.pt", 353_976_522,
+        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    ),
+    _clip(
+        "clip_vit_l14", "l14", "ViT-L-14.pt", 932_768_134,
+        "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    ),
+    WeightsFile(
+        "laion_aesthetic", "sa_0_4_vit_l_14_linear.pth",
+        "https://github.com/LAION-AI/aesthetic-predictor/raw/main/sa_0_4_vit_l_14_linear.pth",
+        4_071, "2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba",
+        "its repository", "MIT", "", (1, 768),
+    ),
+    WeightsFile(
+        "musiq_spaq", "musiq_spaq_ckpt-358bb6af.pth",
+        "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
+        "musiq_spaq_ckpt-358bb6af.pth",
+        108_610_983, "358bb6af275e28ea56821d44fb55c6cb83645db11f394d3ad65b2d149965ab50",
+        "its name (the first 8 digits)",
+        "Apache-2.0 (Google's); the conversion to PyTorch PolyForm-Noncommercial-1.0.0", "musiq",
+    ),
+    WeightsFile(
+        "amt_s", "amt-s.pth", "https://huggingface.co/lalala125/AMT/resolve/main/amt-s.pth",
+        12_038_359, "07e7e03405c213fe4405678db9b42d05671e48c56faf6a441b99bb0047d3cf77",
+        _SEEN, "CC-BY-NC-4.0", "amt",
+    ),
+    WeightsFile(
+        "raft_things", "raft-things.pth",
+        "https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip",
+        21_108_000, "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1", _SEEN,
+        "BSD-3-Clause", "raft", note="unzip models/raft-things.pth",
+    ),
+)  # fmt: skip
+FILES = {entry.name: entry for entry in _ALL}
+
+
+def default_folder() -> pathlib.Path:
+    """Where converted weights lie: $BVJAX_METRIC_WEIGHTS, or bvjax/metrics in the user's cache."""
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        return pathlib.Path(folder)
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache) / "bvjax" / "metrics"
+
+
+def path_of(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """The converted file of some weights; raises `UserError` for an unknown name."""
+    if name not in FILES:
+        raise UserError(f"there are no metric weights {name!r}; there are {', '.join(FILES)}")
+    return pathlib.Path(folder) / f"{name}.safetensors"
+
+
+def present(name: str, folder: pathlib.Path) -> bool:
+    """Whether they are converted; what is in the file is looked at when it is loaded."""
+    return path_of(name, folder).is_file()
+
+
+def missing(names: Iterable[str], folder: pathlib.Path) -> None:
+    """Raises one `UserError` that lists all of these weights that are not there, if any is not."""
+    lost = [FILES[name] for name in dict.fromkeys(names) if not present(name, folder)]
+    if not lost:
+        return
+    told = [f"{len(lost)} weights file{'s are' if len(lost) > 1 else ' is'} missing in {folder}:"]
+    for entry in lost:
+        if _state(entry, folder) == "convert":
+            what = "is there, not converted yet"
+        else:
+            note = f", {entry.note}" if entry.note else ""
+            what = f"{_megabytes(entry.size)}, from {entry.address}{note}"
+        told.append(f"  {entry.name}: {entry.file}, {what}")
+    told.append(
+        f"download them into a folder and convert them once, where torch is installed: {CONVERT}"
+        + ("" if pathlib.Path(folder) == default_folder() else f" --weights-dir {folder}")
+    )
+    raise UserError("\n".join(told))
+
+
+def load(name: str, folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """The published tensors, float32, of a network.
+
+    Raises `UserError` when the file is not there or damaged, and for any tensor that is missing,
+    of another shape or type, or of another network.
+    """
+    path = path_of(name, folder)
+    missing([name], folder)
+    file = TensorFile(path)
+    wanted = FILES[name].shapes()
+    check_tensors(path, {n: info.shape for n, info in file.infos.items()}, wanted)
+    for tensor, info in file.infos.items():
+        if info.dtype != "float32":
+            raise UserError(f"{path}: {tensor} is {info.dtype}; converted weights are float32")
+    return {tensor: file.read(tensor) for tensor in wanted}
+
+
+def check_tensors(
+    path: pathlib.Path,
+    found: dict[str, tuple[int, ...]],
+    wanted: dict[str, tuple[int, ...]],
+) -> None:
+    """Raises `UserError` where names or shapes of a file are not just those of a network."""
+    wrong = [
+        f"{name} is {list(found[name])}, not {list(shape)}"
+        for name, shape in wanted.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    problems = (
+        ("lacks", [name for name in wanted if name not in found]),
+        ("has too many:", [name for name in found if name not in wanted]),
+        ("has tensors of other shapes:", wrong),
+    )
+    told = [f"{verb} {_few(names)}" for verb, names in problems if names]
+    if told:
+        raise UserError(f"{path} {' and '.join(told)}")
+
+
+def sha256(name: str, folder: pathlib.Path) -> str:
+    """Hash of the converted file; raises `UserError` when it is not there."""
+    missing([name], folder)
+    return sha256_of(path_of(name, folder))
+
+
+def used_by(name: str) -> list[str]:
+    """The metrics that need these weights; where an option asks for them, with that option."""
+    plain, every = Options(), Options(flow="raft", subject="dino", aesthetic="laion")
+    told = []
+    for entry in suites.ENTRIES.values():
+        if name in entry.needs(plain):
+            told.append(entry.name)
+        elif name in entry.needs(every):
+            option = next(o for o in entry.reads if getattr(every, o) != getattr(plain, o))
+            told.append(f"{entry.name} ({option} {getattr(every, option)})")
+    return told
+
+
+def table(folder: pathlib.Path) -> list[dict[str, str]]:
+    """A row per published file: name, state (present, convert or missing), file, address, size,
+    sha256, licence, metrics.  `convert`: the published file lies in the folder as it was loaded."""
+    return [
+        {
+            "name": entry.name,
+            "state": _state(entry, folder),
+            "file": entry.file,
+            "address": entry.address + (f" ({entry.note})" if entry.note else ""),
+            "size": f"{entry.size} bytes",
+            "sha256": f"{entry.sha256} ({entry.hash_from})",
+            "licence": entry.licence,
+            "metrics": ", ".join(used_by(entry.name)),
+        }
+        for entry in FILES.values()
+    ]
+
+
+def lines(folder: pathlib.Path) -> list[str]:
+    """`table` as lines of text."""
+    told = [f"weights folder: {folder}"]
+    for row in table(folder):
+        told += ["", f"{row.pop('name')}: {row.pop('state')}"]
+        told += [f"  {key:8} {value}" for key, value in row.items()]
+    return [*told, "", f"convert downloaded files once, where torch is installed: {CONVERT}"]
+
+
+def _state(entry: WeightsFile, folder: pathlib.Path) -> str:
+    if present(entry.name, folder):
+        return "present"
+    return "convert" if (pathlib.Path(folder) / entry.file).is_file() else "missing"
+
+
+def _few(names: Sequence[str], count: int = 6) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
