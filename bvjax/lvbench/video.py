@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,12 +129,15 @@ def blocks(video: Video, size: int = 16) -> Iterator[Block]:
         yield Block(first, np.stack(held), previous)
 
 
-def load_truth(video: Video) -> dict[str, np.ndarray]:
-    """Ground truth given beside a video; {} where there is none.
+def load_truth(
+    video: Video, names: Sequence[str] = ("boxes", "background"), packed: bool = False
+) -> dict[str, np.ndarray]:
+    """Ground truth given beside a video, what there is of `names`.
 
     NAME.truth.npz may hold `boxes` [T, 4] float (x0, y0, x1, y1 in pixels of the main subject; NaN
     where it is not in the frame) and `background` [T, h, ceil(w / 8)] uint8 (np.packbits along
-    the width; 1 where no subject is).  Raises `UserError` for other sizes.
+    the width; 1 where no subject is), which comes as [T, h, w] bool, or as it is where `packed`: a
+    minute at 480p is 0.6 GB of bools.  Raises `UserError` for other sizes.
     """
     if video.truth is None:
         return {}
@@ -143,8 +147,8 @@ def load_truth(video: Video) -> dict[str, np.ndarray]:
     }
     try:
         with np.load(video.truth, allow_pickle=False) as file:
-            found = {name: file[name] for name in wanted if name in file.files}
-    except (OSError, ValueError) as error:
+            found = {name: file[name] for name in names if name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{video.truth} is damaged: {error}") from None
     for name, array in found.items():
         if array.shape != wanted[name]:
@@ -152,7 +156,7 @@ def load_truth(video: Video) -> dict[str, np.ndarray]:
                 f"{video.truth}: {name} is {list(array.shape)}; {video.name} needs "
                 f"{list(wanted[name])}"
             )
-    if "background" in found:
+    if "background" in found and not packed:
         bits = np.unpackbits(found["background"], axis=-1, count=video.width)
         found["background"] = bits.astype(bool)
     return found

@@ -1,0 +1,58 @@
+"""Background: the share of background pixels that stand still (Eq. 24)."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from bvjax.lvbench.metric import Context
+from bvjax.lvbench.paper import camera
+from bvjax.lvbench.paper.flow import FlowMethod, flow_method, flow_settings
+from bvjax.lvbench.paper.measuring import Numbers, PaperMetric, Series
+from bvjax.lvbench.paper.scene import MARGIN, Detector, Scene, scene_of
+from bvjax.lvbench.video import Block, Video
+
+
+def make(context: Context, detector: Detector | None = None) -> PaperMetric:
+    """As the equation stands: with a camera that moves, m_1 can be 0."""
+    return background_metric(context, "paper/background", False, detector)
+
+
+def background_metric(
+    context: Context, name: str, compensated: bool, detector: Detector | None = None
+) -> PaperMetric:
+    """The metric with or without the camera's motion taken from the flow."""
+    flow, static = flow_method(context), context.options.static
+
+    def start(video: Video, segments: int) -> Series:
+        scene = scene_of(video, detector)
+        tau = static * min(video.height, video.width) / 480
+        numbers = functools.partial(_numbers, flow, scene, tau, compensated)
+        missing = "background with texture"
+        return Series(video, segments, numbers, lag=1, missing=missing)
+
+    settings = flow_settings(flow.name) | {"static": static, "margin": MARGIN}
+    settings["detector"] = detector.name if detector else "salient"
+    if compensated:
+        settings["camera"] = {"model": "similarity", "error": camera.ERROR, "step": camera.STEP}
+    return PaperMetric(name, settings, 2, start)
+
+
+def _numbers(
+    flow: FlowMethod, scene: Scene, tau: float, compensated: bool, block: Block
+) -> Numbers:
+    found = flow(block)
+    field = found.field - camera.camera_motion(flow, block) if compensated else found.field
+    phi = staticness(field, scene.background(block) & found.textured, tau)
+    return enumerate(phi.tolist(), start=found.first)
+
+
+def staticness(
+    field: Float[np.ndarray, "p h w 2"], mask: Bool[np.ndarray, "p h w"], tau: float
+) -> Float[np.ndarray, "p"]:
+    """phi_t: share of the mask's pixels x with ||u_t(x)|| <= tau; NaN where the mask is empty."""
+    still = np.einsum("phwc,phwc->phw", field, field) <= tau**2
+    inside = mask.sum(axis=(1, 2))
+    return np.where(inside > 0, (still & mask).sum(axis=(1, 2)) / np.maximum(inside, 1), np.nan)

@@ -1,0 +1,63 @@
+"""What a camera did between two frames: one similarity fitted to the optical flow."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+
+from bvjax.lvbench.paper.flow import Flow, FlowMethod
+from bvjax.lvbench.video import Block
+
+STEP = 8  # pixels of a working picture between the points that are fitted
+ERROR = 1.0  # pixels at a shorter side of 480: what counts as agreement
+LEAST = 12  # points
+
+
+def camera_motion(flow: FlowMethod, block: Block) -> Float[np.ndarray, "p h w 2"]:
+    """The part of the block's flow that is the camera's, in pixels of the video; made once."""
+    return block.once(f"paper/camera/{flow.name}", lambda: _fields(flow(block), block))
+
+
+def _fields(flow: Flow, block: Block) -> Float[np.ndarray, "p h w 2"]:
+    height, width = block.frames.shape[1:3]
+    where = pixel_places(flow.field.shape[1:3], (height, width))
+    error = ERROR * min(height, width) / 480
+    made = np.empty_like(flow.field)
+    for i, (field, textured) in enumerate(zip(flow.field, flow.textured, strict=True)):
+        matrix = fit(where, field, textured, error) - np.eye(2, 3)
+        x, y = where[:1, :, :1], where[:, :1, 1:]
+        made[i] = x * matrix[:, 0] + (y * matrix[:, 1] + matrix[:, 2])
+    return made
+
+
+def fit(
+    where: Float[np.ndarray, "h w 2"],
+    field: Float[np.ndarray, "h w 2"],
+    textured: Bool[np.ndarray, "h w"],
+    error: float,
+) -> Float[np.ndarray, "2 3"]:
+    """The similarity x -> M [x, 1] (shift, zoom, roll) that most of the flow agrees with.
+
+    RANSAC over a grid of points, so that what moves by itself does not count while it is the
+    lesser part.  A similarity knows no parallax: near things seem to move when the camera travels.
+    Stands still where there is too little texture to tell.
+    """
+    half = STEP // 2
+    chosen = textured[half::STEP, half::STEP]
+    places = where[half::STEP, half::STEP][chosen]
+    moved = places + field[half::STEP, half::STEP][chosen]
+    if len(places) < LEAST:
+        return np.eye(2, 3)
+    matrix, _ = cv2.estimateAffinePartial2D(
+        places, moved, method=cv2.RANSAC, ransacReprojThreshold=error, maxIters=500
+    )
+    return np.eye(2, 3) if matrix is None else matrix
+
+
+def pixel_places(size: tuple[int, int], full: tuple[int, int]) -> Float[np.ndarray, "h w 2"]:
+    """(x, y) in the video of each pixel of a working picture; (0, 0) is a corner pixel's centre."""
+    (height, width), (full_height, full_width) = size, full
+    x = (np.arange(width) + 0.5) * full_width / width - 0.5
+    y = (np.arange(height) + 0.5) * full_height / height - 0.5
+    return np.stack(np.meshgrid(x, y), axis=-1).astype(np.float32)

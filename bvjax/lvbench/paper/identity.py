@@ -1,0 +1,165 @@
+"""E of Eq. 25: what a subject looks like, as a unit vector."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from bvjax.errors import UserError
+from bvjax.lvbench.batching import Batcher
+from bvjax.lvbench.metric import Context
+
+ENCODERS = ("histogram", "dino")
+SIDE = 64  # pixels of a crop for histograms
+SPREAD = 0.6  # of the half sides: standard deviation of the window over a crop
+LIGHTS, HUES = 4, 10  # bins of L, and of a and of b
+TURNS, CELLS = 8, 4  # bins of orientation, cells a side
+COLOUR = 0.75  # share of colour in the cosine
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+class Encoder(Protocol):
+    """Turns crops of a frame into unit vectors."""
+
+    settings: Mapping[str, Any]
+
+    def embed(self, frame: UInt8[np.ndarray, "h w 3"], box: tuple[int, int, int, int]) -> Any:
+        """Something whose `value()` is the unit vector of frame[y0:y1, x0:x1]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ready:
+    vector: Float[np.ndarray, "d"]
+
+    def value(self) -> Float[np.ndarray, "d"]:
+        return self.vector
+
+
+class Histogram:
+    """Colours (CIELAB) and gradient orientations, the middle of the crop counting most.
+
+    The vector is two unit vectors side by side, so a cosine is 0.75 of the cosine of colours plus
+    0.25 of that of orientations.  Histograms are not mean-centred: the cosine stays in 0..1, the
+    first segment is near 1, and disjoint colours give 0.  Limits: it knows nothing of faces; it
+    changes with light and pose; two subjects of one colouring look the same; what is seen around
+    the subject inside its box counts a little.
+    """
+
+    settings = {
+        "encoder": "histogram", "side": SIDE, "bins": [LIGHTS, HUES, HUES, TURNS, CELLS],
+        "colour": COLOUR,
+    }  # fmt: skip
+
+    def embed(self, frame, box) -> _Ready:
+        x0, y0, x1, y1 = box
+        crop = frame[y0:y1, x0:x1]
+        crop = cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        return _Ready(histograms(crop))
+
+
+def histograms(crop: UInt8[np.ndarray, "s s 3"]) -> Float[np.ndarray, "d"]:
+    """The unit vector of a crop of `SIDE` pixels a side."""
+    lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
+    return np.concatenate([
+        np.sqrt(COLOUR) * _unit(_colours(lab)),
+        np.sqrt(1 - COLOUR) * _unit(_orientations(lab[..., 0])),
+    ])  # fmt: skip
+
+
+def _colours(lab: Float[np.ndarray, "s s 3"]) -> Float[np.ndarray, "d"]:
+    """Counts in bins of (L, a, b), each pixel shared by the two nearest bins of each axis."""
+    shape = np.array([LIGHTS, HUES, HUES])
+    low, high = np.array([0.0, -80.0, -80.0]), np.array([100.0, 80.0, 80.0])
+    where = (lab.reshape(-1, 3) - low) / (high - low) * shape - 0.5
+    where = np.clip(where, 0, shape - 1 - 1e-4)
+    base = where.astype(int)
+    rest = where - base
+    counts = np.zeros(LIGHTS * HUES * HUES)
+    for corner in np.ndindex(2, 2, 2):
+        share = np.prod(np.where(corner, rest, 1 - rest), axis=1) * _WINDOW.ravel()
+        bins = (base + corner) @ (HUES * HUES, HUES, 1)
+        counts += np.bincount(bins, share, len(counts))
+    return counts
+
+
+def _orientations(light: Float[np.ndarray, "s s"]) -> Float[np.ndarray, "d"]:
+    """Length of gradients by direction modulo 180 degrees, in a grid of cells."""
+    gx, gy = (cv2.Sobel(light, cv2.CV_32F, 1 - i, i, ksize=3) for i in (0, 1))
+    turn = np.arctan2(gy, gx) / np.pi * TURNS
+    base = np.floor(turn)
+    rest = turn - base
+    rows = np.arange(SIDE) * CELLS // SIDE
+    cell = rows[:, None] * CELLS + rows
+    length = np.hypot(gx, gy) * _WINDOW
+    counts = np.zeros(CELLS * CELLS * TURNS)
+    for step, share in ((0, 1 - rest), (1, rest)):
+        bins = cell * TURNS + (base.astype(int) + step) % TURNS
+        counts += np.bincount(bins.ravel(), (share * length).ravel(), len(counts))
+    return counts
+
+
+def _window() -> Float[np.ndarray, "s s"]:
+    bell = np.exp(-0.5 * (np.linspace(-1, 1, SIDE) / SPREAD) ** 2)
+    return np.outer(bell, bell)
+
+
+_WINDOW = _window()
+
+
+def _unit(x: Float[np.ndarray, "d"]) -> Float[np.ndarray, "d"]:
+    return x / max(np.linalg.norm(x), 1e-12)
+
+
+class Dino:
+    """The class token of DINO ViT-B/16 for the square around the box, brought to 224 pixels."""
+
+    settings = {"encoder": "dino_vitb16", "side": 224}
+
+    def __init__(self, context: Context):
+        from bvjax.lvbench.nets import dino
+
+        def forward(params, crops):
+            x = (crops.astype("float32") / 255 - np.float32(_MEAN)) / np.float32(_STD)
+            return dino.dino(params, x)
+
+        params = dino.prepare(context.load("dino_vitb16"))
+        self._batcher = Batcher(forward, params, context.options.batch, context.layout)
+
+    def embed(self, frame, box) -> Any:
+        crop = square(frame, box)
+        shrinks = len(crop) > 224
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        pending = self._batcher.submit(cv2.resize(crop, (224, 224), interpolation=how))
+        return _Unit(pending)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unit:
+    pending: Any
+
+    def value(self) -> Float[np.ndarray, "d"]:
+        return _unit(np.asarray(self.pending.value(), np.float64))
+
+
+def square(
+    frame: UInt8[np.ndarray, "h w 3"], box: tuple[int, int, int, int]
+) -> UInt8[np.ndarray, "s s 3"]:
+    """The smallest square around a box, moved into the frame where it can be."""
+    x0, y0, x1, y1 = box
+    side = min(max(x1 - x0, y1 - y0), *frame.shape[:2])
+    left = int(np.clip((x0 + x1 - side) // 2, 0, frame.shape[1] - side))
+    top = int(np.clip((y0 + y1 - side) // 2, 0, frame.shape[0] - side))
+    return frame[top : top + side, left : left + side]
+
+
+def encoder_of(context: Context) -> Encoder:
+    """What `context.options.subject` names; raises `UserError` for anything else."""
+    name = context.options.subject
+    if name not in ENCODERS:
+        raise UserError(f"the option subject is {name!r}; it can be {' or '.join(ENCODERS)}")
+    return Histogram() if name == "histogram" else Dino(context)

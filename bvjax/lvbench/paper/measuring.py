@@ -1,0 +1,78 @@
+"""From a number per frame (or pair, or triple) to the score of each segment."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from bvjax.lvbench.metric import Measurement, Scores
+from bvjax.lvbench.video import Block, Video
+
+Numbers = Iterable[tuple[int, Any]]  # (t, a float or a `Pending` of one)
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperMetric:
+    """A metric of this suite: `start` begins on a video (see `lvbench.metric.Metric`)."""
+
+    name: str
+    settings: Mapping[str, Any]
+    least_frames: int
+    start: Callable[[Video, int], Measurement]
+
+    def begin(self, video: Video, segments: int) -> Measurement:
+        return self.start(video, segments)
+
+
+class Series:
+    """Keeps one number per frame.
+
+    score: the numbers of a block; NaN or left out where there is none.
+    lag: how many earlier frames a number is made of; it counts where they are in the same segment.
+    missing: what a segment without any number lacks, for the reason.
+    """
+
+    def __init__(
+        self,
+        video: Video,
+        segments: int,
+        score: Callable[[Block], Numbers],
+        lag: int = 0,
+        missing: str = "number",
+    ):
+        self._segments, self._score, self._lag, self._missing = segments, score, lag, missing
+        self._numbers: list[Any] = [np.nan] * video.frames
+
+    def add(self, block: Block) -> None:
+        for t, number in self._score(block):
+            self._numbers[t] = number
+
+    def scores(self) -> Scores:
+        numbers = [n.value() if hasattr(n, "value") else n for n in self._numbers]
+        chunks = means(np.array(numbers, np.float64), self._segments, self._lag)
+        return Scores(tuple(chunks.tolist()), reason=lacking(chunks, self._missing))
+
+
+def means(numbers: Float[np.ndarray, "t"], segments: int, lag: int = 0) -> Float[np.ndarray, "n"]:
+    """m_i: mean over the numbers of each segment that reach back no further than its start.
+
+    Segments are equal and contiguous, trailing frames are dropped; NaNs are left out, and a segment
+    of nothing else is NaN.
+    """
+    length = len(numbers) // segments
+    parts = numbers[: length * segments].reshape(segments, length)[:, lag:]
+    counts = np.isfinite(parts).sum(axis=1)
+    totals = np.nansum(parts, axis=1)
+    return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+
+
+def lacking(chunks: Sequence[float] | np.ndarray, what: str) -> str:
+    """A sentence that names the segments without a score; empty where all have one."""
+    gone = [str(i) for i, chunk in enumerate(chunks, start=1) if np.isnan(chunk)]
+    if not gone:
+        return ""
+    return f"no {what} in segment{'s' if len(gone) > 1 else ''} {', '.join(gone)}"

@@ -1,0 +1,119 @@
+"""Where the subject is, and which pixels are background: given by ground truth, or found."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Protocol
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+
+from bvjax.lvbench.paper.salient import NOWHERE, Salient
+from bvjax.lvbench.paper.working import first_pair, working_size
+from bvjax.lvbench.video import Block, Video, load_truth
+
+MARGIN = 0.1  # of a box's sides that are left out of the background around it
+
+
+class BoxSource(Protocol):
+    """Follows one video's subject."""
+
+    def boxes(self, block: Block) -> Float[np.ndarray, "f 4"]:
+        """(x0, y0, x1, y1) of each frame, pixels of the video, NaN where there is no subject.
+
+        Blocks come in order, each once.
+        """
+
+
+class Detector(Protocol):
+    """Finds and follows the main subject of videos (detector and tracker in one)."""
+
+    name: str
+
+    def begin(self, video: Video) -> BoxSource:
+        """Starts on a video."""
+
+
+class Scene:
+    """A video's boxes and masks, shared by the metrics that measure it at a time.
+
+    It begins with the block that begins the video; blocks come in order.
+    """
+
+    def __init__(self, video: Video, detector: Detector):
+        self._video, self._detector = video, detector
+
+    def boxes(self, block: Block) -> Float[np.ndarray, "f 4"]:
+        """The subject's box in each frame of the block: the given one, else the detector's."""
+        return self._around(block)[1:]
+
+    def background(self, block: Block) -> Bool[np.ndarray, "p h w"]:
+        """Of each pair (t - 1, t): working pixels that are background in both frames.
+
+        The given mask; else everything outside the subject's box, a little widened.
+        """
+        return block.once("paper/background", lambda: self._background(block))
+
+    def _around(self, block: Block) -> Float[np.ndarray, "f+1 4"]:
+        """Boxes of the frame before the block and of its frames."""
+        return block.once(f"paper/boxes/{self._detector.name}", lambda: self._boxes(block))
+
+    def _boxes(self, block: Block) -> Float[np.ndarray, "f+1 4"]:
+        if block.first == 0:
+            self._given = load_truth(self._video, ("boxes",)).get("boxes")
+            self._source = self._detector.begin(self._video)
+            self._last = NOWHERE
+        if self._given is not None:
+            found = self._given[block.first : block.first + len(block.frames)]
+        else:
+            found = self._source.boxes(block)
+        around = np.concatenate([self._last[None], found]).astype(np.float32)
+        self._last = around[-1]
+        return around
+
+    def _background(self, block: Block) -> Bool[np.ndarray, "p h w"]:
+        if block.first == 0:
+            truth = load_truth(self._video, ("background",), packed=True)
+            self._masks = truth.get("background")
+        end = block.first + len(block.frames)
+        if self._masks is not None:
+            single = [self._given_mask(t) for t in range(first_pair(block) - 1, end)]
+            self._masks = self._masks if end < self._video.frames else self._masks[:0]  # let go
+        else:
+            boxes = self._around(block)[block.previous is None :]
+            single = [self._outside(box) for box in boxes]
+        pairs = zip(single[:-1], single[1:], strict=True)
+        size = working_size(self._video.height, self._video.width)
+        return np.array([before & after for before, after in pairs], bool).reshape(-1, *size)
+
+    def _given_mask(self, t: int) -> Bool[np.ndarray, "h w"]:
+        """Working pixels that are nothing but background."""
+        mask = np.unpackbits(self._masks[t], axis=-1, count=self._video.width)
+        height, width = working_size(*mask.shape)
+        return cv2.resize(mask * 255, (width, height), interpolation=cv2.INTER_AREA) == 255
+
+    def _outside(self, box: Float[np.ndarray, "4"]) -> Bool[np.ndarray, "h w"]:
+        height, width = working_size(self._video.height, self._video.width)
+        mask = np.ones((height, width), bool)
+        if not np.isnan(box).any():
+            scale = np.array([width / self._video.width, height / self._video.height])
+            low, high = box[:2] * scale, box[2:] * scale
+            edge = MARGIN * (high - low)
+            left, top = np.maximum(np.floor(low - edge), 0).astype(int)
+            right, bottom = np.maximum(np.ceil(high + edge), 0).astype(int)
+            mask[top:bottom, left:right] = False
+        return mask
+
+
+_scenes: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+
+
+def scene_of(video: Video, detector: Detector | None = None) -> Scene:
+    """The scene of a video, one for all who measure it: boxes are followed once per frame."""
+    detector = detector or Salient()
+    key = (video, detector.name)
+    scene = _scenes.get(key)
+    if scene is None:
+        scene = _scenes[key] = Scene(video, detector)
+    return scene
