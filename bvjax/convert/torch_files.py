@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,8 +27,8 @@ def open_torch(
     `weights_only`, which refuses anything but tensors.
 
     Args:
-        ignore_others: put an inert placeholder for each object that is none, instead of refusing
-            (`inert_pickle`); nothing of the file is run either way.
+        ignore_others: read a placeholder in place of each object that is none, instead of refusing
+            (some published checkpoints hold their training configuration beside the tensors).
 
     Raises:
         UserError: torch is not installed, the file is damaged or holds more than tensors, or there
@@ -40,13 +41,15 @@ def open_torch(
             f"reading {path.name} needs PyTorch: run the command with .venv-torch/bin/python "
             "(make setup-torch), or 'pip install torch'"
         ) from None
-    how: dict[str, Any] = {"weights_only": True}
-    if ignore_others:
-        from bvjax.convert import inert_pickle
-
-        how = {"weights_only": False, "pickle_module": inert_pickle}
+    known = contextlib.nullcontext()
     try:
-        state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), **how)
+        if ignore_others and zipfile.is_zipfile(path):
+            others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            known = torch.serialization.safe_globals([(_Inert, name) for name in others])
+        with known:
+            state = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except Exception as error:  # torch raises half a dozen unrelated kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -55,6 +58,19 @@ def open_torch(
     state, used = _weights(state, branch, path)
     infos = {name: TensorInfo(tuple(x.shape), _dtype(x)) for name, x in state.items()}
     return infos, lambda name: _array(state[name]), used
+
+
+class _Inert(dict):
+    """What `weights_only` makes of an object of any other class: nothing is called or imported."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 def _weights(state: Any, branch: str | None, path: Path) -> tuple[Mapping[str, Any], str]:

@@ -151,14 +151,30 @@ def test_other_tensors_are_refused_by_name(files, change, match):
     assert not list(files.target.iterdir())
 
 
+class Settings:
+    """An object of a class of the project that wrote a checkpoint."""
+
+    def __init__(self):
+        self.rate = 1.0
+
+    def __setstate__(self, state):
+        raise AssertionError("this class was used")
+
+
+def test_objects_beside_the_tensors_are_passed_over(files):
+    torch.save({"state_dict": files.amt, "config": Settings()}, files.folder / "amt-s.pth")
+    metric_weights.convert(files.folder / "amt-s.pth", files.target, lambda text: None)
+    assert "encoder.bias" in weights.load("amt_s", files.target)
+
+
 def test_nothing_of_a_file_is_run(files, tmp_path):
     class Command:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'ran'}",)
 
     torch.save({"state_dict": files.amt, "more": Command()}, files.folder / "amt-s.pth")
-    metric_weights.convert(files.folder / "amt-s.pth", files.target, lambda text: None)
-    assert "encoder.bias" in weights.load("amt_s", files.target)
+    with pytest.raises(UserError, match="holds more than tensors"):
+        metric_weights.convert(files.folder / "amt-s.pth", files.target, lambda text: None)
     assert not (tmp_path / "ran").exists()
 
 
