@@ -19,7 +19,7 @@ import PIL.Image
 import bvjax
 from bvjax.lvbench.report_cards import cards
 from bvjax.lvbench.report_tables import aggregate_table, videos_table, worst_first
-from bvjax.lvbench.report_text import NONE, escape, look, ordered, script_json
+from bvjax.lvbench.report_text import NONE, duration, escape, look, ordered, script_json
 
 ASSETS = pathlib.Path(bvjax.__file__).parent / "assets/report"
 BUDGET = 12 << 20  # bytes of pictures before they are made smaller
@@ -76,6 +76,7 @@ def _header(results: Results) -> str:
     facts = [
         ("videos", f"{len(results['videos']):,}", ""),
         ("failed", f"{failed:,}", "bad" if failed else ""),
+        ("length of all", duration(sum(v.get("seconds") or 0 for v in results["videos"])), ""),
         ("suite", " and ".join(suites) or NONE, ""),
         ("chunks a video", config.get("segments"), ""),
         ("weights of the VDE", config.get("weights", NONE), ""),
@@ -113,7 +114,8 @@ def _reading(results: Results) -> str:
 
 def _videos(results: Results, videos: Sequence[Mapping[str, Any]], pictures: Pictures) -> str:
     return (
-        '<section id="videos"><h2>Videos, worst first</h2><div class="tools"></div>'
+        '<section id="videos"><h2>Videos</h2><p class="note">Worst first: by their ranks among all, '
+        'mean over the metrics.</p><div class="tools"></div>'
         f"{videos_table(results, videos)}</section>"
         '<section id="curves"><h2>Along each video</h2>'
         '<p class="note">Curves show how far a metric is from what it was in chunk 1. A ring marks '

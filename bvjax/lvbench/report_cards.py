@@ -84,7 +84,7 @@ def _card(
     segments = int(results["config"]["segments"])
     times = chunk_times(video, segments)
     moved = movements(video, results)
-    news = ""
+    news = "no metric moved"
     if moved:
         name = max(moved, key=lambda n: abs(moved[n][1]))
         news = sentence(label(name, metrics), *moved[name], times)

@@ -70,23 +70,28 @@ def percent(value: Any, signed: bool = False) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """72.5 seconds as 1:12.5, and less than a minute as 7.5 s."""
+    """7.5 s, 1:12 (minutes and seconds) or 2:01:12 (hours as well)."""
     x = finite(seconds)
     if not x:
         return NONE
     if x < 60:
         return f"{x:.3g} s"
-    minutes, rest = divmod(round(x, 1), 60)
-    return f"{minutes:.0f}:{rest:04.1f}".removesuffix(".0")
+    minutes, rest = divmod(round(x), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def chunk_times(video: Mapping[str, Any], segments: int) -> list[str]:
-    """When each chunk is, "24-28 s" with an en dash; in frames where the rate is not known."""
+    """When each chunk is, "24-28 s" with an en dash; in frames where the rate is not known.
+
+    Tenths of seconds are told of chunks below five seconds only.
+    """
     length = int(video.get("frames") or 0) // segments
     fps = finite(video.get("fps")) or 0.0
     edges = [i * length / fps if fps else i * length for i in range(segments + 1)]
     unit = " s" if fps else ""
-    digits = 0 if not fps or all(abs(e - round(e)) < 0.05 for e in edges) else 1
+    whole = all(abs(edge - round(edge)) < 0.05 for edge in edges)
+    digits = 0 if whole or edges[1] >= 5 else 1
     text = [f"{edge:.{digits}f}" for edge in edges]
     if not fps:
         return [f"frames {a}{NONE}{int(b) - 1}" for a, b in zip(text, text[1:], strict=False)]

@@ -157,7 +157,9 @@
     const canvas = make("div", { class: "canvas" });
     const tip = make("div", { class: "tip", "aria-live": "polite", hidden: "" });
     const legend = make("div", { class: "legend", role: "group", "aria-label": "Curves" });
-    plot.append(canvas, tip);
+    plot.append(canvas);
+    const body = card.querySelector(".body"); // not in the lane, which would cut it off
+    body.append(tip);
     plot.closest(".lane").after(legend);
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "img");
@@ -179,6 +181,7 @@
         draw(svg, "text", { x: -8, y: y(tick) + 4, "text-anchor": "end" }, percent(tick));
       }
       guide = draw(svg, "line", { y1: TOP - 8, y2: HEIGHT, class: "guide", visibility: "hidden" });
+      const placed = new Map(), values = [];
       for (const { metric, m, relative } of shown) {
         const group = draw(svg, "g", { style: `stroke:${hue(metric)};fill:${hue(metric)}`, "data-metric": metric.name });
         relative.forEach((v, i) => {
@@ -195,12 +198,16 @@
           if (moved[m] === i) draw(place, "circle", { r: 9, fill: "none", "stroke-width": 2 });
         });
         const i = moved[m];
-        if (i !== null && relative[i] !== null) {
-          const down = y(relative[i]) < HEIGHT / 2 === relative[i] < 0 || y(relative[i]) < TOP + 12;
-          const label = { x: x(i), y: y(relative[i]) + (down ? 24 : -14), "text-anchor": "middle", class: "value" };
-          draw(svg, "text", { ...label, style: `fill:${hue(metric)}` }, percent(relative[i]));
-        }
+        if (i === null || relative[i] === null) continue;
+        // Its value, where no other value of this chunk stands yet.
+        const at = y(relative[i]), taken = placed.get(i) || [];
+        const free = [24, -14, 37, -27, 50, -40, 63].map((shift) => at + shift).find((place) =>
+          place > TOP && place < HEIGHT - 2 && taken.every((other) => Math.abs(other - place) >= 13));
+        placed.set(i, [...taken, free ?? at]);
+        const label = { x: x(i), y: free ?? at, "text-anchor": "middle", class: "value" };
+        values.push([{ ...label, style: `--hue:${hue(metric)}` }, percent(relative[i])]);
       }
+      for (const [attributes, text] of values) draw(svg, "text", attributes, text);
       canvas.replaceChildren(svg);
       legend.replaceChildren(...rows.map(button));
       point(here);
@@ -230,15 +237,18 @@
       const lines = rows.filter((row) => row.scores && !hidden.has(row.metric.name)).map((row) => {
         const score = row.scores[i], change = row.relative ? row.relative[i] : null;
         return make("tr", {},
-          make("td", {}, swatch(row.metric), ` ${row.metric.title}`),
+          make("td", {}, swatch(row.metric), row.metric.title),
           make("td", {}, change === null ? "\u2013" : make("strong", {}, percent(change))),
           make("td", {}, score === null ? "not measured" : score.toLocaleString("en", { maximumSignificantDigits: 5 })));
       });
       tip.replaceChildren(make("strong", {}, `Chunk ${i + 1}`), ` ${labels[i]}`, make("table", {}, ...lines));
-      const share = (i + 0.5) / n, left = canvas.offsetLeft + share * canvas.offsetWidth;
-      const onLeft = share > 0.5;
-      tip.style.left = onLeft ? "auto" : `${left + 14}px`;
-      tip.style.right = onLeft ? `${plot.offsetWidth - left + 14}px` : "auto";
+      // Beside the line, on the side with more room, and never over the card's edge.
+      const box = canvas.getBoundingClientRect(), frame = body.getBoundingClientRect();
+      const line = box.left - frame.left + ((i + 0.5) / n) * box.width;
+      const wide = tip.offsetWidth, room = frame.width - wide - 4;
+      const place = line > frame.width / 2 ? line - wide - 14 : line + 14;
+      tip.style.left = `${Math.max(4, Math.min(room, place))}px`;
+      tip.style.top = `${box.top - frame.top + 6}px`;
     }
     const under = (event) => {
       const box = canvas.getBoundingClientRect();
@@ -282,6 +292,9 @@
     scale.title = "A logarithmic scale shows small changes beside large ones";
   }
   const tableTools = document.querySelector("#videos .tools");
+  if (tableTools && order.length > 1) {
+    document.querySelector("#videos .note").append(" A click on a heading sorts by it.");
+  }
   if (tableTools && order.length > 8) {
     const count = make("span", { class: "note", role: "status" });
     const field = make("input", { type: "search", placeholder: "Find videos by name", "aria-label": "Find videos by name" });
@@ -302,7 +315,8 @@
 
   // ---- the address: #video-3 opens a card, #sort=official/clarity:ascending sorts ------------
   function follow() {
-    const wanted = decodeURIComponent(location.hash.slice(1));
+    let wanted = location.hash.slice(1);
+    try { wanted = decodeURIComponent(wanted); } catch { return; }
     const sorting = /^sort=(.*?)(?::(ascending|descending))?$/.exec(wanted);
     if (sorting) {
       const header = headers.find((h) => h.dataset.key === sorting[1]);
