@@ -1,7 +1,7 @@
 """Aesthetic: how pleasing the frames are to a predictor that can be chosen (Eq. 23).
 
 handmade         `handmade` below: published statistics, no weights
-laion            the complementary metric's predictor: CLIP ViT-L/14 and the LAION head
+laion            the complementary metric's predictor, CLIP ViT-L/14 and the LAION head: about 0..10
 MODULE:FUNCTION  a function of your own, frames [f, h, w, 3] uint8 to scores [f]
 """
 
@@ -29,16 +29,18 @@ _EXPOSURE = np.exp(-0.5 * ((np.arange(256) / 255 - 0.5) / 0.2) ** 2)
 def make(context: Context) -> PaperMetric:
     """Raises `UserError` for a predictor that cannot be found."""
     choice = context.options.aesthetic
-    if choice == "laion":
-        from bvjax.lvbench.official import aesthetic
-
-        made = aesthetic.make(context)
-        settings = {**made.settings, "predictor": choice}
-        return PaperMetric(NAME, settings, made.least_frames, made.begin)
+    settings = {"predictor": choice}
     if choice == "handmade":
-        numbers, settings = _handmade, {"predictor": choice, "short_side": SHORT}
+        numbers, settings["short_side"] = _handmade, SHORT
+    elif choice == "laion":
+        from bvjax.lvbench.official.aesthetic import laion_scores
+
+        batcher = laion_scores(context)
+        numbers = lambda block: (
+            (t, batcher.submit(frame)) for t, frame in enumerate(block.frames, start=block.first)
+        )
     else:
-        numbers, settings = _of(choice, _function(choice)), {"predictor": choice}
+        numbers = _of(choice, _function(choice))
 
     def start(video: Video, segments: int) -> Series:
         return Series(video, segments, numbers, missing="aesthetic score")

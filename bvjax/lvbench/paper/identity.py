@@ -20,7 +20,7 @@ SPREAD = 0.6  # of the half sides: standard deviation of the window over a crop
 LIGHTS, HUES = 4, 10  # bins of L, and of a and of b
 TURNS, CELLS = 8, 4  # bins of orientation, cells a side
 COLOUR = 0.75  # share of colour in the cosine
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+DINO_SIDE = 224  # pixels of a crop for DINO: the size that it was trained on
 
 
 class Encoder(Protocol):
@@ -45,9 +45,9 @@ class Histogram:
 
     The vector is two unit vectors side by side, so a cosine is 0.75 of the cosine of colours plus
     0.25 of that of orientations.  Histograms are not mean-centred: the cosine stays in 0..1, the
-    first segment is near 1, and disjoint colours give 0.  Limits: it knows nothing of faces; it
-    changes with light and pose; two subjects of one colouring look the same; what is seen around
-    the subject inside its box counts a little.
+    first segment is near 1, and disjoint colours leave at most 0.25.  Limits: it knows nothing of
+    faces; another light, faded colours or another pose count as another look; two subjects of one
+    colouring look the same; what is seen around the subject inside its box counts a little.
     """
 
     settings = {
@@ -116,26 +116,23 @@ def _unit(x: Float[np.ndarray, "d"]) -> Float[np.ndarray, "d"]:
 
 
 class Dino:
-    """The class token of DINO ViT-B/16 for the square around the box, brought to 224 pixels."""
+    """The class token of DINO ViT-B/16 for the square around the box; needs `dino_vitb16`."""
 
-    settings = {"encoder": "dino_vitb16", "side": 224}
+    settings = {"encoder": "dino_vitb16", "side": DINO_SIDE}
 
     def __init__(self, context: Context):
         from bvjax.lvbench.nets import dino
+        from bvjax.lvbench.official.preprocess import dino_input
 
-        def forward(params, crops):
-            x = (crops.astype("float32") / 255 - np.float32(_MEAN)) / np.float32(_STD)
-            return dino.dino(params, x)
-
+        forward = lambda params, crops: dino.dino(params, dino_input(crops))
         params = dino.prepare(context.load("dino_vitb16"))
         self._batcher = Batcher(forward, params, context.options.batch, context.layout)
 
     def embed(self, frame, box) -> Any:
         crop = square(frame, box)
-        shrinks = len(crop) > 224
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        pending = self._batcher.submit(cv2.resize(crop, (224, 224), interpolation=how))
-        return _Unit(pending)
+        how = cv2.INTER_AREA if len(crop) > DINO_SIDE else cv2.INTER_LINEAR
+        crop = cv2.resize(crop, (DINO_SIDE, DINO_SIDE), interpolation=how)
+        return _Unit(self._batcher.submit(crop))
 
 
 @dataclasses.dataclass(frozen=True)

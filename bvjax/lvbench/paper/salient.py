@@ -55,9 +55,12 @@ class Tracker:
         """(x0, y0, x1, y1) in pixels of the video; NaN where nothing stands out."""
         height, width = self._size
         made = np.empty((len(block.frames), 4), np.float32)
-        for i, saliency in enumerate(self._maps(block)):
+        for i, (picture, motion) in enumerate(self._views(block)):
+            saliency = saliency_map(picture, motion)
             scale = np.array([width / saliency.shape[1], height / saliency.shape[0]] * 2)
             found = find(saliency, self._box / scale)
+            if found is None:  # everything moves by itself: colour is left
+                found = find(saliency_map(picture, None), self._box / scale)
             if found is None:
                 self._lost += 1
                 self._box = self._box if self._lost <= HOLD else NOWHERE
@@ -69,12 +72,12 @@ class Tracker:
             made[i] = self._box
         return made
 
-    def _maps(self, block: Block):
+    def _views(self, block: Block):
         pictures = small(block)
         pictures = pictures[len(pictures) - len(block.frames) :]
         own, pair = self._own_motion(block), first_pair(block)
         for t, picture in enumerate(pictures, start=block.first):
-            yield saliency_map(picture, own[t - pair] if t >= pair else None)
+            yield picture, own[t - pair] if t >= pair else None
 
     def _own_motion(self, block: Block) -> Float[np.ndarray, "p h w"]:
         """Speed beside the camera's, 1 where it stands out fully."""
