@@ -10,6 +10,5 @@ captions.py        does the first chunk show what its caption says
 memory.py          return chunks after a true history, by retrieval arm (memory_scores.py sums up)
 minutes.py         whole self-generated minutes, by retrieval arm
 drift.py           clarity and motion along those minutes, beside the rendered truth
-intervals.py       95 % intervals
 results.py         what is on disk, so that a run can stop and go on (table.py prints it)
 """

@@ -9,9 +9,9 @@ import numpy as np
 
 from bvjax.generate.decoding import decode_piece
 from bvjax.generate.rollout import stream
+from bvjax.lvbench.intervals import rate
 from data_pipelines.storyworld import COLOURS, PLACES, SPECIES, make_story
 from experiments.evaluation.cases import CHANCE, judged_frames
-from experiments.evaluation.intervals import rate
 from experiments.evaluation.judge import HEADS, Judge
 from experiments.evaluation.results import Record
 from experiments.evaluation.under_test import SPLIT, UnderTest

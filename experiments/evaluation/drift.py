@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bvjax.lvbench.clarity import clarity
+from bvjax.lvbench.intervals import mean
 from bvjax.lvbench.motion import motion
 from bvjax.lvbench.vde import SEGMENTS, segment_means, segment_pair_means, vde
-from experiments.evaluation.intervals import mean
 from experiments.evaluation.results import Record
 
 TRUTH = ("rendered", "reconstructed")  # what a video without any drift of its own scores

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from bvjax.config import ModelConfig
+from bvjax.lvbench.intervals import rate
 from bvjax.nets import vae
 from data_pipelines.storyworld import (
     COLOURS,
@@ -24,7 +25,6 @@ from data_pipelines.storyworld import (
     render,
     truth,
 )
-from experiments.evaluation.intervals import rate
 from experiments.evaluation.judge import HEADS, Judge
 from experiments.evaluation.sightings import Labels, alone, label_frames, settled
 

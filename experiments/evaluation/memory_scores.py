@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from bvjax.lvbench.intervals import difference, mean, rate
 from experiments.evaluation.cases import CHANCE, Case
-from experiments.evaluation.intervals import difference, mean, rate
 
 SPLITS: dict[str, Callable[[Case], bool]] = {
     "all": lambda case: True,

@@ -18,9 +18,9 @@ from jaxtyping import Float, UInt8
 from bvjax.config import ModelConfig
 from bvjax.generate.decoding import decode_piece
 from bvjax.generate.rollout import stream
+from bvjax.lvbench.intervals import rate
 from data_pipelines.storyworld import Story, chunk_frames, make_story
 from experiments.evaluation.cases import Case, judged_frames, shows, story_cases
-from experiments.evaluation.intervals import rate
 from experiments.evaluation.judge import Judge
 from experiments.evaluation.memory import is_hit
 from experiments.evaluation.memory_scores import arm_scores

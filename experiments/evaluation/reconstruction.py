@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, UInt8
 
 from bvjax.generate.decoding import decode_piece
 from bvjax.losses.reconstruction import psnr, ssim
+from bvjax.lvbench.intervals import mean
 from data_pipelines.storyworld import Story, make_story, truth
-from experiments.evaluation.intervals import mean
 from experiments.evaluation.results import Record
 from experiments.evaluation.under_test import SPLIT, UnderTest
 

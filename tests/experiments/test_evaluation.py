@@ -15,7 +15,7 @@ from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
 from data_pipelines.storyworld import COLOURS, PLACES, SPECIES, make_story, truth
 from data_pipelines.storyworld.latents import chunk_truth
-from experiments.evaluation import captions, drift, intervals, memory_scores, minutes
+from experiments.evaluation import captions, drift, memory_scores, minutes
 from experiments.evaluation import reconstruction as rebuilds
 from experiments.evaluation.cases import (
     find_cases,
@@ -63,26 +63,6 @@ def tested(tiny):
 @pytest.fixture(scope="module")
 def cases(tested):
     return list(find_cases(FIRST, 4, tested.model))
-
-
-# ---- intervals ----------------------------------------------------------------------------------
-def test_wilson_is_the_published_interval():
-    np.testing.assert_allclose(intervals.wilson(0, 10), (0.0, 0.27753), atol=1e-5)
-    np.testing.assert_allclose(intervals.wilson(5, 10), (0.23659, 0.76341), atol=1e-5)
-    low, high = intervals.wilson(81, 263)  # Newcombe 1998, table I
-    np.testing.assert_allclose((low, high), (0.2553, 0.3662), atol=1e-4)
-    assert intervals.rate([])["rate"] is None
-    assert intervals.rate([True, False])["rate"] == 0.5
-
-
-def test_bootstrap_covers_and_counts_what_is_infinite():
-    values = np.random.default_rng(0).normal(3.0, 1.0, 400)
-    found = intervals.mean([*values, np.inf])
-    assert found["low"] < 3.0 < found["high"] and found["infinite"] == 1 and found["n"] == 400
-    np.testing.assert_allclose(found["high"] - found["low"], 2 * 1.96 / 20, rtol=0.15)
-    assert intervals.mean([np.inf])["mean"] is None
-    ahead = intervals.difference([1, 1, 1, 0], [0, 0, 1, 0])
-    assert ahead["mean"] == 0.5 and ahead["low"] >= 0
 
 
 # ---- judge --------------------------------------------------------------------------------------

@@ -28,21 +28,34 @@ def rate(hits: Sequence[bool]) -> dict[str, float | int | None]:
     return {"rate": count / n if n else None, "low": low, "high": high, "n": n}
 
 
-def mean(values: Sequence[float], seed: int = 0) -> dict[str, float | int | None]:
+def mean(
+    values: Sequence[float], seed: int = 0, weights: Sequence[float] | None = None
+) -> dict[str, float | int | None]:
     """{mean, low, high, n, infinite}: percentile bootstrap over the finite values.
 
     Values that are not finite are counted in `infinite` and are not in the mean, which a reader
     must know to read it.
+
+    Args:
+        weights: how much each value counts in the mean, above 0; all are drawn alike.
     """
     values = np.asarray(values, np.float64)
-    finite = values[np.isfinite(values)]
+    kept = np.isfinite(values)
+    finite = values[kept]
     about = {"n": len(finite), "infinite": int(len(values) - len(finite))}
     if not len(finite):
         return {"mean": None, "low": None, "high": None, **about}
     rng = np.random.default_rng(seed)
-    means = rng.choice(finite, (DRAWS, len(finite))).mean(axis=1)
+    if weights is None:
+        centre = finite.mean()
+        means = rng.choice(finite, (DRAWS, len(finite))).mean(axis=1)
+    else:
+        w = np.asarray(weights, np.float64)[kept]
+        centre = (w * finite).sum() / w.sum()
+        drawn = rng.integers(len(finite), size=(DRAWS, len(finite)))
+        means = (w * finite)[drawn].sum(axis=1) / w[drawn].sum(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return {"mean": float(finite.mean()), "low": float(low), "high": float(high), **about}
+    return {"mean": float(centre), "low": float(low), "high": float(high), **about}
 
 
 def difference(
