@@ -1,6 +1,9 @@
-"""Video Drift Error: how far a score strays from what it was in the first segment (Eq. 16-19)."""
+"""Video Drift Error: how far a score strays from what it was in the first segment (Eq. 14-19)."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -52,6 +55,70 @@ def vde(
     return np.where(first[..., 0] == 0, np.inf, total)
 
 
+@dataclasses.dataclass(frozen=True)
+class Drift:
+    """How far one video's scores stray from its first segment's; None where that cannot be said.
+
+    vde: the published sum (Eq. 19). normalised: divided by the sum of its weights, a mean change.
+    wmape: Eq. 15 of m_2 .. m_N as estimates of m_1, a mean change in which all segments count
+    alike. reason: why there are no numbers, naming the segments; empty where there are.
+    """
+
+    vde: float | None
+    normalised: float | None
+    wmape: float | None
+    reason: str = ""
+
+
+def drift(chunks: Sequence[float], weights: str = "linear") -> Drift:
+    """The `Drift` of the scores m_1 .. m_N of one video, in float64.
+
+    Scores that are NaN or infinite, and a first score that nothing can be relative to (0, or below
+    it: Eq. 19 divides by m_1, not by |m_1|), give no numbers but a reason.
+
+    Raises:
+        UserError: unknown weights, or fewer than two segments.
+    """
+    scores = np.asarray(chunks, np.float64)
+    if scores.ndim != 1 or len(scores) < 2:
+        raise UserError(f"drift needs the scores of at least 2 segments, not {list(scores.shape)}")
+    w = drift_weights(len(scores), weights)
+    reason = _unfit(scores)
+    if reason:
+        return Drift(None, None, None, reason)
+    total = float(vde(scores, weights))
+    return Drift(
+        vde=total,
+        normalised=total / float(w.sum()) if w.sum() else None,
+        wmape=wmape(np.full(len(scores) - 1, scores[0]), scores[1:]),
+    )
+
+
+def mape(actual: Float[np.ndarray, "n"], predicted: Float[np.ndarray, "n"]) -> float:
+    """Mean absolute percentage error (Eq. 14), in percent.
+
+    Raises `UserError` that names the values that are 0 (in `actual`) or not finite.
+    """
+    y, estimate = _pair(actual, predicted)
+    if (y == 0).any():
+        raise UserError(
+            f"actual {_named('value', y == 0)} 0, and no error is relative to 0 (WMAPE may be used)"
+        )
+    return float(100 * np.abs((y - estimate) / y).mean())
+
+
+def wmape(actual: Float[np.ndarray, "n"], predicted: Float[np.ndarray, "n"]) -> float:
+    """Weighted mean absolute percentage error (Eq. 15): a ratio, not in percent, as in the paper.
+
+    Raises `UserError` for values that are not finite, and when all actual values are 0.
+    """
+    y, estimate = _pair(actual, predicted)
+    total = np.abs(y).sum()
+    if total == 0:
+        raise UserError("all actual values are 0, and no error is relative to 0")
+    return float(np.abs(y - estimate).sum() / total)
+
+
 def segment_means(
     scores: Float[np.ndarray, "*v t"], segments: int = SEGMENTS
 ) -> Float[np.ndarray, "*v n"]:
@@ -89,3 +156,39 @@ def _length(frames: int, segments: int) -> int:
     if frames < segments:
         raise UserError(f"a video of {frames} frames cannot be cut into {segments} segments")
     return frames // segments
+
+
+def _unfit(scores: Float[np.ndarray, "n"]) -> str:
+    """What keeps scores from having a drift; empty where nothing does."""
+    parts = []
+    if np.isnan(scores).any():
+        parts.append(f"{_named('segment', np.isnan(scores))} not a number")
+    if np.isinf(scores).any():
+        parts.append(f"{_named('segment', np.isinf(scores))} infinite")
+    if scores[0] == 0:
+        parts.append("segment 1 scores 0, and nothing is relative to 0")
+    elif -np.inf < scores[0] < 0:
+        parts.append(
+            f"segment 1 scores {scores[0]:g}, and a change relative to less than 0 has no meaning"
+        )
+    return "; ".join(parts)
+
+
+def _named(what: str, where: np.ndarray) -> str:
+    """ "segment 3 is", "segments 3, 4 are"."""
+    places = [str(i + 1) for i in np.flatnonzero(where)]
+    return f"{what}s {', '.join(places)} are" if len(places) > 1 else f"{what} {places[0]} is"
+
+
+def _pair(actual: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    y, estimate = np.asarray(actual, np.float64), np.asarray(predicted, np.float64)
+    if y.ndim != 1 or y.shape != estimate.shape or not len(y):
+        raise UserError(
+            f"actual {list(y.shape)} and predicted {list(estimate.shape)} must be two lists of "
+            "equally many values"
+        )
+    for name, values in (("actual", y), ("predicted", estimate)):
+        wrong = ~np.isfinite(values)
+        if wrong.any():
+            raise UserError(f"{name} {_named('value', wrong)} not finite")
+    return y, estimate

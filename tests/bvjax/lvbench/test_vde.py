@@ -4,9 +4,20 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bvjax.errors import UserError
-from bvjax.lvbench.vde import drift_weights, segment_means, segment_pair_means, vde
+from bvjax.lvbench.vde import (
+    Drift,
+    drift,
+    drift_weights,
+    mape,
+    segment_means,
+    segment_pair_means,
+    vde,
+    wmape,
+)
 
 
 def by_hand(scores, weight):
@@ -65,3 +76,69 @@ def test_what_cannot_be_cut_is_refused():
         vde(np.ones(10), "cubic")
     with pytest.raises(UserError, match="all 0"):
         vde(np.ones(2), "log", normalise=True)
+
+
+# ---- one video's drift, reported ----------------------------------------------------------------
+@given(
+    st.lists(st.floats(0.01, 100), min_size=3, max_size=60),
+    st.sampled_from(["linear", "log"]),
+    st.floats(0.1, 10),
+)
+def test_drift_is_equation_19_and_does_not_ask_for_units(scores, kind, unit):
+    found, w = drift(scores, kind), drift_weights(len(scores), kind)
+    weight = {"linear": float, "log": math.log}[kind]
+    assert found.vde == pytest.approx(by_hand(scores, weight), rel=1e-9, abs=1e-12)
+    assert found.normalised == pytest.approx(found.vde / w.sum())
+    changes = [abs(m - scores[0]) / scores[0] for m in scores[1:]]
+    assert found.wmape == pytest.approx(sum(changes) / len(changes), rel=1e-9)
+    assert found.reason == ""
+    scaled = drift([unit * m for m in scores], kind)
+    assert scaled.vde == pytest.approx(found.vde, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ([1, math.nan, 2], "segment 2 is not a number"),
+        ([1, math.nan, math.nan], "segments 2, 3 are not a number"),
+        ([1, 2, -math.inf], "segment 3 is infinite"),
+        ([math.inf, math.nan, 1], "segment 2 is not a number; segment 1 is infinite"),
+        ([0, 1, 2], "segment 1 scores 0"),
+        ([-0.5, 1, 2], "segment 1 scores -0.5"),
+        ([math.nan, 1, 2], "segment 1 is not a number"),
+    ],
+)
+def test_what_has_no_drift_says_which_segment_is_to_blame(scores, words):
+    found = drift(scores)
+    assert (found.vde, found.normalised, found.wmape) == (None, None, None)
+    assert words in found.reason
+
+
+def test_two_segments_have_no_normalised_logarithmic_drift():
+    assert drift([1.0, 2.0], "log") == Drift(0.0, None, 1.0)
+    assert drift([1.0, 2.0]) == Drift(1.0, 1.0, 1.0)
+    with pytest.raises(UserError, match="at least 2"):
+        drift([1.0])
+
+
+# ---- the errors that VDE is made after ----------------------------------------------------------
+def test_percentage_errors_are_equations_14_and_15():
+    actual, predicted = np.array([2.0, -4.0, 5.0]), np.array([1.0, -3.0, 5.0])
+    assert mape(actual, predicted) == pytest.approx(100 / 3 * (1 / 2 + 1 / 4))  # percent
+    assert wmape(actual, predicted) == pytest.approx(2 / 11)  # a ratio
+    assert wmape([0.0, 2.0], [1.0, 2.0]) == 0.5  # one 0 does no harm
+
+
+@pytest.mark.parametrize(
+    ("error", "actual", "predicted", "words"),
+    [
+        (mape, [1, 0, 0], [1, 1, 1], "values 2, 3 are 0"),
+        (wmape, [0, 0], [1, 1], "all actual values are 0"),
+        (mape, [1, 2], [1, math.nan], "predicted value 2 is not finite"),
+        (wmape, [math.inf, 2], [1, 1], "actual value 1 is not finite"),
+        (wmape, [1, 2], [1], "equally many"),
+    ],
+)
+def test_what_has_no_percentage_error_is_refused_by_name(error, actual, predicted, words):
+    with pytest.raises(UserError, match=words):
+        error(actual, predicted)
