@@ -53,8 +53,9 @@ class Network:
     """A row of the table.
 
     module, forward: its function among bvjax.lvbench.nets; sizes: arguments of its `shapes`.
-    picture: height and width of an input; inputs: pictures that a call takes of each pair.
-    low, high: between which pixels lie. checkout: what `--reference` must hold for PyTorch's side.
+    picture: height and width of an input; pictures: how many a call takes of each pair.
+    low, high: between which values pixels lie. vectors: what scales (AMT's slopes) lie around.
+    checkout: what `--reference` must hold for PyTorch's side.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Network:
     pictures: int = 1
     low: float = 0.0
     high: float = 1.0
+    vectors: float = 1.0
     checkout: str = ""
 
     def inputs(self, batch: int) -> list[np.ndarray]:
@@ -89,7 +91,9 @@ NETWORKS = {
         "CLIP ViT-L/14", "clip_vision", "clip", (224, 224), 4, ("l14",), **NORMALISED
     ),
     "musiq": Network("MUSIQ", "musiq", "musiq", (287, 512), 4, checkout="IQA-PyTorch"),
-    "amt": Network("AMT-S", "amt", "amt", (480, 864), 1, pictures=2, checkout="Inferix"),
+    "amt": Network(
+        "AMT-S", "amt", "interpolate", (480, 864), 1, pictures=2, vectors=0.25, checkout="Inferix"
+    ),
     "raft": Network("RAFT, 20 updates", "raft", "flow", (480, 856), 1, pictures=2, high=255.0),
 }
 
@@ -102,7 +106,7 @@ def tensors(network: Network) -> dict[str, np.ndarray]:
         draw = np.random.default_rng(zlib.crc32(name.encode()))
         values = draw.random(shape, np.float32) - np.float32(0.5)
         if len(shape) == 1 and name.endswith(("weight", "running_var")):
-            drawn[name] = 1 + np.float32(0.1) * values
+            drawn[name] = np.float32(network.vectors) + np.float32(0.1) * values
         else:
             fan_in = math.prod(shape[1:]) if name.endswith("weight") and len(shape) > 1 else 100
             drawn[name] = values * np.float32(math.sqrt(12 / fan_in))
