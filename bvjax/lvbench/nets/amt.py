@@ -1,0 +1,284 @@
+"""AMT-S (Li et al. 2023): the frame between two frames, for the published motion smoothness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bvjax.lvbench.nets import correlation
+from bvjax.lvbench.nets.conv import conv, doubling, doubling_kernel, hwio, instance_norm, prelu
+from bvjax.lvbench.nets.resize import resize
+from bvjax.lvbench.nets.sampling import grid, warp
+
+MULTIPLE = 16  # that both sides of a picture must be of
+_RADIUS = 3  # of the correlation windows
+_FLOWS = 3  # flows a pixel in each direction
+_SIDE = 20  # channels that a decoder's unit refines apart
+_LEAK = 0.1
+
+
+def shapes(
+    channels: tuple[int, int, int, int] = (20, 32, 44, 56),
+    feature_widths: tuple[int, int, int] = (32, 64, 96),
+    features: int = 84,
+    update: tuple[int, int, int, int] = (64, 20, 68, 76),
+    side: int = _SIDE,
+) -> dict[str, tuple[int, ...]]:
+    """Published names and PyTorch's shapes.
+
+    Args:
+        channels: of the pyramid at 1/2, 1/4, 1/8 and 1/16 of the size.
+        feature_widths, features: inside and out of the encoder whose outputs are correlated.
+        update: channels of correlations, flow, both together, and inside of the updates.
+        side: channels that a decoder's unit refines apart; `interpolate` knows `_SIDE` only.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+
+    def add(name: str, outputs: int, inputs: int, size: int, slope: str = "") -> None:
+        found[f"{name}.weight"] = (outputs, inputs, size, size)
+        found[f"{name}.bias"] = (outputs,)
+        if slope:
+            found[f"{slope}.weight"] = (outputs,)
+
+    def unit(name: str, outputs: int, inputs: int) -> None:
+        add(f"{name}.0", outputs, inputs, 3, f"{name}.1")
+
+    add("feat_encoder.conv1", feature_widths[0], 3, 7)
+    before = feature_widths[0]
+    for layer, width in enumerate(feature_widths, 1):
+        for i, inputs in enumerate((before, width)):
+            name = f"feat_encoder.layer{layer}.{i}"
+            add(f"{name}.conv1", width // 4, inputs, 1)
+            add(f"{name}.conv2", width // 4, width // 4, 3)
+            add(f"{name}.conv3", width, width // 4, 1)
+            if layer > 1 and i == 0:
+                add(f"{name}.downsample.0", width, inputs, 1)
+        before = width
+    add("feat_encoder.conv2", features, before, 1)
+
+    for level, (inputs, width) in enumerate(zip((3, *channels), channels, strict=False), 1):
+        unit(f"encoder.pyramid{level}.0", width, inputs)
+        unit(f"encoder.pyramid{level}.1", width, width)
+
+    for level in (4, 3, 2, 1):
+        width = channels[level - 1] * (2 if level == 4 else 3)
+        name = f"decoder{level}.convblock"
+        unit(f"{name}.0", width, width + (1 if level == 4 else 4))
+        for i, inner in ((1, width), (2, side), (3, width), (4, side)):
+            unit(f"{name}.1.conv{i}", inner, inner)
+        add(f"{name}.1.conv5", width, width, 3, f"{name}.1.prelu")
+        outputs = 4 + channels[level - 2] if level > 1 else 8 * _FLOWS
+        found[f"{name}.2.weight"] = (width, outputs, 4, 4)  # transposed: inputs first
+        found[f"{name}.2.bias"] = (outputs,)
+
+    seen, moved, joined, inner = update
+    for level in (4, 3, 2):
+        name, outputs = f"update{level}", channels[level - 2]
+        add(f"{name}.convc1", seen, 2 * correlation.LEVELS * (2 * _RADIUS + 1) ** 2, 1)
+        add(f"{name}.convf1", 2 * moved, 4, 7)
+        add(f"{name}.convf2", moved, 2 * moved, 3)
+        add(f"{name}.conv", joined, seen + moved, 3)
+        for head, ins, outs in (
+            ("gru", joined + 4 + outputs, inner), ("feat_head", inner, outputs),
+            ("flow_head", inner, 4),
+        ):  # fmt: skip
+            add(f"{name}.{head}.0", inner, ins, 3)
+            add(f"{name}.{head}.2", outs, inner, 3)
+    add("comb_block.0", 6 * _FLOWS, 3 * _FLOWS, 3, "comb_block.1")
+    add("comb_block.2", 3, 6 * _FLOWS, 3)
+    return found
+
+
+def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parameters that `interpolate` takes, from published tensors."""
+    params = {}
+    for name, values in tensors.items():
+        values = np.asarray(values, np.float32)
+        if values.ndim == 4:
+            transposed = name.endswith("convblock.2.weight")
+            values = doubling_kernel(values) if transposed else hwio(values)
+        params[name] = values
+    return params
+
+
+def interpolate(
+    params: Mapping[str, Array],
+    first: Float[Array, "b h w 3"],
+    second: Float[Array, "b h w 3"],
+    time: float = 0.5,
+) -> Float[Array, "b h w 3"]:
+    """The frame at `time`, between `first` (0) and `second` (1); RGB from 0 to 1, as given.
+
+    Both sides must be multiples of 16 (`conv.pad_to`).  Below 128 pixels the published network
+    breaks down, as its smallest correlation maps vanish; here they count as zeros outside.
+    """
+    b, h, w, _ = first.shape
+    both = jnp.stack([first, second], axis=1)  # rows of a pair together
+    mean = both.mean(4).mean(3).mean(2).mean(1).reshape(b, 1, 1, 1)
+    both = (both - mean[:, None]).reshape(2 * b, h, w, 3)
+    halves = lambda x: jnp.moveaxis(x.reshape(b, 2, *x.shape[1:]), 1, 0)
+    f0, f1 = halves(_features(params, both))
+    products = correlation.volume(f0, f1)
+    lookup = (
+        correlation.pyramid(products, _RADIUS),
+        correlation.pyramid(products.transpose(0, 3, 4, 1, 2), _RADIUS),
+    )
+    maps = [halves(x) for x in _pyramid(params, both)]
+
+    flow, content = None, None
+    for level in (4, 3, 2):
+        flow, content = _decode(params, level, maps[level - 1], flow, content, time)
+        change = _change(params, level, flow, content, lookup, time)
+        flow, content = flow + change[0], content + change[1]
+    out = _block(params, 1, _warped(maps[0], flow, content))
+    ends = np.cumsum([2 * _FLOWS, 2 * _FLOWS, _FLOWS])
+    *changes, mask, rest = jnp.split(out, ends, axis=-1)
+    flows = [
+        change + jnp.tile(_grown(part), _FLOWS)
+        for change, part in zip(changes, jnp.split(flow, 2, -1), strict=True)
+    ]
+    return jnp.clip(_merge(params, halves(both), flows, jax.nn.sigmoid(mask), rest, mean), 0, 1)
+
+
+def _merge(
+    params: Mapping[str, Array],
+    pictures: Float[Array, "2 b h w 3"],
+    flows: list[Float[Array, "b h w 2*n"]],
+    mask: Float[Array, "b h w n"],
+    rest: Float[Array, "b h w 3*n"],
+    mean: Float[Array, "b 1 1 1"],
+) -> Float[Array, "b h w 3"]:
+    """The mean of n guesses, each a mix of both pictures warped, and what is seen in all of them."""
+    guesses = []
+    for i in range(_FLOWS):
+        pair = slice(2 * i, 2 * i + 2)
+        one, other = (
+            warp(picture, flow[..., pair]) for picture, flow in zip(pictures, flows, strict=True)
+        )
+        share = mask[..., i : i + 1]
+        guesses.append(share * one + (1 - share) * other + mean + rest[..., 3 * i : 3 * i + 3])
+    x = prelu(_layer(params, "comb_block.0", jnp.concatenate(guesses, -1)),
+              params["comb_block.1.weight"])  # fmt: skip
+    return sum(guesses) / _FLOWS + _layer(params, "comb_block.2", x)
+
+
+def _layer(params: Mapping[str, Array], name: str, x: Array, stride: int = 1) -> Array:
+    return conv(x, params[f"{name}.weight"], params[f"{name}.bias"], stride)
+
+
+def _unit(params: Mapping[str, Array], name: str, x: Array, stride: int = 1) -> Array:
+    return prelu(_layer(params, f"{name}.0", x, stride), params[f"{name}.1.weight"])
+
+
+def _features(params: Mapping[str, Array], x: Array) -> Array:
+    """What is correlated, at 1/8 of the size."""
+    normed = lambda name, x, stride=1: instance_norm(
+        _layer(params, f"feat_encoder.{name}", x, stride)
+    )
+    x = jax.nn.relu(normed("conv1", x, 2))
+    for layer in (1, 2, 3):
+        for i in (0, 1):
+            name, stride = f"layer{layer}.{i}", 2 if layer > 1 and i == 0 else 1
+            y = jax.nn.relu(normed(f"{name}.conv1", x))
+            y = jax.nn.relu(normed(f"{name}.conv2", y, stride))
+            y = jax.nn.relu(normed(f"{name}.conv3", y))
+            if stride == 2:
+                x = normed(f"{name}.downsample.0", x, 2)
+            x = jax.nn.relu(x + y)
+    return _layer(params, "feat_encoder.conv2", x)
+
+
+def _pyramid(params: Mapping[str, Array], x: Array) -> list[Array]:
+    """Contents at 1/2, 1/4, 1/8 and 1/16 of the size."""
+    out = []
+    for level in (1, 2, 3, 4):
+        x = _unit(params, f"encoder.pyramid{level}.0", x, 2)
+        x = _unit(params, f"encoder.pyramid{level}.1", x)
+        out.append(x)
+    return out
+
+
+def _decode(
+    params: Mapping[str, Array],
+    level: int,
+    maps: Float[Array, "2 b h w c"],
+    flow: Float[Array, "b h w 4"] | None,
+    content: Array | None,
+    time: float,
+) -> tuple[Float[Array, "b 2*h 2*w 4"], Array]:
+    """Flows to both pictures and the content between them, at twice the size."""
+    if flow is None:
+        times = jnp.full((*maps.shape[1:4], 1), time, maps.dtype)
+        out = _block(params, level, jnp.concatenate([*maps, times], -1))
+        return out[..., :4], out[..., 4:]
+    out = _block(params, level, _warped(maps, flow, content))
+    return out[..., :4] + _grown(flow), out[..., 4:]
+
+
+def _warped(maps: Float[Array, "2 b h w c"], flow: Array, content: Array) -> Array:
+    """Content, and both maps where the flows say that it comes from."""
+    moved = [warp(x, part) for x, part in zip(maps, jnp.split(flow, 2, -1), strict=True)]
+    return jnp.concatenate([content, *moved, flow], -1)
+
+
+def _block(params: Mapping[str, Array], level: int, x: Array) -> Array:
+    """A residual unit of which the last channels are refined twice more; then twice the size."""
+    name = f"decoder{level}.convblock"
+    x = _unit(params, f"{name}.0", x)
+    y = x
+    for wide, narrow in (("conv1", "conv2"), ("conv3", "conv4")):
+        y = _unit(params, f"{name}.1.{wide}", y)
+        refined = _unit(params, f"{name}.1.{narrow}", y[..., -_SIDE:])
+        y = jnp.concatenate([y[..., :-_SIDE], refined], -1)
+    x = prelu(x + _layer(params, f"{name}.1.conv5", y), params[f"{name}.1.prelu.weight"])
+    return doubling(x, params[f"{name}.2.weight"], params[f"{name}.2.bias"])
+
+
+def _change(
+    params: Mapping[str, Array],
+    level: int,
+    flow: Float[Array, "b h w 4"],
+    content: Float[Array, "b h w c"],
+    lookup: tuple[list[Array], list[Array]],
+    time: float,
+) -> tuple[Float[Array, "b h w 4"], Float[Array, "b h w c"]]:
+    """What the correlations along the flows say that flows and content should change by.
+
+    All is done at 1/8 of the picture's size.  Motion is taken to be steady, so that the flow from
+    `time` to the second picture tells that from the first to the second, and the other way round.
+    """
+    name, factor = f"update{level}", 2 ** (4 - level)
+    if factor > 1:
+        flow, content = _shrunk(flow, factor) / factor, _shrunk(content, factor)
+    here = grid(*flow.shape[1:3])
+    to_first, to_second = jnp.split(flow, 2, -1)
+    places = (here + to_second / time, here + to_first / (1 - time))
+    found = [correlation.windows(x, at, _RADIUS) for x, at in zip(lookup, places, strict=True)]
+    layer = lambda part, x: _layer(params, f"{name}.{part}", x)
+    leaky = lambda part, x: jax.nn.leaky_relu(layer(part, x), _LEAK)
+    seen = leaky("convc1", jnp.concatenate(found, -1))
+    moved = leaky("convf2", leaky("convf1", flow))
+    x = leaky("conv", jnp.concatenate([seen, moved], -1))
+    x = layer("gru.2", leaky("gru.0", jnp.concatenate([x, flow, content], -1)))
+    by_flow = layer("flow_head.2", leaky("flow_head.0", x))
+    by_content = layer("feat_head.2", leaky("feat_head.0", x))
+    if factor > 1:
+        return factor * _scaled(by_flow, factor), _scaled(by_content, factor)
+    return by_flow, by_content
+
+
+def _scaled(x: Array, factor: float) -> Array:
+    return resize(x, (int(x.shape[1] * factor), int(x.shape[2] * factor)), "bilinear")
+
+
+def _shrunk(x: Array, factor: int) -> Array:
+    return _scaled(x, 1 / factor)
+
+
+def _grown(flow: Array) -> Array:
+    """A flow at twice the size, in pixels of that size."""
+    return 2 * _scaled(flow, 2)
