@@ -1,0 +1,162 @@
+"""What videos were asked to show: a file of prompts, matched to videos by name.
+
+Four forms are read:
+
+  {"clips/fox.mp4": "A fox ...", ...}              VBench's prompt file
+  {"fox": {"captions": ["A fox ...", ...]}, ...}   LV-Bench's, as `bvjax.story` reads one of them
+  {"captions": ["A fox ...", ...]}                 one story, for the video named like the file
+  {"id": "fox", "prompt": "A fox ..."}             one a line (.jsonl); "captions" may be there instead
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bvjax.errors import UserError
+from bvjax.files import sha256_of
+from bvjax.lvbench.video import SUFFIXES
+from bvjax.story import parse_story
+
+FORMS = (
+    'a prompt file is {"video.mp4": "prompt"}, {"video": {"captions": [...]}}, or lines of '
+    '{"id": "video", "prompt": "..."}'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Prompts by the names they were given under, and the SHA-256 of the file.
+
+    Captions of one video are joined by spaces, without their times.
+    """
+
+    texts: Mapping[str, str]
+    sha256: str
+
+    @functools.cached_property
+    def _by_stem(self) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
+        found: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+        for key in self.texts:
+            parts = _parts(key)
+            found.setdefault(parts[0], []).append((key, parts))
+        return found
+
+    def key(self, name: str) -> str | None:
+        """Under which name a video's prompt is; None where there is none or it cannot be told.
+
+        Names match when their last parts do, with or without a suffix of videos; of several, those
+        count that match in the most folders above, and where two are left, none does.
+
+        Args:
+            name: of the video, below the folder that was asked for.
+        """
+        video = _parts(name)
+        best, found = 0, []
+        for key, parts in self._by_stem.get(video[0], ()):
+            common = _common(video, parts)
+            if common > best:
+                best, found = common, []
+            if common == best:
+                found.append(key)
+        if len({self.texts[key] for key in found}) != 1:
+            return None
+        return found[0]
+
+    def text(self, name: str) -> str | None:
+        """The prompt of a video."""
+        key = self.key(name)
+        return None if key is None else self.texts[key]
+
+    def unmatched(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
+        """(videos without a prompt, prompts without a video)."""
+        keys = {name: self.key(name) for name in names}
+        used = set(keys.values())
+        return [n for n, key in keys.items() if key is None], [
+            k for k in self.texts if k not in used
+        ]
+
+
+def load(path: str | pathlib.Path) -> Prompts:
+    """Reads a file of prompts; raises `UserError` with one sentence for what is wrong with it."""
+    path = pathlib.Path(path)
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read the prompts {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"the prompts {path} are not UTF-8 text") from None
+    lines = path.suffix.lower() in (".jsonl", ".ndjson")
+    texts = _of_lines(content, path) if lines else _of_object(_json(content, str(path)), path)
+    if not texts:
+        raise UserError(f"the prompts {path} hold no prompt; {FORMS}")
+    return Prompts(texts, sha256_of(path))
+
+
+def _of_object(content: Any, path: pathlib.Path) -> dict[str, str]:
+    if not isinstance(content, dict):
+        raise UserError(f"the prompts {path} are not an object; {FORMS}")
+    if isinstance(content.get("captions"), list):
+        return {path.stem: _text(content, str(path))}
+    return {name: _text(value, f"{path}: {name}") for name, value in content.items()}
+
+
+def _of_lines(content: str, path: pathlib.Path) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        entry = _json(line, where)
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str | int):
+            raise UserError(f'{where} has no "id"; {FORMS}')
+        name = str(entry["id"])
+        if name in texts:
+            raise UserError(f"{where} has the id {name} for the second time")
+        texts[name] = _text(entry.get("prompt", entry), where)
+    return texts
+
+
+def _text(value: Any, where: str) -> str:
+    """A prompt, or a story's captions one after the other."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise UserError(f"{where}: the prompt is empty")
+        return value.strip()
+    if isinstance(value, dict) and "captions" in value:
+        value = value["captions"]
+    if isinstance(value, list):
+        return " ".join(parse_story(value, where).captions)
+    raise UserError(f"{where} has neither a prompt nor captions; {FORMS}")
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Folders and stem, the last first; only suffixes of videos are taken off."""
+    *folders, last = name.replace("\\", "/").split("/")
+    stem, dot, suffix = last.rpartition(".")
+    if dot and stem and f".{suffix.lower()}" in SUFFIXES:
+        last = stem
+    return (last, *reversed(folders))
+
+
+def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+    """How many parts are equal, from the first on."""
+    count = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        count += 1
+    return count
