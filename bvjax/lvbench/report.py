@@ -119,7 +119,7 @@ def _videos(results: Results, videos: Sequence[Mapping[str, Any]], pictures: Pic
         f"{videos_table(results, videos)}</section>"
         '<section id="curves"><h2>Along each video</h2>'
         '<p class="note">Curves show how far a metric is from what it was in chunk 1. A ring marks '
-        "the chunk where it moved.</p>"
+        "the chunk where it moved, with how far it is there from what it was before.</p>"
         '<div class="tools"></div>'
         f'<div id="cards">{cards(results, videos, pictures)}</div></section>'
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,34 +44,56 @@ def cards(
     )
 
 
-def movements(video: Mapping[str, Any], results: Results) -> dict[str, tuple[int, float]]:
-    """Metrics that moved: {metric: (chunk, 1..N, and its change relative to chunk 1)}."""
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """A metric that moved: at which chunk (1..N), and from what it was before to what it is there.
+
+    most: the score furthest from `before` on the same side, at that chunk or later.
+    """
+
+    chunk: int
+    before: float
+    after: float
+    most: float
+
+    @property
+    def change(self) -> float | None:
+        """Relative to what it was before; None where that is 0."""
+        return (self.after - self.before) / abs(self.before) if self.before else None
+
+    @property
+    def falls(self) -> bool:
+        return self.after < self.before
+
+
+def movements(video: Mapping[str, Any], results: Results) -> dict[str, Moved]:
+    """The metrics that moved, as `change.movement` found them, in the order of the tables."""
     found = {}
     for name in ordered(results["metrics"]):
         scores = video["scores"].get(name) or {}
-        moved, chunks = scores.get("moved"), scores.get("chunks") or []
-        chunk = (moved or {}).get("chunk")
-        change = relative(chunks)[chunk - 1] if chunk and chunk <= len(chunks) else None
-        if change is not None:
-            found[name] = (chunk, change)
+        moved = scores.get("moved") or {}
+        chunk, before, after = (moved.get(key) for key in ("chunk", "before", "after"))
+        if chunk is None or finite(before) is None or finite(after) is None:
+            continue
+        sign = -1 if after < before else 1
+        later = [c for c in map(finite, scores["chunks"][chunk - 1 :]) if c is not None]
+        most = max((after, *later), key=lambda c: sign * c)
+        found[name] = Moved(int(chunk), float(before), float(after), float(most))
     return found
 
 
-def relative(chunks: Sequence[Any]) -> list[float | None]:
-    """(m_i - m_1) / |m_1| of each chunk; None where it cannot be said."""
-    scores = [finite(c) for c in chunks]
-    if not scores or not scores[0]:
-        return [None] * len(scores)
-    return [None if s is None else (s - scores[0]) / abs(scores[0]) for s in scores]
+def sentence(title: str, moved: Moved, times: Sequence[str]) -> str:
+    """Like "clarity falls by 43 % at chunk 6 (24-28 s)" of a title that begins with a capital.
 
-
-def sentence(title: str, chunk: int, change: float, times: Sequence[str]) -> str:
-    """ "clarity falls by 43 % at chunk 6 (24-28 s)" of a title that begins with a capital."""
-    verb = "falls" if change < 0 else "rises"
-    return (
-        f"{title[:1].lower()}{title[1:]} {verb} by {percent(abs(change))} "
-        f"at chunk {chunk} ({times[chunk - 1]})"
-    )
+    Where it goes on moving: how far from what it was before.
+    """
+    subject = f"{title[:1].lower()}{title[1:]} {'falls' if moved.falls else 'rises'}"
+    place = f"at chunk {moved.chunk} ({times[moved.chunk - 1]})"
+    if moved.change is None:
+        return f"{subject} from 0 to {number(moved.after)} {place}"
+    text = f"{subject} by {percent(abs(moved.change))} {place}"
+    most = abs(moved.most - moved.before) / abs(moved.before)
+    return f"{text}, later by up to {percent(most)}" if most > 1.5 * abs(moved.change) else text
 
 
 def _card(
@@ -86,8 +109,8 @@ def _card(
     moved = movements(video, results)
     news = "no metric moved"
     if moved:
-        name = max(moved, key=lambda n: abs(moved[n][1]))
-        news = sentence(label(name, metrics), *moved[name], times)
+        name = max(moved, key=lambda n: abs(moved[n].change or 0.0))
+        news = sentence(label(name, metrics), moved[name], times)
     return (
         f'<details class="card" id="video-{place}"{" open" if opened else ""}><summary>'
         f'<span class="name">{escape(video["name"])}</span>'
@@ -110,15 +133,15 @@ def _prompt(video: Mapping[str, Any]) -> str:
     return f"<blockquote>{escape(prompt)}</blockquote>" if prompt else ""
 
 
-def _moved(moved: Mapping[str, tuple[int, float]], metrics: Results, times: Sequence[str]) -> str:
+def _moved(moved: Mapping[str, Moved], metrics: Results, times: Sequence[str]) -> str:
     if not moved:
-        return '<p class="soft">No metric leaves what it is in chunk 1 by more than it wavers.</p>'
+        return '<p class="soft">No metric moves by much more than it wavers.</p>'
     places = {name: i for i, name in enumerate(ordered(metrics))}
-    first = sorted(moved.items(), key=lambda item: (item[1][0], places[item[0]]))
+    first = sorted(moved.items(), key=lambda item: (item[1].chunk, places[item[0]]))
     rows = "".join(
         f'<li><span data-swatch="{places[name]}"></span>'
-        f"<span>{escape(_capital(sentence(label(name, metrics), chunk, change, times)))}</span>"
-        for name, (chunk, change) in first
+        f"<span>{escape(_capital(sentence(label(name, metrics), one, times)))}</span>"
+        for name, one in first
     )
     return f'<ul class="moved">{rows}</ul>'
 
@@ -128,7 +151,7 @@ def _capital(text: str) -> str:
 
 
 def _strip(
-    moved: Mapping[str, tuple[int, float]],
+    moved: Mapping[str, Moved],
     metrics: Results,
     times: Sequence[str],
     pictures: Sequence[bytes] | None,
@@ -139,29 +162,26 @@ def _strip(
         if pictures is not None and i < len(pictures):
             data = base64.b64encode(pictures[i]).decode()
             still = f'<img src="data:image/jpeg;base64,{data}" alt="Chunk {i + 1}, {when}">'
-        here = [name for name, (chunk, _) in moved.items() if chunk == i + 1]
-        marks = dict.fromkeys(_mark(name, moved[name][1], metrics) for name in here)
+        here = [name for name, one in moved.items() if one.chunk == i + 1]
+        marks = dict.fromkeys(_mark(name, moved[name], metrics) for name in here)
         short = when if len(times) <= FEW else when.removesuffix(" s").removeprefix("frames ")
         items.append(f"<li>{still}<em>{i + 1}</em><span>{short}</span>{''.join(marks)}")
     return f'<ol class="strip">{"".join(items)}</ol>'
 
 
-def _mark(name: str, change: float, metrics: Results) -> str:
+def _mark(name: str, moved: Moved, metrics: Results) -> str:
     """A metric's name under the chunk where it moved; the same for both suites."""
     title = str(metrics[name].get("title", name))
     hue = look(name, metrics)["hue"]
-    text = f"{_arrow(change)} {title[:1].lower()}{title[1:]}"
+    arrow = "\N{DOWNWARDS ARROW}" if moved.falls else "\N{UPWARDS ARROW}"
+    text = f"{arrow} {title[:1].lower()}{title[1:]}"
     return f'<b style="--hue:var(--c{hue})" title="{escape(text)}">{escape(text)}</b>'
-
-
-def _arrow(change: float) -> str:
-    return "\N{DOWNWARDS ARROW}" if change < 0 else "\N{UPWARDS ARROW}"
 
 
 def _curves(
     video: Mapping[str, Any],
     results: Results,
-    moved: Mapping[str, tuple[int, float]],
+    moved: Mapping[str, Moved],
     times: Sequence[str],
 ) -> str:
     """What the script draws, metric by metric as in `ordered`."""
@@ -170,7 +190,10 @@ def _curves(
     content = {
         "labels": list(times),
         "chunks": [None if s is None else [significant(c, 7) for c in s] for s in scores],
-        "moved": [moved[name][0] - 1 if name in moved else None for name in names],
+        "moved": [
+            [moved[name].chunk - 1, significant(moved[name].change)] if name in moved else None
+            for name in names
+        ],
         "why": [missing_reason(video, name) for name in names],
     }
     return json.dumps(content, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
@@ -190,7 +213,7 @@ def _reasons(video: Mapping[str, Any], metrics: Results) -> str:
 def _numbers(
     video: Mapping[str, Any],
     metrics: Results,
-    moved: Mapping[str, tuple[int, float]],
+    moved: Mapping[str, Moved],
     segments: int,
 ) -> str:
     head = "".join(f'<th scope="col">{i}' for i in range(1, segments + 1))
@@ -220,8 +243,8 @@ def _numbers(
     )
 
 
-def _hit(moved: Mapping[str, tuple[int, float]], name: str, chunk: int) -> str:
-    return ' class="hit"' if name in moved and moved[name][0] == chunk else ""
+def _hit(moved: Mapping[str, Moved], name: str, chunk: int) -> str:
+    return ' class="hit"' if name in moved and moved[name].chunk == chunk else ""
 
 
 def _score(value: Any) -> str:

@@ -29,12 +29,14 @@
     parent.append(node);
     return node;
   }
-  function percent(x, signed = true) {
+  function percent(x, round = false) {
     const size = Math.abs(100 * x);
     if (size < 5e-5) return "0 %";
-    const digits = size >= 10 ? 0 : Math.min(3, Math.max(0, 1 - Math.floor(Math.log10(size))));
-    const shown = size.toLocaleString("en", { maximumFractionDigits: digits });
-    return (x < 0 ? "\u2212" : signed ? "+" : "") + shown + " %";
+    const digits = size >= 10 ? 0 : Math.min(4, Math.max(0, 1 - Math.floor(Math.log10(size))));
+    const shown = size.toLocaleString("en", {
+      minimumFractionDigits: round ? 0 : digits, maximumFractionDigits: digits,
+    });
+    return (x < 0 ? "\u2212" : "+") + shown + " %";
   }
   const hue = (metric) => `var(--c${metric.hue})`;
 
@@ -178,7 +180,7 @@
       for (const tick of ticks) {
         const line = { x1: 0, x2: "100%", y1: y(tick), y2: y(tick) };
         draw(svg, "line", { ...line, class: tick ? "grid" : "zero" });
-        draw(svg, "text", { x: -8, y: y(tick) + 4, "text-anchor": "end" }, percent(tick));
+        draw(svg, "text", { x: -8, y: y(tick) + 4, "text-anchor": "end" }, percent(tick, true));
       }
       guide = draw(svg, "line", { y1: TOP - 8, y2: HEIGHT, class: "guide", visibility: "hidden" });
       const placed = new Map(), values = [];
@@ -195,17 +197,18 @@
           if (v === null) return;
           const place = draw(group, "svg", { x: x(i), y: y(v), overflow: "visible" });
           draw(place, "path", { d: MARKERS[metric.hue], stroke: "none" });
-          if (moved[m] === i) draw(place, "circle", { r: 9, fill: "none", "stroke-width": 2 });
+          if (moved[m] && moved[m][0] === i) draw(place, "circle", { r: 9, fill: "none", "stroke-width": 2 });
         });
-        const i = moved[m];
-        if (i === null || relative[i] === null) continue;
-        // Its value, where no other value of this chunk stands yet.
+        if (!moved[m] || moved[m][1] === null) continue;
+        // How far it moved there, where no other metric's number stands yet.
+        const [i, change] = moved[m];
+        if (relative[i] === null) continue;
         const at = y(relative[i]), taken = placed.get(i) || [];
         const free = [24, -14, 37, -27, 50, -40, 63].map((shift) => at + shift).find((place) =>
           place > TOP && place < HEIGHT - 2 && taken.every((other) => Math.abs(other - place) >= 13));
         placed.set(i, [...taken, free ?? at]);
         const label = { x: x(i), y: free ?? at, "text-anchor": "middle", class: "value" };
-        values.push([{ ...label, style: `--hue:${hue(metric)}` }, percent(relative[i])]);
+        values.push([{ ...label, style: `--hue:${hue(metric)}` }, percent(change)]);
       }
       for (const [attributes, text] of values) draw(svg, "text", attributes, text);
       canvas.replaceChildren(svg);

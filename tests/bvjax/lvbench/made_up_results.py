@@ -5,6 +5,7 @@ import io
 import numpy as np
 import PIL.Image
 
+from bvjax.lvbench.change import movement
 from bvjax.lvbench.suites import ENTRIES
 from bvjax.lvbench.vde import drift_weights, vde
 
@@ -36,8 +37,7 @@ def made_up(
             steps = generator.normal(0, WAVER[entry.key] / 3, segments)
             level = np.exp(np.cumsum(steps) - steps[0])
             breaks = int(generator.integers(2, segments + 1))
-            jump = generator.random() < 0.4
-            if jump:
+            if generator.random() < 0.4:
                 level[breaks - 1 :] *= np.exp(-generator.exponential(8 * WAVER[entry.key]))
             zero = (place, entry.name) in missing
             chunks = 0.8 * level * (0 if zero else 1)
@@ -49,7 +49,7 @@ def made_up(
                 "wmape": None if zero else plain / 50,
                 "whole": float(chunks.mean()) if entry.complement else None,
                 "weight": 1,
-                "moved": {"chunk": breaks} if jump and not zero else None,
+                "moved": movement(chunks).as_dict(),
                 "reason": "the first chunk scores 0" if zero else "",
             }
         seconds = 60.0 + place

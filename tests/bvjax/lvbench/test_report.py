@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from bvjax.lvbench import report, report_cards, report_tables, report_text
+from bvjax.lvbench import report, report_tables, report_text
 from tests.bvjax.lvbench.made_up_results import HOSTILE, made_up, stills
 
 SVG = "http://www.w3.org/2000/svg"  # the name of a name space: no browser asks for it
@@ -141,15 +141,26 @@ def test_what_moved_is_said_in_words():
     results = made_up(1, segments=8)
     (video,) = results["videos"]
     video.update(frames=32 * 8 + 5, fps=8.0, seconds=32.6)
-    for scores in video["scores"].values():
-        scores["moved"] = None
-    video["scores"]["official/clarity"].update(
-        chunks=[50.0, 51.0, 49.0, 50.0, 50.0, 50.0, 28.5, 28.0], moved={"chunk": 7}
-    )
+    curves = {
+        "subject": ([0.0, 0.0, 0.0, 0.2, 0.2, 0.2, 0.2, 0.2], (4, 0.0, 0.2)),
+        "background": ([0.9] * 8, (None, None, None)),
+        "motion": ([1.0, 1.0, 1.0, 1.1, 1.2, 1.3, 1.4, 1.3], (4, 1.0, 1.1)),
+        "clarity": ([51.0, 50.0, 49.0, 50.0, 50.0, 50.0, 28.5, 28.0], (7, 50.0, 28.5)),
+    }
+    for key, (chunks, moved) in curves.items():
+        moved = dict(zip(("chunk", "before", "after"), moved, strict=True))
+        video["scores"][f"official/{key}"].update(chunks=chunks, moved=moved)
+    video["scores"]["official/aesthetic"]["moved"] = None
     text = report.html(results, {})
-    assert "Clarity falls by 43 % at chunk 7 (24\N{EN DASH}28 s)" in text
-    assert report_cards.relative([0.0, 1.0]) == [None, None]
-    assert report_cards.relative([-2.0, None, -3.0]) == [0.0, None, -0.5]
+    dash = "\N{EN DASH}"
+    said = re.findall(r"<span>([^<]+ at chunk [^<]+)</span>", text)
+    assert said == [
+        f"Subject rises from 0 to 0.2000 at chunk 4 (12{dash}16 s)",
+        f"Motion rises by 10 % at chunk 4 (12{dash}16 s), later by up to 40 %",
+        f"Clarity falls by 43 % at chunk 7 (24{dash}28 s)",
+    ]
+    (plot,) = [json.loads(d["data-curves"]) for d in Page(text).all("div") if "data-curves" in d]
+    assert plot["moved"] == [[3, None], None, [3, 0.1], None, [6, -0.43]]
 
 
 def test_numbers_are_written_for_people():
