@@ -1,0 +1,1 @@
+"""LV-Bench on real footage and on videos with known defects."""
