@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from bvjax.lvbench.paper.flow import Flow, FlowMethod
 from bvjax.lvbench.video import Block
 
-STEP = 8  # pixels of a working picture between the points that are fitted
+STEP = 8  # pixels of a working picture between the points that are fitted; at least 8 a side
 ERROR = 1.0  # pixels at a shorter side of 480: what counts as agreement
 LEAST = 12  # points
 
@@ -43,10 +43,11 @@ def fit(
     lesser part.  A similarity knows no parallax: near things seem to move when the camera travels.
     Stands still where there is too little texture to tell.
     """
-    half = STEP // 2
-    chosen = textured[half::STEP, half::STEP]
-    places = where[half::STEP, half::STEP][chosen]
-    moved = places + field[half::STEP, half::STEP][chosen]
+    step = max(1, min(STEP, min(textured.shape) // 8))
+    grid = np.s_[step // 2 :: step, step // 2 :: step]
+    chosen = textured[grid]
+    places = where[grid][chosen]
+    moved = places + field[grid][chosen]
     if len(places) < LEAST:
         return np.eye(2, 3)
     matrix, _ = cv2.estimateAffinePartial2D(

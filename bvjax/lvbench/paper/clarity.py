@@ -12,7 +12,8 @@ from bvjax.lvbench.video import Block
 
 
 def make(context: Context) -> PaperMetric:
-    start = lambda video, segments: Series(video, segments, _numbers)
+    missing = "frame of at least 3 x 3 pixels"
+    start = lambda video, segments: Series(video, segments, _numbers, missing=missing)
     return PaperMetric("paper/clarity", {}, 1, start)
 
 

@@ -3,7 +3,8 @@
 Limits.  There is no knowledge of things: one region is followed, the most conspicuous one near the
 middle when it first shows; a subject of the background's colours that stands still is missed; of
 several the tracker may change from one to another; a striking still object is taken for a subject.
-Give boxes (NAME.truth.npz) or another `Detector` where that matters.
+An animal in a meadow is followed well; a head that talks in a driving car is left for the window,
+the landscape moving in it.  Give boxes (NAME.truth.npz) or another `Detector` where that matters.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ CONTRAST = 30.0  # Lab distance to all of them that stands out fully
 MOTION = 3.0  # pixels a frame at a shorter side of 480, beside the camera's, that do
 THRESHOLD = 0.35  # of saliency 0..1
 SMALLEST, LARGEST = 0.004, 0.4  # share of the frame that a subject's pixels can be
-FOLLOW = 0.3  # of the way to the newly found box that the tracked one goes in a frame
+FRESH = 0.5  # share of a frame's own map in the running mean that is looked at
+FOLLOW, RESIZE = 0.6, 0.1  # of the way to the newly found centre and sides, in a frame
+AROUND = 0.25  # of its sides, around the box: where the subject is looked for in the next frame
+TAIL = 0.02  # of the saliency there that may lie outside the box, at each side
 HOLD = 12  # frames that a lost subject is thought to stay where it was
 
 NOWHERE = np.full(4, np.nan, np.float32)
@@ -49,28 +53,39 @@ class Tracker:
 
     def __init__(self, flow: FlowMethod, video: Video):
         self._flow, self._size = flow, (video.height, video.width)
-        self._box, self._lost = NOWHERE, 0
+        self._box, self._lost = NOWHERE.astype(np.float64), 0
+        self._mean: Float[np.ndarray, "h w"] | None = None
 
     def boxes(self, block: Block) -> Float[np.ndarray, "f 4"]:
         """(x0, y0, x1, y1) in pixels of the video; NaN where nothing stands out."""
-        height, width = self._size
         made = np.empty((len(block.frames), 4), np.float32)
         for i, (picture, motion) in enumerate(self._views(block)):
-            saliency = saliency_map(picture, motion)
-            scale = np.array([width / saliency.shape[1], height / saliency.shape[0]] * 2)
-            found = find(saliency, self._box / scale)
-            if found is None:  # everything moves by itself: colour is left
-                found = find(saliency_map(picture, None), self._box / scale)
-            if found is None:
-                self._lost += 1
-                self._box = self._box if self._lost <= HOLD else NOWHERE
-            else:
-                found = (found * scale).astype(np.float32)
-                new = np.isnan(self._box[0])
-                self._box = found if new else self._box + FOLLOW * (found - self._box)
-                self._lost = 0
-            made[i] = self._box
+            saliency = self._look(picture, motion)
+            self._step(saliency)
+            height, width = saliency.shape
+            made[i] = self._box * np.array([self._size[1] / width, self._size[0] / height] * 2)
         return made
+
+    def _look(self, picture, motion) -> Float[np.ndarray, "h w"]:
+        now = saliency_map(picture, motion)
+        if (now > THRESHOLD).mean() > LARGEST:  # everything moves by itself: colour is left
+            now = saliency_map(picture, None)
+        self._mean = now if self._mean is None else self._mean + FRESH * (now - self._mean)
+        return self._mean
+
+    def _step(self, saliency: Float[np.ndarray, "h w"]) -> None:
+        found = around(saliency, self._box)
+        if found is not None:
+            change = found - self._box
+            middle, sides = (change[:2] + change[2:]) / 2, (change[2:] - change[:2]) / 2
+            move, grow = FOLLOW * middle, RESIZE * sides
+            self._box = self._box + np.concatenate([move - grow, move + grow])
+            self._lost = 0
+            return
+        self._lost += 1
+        if self._lost > HOLD or np.isnan(self._box[0]):
+            found = find(saliency)
+            self._box = NOWHERE.astype(np.float64) if found is None else found
 
     def _views(self, block: Block):
         pictures = small(block)
@@ -103,32 +118,44 @@ def saliency_map(
     return cv2.blur(saliency.astype(np.float32), (3, 3), borderType=cv2.BORDER_REPLICATE)
 
 
-def find(
-    saliency: Float[np.ndarray, "h w"], before: Float[np.ndarray, "4"]
-) -> Float[np.ndarray, "4"] | None:
-    """The box of the region that weighs most; one where the subject was weighs up to five times.
-
-    None where every region is too small or too large to be a subject.
-    """
+def find(saliency: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "4"] | None:
+    """The box of the region that weighs most; None where all are too small or large."""
     mask = (saliency > THRESHOLD).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
-    flat = labels.ravel()
-    weight = np.bincount(flat, saliency.ravel(), count)
-    if not np.isnan(before[0]):
-        x0, y0, x1, y1 = before.round().astype(int)
-        there = labels[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
-        inside = np.bincount(there.ravel(), minlength=count)
-        weight = weight * (1 + 4 * inside / np.maximum(np.bincount(flat, minlength=count), 1))
+    weight = np.bincount(labels.ravel(), saliency.ravel(), count)
     area = stats[:, cv2.CC_STAT_AREA] / mask.size
-    boxes = stats[:, :4].astype(np.float64)
-    extent = boxes[:, 2] * boxes[:, 3] / mask.size
-    weight[(area < SMALLEST) | (area > LARGEST) | (extent > 1.5 * LARGEST)] = 0
+    weight[(area < SMALLEST) | (area > LARGEST)] = 0
     weight[0] = 0  # what is not salient
     best = int(weight.argmax())
     if weight[best] == 0:
         return None
-    left, top, width, height = boxes[best]
+    left, top, width, height = stats[best, :4].astype(np.float64)
     return np.array([left, top, left + width, top + height])
+
+
+def around(
+    saliency: Float[np.ndarray, "h w"], box: Float[np.ndarray, "4"]
+) -> Float[np.ndarray, "4"] | None:
+    """The box of what is salient near where the subject was; None where there is too little."""
+    if np.isnan(box[0]):
+        return None
+    edge = np.maximum(AROUND * (box[2:] - box[:2]), 1.0)
+    x0, y0 = np.maximum(np.floor(box[:2] - edge), 0).astype(int)
+    x1, y1 = np.maximum(np.ceil(box[2:] + edge), 0).astype(int)
+    near = saliency[y0:y1, x0:x1]
+    near = np.where(near > THRESHOLD, near, 0.0)
+    if np.count_nonzero(near) < 0.5 * SMALLEST * saliency.size:
+        return None
+    left, right = _extent(near.sum(axis=0))
+    top, bottom = _extent(near.sum(axis=1))
+    return np.array([x0 + left, y0 + top, x0 + right, y0 + bottom])
+
+
+def _extent(weight: Float[np.ndarray, "n"]) -> tuple[float, float]:
+    """Where a line of weights begins and ends, but for `TAIL` at each end."""
+    share = np.concatenate([[0.0], np.cumsum(weight)]) / weight.sum()
+    low, high = np.interp([TAIL, 1 - TAIL], share, np.arange(len(share)))
+    return float(low), float(high)
 
 
 def _contrast(lab: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
