@@ -1,0 +1,235 @@
+"""results.json: what an evaluation found, for people, tables and scripts.
+
+{
+  "format": "bvjax-lvbench-1",
+  "config": {"name", "segments", "weights", ...},   what was asked for
+  "provenance": {...},                              what it was made with
+  "metrics": {METRIC: {"title", "suite", "complement", "better": {"vde", "whole"}}},
+  "videos": [{"name", "sha256", "frames", "fps", "height", "width", "seconds", "prompt",
+              "scores": {METRIC: {"chunks", "vde", "vde_normalised", "wmape", "whole", "weight",
+                                  "moved": {"chunk", "before", "after", "largest", "step"},
+                                  "reason"}}}],
+  "failed": [{"name", "reason"}],
+  "prompts": {"missing", "unused"} or null,
+  "aggregate": {METRIC: {"vde": {"mean", "median", "low", "high", "n", "excluded"},
+                         "vde_normalised": {"mean", "median", "low", "high", "n"},
+                         "whole": {"mean", "low", "high", "n", "frame_weighted", "video_mean"}}}
+}
+
+METRIC is "SUITE/KEY".  What is not a finite number is null, and the score's reason says why;
+`excluded` are the videos that a mean leaves out.  low and high: 95 % intervals over videos.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bvjax.errors import UserError
+from bvjax.lvbench import intervals
+from bvjax.lvbench.change import movement
+from bvjax.lvbench.metric import Scores
+from bvjax.lvbench.prompts import Prompts
+from bvjax.lvbench.results_check import damage
+from bvjax.lvbench.suites import Entry
+from bvjax.lvbench.vde import drift
+
+if TYPE_CHECKING:
+    from bvjax.lvbench.runner import Measured
+
+FORMAT = "bvjax-lvbench-1"
+# VBench's means of these count pairs of frames, not videos.
+FRAME_WEIGHTED = ("subject_consistency", "background_consistency")
+
+Results = Mapping[str, Any]
+
+
+def build(
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    entries: Sequence[Entry],
+    measured: Sequence[Measured],
+    prompts: Prompts | None = None,
+) -> dict[str, Any]:
+    """The content of results.json.
+
+    Args:
+        config: with `weights` of the VDE ("linear" or "log"), and `segments`.
+        measured: all videos; those that are broken or too short for all metrics are told as failed.
+    """
+    videos = [_video(m, config["weights"], prompts) for m in measured if m.video and m.scores]
+    unmatched = None
+    if prompts is not None:
+        missing, unused = prompts.unmatched(m.name for m in measured)
+        unmatched = {"missing": missing, "unused": unused}
+    return {
+        "format": FORMAT,
+        "config": dict(config),
+        "provenance": dict(provenance),
+        "metrics": {entry.name: _metric(entry) for entry in entries},
+        "videos": videos,
+        "failed": [_failed(m.name, sentence) for m in measured for sentence in m.failures],
+        "prompts": unmatched,
+        "aggregate": {entry.name: _aggregate(entry, videos) for entry in entries},
+    }
+
+
+def load_results(path: str | pathlib.Path) -> dict[str, Any]:
+    """Reads results.json; raises `UserError` where it is not what `build` makes."""
+    path = pathlib.Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the results {path}: {error.strerror or error}") from None
+    except ValueError:
+        raise UserError(f"the results {path} are not JSON") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path} is not a results.json: its format is {found!r}, not {FORMAT!r}")
+    wrong = damage(content)
+    if wrong:
+        raise UserError(f"the results {path} are damaged: {wrong}")
+    return content
+
+
+def check_comparable(a: Results, b: Results) -> list[str]:
+    """The metrics that both results have.
+
+    Raises `UserError` that names what is different where numbers do not mean the same: segments,
+    weights of the VDE, suites without a metric in common, a metric's settings.
+    """
+    names = [_name(a, "A"), _name(b, "B")]
+    for key, what in (("segments", "segments"), ("weights", "VDE weights")):
+        one, other = a["config"][key], b["config"][key]
+        if one != other:
+            raise UserError(
+                f"{what} are {one} in {names[0]} and {other} in {names[1]}; they must be the same"
+            )
+    both = [metric for metric in a["metrics"] if metric in b["metrics"]]
+    if not both:
+        one, other = (
+            ", ".join(sorted({m["suite"] for m in results["metrics"].values()})) or "none"
+            for results in (a, b)
+        )
+        raise UserError(
+            f"{names[0]} and {names[1]} have no metric in common: the suites are {one} and {other}"
+        )
+    for metric in both:
+        one, other = (results["config"].get("metrics", {}).get(metric, {}) for results in (a, b))
+        for key in sorted({*one, *other}):
+            if one.get(key) != other.get(key):
+                raise UserError(
+                    f"{metric} was measured with {key} {one.get(key)} in {names[0]} and "
+                    f"{other.get(key)} in {names[1]}; its settings must be the same"
+                )
+    return both
+
+
+def _name(results: Results, default: str) -> str:
+    return str(results["config"].get("name") or default)
+
+
+def _metric(entry: Entry) -> dict[str, Any]:
+    return {
+        "title": entry.title,
+        "suite": entry.suite,
+        "complement": entry.complement,
+        "better": {"vde": "lower", "whole": "higher" if entry.complement else None},
+    }
+
+
+def _video(measured: Measured, weights: str, prompts: Prompts | None) -> dict[str, Any]:
+    video = measured.video
+    return {
+        "name": video.name,
+        "sha256": video.sha256,
+        "frames": video.frames,
+        "fps": _finite(video.fps),
+        "height": video.height,
+        "width": video.width,
+        "seconds": _finite(video.frames / video.fps) if video.fps else None,
+        "prompt": prompts.text(video.name) if prompts else None,
+        "scores": {metric: _scores(s, weights) for metric, s in measured.scores.items()},
+    }
+
+
+def _scores(scores: Scores, weights: str) -> dict[str, Any]:
+    found = drift(scores.chunks, weights)
+    # The metric knows why a segment has no score; where it does not, the drift's words have to do.
+    reasons = [scores.reason] if scores.reason else []
+    if found.reason and not (scores.reason and any(map(math.isnan, scores.chunks))):
+        reasons.append(found.reason)
+    return {
+        "chunks": [_finite(chunk) for chunk in scores.chunks],
+        "vde": _finite(found.vde),
+        "vde_normalised": _finite(found.normalised),
+        "wmape": _finite(found.wmape),
+        "whole": _finite(scores.whole),
+        "weight": scores.weight,
+        "moved": movement(scores.chunks).as_dict(),
+        "reason": "; ".join(reasons),
+    }
+
+
+def _failed(name: str, sentence: str) -> dict[str, str]:
+    return {"name": name, "reason": sentence.removeprefix(f"{name}: ")}
+
+
+def _aggregate(entry: Entry, videos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    excluded = []
+    for video in videos:
+        scores = video["scores"].get(entry.name)
+        if scores is None:
+            excluded.append({"name": video["name"], "reason": "it was not measured"})
+        elif scores["vde"] is None:
+            excluded.append({"name": video["name"], "reason": scores["reason"]})
+    return {
+        "vde": {**_summary(_values(videos, entry.name, "vde")), "excluded": excluded},
+        "vde_normalised": _summary(_values(videos, entry.name, "vde_normalised")),
+        "whole": _whole(entry, videos),
+    }
+
+
+def _whole(entry: Entry, videos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean as VBench takes it: over frames for consistencies, else over videos."""
+    values = _values(videos, entry.name, "whole")
+    found = {**_summary(values), "frame_weighted": None}
+    del found["median"]
+    found["video_mean"] = found["mean"]
+    if entry.complement in FRAME_WEIGHTED and values:
+        weights = [
+            v["scores"][entry.name]["weight"]
+            for v in videos
+            if v["scores"].get(entry.name, {}).get("whole") is not None
+        ]
+        weighted = _interval(values, weights)
+        found |= {**weighted, "frame_weighted": weighted["mean"]}
+    return found
+
+
+def _values(videos: Sequence[Mapping[str, Any]], metric: str, key: str) -> list[float]:
+    found = (video["scores"].get(metric, {}).get(key) for video in videos)
+    return [value for value in found if value is not None]
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    median = float(np.median(values)) if values else None
+    return {**_interval(values), "median": median}
+
+
+def _interval(values: Sequence[float], weights: Sequence[float] | None = None) -> dict[str, Any]:
+    """{mean, low, high, n}; one video has no interval."""
+    found = intervals.mean(values, weights=weights)
+    del found["infinite"]  # there are none: a drift is finite or None
+    if found["n"] < 2:
+        found["low"] = found["high"] = None
+    return found
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

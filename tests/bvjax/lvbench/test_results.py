@@ -1,0 +1,169 @@
+"""results.json: what is averaged, what is left out and why, and what is refused when read back."""
+
+import copy
+import json
+import math
+import pathlib
+
+import pytest
+
+from bvjax.errors import UserError
+from bvjax.lvbench.metric import Scores
+from bvjax.lvbench.prompts import Prompts
+from bvjax.lvbench.results import build, check_comparable, load_results
+from bvjax.lvbench.runner import Measured
+from bvjax.lvbench.suites import ENTRIES
+from bvjax.lvbench.vde import vde
+from bvjax.lvbench.video import Video
+
+CONFIG = {"name": "ours", "segments": 3, "weights": "linear"}
+NAMES = ("official/subject", "official/motion", "paper/clarity")
+
+
+def measured(name, frames=30, fps=10.0, failures=(), **scores):
+    video = Video(pathlib.Path(name), name, "ab" * 32, frames, fps, 48, 64)
+    named = {key.replace("_", "/", 1): value for key, value in scores.items()}
+    return Measured(video, name, named, failures)
+
+
+def evaluation(prompts=None):
+    found = [
+        measured("a.mp4", official_subject=Scores((0.9, 0.8, 0.9), 0.8, weight=29),
+                 official_motion=Scores((0.9, 0.9, 0.9), 0.9),
+                 paper_clarity=Scores((10.0, 20.0, 5.0), 12.0)),
+        measured("b/b.mp4", 300, official_subject=Scores((0.6, 0.6, 0.3), 0.5, weight=299),
+                 official_motion=Scores((0.0, 0.5, 0.5), 0.3),
+                 paper_clarity=Scores((1.0, math.nan, 1.0), math.inf, reason="no edge in segment 2")),
+        measured("c.gif", 20, 0.0, ("c.gif has 20 frames; official/subject needs at least 9",),
+                 paper_clarity=Scores((2.0, 2.0, 2.0), 2.0)),
+        measured("short.mp4", 2, failures=("short.mp4 has 2 frames",)),
+        Measured(None, "broken.mp4", failures=("broken.mp4: it is damaged",)),
+    ]  # fmt: skip
+    return build(CONFIG, {"bvjax": "0"}, [ENTRIES[name] for name in NAMES], found, prompts)
+
+
+@pytest.fixture(scope="module")
+def results():
+    return evaluation()
+
+
+def test_scores_and_drift_of_each_video(results):
+    assert [v["name"] for v in results["videos"]] == ["a.mp4", "b/b.mp4", "c.gif"]
+    clarity = results["videos"][0]["scores"]["paper/clarity"]
+    assert clarity["vde"] == float(vde([10.0, 20.0, 5.0])) == 2.5
+    assert clarity["vde_normalised"] == pytest.approx(2.5 / 3)
+    assert clarity["wmape"] == pytest.approx(0.75)
+    assert clarity["moved"]["largest"] == 3 and clarity["moved"]["step"] == -15
+    assert results["videos"][1]["seconds"] == 30.0 and results["videos"][2]["seconds"] is None
+
+
+def test_what_cannot_be_measured_is_null_with_a_reason_and_in_no_mean(results):
+    json.dumps(results, allow_nan=False)
+    b = results["videos"][1]["scores"]
+    assert b["paper/clarity"]["chunks"] == [1.0, None, 1.0]
+    assert b["paper/clarity"]["whole"] is None and b["paper/clarity"]["vde"] is None
+    assert b["paper/clarity"]["reason"] == "no edge in segment 2"
+    assert "segment 1 scores 0" in b["official/motion"]["reason"]
+    clarity = results["aggregate"]["paper/clarity"]
+    assert clarity["vde"]["n"] == 2 and clarity["vde"]["mean"] == clarity["vde"]["median"] == 1.25
+    assert clarity["vde"]["excluded"] == [{"name": "b/b.mp4", "reason": "no edge in segment 2"}]
+    assert clarity["vde"]["low"] == 0.0 and clarity["vde"]["high"] == 2.5
+    assert results["aggregate"]["official/motion"]["vde"]["low"] is None  # one video
+    assert [one["name"] for one in results["aggregate"]["official/motion"]["vde"]["excluded"]] == [
+        "b/b.mp4", "c.gif"]  # fmt: skip
+    assert results["failed"] == [
+        {"name": "c.gif", "reason": "c.gif has 20 frames; official/subject needs at least 9"},
+        {"name": "short.mp4", "reason": "short.mp4 has 2 frames"},
+        {"name": "broken.mp4", "reason": "it is damaged"},
+    ]
+
+
+def test_consistencies_are_means_over_frames_as_vbench_has_them(results):
+    subject = results["aggregate"]["official/subject"]["whole"]
+    assert subject["mean"] == subject["frame_weighted"]
+    assert subject["mean"] == pytest.approx((29 * 0.8 + 299 * 0.5) / (29 + 299))
+    assert subject["video_mean"] == pytest.approx(0.65)
+    motion = results["aggregate"]["official/motion"]["whole"]
+    assert motion["mean"] == motion["video_mean"] == pytest.approx(0.6)
+    assert motion["frame_weighted"] is None
+    assert results["metrics"]["official/motion"]["better"] == {"vde": "lower", "whole": "higher"}
+
+
+def test_prompts_that_match_nothing_are_told():
+    found = evaluation(Prompts({"a": "A fox.", "broken.mp4": "An owl.", "d": "A cat."}, "12"))
+    assert [v["prompt"] for v in found["videos"]] == ["A fox.", None, None]
+    assert found["prompts"] == {"missing": ["b/b.mp4", "c.gif", "short.mp4"], "unused": ["d"]}
+
+
+def test_no_video_at_all():
+    found = build(CONFIG, {}, [ENTRIES["paper/clarity"]], [])
+    assert found["aggregate"]["paper/clarity"]["vde"]["mean"] is None
+
+
+# ---- read back ----------------------------------------------------------------------------------
+def test_reads_what_was_written(results, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    assert load_results(path) == results
+
+
+DAMAGE = {
+    "its format is None": lambda r: r.pop("format"),
+    '"aggregate" is missing': lambda r: r.pop("aggregate"),
+    "number of segments is '3'": lambda r: r["config"].update(segments="3"),
+    "VDE weights are 'cubic'": lambda r: r["config"].update(weights="cubic"),
+    "a.mp4 is there twice": lambda r: r["videos"].append(r["videos"][0]),
+    "unknown metric x/y": lambda r: r["videos"][0]["scores"].update({"x/y": {}}),
+    "has 2 chunks, not 3": lambda r: r["videos"][2]["scores"]["paper/clarity"]["chunks"].pop(),
+    "has no number vde": lambda r: r["videos"][2]["scores"]["paper/clarity"].update(vde=math.nan),
+    "paper/clarity has no mean vde": lambda r: r["aggregate"]["paper/clarity"].pop("vde"),
+}
+
+
+@pytest.mark.parametrize("words", DAMAGE)
+def test_damaged_results_are_refused_in_one_sentence(results, tmp_path, words):
+    broken = copy.deepcopy(results)
+    DAMAGE[words](broken)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(broken))
+    with pytest.raises(UserError) as caught:
+        load_results(path)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_no_json_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text("[")
+    with pytest.raises(UserError, match="are not JSON"):
+        load_results(tmp_path / "x.json")
+    with pytest.raises(UserError, match="cannot read the results"):
+        load_results(tmp_path / "y.json")
+
+
+# ---- may they be compared -----------------------------------------------------------------------
+def test_only_equal_terms_compare(results):
+    def other(**config):
+        found = copy.deepcopy(results)
+        found["config"].update({"name": "theirs", **config})
+        return found
+
+    assert check_comparable(results, other()) == list(NAMES)
+    for config, words in (
+        ({"segments": 5}, "segments are 3 in ours and 5 in theirs"),
+        ({"weights": "log"}, "VDE weights are linear in ours and log in theirs"),
+        (
+            {"metrics": {"paper/clarity": {"flow": "lk"}}},
+            "paper/clarity was measured with flow None",
+        ),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_comparable(results, other(**config))
+    paper, official = other(), other()
+    paper["metrics"] = {"paper/clarity": results["metrics"]["paper/clarity"]}
+    official["metrics"] = {"official/motion": results["metrics"]["official/motion"]}
+    with pytest.raises(UserError, match="suites are official and paper"):
+        check_comparable(official, paper)
+    assert check_comparable(results, paper) == ["paper/clarity"]
+
+
+def test_equal_input_gives_equal_bytes(results):
+    assert json.dumps(evaluation()) == json.dumps(results)
