@@ -1,0 +1,88 @@
+"""What can be wrong with one video of LV-Bench's form, its captions and its class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import av
+
+from bvjax.errors import UserError
+from bvjax.lvbench.video import Video
+from bvjax.story import parse_story, split_times
+
+CLASSES = ("Humans", "Animals", "Environment")  # of Table 1
+TAIL = 5.0  # seconds at a video's end that may be without a caption: the longest chunk of LV-Bench
+CUT = 1.0  # seconds that may be missing of what a file's header promises
+LEAST_FRAMES = 30  # ten segments of the three frames that motion smoothness needs
+
+
+def class_of(content: Any) -> str:
+    """The class that an entry names, as `CLASSES` spells it; "" for none or an unknown one."""
+    given = content.get("class", "") if isinstance(content, Mapping) else ""
+    known = {name.lower(): name for name in CLASSES}
+    return known.get(given.lower(), "") if isinstance(given, str) else ""
+
+
+def wrong_class(content: Any) -> Iterator[str]:
+    """A sentence where an entry names a class that is not in Table 1."""
+    given = content.get("class", "") if isinstance(content, Mapping) else ""
+    if given != "" and not class_of(content):
+        yield f"the class is {given!r}; it can be {', '.join(CLASSES)}"
+
+
+def wrong_video(video: Video, shortest: float) -> Iterator[str]:
+    """What is wrong with a video that can be decoded: too short (seconds), or cut off."""
+    seconds = seconds_of(video)
+    if seconds < shortest:
+        yield f"lasts {seconds:.1f} s; it must last at least {shortest:g} s"
+    if video.frames < LEAST_FRAMES:
+        yield f"has {video.frames} frames; an evaluation needs at least {LEAST_FRAMES}"
+    with av.open(str(video.path)) as container:
+        stream = container.streams.video[0]
+        promised = float(stream.duration * stream.time_base) if stream.duration else 0.0
+    if promised > seconds + CUT:
+        yield f"should last {promised:.1f} s, but only {seconds:.1f} s of it can be decoded"
+
+
+def wrong_captions(content: Any, video: Video | None) -> Iterator[str]:
+    """All that is wrong with an entry's captions; what `parse_story` refuses is among it.
+
+    Args:
+        content: {"captions": [...]}, or the list alone.
+        video: theirs, if it is known and can be decoded.
+    """
+    captions = content.get("captions") if isinstance(content, Mapping) else content
+    if not (isinstance(captions, list) and captions and all(isinstance(c, str) for c in captions)):
+        try:
+            parse_story(content, "captions")
+        except UserError as error:
+            yield str(error)
+        return
+    expected, known = 0, False
+    for number, caption in enumerate(captions, start=1):
+        text, times = split_times(caption)
+        if not text.strip(" .\t\r\n"):
+            yield f"caption {number} is empty"
+        if times is None:
+            yield f'caption {number} has no time range, such as "(00s - 03s)."'
+            continue
+        known, (begin, end) = True, times
+        if end < begin:
+            yield f"caption {number} ends at {end}s, before it starts at {begin}s"
+        elif begin < expected:
+            yield f"caption {number} starts at {begin}s and overlaps what goes on to {expected}s"
+        elif begin > expected:
+            yield f"caption {number} starts at {begin}s; there is a gap from {expected}s on"
+        expected = max(expected, end + 1)
+    if video is not None and known:
+        seconds = seconds_of(video)
+        if expected - 1 >= seconds:
+            yield f"captions go on to {expected} s, past the video's end at {seconds:.1f} s"
+        elif expected < seconds - TAIL:
+            yield f"captions end at {expected} s, the video at {seconds:.1f} s"
+
+
+def seconds_of(video: Video) -> float:
+    """Length of a video; 0 where its file has no times."""
+    return video.frames / video.fps if video.fps else 0.0
