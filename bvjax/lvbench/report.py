@@ -46,6 +46,7 @@ def html(results: Results, pictures: Pictures) -> str:
         (
             _header(results),
             _failed(results),
+            _prompts(results),
             f'<section id="aggregate"><h2>All videos</h2>{aggregate_table(results)}',
             _reading(results),
             "</section>",
@@ -71,7 +72,7 @@ def _title(results: Results) -> str:
 
 
 def _header(results: Results) -> str:
-    config, failed = results["config"], len(results["failed"])
+    config, failed = results["config"], len({one["name"] for one in results["failed"]})
     suites = list(dict.fromkeys(str(m.get("suite")) for m in results["metrics"].values()))
     facts = [
         ("videos", f"{len(results['videos']):,}", ""),
@@ -95,10 +96,21 @@ def _failed(results: Results) -> str:
         f'<li><span class="name">{escape(one["name"])}</span>: {escape(one["reason"])}'
         for one in results["failed"]
     )
-    return (
-        f'<section class="failed"><h2>Could not be measured: {len(results["failed"])}</h2>'
-        f"<ul>{rows}</ul></section>"
-    )
+    return f'<section class="failed"><h2>Could not be measured</h2><ul>{rows}</ul></section>'
+
+
+def _prompts(results: Results) -> str:
+    """Which captions found no video, and the other way round."""
+    unmatched = results.get("prompts") or {}
+    parts = []
+    for key, text in (("missing", "Videos without a caption"), ("unused", "Captions not used")):
+        names = unmatched.get(key) or []
+        if names:
+            rows = "".join(f'<li class="name">{escape(name)}' for name in names)
+            parts.append(
+                f"<details><summary>{text}: {len(names)}</summary><ul>{rows}</ul></details>"
+            )
+    return f'<section class="note prompts">{"".join(parts)}</section>' if parts else ""
 
 
 def _reading(results: Results) -> str:

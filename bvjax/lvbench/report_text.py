@@ -11,6 +11,7 @@ from typing import Any
 from bvjax.lvbench.suites import ENTRIES
 
 NONE = "\N{EN DASH}"
+UNIT = "\N{NO-BREAK SPACE}%"
 MINUS = "\N{MINUS SIGN}"
 _HUES = (
     "subject",
@@ -63,10 +64,10 @@ def percent(value: Any, signed: bool = False) -> str:
         return NONE
     size = abs(100 * x)
     if size < 5e-5:
-        return "0 %"
+        return f"0{UNIT}"
     digits = 0 if size >= 10 else min(4, 1 - math.floor(math.log10(size)))
     text = f"{size:,.{digits}f}" if size < 1e9 else f"{size:.2g}"
-    return (MINUS if x < 0 else "+" if signed else "") + text + " %"
+    return (MINUS if x < 0 else "+" if signed else "") + text + UNIT
 
 
 def duration(seconds: Any) -> str:

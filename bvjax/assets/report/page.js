@@ -31,12 +31,12 @@
   }
   function percent(x, round = false) {
     const size = Math.abs(100 * x);
-    if (size < 5e-5) return "0 %";
+    if (size < 5e-5) return "0\u00a0%";
     const digits = size >= 10 ? 0 : Math.min(4, Math.max(0, 1 - Math.floor(Math.log10(size))));
     const shown = size.toLocaleString("en", {
       minimumFractionDigits: round ? 0 : digits, maximumFractionDigits: digits,
     });
-    return (x < 0 ? "\u2212" : "+") + shown + " %";
+    return (x < 0 ? "\u2212" : "+") + shown + "\u00a0%";
   }
   const hue = (metric) => `var(--c${metric.hue})`;
 
@@ -106,7 +106,7 @@
     card.addEventListener("toggle", () => {
       if (card.open && !drawn.has(card)) watcher.observe(card);
     });
-    if (card.open) watcher.observe(card);
+    if (card.open) fill(card); // few: those that the page opens itself
   }
   window.addEventListener("beforeprint", () => cards.filter((c) => c.open).forEach(fill));
 
