@@ -1,0 +1,119 @@
+"""Dynamic degree: is there enough motion, by RAFT's flow, to call a video moving?
+
+The published number is 1 or 0.  Of short stretches few fast pairs are asked for, of two frames none:
+see `moving`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from bvjax.lvbench.batching import Batcher, Pending
+from bvjax.lvbench.metric import Context, Scores
+from bvjax.lvbench.nets import raft
+from bvjax.lvbench.nets.conv import pad_to
+from bvjax.lvbench.official.motion import PAIR
+from bvjax.lvbench.video import Block, Video
+
+RATE = 8  # frames a second that are looked at, about
+FASTEST = 0.05  # of a picture's pixels
+_NEAR = 5e-4  # relative: a rate so near to a whole number is taken for it
+
+
+def make(context: Context) -> DynamicMetric:
+    """Needs `raft_things`."""
+    params = raft.prepare(context.load("raft_things"))
+    size = max(1, context.options.batch // PAIR)
+    return DynamicMetric(Batcher(speed, params, size, context.layout))
+
+
+def speed(
+    params: Mapping[str, Array], first: UInt8[Array, "b h w 3"], second: UInt8[Array, "b h w 3"]
+) -> Float[Array, " b"]:
+    """Mean length of the flow of the fastest twentieth of the pixels.
+
+    Pixels that were added to make both sides multiples of 8 are among them.
+    """
+    first, second = (pad_to(x, raft.STRIDE).astype(jnp.float32) for x in (first, second))
+    flow = raft.flow(params, first, second)
+    lengths = jnp.sqrt(jnp.square(flow).sum(-1)).reshape(len(flow), -1)
+    return jnp.sort(lengths, axis=-1)[:, -int(lengths.shape[1] * FASTEST) :].mean(-1)
+
+
+def interval(fps: float) -> int:
+    """Of how many frames one is looked at: max(1, round(fps / 8)), halves to even.
+
+    Time stamps in whole milliseconds make a rate of 12 a little more or less, which would decide
+    between 1 and 2.
+    """
+    whole = round(fps)
+    if abs(fps - whole) <= _NEAR * fps:
+        fps = whole
+    return max(1, round(fps / RATE))
+
+
+def moving(speeds: Sequence[float], frames: int, shorter: int) -> bool:
+    """Whether round(frames / 4) pairs, halves to even, are faster than 6 / 256 of the shorter side.
+
+    That is none where there are only two frames, so that these always move; a single frame, without
+    a pair to look at, never does.
+    """
+    threshold = 6.0 * (shorter / 256.0)
+    asked = round(4 * (frames / 16.0))
+    return len(speeds) > 0 and sum(s > threshold for s in speeds) >= asked
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicMetric:
+    """The published dynamic degree."""
+
+    batcher: Batcher
+    name: str = "official/dynamic"
+    settings: Mapping[str, Any] = dataclasses.field(
+        default_factory=lambda: {"iterations": raft.ITERATIONS, "rate": RATE}
+    )
+    least_frames: int = 1
+
+    def begin(self, video: Video, segments: int) -> DynamicMeasurement:
+        return DynamicMeasurement(self.batcher, video, segments)
+
+
+class DynamicMeasurement:
+    """Speeds between every n-th frame of a video and the next of them."""
+
+    def __init__(self, batcher: Batcher, video: Video, segments: int):
+        self._batcher, self._segments = batcher, segments
+        self._interval = interval(video.fps)
+        self._shorter = min(video.height, video.width)
+        self._before: np.ndarray | None = None
+        self._pending: list[Pending] = []
+        self._frames = 0
+
+    def add(self, block: Block) -> None:
+        for frame in block.frames[-block.first % self._interval :: self._interval]:
+            if self._before is not None:
+                self._pending.append(self._batcher.submit(self._before, frame))
+            self._before = frame
+            self._frames += 1
+
+    def scores(self) -> Scores:
+        speeds = [float(pending.value()) for pending in self._pending]
+        whole = float(moving(speeds, self._frames, self._shorter))
+        length = self._frames // self._segments
+        if not length:
+            reason = (
+                f"of {self._interval} frames one is looked at, {self._frames} in all; "
+                f"{self._segments} segments need as many"
+            )
+            return Scores((float("nan"),) * self._segments, whole, reason=reason)
+        chunks = tuple(
+            float(moving(speeds[i * length : (i + 1) * length - 1], length, self._shorter))
+            for i in range(self._segments)
+        )
+        return Scores(chunks, whole)
