@@ -3,43 +3,15 @@
 import copy
 import json
 import math
-import pathlib
 
 import pytest
 
 from bvjax.errors import UserError
-from bvjax.lvbench.metric import Scores
 from bvjax.lvbench.prompts import Prompts
 from bvjax.lvbench.results import build, check_comparable, load_results
-from bvjax.lvbench.runner import Measured
 from bvjax.lvbench.suites import ENTRIES
 from bvjax.lvbench.vde import vde
-from bvjax.lvbench.video import Video
-
-CONFIG = {"name": "ours", "segments": 3, "weights": "linear"}
-NAMES = ("official/subject", "official/motion", "paper/clarity")
-
-
-def measured(name, frames=30, fps=10.0, failures=(), **scores):
-    video = Video(pathlib.Path(name), name, "ab" * 32, frames, fps, 48, 64)
-    named = {key.replace("_", "/", 1): value for key, value in scores.items()}
-    return Measured(video, name, named, failures)
-
-
-def evaluation(prompts=None):
-    found = [
-        measured("a.mp4", official_subject=Scores((0.9, 0.8, 0.9), 0.8, weight=29),
-                 official_motion=Scores((0.9, 0.9, 0.9), 0.9),
-                 paper_clarity=Scores((10.0, 20.0, 5.0), 12.0)),
-        measured("b/b.mp4", 300, official_subject=Scores((0.6, 0.6, 0.3), 0.5, weight=299),
-                 official_motion=Scores((0.0, 0.5, 0.5), 0.3),
-                 paper_clarity=Scores((1.0, math.nan, 1.0), math.inf, reason="no edge in segment 2")),
-        measured("c.gif", 20, 0.0, ("c.gif has 20 frames; official/subject needs at least 9",),
-                 paper_clarity=Scores((2.0, 2.0, 2.0), 2.0)),
-        measured("short.mp4", 2, failures=("short.mp4 has 2 frames",)),
-        Measured(None, "broken.mp4", failures=("broken.mp4: it is damaged",)),
-    ]  # fmt: skip
-    return build(CONFIG, {"bvjax": "0"}, [ENTRIES[name] for name in NAMES], found, prompts)
+from tests.bvjax.lvbench.small_results import CONFIG, NAMES, evaluation
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,186 @@
+"""Results as tables: Markdown in the order of the paper's Table 2, and lines for a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bvjax.lvbench.report_text import NONE, number, ordered, percent
+from bvjax.lvbench.results import check_comparable
+
+DOWN, UP = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}"
+MOST_REASONS = 5
+
+Results = Mapping[str, Any]
+
+# Names and order of Table 2's second half; the paper's tables call imaging quality image quality.
+_COMPLEMENTS = {
+    "subject_consistency": "Subject Consistency",
+    "background_consistency": "Background Consistency",
+    "motion_smoothness": "Motion Smoothness",
+    "aesthetic_quality": "Aesthetic Quality",
+    "imaging_quality": "Image Quality",
+    "dynamic_degree": "Dynamic Degree",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One number of a metric: `aggregate[metric][part]["mean"]`."""
+
+    title: str
+    metric: str
+    part: str  # "vde" or "whole"
+    best: Any  # min or max; None where more of it is not better, as with motion
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} {UP if self.best is max else DOWN}" if self.best else self.title
+
+    def value(self, results: Results) -> float | None:
+        return results["aggregate"].get(self.metric, {}).get(self.part, {}).get("mean")
+
+
+def columns(metrics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Column]]]:
+    """(title of a table, its columns) for the metrics that there are, none without columns.
+
+    The published evaluator's VDE of dynamic degree, which is yes or no, is left to results.json.
+    """
+    names = ordered(metrics)
+    tables = []
+    for suite in dict.fromkeys(metrics[name]["suite"] for name in names):
+        here = [name for name in names if metrics[name]["suite"] == suite]
+        drifting = [n for n in here if metrics[n]["complement"] != "dynamic_degree"]
+        drift = [Column(f"VDE {metrics[n]['title']}", n, "vde", min) for n in drifting]
+        whole = [
+            Column(title, name, "whole", None if dimension == "dynamic_degree" else max)
+            for dimension, title in _COMPLEMENTS.items()
+            for name in here
+            if metrics[name]["complement"] == dimension
+        ]
+        tables += [(f"Drift, suite {suite}", drift), ("Whole videos, VBench", whole)]
+    return [(title, found) for title, found in tables if found]
+
+
+def markdown(several: Sequence[Results]) -> list[str]:
+    """Lines of Markdown: a table each for drift by suite and for VBench's numbers, a row a method.
+
+    Of several rows the best number of a column is bold.
+
+    Raises:
+        UserError: the results do not compare (see `results.check_comparable`).
+    """
+    for other in several[1:]:
+        check_comparable(several[0], other)
+    metrics: dict[str, Any] = {}
+    for results in several:
+        metrics |= results["metrics"]
+    lines: list[str] = []
+    for title, found in columns(metrics):
+        rows = [["Method", *(column.heading for column in found)]]
+        best = [_best(column, several) for column in found]
+        for results in several:
+            cells = [
+                f"**{text}**" if len(several) > 1 and text != NONE and text == top else text
+                for text, top in zip((number(c.value(results)) for c in found), best, strict=True)
+            ]
+            rows.append([markdown_cell(_method(results)), *cells])
+        lines += [f"### {title}", "", *markdown_rows(rows), ""]
+    return [*lines, _terms(several)]
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table whose first row is its heading and whose first column is text."""
+    rule = [":--", *["--:"] * (len(rows[0]) - 1)]
+    return ["| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:])]
+
+
+def text(results: Results) -> list[str]:
+    """Lines for a terminal: a row a metric with its interval, and what the means leave out."""
+    metrics, aggregate = results["metrics"], results["aggregate"]
+    rows = [["", f"VDE {DOWN}", "95 %", "median", "mean change", "whole video", "videos"]]
+    for name in ordered(metrics):
+        drift, whole = aggregate[name]["vde"], aggregate[name]["whole"]
+        arrow = f" {UP}" if metrics[name]["complement"] and whole["mean"] is not None else ""
+        rows.append(
+            [
+                f"{metrics[name]['title']} ({metrics[name]['suite']})",
+                number(drift["mean"]),
+                interval(drift),
+                number(drift.get("median")),
+                percent(aggregate[name]["vde_normalised"]["mean"]),
+                number(whole["mean"]) + arrow,
+                str(drift.get("n", 0)),
+            ]
+        )
+    return [*aligned(rows), "", _terms([results]), *_left_out(results)]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text with columns below each other, the first to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def interval(summary: Mapping[str, Any]) -> str:
+    """ "0.1 to 0.3" of a summary's low and high."""
+    if summary.get("low") is None or summary.get("high") is None:
+        return NONE
+    return f"{number(summary['low'])} to {number(summary['high'])}"
+
+
+def _best(column: Column, several: Sequence[Results]) -> str | None:
+    """The best number as it is written, so that equal texts are equally bold."""
+    values = [v for v in map(column.value, several) if v is not None]
+    return number(column.best(values)) if values and column.best else None
+
+
+def _terms(several: Sequence[Results]) -> str:
+    config = several[0]["config"]
+    counts = [f"{len(results['videos'])} videos" for results in several]
+    if len(several) > 1:
+        counts = [
+            f"{c} ({markdown_cell(_method(r))})" for c, r in zip(counts, several, strict=True)
+        ]
+    return (
+        f"VDE: un-normalised sum (Eq. 19) over {config['segments']} chunks with {config['weights']} "
+        f"weights, mean over {', '.join(counts)}."
+    )
+
+
+def _left_out(results: Results) -> list[str]:
+    """Videos that means leave out, failed ones, and those without a prompt; long lists are cut."""
+    out = [
+        f"{results['metrics'][name]['title']} ({results['metrics'][name]['suite']}) of {one['name']}: "
+        f"{one['reason']}"
+        for name in ordered(results["metrics"])
+        for one in results["aggregate"][name]["vde"].get("excluded") or ()
+    ]
+    unmatched = results.get("prompts") or {}
+    lines = []
+    for title, found in (
+        ("left out of a mean VDE", out),
+        ("without a prompt", unmatched.get("missing") or ()),
+        ("prompts without a video", unmatched.get("unused") or ()),
+    ):
+        if found:
+            more = [f"  and {len(found) - MOST_REASONS} more, in results.json"]
+            lines += [f"{title}: {len(found)}", *(f"  {one}" for one in found[:MOST_REASONS])]
+            lines += more if len(found) > MOST_REASONS else []
+    return lines
+
+
+def _method(results: Results) -> str:
+    return str(results["config"].get("name") or "unnamed")
+
+
+def markdown_cell(text: str) -> str:
+    """Text that can stand in a cell of a Markdown table."""
+    return " ".join(text.replace("|", "\\|").split())
