@@ -27,6 +27,7 @@ SMALLEST, LARGEST = 0.004, 0.4  # share of the frame that a subject's pixels can
 FRESH = 0.5  # share of a frame's own map in the running mean that is looked at
 FOLLOW, RESIZE = 0.6, 0.1  # of the way to the newly found centre and sides, in a frame
 AROUND = 0.25  # of its sides, around the box: where the subject is looked for in the next frame
+KEEP = 0.25  # of the weight of the heaviest region there: what other regions of a subject have
 TAIL = 0.02  # of the saliency there that may lie outside the box, at each side
 HOLD = 12  # frames that a lost subject is thought to stay where it was
 
@@ -143,7 +144,10 @@ def around(
     x0, y0 = np.maximum(np.floor(box[:2] - edge), 0).astype(int)
     x1, y1 = np.maximum(np.ceil(box[2:] + edge), 0).astype(int)
     near = saliency[y0:y1, x0:x1]
-    near = np.where(near > THRESHOLD, near, 0.0)
+    count, labels = cv2.connectedComponents((near > THRESHOLD).astype(np.uint8))
+    weight = np.bincount(labels.ravel(), near.ravel(), count)
+    weight[0] = 0  # what is not salient
+    near = np.where((weight >= KEEP * weight.max())[labels] & (labels > 0), near, 0.0)
     if np.count_nonzero(near) < 0.5 * SMALLEST * saliency.size:
         return None
     left, right = _extent(near.sum(axis=0))
