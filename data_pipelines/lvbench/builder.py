@@ -1,0 +1,199 @@
+"""A local copy of LV-Bench as a tfds dataset in array_record files.
+
+The set itself has not been released, so nothing is downloaded: bring your own copy, or your own
+videos in its form (`bvjax.lvbench.dataset` says which), look at what is wrong with it, and build:
+
+    python -m bvjax validate LVBENCH
+    python -m data_pipelines.lvbench.builder --folder LVBENCH --out data/tfds
+
+The splits are those of LVBENCH/split.json, which is written (8:2, --seed) unless it is there: put
+the published lists there first if you have them. Videos stay encoded as they are, so the data set
+is as large as the folder. Neither writing nor reading it needs TensorFlow. Reading:
+
+    source = lvbench_source("data/tfds", "train")   # rows as below, text as bytes
+    chunks = Chunks(source)                         # frames of one caption each; see `chunks`
+    grain.MapDataset.source(chunks).shuffle(seed=0)
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from bvjax.errors import UserError
+from bvjax.lvbench.dataset import SHORTEST, Examined, Record, examine, lines, read
+from bvjax.lvbench.dataset_checks import CLASSES
+from bvjax.lvbench.dataset_split import SPLITS, stored_split
+from bvjax.lvbench.video import Video
+
+VERSION = "1.0.0"  # raise it when the features change
+
+
+@dataclasses.dataclass(kw_only=True)
+class LVBenchConfig(tfds.core.BuilderConfig):
+    """Where the copy is. shortest: seconds that its videos must last. seed: of a split to draw."""
+
+    name: str = "local"
+    folder: str = ""
+    shortest: float = SHORTEST
+    seed: int = 0
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[\w-]+", self.name):
+            raise UserError(f"the name {self.name!r} is not of letters, digits, - and _ alone")
+
+
+def features() -> tfds.features.FeaturesDict:
+    """video: the file's bytes. start, stop: seconds of each caption, [start, stop)."""
+    text = tfds.features.Text()
+    seconds = tfds.features.Tensor(shape=(None,), dtype=np.float32, encoding="bytes")
+    return tfds.features.FeaturesDict(
+        {
+            "id": text,
+            "video": tfds.features.Tensor(shape=(), dtype=np.object_),
+            "suffix": text,
+            "captions": tfds.features.Sequence(text),
+            "start": seconds,
+            "stop": seconds,
+            "class": tfds.features.ClassLabel(names=list(CLASSES)),  # -1: not known
+            "fps": np.float32,
+            "frames": np.int32,
+            "height": np.int32,
+            "width": np.int32,
+        }
+    )
+
+
+class LVBench(tfds.core.GeneratorBasedBuilder):
+    """Item i of a split is the i-th name of its list."""
+
+    VERSION = tfds.core.Version(VERSION)
+    # tfds 4.9 would look for this file by importlib_resources, which it does not install.
+    code_path = Path(__file__)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Long videos with captions that cover them second by second.",
+            features=features(),
+            disable_shuffling=True,  # readers shuffle
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        del dl_manager  # nothing is downloaded
+        c = self.builder_config
+        found = check(c)
+        records = {record.name: record for record in read(Path(c.folder))}
+        return {
+            side: self._generate_examples(names, records, found.videos)
+            for side, names in stored_split(Path(c.folder), c.seed).items()
+        }
+
+    def _generate_examples(
+        self, names: Sequence[str], records: Mapping[str, Record], videos: Mapping[str, Video]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for i, name in enumerate(names):
+            yield i, example(records[name], videos[name])
+
+
+def check(config: LVBenchConfig) -> Examined:
+    """Decodes the whole folder once; raises `UserError` that lists all that is wrong with it."""
+    bar = functools.partial(tqdm, desc="checking", unit="video")
+    found = examine(Path(config.folder), config.shortest, bar)
+    if found.problems:
+        raise UserError("\n".join(["the folder cannot be built:", *lines(found.problems)]))
+    return found
+
+
+def example(record: Record, video: Video) -> dict[str, Any]:
+    """The row of a video."""
+    start, stop = np.array(record.story.spans, np.float32).T
+    return {
+        "id": record.name,
+        "video": record.video.read_bytes(),
+        "suffix": record.video.suffix,
+        "captions": list(record.story.captions),
+        "start": start,
+        "stop": stop,
+        "class": record.object_class or -1,
+        "fps": video.fps,
+        "frames": video.frames,
+        "height": video.height,
+        "width": video.width,
+    }
+
+
+def build(root: str | Path, config: LVBenchConfig) -> Path:
+    """Writes both splits into ROOT/lv_bench/NAME/VERSION unless they are there; returns it.
+
+    tfds renames the finished folder into place, so half a dataset is never found.
+
+    Raises:
+        UserError: something is wrong with the folder, or another number of videos is there.
+    """
+    builder = LVBench(data_dir=str(root), config=config, file_format="array_record")
+    found = {name: split.num_examples for name, split in builder.info.splits.items()}
+    if found:
+        wanted = {side: len(names) for side, names in stored_split(Path(config.folder)).items()}
+        if found != wanted:
+            raise UserError(
+                f"{builder.data_path} holds {found} videos, the folder has {wanted}; "
+                "delete it or use another --out"
+            )
+    builder.download_and_prepare(file_format="array_record")
+    return Path(builder.data_path)
+
+
+def lvbench_source(
+    data_dir: str | Path, split: str, name: str = "local"
+) -> Sequence[dict[str, Any]]:
+    """Random access to the rows of a split; `data_dir` is the --out of the builder, name its --name.
+
+    Raises:
+        UserError: no such dataset or split.
+    """
+    folder = Path(data_dir) / LVBench.name / name / VERSION
+    if not (folder / "dataset_info.json").is_file():
+        raise UserError(
+            f"there is no {folder}; make it with "
+            f"python -m data_pipelines.lvbench.builder --folder LVBENCH --out {data_dir}"
+        )
+    if split not in SPLITS:
+        raise UserError(f"the splits are {' and '.join(SPLITS)}, not {split!r}")
+    return tfds.builder_from_directory(folder).as_data_source(split)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and build; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.lvbench.builder",
+        description="Writes a local copy of LV-Bench into a tfds dataset (array_record).",
+    )
+    parser.add_argument("--folder", type=Path, required=True, metavar="LVBENCH")
+    parser.add_argument("--out", type=Path, default=Path("data/tfds"), metavar="DIR")
+    parser.add_argument("--name", default="local", help="of the dataset, where there are several")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, unless it is stored")
+    parser.add_argument("--shortest", type=float, default=SHORTEST, metavar="SECONDS",
+                        help=f"shorter videos are refused (default {SHORTEST:g})")  # fmt: skip
+    a = parser.parse_args(argv)
+    try:
+        config = LVBenchConfig(name=a.name, folder=str(a.folder), shortest=a.shortest, seed=a.seed)
+        print(build(a.out, config))
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The chunks of LV-Bench's videos: the frames that one caption covers, decoded when asked for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+
+from bvjax.errors import UserError
+from bvjax.video_frames import reason, upright
+
+
+class Chunks:
+    """Random access to all (video, caption) pairs of a source, for `grain.MapDataset.source`.
+
+    Items: frames [f, h, w, 3] uint8, caption str, id str, start and stop seconds, class int.
+    Captions are counted once when this is made, which reads every row.
+    """
+
+    def __init__(self, source: Sequence[Mapping[str, Any]]):
+        self._source = source
+        counts = [len(source[row]["captions"]) for row in range(len(source))]
+        self._first = np.concatenate([[0], np.cumsum(counts)]).astype(int)
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Raises `IndexError`, and `UserError` for a video that cannot be decoded."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"chunk {index} of {len(self)}")
+        row_index = int(np.searchsorted(self._first, index, side="right")) - 1
+        row, place = self._source[row_index], index - self._first[row_index]
+        start, stop = float(row["start"][place]), float(row["stop"][place])
+        name = row["id"].decode()
+        return {
+            "frames": frames_between(row["video"], start, stop, name),
+            "caption": row["captions"][place].decode(),
+            "id": name,
+            "start": start,
+            "stop": stop,
+            "class": int(row["class"]),
+        }
+
+
+def frames_between(
+    video: bytes, start: float, stop: float, name: str = "the video"
+) -> UInt8[np.ndarray, "f h w 3"]:
+    """The frames whose time, from the video's first frame on, is in [start, stop) seconds.
+
+    Decoding begins at the key frame before `start`. Raises `UserError` where there is no frame.
+    """
+    made = []
+    try:
+        with av.open(io.BytesIO(video)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            first = stream.start_time or 0
+            if start > 0:
+                container.seek(first + int(start / stream.time_base), stream=stream)
+            for frame in container.decode(stream):
+                # Half a tick of room: frame times are whole numbers of ticks.
+                seconds = float((frame.pts - first + 0.5) * stream.time_base)
+                if seconds >= stop:
+                    break
+                if seconds >= start:
+                    made.append(upright(frame))
+    except (OSError, IndexError, av.FFmpegError) as error:
+        raise UserError(f"cannot decode {name}: {reason(error)}") from None
+    if not made:
+        raise UserError(f"{name} has no frames from {start:g} s to {stop:g} s")
+    return np.stack(made)
