@@ -59,3 +59,11 @@ def test_how_a_video_is_cut_into_blocks_does_not_matter(metrics):
     one, other = (scenes.measure(metrics, frames, size=size) for size in (16, 5))
     for name in one:
         np.testing.assert_allclose(one[name].chunks, other[name].chunks, rtol=1e-12, err_msg=name)
+
+
+def test_a_cut_between_segments_is_in_neither(metrics):
+    frames = np.repeat(scenes.clip("", PAN)[:: scenes.LENGTH], scenes.LENGTH, axis=0)
+    scores = scenes.measure(metrics, frames)
+    assert set(scores["paper/motion"].chunks) == {0.0}
+    assert set(scores["paper/motion_smoothness"].chunks) == {1.0}
+    assert set(scores["paper/background"].chunks) == {1.0}

@@ -89,6 +89,17 @@ def test_a_given_mask_decides_what_is_background(tmp_path):
     assert max(scores["place"][scenes.AT - 1 :]) < 0.4
 
 
+def test_background_of_a_pair_is_background_in_both_frames(tmp_path):
+    frames = scenes.clip()[:4]
+    mask = np.ones((4, scenes.HEIGHT, scenes.WIDTH), bool)
+    mask[::2, :, 50:] = False
+    np.savez(path := tmp_path / "clip.truth.npz", background=np.packbits(mask, -1))
+    scene = scene_of(scenes.video_of(frames, path))
+    for block in scenes.blocks_of(frames, size=2):
+        masks = scene.background(block)
+        assert masks[..., :50].all() and not masks[..., 50:].any()
+
+
 def test_what_a_box_shows():
     box = lambda *corners: np.array(corners, np.float32)
     assert subject.visible(box(-10.0, 4.5, 20.2, 30.0), 40, 60) == (0, 4, 21, 30)
