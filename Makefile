@@ -32,8 +32,11 @@ $(STAMP): requirements.txt pyproject.toml
 
 setup-torch: $(STAMP_TORCH)  ## another with PyTorch, diffusers and transformers beside them (2.5 GB)
 
+# torchvision's operators need CUDA's libraries, and where it is found without them transformers fails: it lies apart.
 $(STAMP_TORCH): requirements.txt requirements-torch.txt pyproject.toml
 	$(call install,$(VENV_TORCH),-r requirements-torch.txt)
+	$(VENV_TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV_TORCH)/vision torchvision==0.28.0 \
+	  || { rm -f $@; exit 1; }
 
 setup-aot: $(STAMP_AOT)  ## another with compilers for TPUs and NVIDIA GPUs, which need no device (4.4 GB)
 

@@ -1,4 +1,5 @@
-"""The command line: python -m bvjax generate | resume | redo | decode | report | convert | doctor.
+"""The command line: python -m bvjax generate | resume | redo | decode | report | convert | plan |
+evaluate | compare | validate | doctor.
 
 Whatever is wrong with the input is said in one sentence, with exit code 2, before any work starts.
 """
@@ -9,11 +10,11 @@ from __future__ import annotations
 import argparse
 import errno
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bvjax import cli_evaluate, console
 from bvjax.errors import UserError
 from bvjax.presets import PRESETS
 
@@ -32,19 +33,25 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, 2 for bad input, 130 when stopped by Ctrl-C."""
+    """Runs one command; returns the exit code: 0, 1 where some videos could not be measured, 2 for
+    bad input, 130 when stopped by Ctrl-C."""
     args = _parser().parse_args(argv)
     try:
-        args.command(args)
-        return 0
+        return args.command(args) or 0
     except UserError as error:
-        return _say(f"bvjax: {error}", 2)
+        return console.say(f"bvjax: {error}", 2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return _say("bvjax: no space left on the disk; free some, then use 'resume'", 2)
+        return console.say(
+            "bvjax: no space left on the disk; free some, then use 'resume' or the same command again",
+            2,
+        )
     except KeyboardInterrupt:
-        return _say("\nbvjax: stopped; what is finished is kept, 'resume' goes on from there", 130)
+        return console.say(
+            "\nbvjax: stopped; what is finished is kept: 'resume', or the same command again, goes on",
+            130,
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -136,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", metavar="FILE", help="write the figures there as well")
     _mesh_option(plan)
 
+    cli_evaluate.register(commands)
     doctor = commands.add_parser("doctor", help="check this installation in about a minute")
     doctor.set_defaults(command=_doctor)
     return parser
@@ -171,7 +179,7 @@ def _generate(args: argparse.Namespace) -> None:
     if args.steps is not None:
         overrides.append(f"sampler.steps={args.steps}")
     model = apply_overrides(load_config(folder), overrides)
-    _set_up()
+    console.set_up()
     bundle = bundles.load_bundle(folder, _layout(model, args.mesh))
     run = session.begin(
         bundle, model, story, args.out, seed=args.seed, scale=args.scale, image=args.image,
@@ -239,7 +247,7 @@ def _convert(args: argparse.Namespace) -> None:
 def _doctor(args: argparse.Namespace) -> None:
     from bvjax.doctor import examine
 
-    _set_up()
+    console.set_up()
     if not examine(print):
         raise UserError("something is wrong with this installation; see above")
 
@@ -269,7 +277,7 @@ def _plan(args: argparse.Namespace) -> None:
     more = {"videos": args.batch} if args.phase == "train" else {"decode": args.decode}
     plan = report.make_plan(
         model, args.topology, chip, devices, sizes, args.minutes,
-        say=lambda text: _say(f"{text} ..."), **more,
+        say=lambda text: console.say(f"{text} ..."), **more,
     )  # fmt: skip
     print("\n".join(report.lines(plan)))
     if args.json:
@@ -284,7 +292,7 @@ def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
 
     run = RunDir.open(args.run)
     try:
-        _set_up()
+        console.set_up()
         folder = pathlib.Path(args.weights or run.settings.weights)
         if not folder.is_dir():
             raise UserError(f"there is no weights folder {folder}; say where it is with --weights")
@@ -313,7 +321,7 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
 
     unknown = bundle.unknown_words(run.captions)
     if unknown:
-        _say(f"warning: this model never saw the words {', '.join(unknown)}")
+        console.say(f"warning: this model never saw the words {', '.join(unknown)}")
     model, grid, started = run.settings.model, run.grid, time.perf_counter()
     anchor = "the first frame, " if model.memory.anchor else ""
     guidance = f"guidance {model.cfg.scale:g}"
@@ -361,25 +369,6 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
         print(trace.how_to_look())
 
 
-def _set_up() -> None:
-    """Plain log lines, and compiled programs kept between runs."""
-    import logging
-
-    import absl.logging
-
-    from bvjax import compilation
-
-    absl.logging.set_verbosity(absl.logging.INFO)
-    logger = logging.getLogger("absl")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
-    logging.getLogger("jax").setLevel(logging.ERROR)
-    compilation.keep_programs()
-
-
 def _edit(text: str) -> tuple[int, str]:
     from bvjax.story import split_times
 
@@ -387,8 +376,3 @@ def _edit(text: str) -> tuple[int, str]:
     if not equals or not number.strip().isdigit():
         raise UserError(f'--caption takes K="TEXT", for example 7="Pip waves.", not {text!r}')
     return int(number), split_times(caption)[0]
-
-
-def _say(text: str, code: int = 0) -> int:
-    print(text, file=sys.stderr)
-    return code

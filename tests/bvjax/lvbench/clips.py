@@ -12,7 +12,7 @@ from bvjax.lvbench.vde import segment_means
 
 
 def write_clip(path, levels, size=(16, 24), fps=8, codec=None):
-    """One flat grey frame per level; FFV1 (exact) unless the suffix asks for another codec."""
+    """A frame per level (a grey level, or a picture); FFV1 (exact) unless the suffix asks for another codec."""
     codec = codec or {".mp4": "libx264", ".webm": "libvpx-vp9", ".gif": "gif"}.get(
         path.suffix, "ffv1"
     )
@@ -22,7 +22,7 @@ def write_clip(path, levels, size=(16, 24), fps=8, codec=None):
         stream.height, stream.width = size
         stream.pix_fmt = {"ffv1": "bgr0", "gif": "rgb8"}.get(codec, "yuv420p")
         for level in levels:
-            picture = np.full((*size, 3), level, np.uint8)
+            picture = np.broadcast_to(np.uint8(level), (*size, 3)).copy()
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return path

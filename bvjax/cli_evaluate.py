@@ -1,0 +1,193 @@
+"""The commands about videos that exist: python -m bvjax evaluate | compare | validate."""
+
+# As in cli.py, JAX is imported inside the commands.
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+from bvjax import console
+from bvjax.errors import UserError
+
+EXAMPLES = """\
+examples:
+  python -m bvjax evaluate --videos runs/fox --out runs/fox-evaluation
+  python -m bvjax evaluate --videos clips --suite paper --flow lk --chunks 15
+  python -m bvjax evaluate --list-weights
+  python -m bvjax evaluate --convert-weights ~/Downloads/metrics
+  python -m bvjax compare runs/a/results.json runs/b/results.json
+"""
+
+
+def register(commands) -> None:
+    """Adds the commands to the parser of `python -m bvjax`."""
+    evaluate = commands.add_parser(
+        "evaluate", help="measure drift and quality of videos (LV-Bench)", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measure how videos drift (VDE) and how good they are. The same command again goes "
+        "on where it stopped.",
+    )  # fmt: skip
+    evaluate.set_defaults(command=_evaluate)
+    add = evaluate.add_argument
+    add("--videos", metavar="DIR", help="folder of videos, searched with all below it, or one file")
+    add("--out", metavar="DIR", help="folder for results (default: runs/evaluation/NAME)")
+    add("--name", help="what made the videos, for tables (default: the folder's name)")
+    add("--suite", help="official (the published evaluator), paper (A.4.3; needs no weights) or all "
+        "(default: paper, and of official what has its weights)")  # fmt: skip
+    add("--metrics", default="", metavar="A,B", help="only these, for example clarity,motion")
+    add("--chunks", type=int, default=10, metavar="N", help="equal parts of a video (default: 10)")
+    add("--weights", default="linear", help="of VDE: linear or log (default: linear)")
+    add("--prompts", metavar="FILE", help="what the videos show: {video: prompt}, or captions")
+    add("--weights-dir", metavar="DIR", help="where converted metric networks are")
+    add("--list-weights", action="store_true", help="print which files are needed, and stop")
+    add("--convert-weights", nargs="+", metavar="SRC", default=[],
+        help="convert published files, or a folder of them, once (needs torch)")  # fmt: skip
+    add("--flow", default="dis", help="optical flow of the suite paper: dis, raft or lk")
+    add("--static", type=float, default=1.0, metavar="TAU",
+        help="up to which flow a background pixel stands still, pixels a frame at 480p")  # fmt: skip
+    add("--subject", default="histogram", help="identity encoder of paper: histogram or dino")
+    add("--aesthetic", default="handmade", help="of paper: handmade, laion or MODULE:FUNCTION")
+    add("--batch", type=int, default=8, metavar="N", help="frames the device gets at a time")
+    add("--mesh", metavar="data=N", help="how many devices share the work (default: all)")
+    add("--shard", metavar="I/N", help="take every N-th video from the I-th on (0/4, 1/4, ...): "
+        "processes that share --out; the last one to finish writes the results")  # fmt: skip
+    add("--keep-going", action="store_true", help="exit with 0 even if videos were left out")
+
+    compare = commands.add_parser(
+        "compare", help="two evaluations of the same videos or prompts, pair by pair",
+        description="Paired differences between two results.json, with intervals and significance.",
+    )  # fmt: skip
+    compare.set_defaults(command=_compare)
+    compare.add_argument("a", metavar="A.json")
+    compare.add_argument("b", metavar="B.json")
+    compare.add_argument("--markdown", metavar="FILE", help="write the table there as well")
+
+    validate = commands.add_parser(
+        "validate", help="what is wrong with a folder of videos and captions",
+        description="Check a folder in LV-Bench's form, or any folder of videos, and say what is wrong where.",
+    )  # fmt: skip
+    validate.set_defaults(command=_validate)
+    validate.add_argument("folder", metavar="DIR")
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from bvjax.lvbench import weights
+
+    folder = pathlib.Path(args.weights_dir) if args.weights_dir else weights.default_folder()
+    if args.convert_weights:
+        from bvjax.convert import metric_weights
+
+        sources = [pathlib.Path(source) for source in args.convert_weights]
+        metric_weights.convert(sources, folder, say=print)
+    if args.list_weights:
+        print("\n".join(weights.lines(folder)))
+    if args.videos:
+        return _measure(args, folder)
+    if not (args.list_weights or args.convert_weights):
+        raise UserError("say which videos to measure, with --videos DIR")
+    return 0
+
+
+def _measure(args: argparse.Namespace, weights_folder: pathlib.Path) -> int:
+    from bvjax.lvbench import evaluation
+    from bvjax.lvbench.metric import Options
+
+    request = evaluation.Request(
+        videos=pathlib.Path(args.videos),
+        out=pathlib.Path(args.out) if args.out else None,
+        name=args.name,
+        suite=args.suite,
+        metrics=tuple(filter(None, args.metrics.split(","))),
+        weights=args.weights,
+        weights_folder=weights_folder,
+        prompts=pathlib.Path(args.prompts) if args.prompts else None,
+        options=Options(
+            segments=args.chunks, flow=args.flow, static=args.static, subject=args.subject,
+            aesthetic=args.aesthetic, batch=args.batch,
+        ),
+        devices=_devices(args.mesh),
+        shard=_shard(args.shard),
+    )  # fmt: skip
+    evaluation.check(request)
+    console.set_up()
+    with _Bar() as progress:
+        outcome = evaluation.evaluate(request, progress)
+    if outcome.owed:
+        print(f"this part is done; other parts still owe {len(outcome.owed)} measurements")
+        return 0
+    print("\n".join(outcome.lines))
+    if not outcome.failures:
+        return 0
+    console.say("\n".join(["could not be measured:", *outcome.failures]))
+    return 0 if args.keep_going else 1
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from bvjax.files import write_atomic
+    from bvjax.lvbench import compare
+    from bvjax.lvbench.results import load_results
+
+    found = compare.compare(load_results(pathlib.Path(args.a)), load_results(pathlib.Path(args.b)))
+    print("\n".join(compare.text(found)))
+    if args.markdown:
+        write_atomic(
+            pathlib.Path(args.markdown), ("\n".join(compare.markdown(found)) + "\n").encode()
+        )
+
+
+def _validate(args: argparse.Namespace) -> int:
+    from bvjax.lvbench import dataset
+
+    problems = dataset.validate(pathlib.Path(args.folder))
+    print("\n".join(dataset.lines(problems)))
+    return 1 if problems else 0
+
+
+class _Bar:
+    """Progress as a bar of frames."""
+
+    def __enter__(self) -> _Bar:
+        self._bar = None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def start(self, frames: int, videos: int) -> None:
+        from tqdm import tqdm
+
+        if frames:
+            self._bar = tqdm(total=frames, unit="frame", smoothing=0.1)
+
+    def video(self, name: str) -> None:
+        if self._bar is not None:
+            self._bar.set_description(name[-40:])
+
+    def advance(self, frames: int) -> None:
+        if self._bar is not None:
+            self._bar.update(frames)
+
+    def problem(self, sentence: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(f"warning: {sentence}")
+
+
+def _devices(mesh: str | None) -> int | None:
+    """Of `data=N`; None: all."""
+    if mesh is None:
+        return None
+    axis, equals, number = mesh.partition("=")
+    if axis != "data" or not equals or not number.isdigit() or int(number) < 1:
+        raise UserError(f"videos are shared along data only: --mesh data=N, not {mesh!r}")
+    return int(number)
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UserError(f"--shard is I/N with I from 0 to N - 1, for example 0/4, not {text!r}")
+    return int(index), int(count)

@@ -1,0 +1,196 @@
+"""One evaluation from a request to its files: checks, measuring, results, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import av
+import jax
+
+from bvjax.errors import UserError
+from bvjax.files import write_atomic, write_json
+from bvjax.lvbench import (
+    csv_file,
+    prompts,
+    report,
+    results,
+    runner,
+    table,
+    vbench_file,
+    weights,
+)  # fmt: skip
+from bvjax.lvbench.metric import Context, Options
+from bvjax.lvbench.store import Store
+from bvjax.lvbench.suites import Entry, choose
+from bvjax.lvbench.vde import drift_weights
+from bvjax.lvbench.video import find_videos
+from bvjax.sharding import Layout, make_layout
+from bvjax.versions import versions
+
+FLOWS = ("dis", "raft", "lk")
+ENCODERS = ("histogram", "dino")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a person asks for; see `python -m bvjax evaluate --help`.
+
+    suite: None for all that can be measured with the weights that are there.
+    devices: None for all of this machine. shard: None for this process's place among those of
+    `jax.distributed`, or (0, 1).
+    """
+
+    videos: pathlib.Path
+    weights_folder: pathlib.Path
+    out: pathlib.Path | None = None
+    name: str | None = None
+    suite: str | None = None
+    metrics: tuple[str, ...] = ()
+    weights: str = "linear"
+    prompts: pathlib.Path | None = None
+    options: Options = Options()
+    devices: int | None = None
+    shard: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of it: lines to print, sentences about what failed, what other shards owe."""
+
+    lines: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
+    owed: tuple[str, ...] = ()
+
+
+def check(request: Request) -> list[Entry]:
+    """The metrics that will be measured.
+
+    Raises `UserError` for whatever can be seen to be wrong before a video is decoded: unknown
+    names, numbers out of range, weights that are not there, no videos.
+    """
+    options = request.options
+    if options.segments < 2:
+        raise UserError(f"--chunks is {options.segments}; it must be at least 2")
+    if options.batch < 1:
+        raise UserError(f"--batch is {options.batch}; it must be at least 1")
+    if options.flow not in FLOWS:
+        raise UserError(f"the flow is {options.flow!r}; it can be {', '.join(FLOWS)}")
+    if options.subject not in ENCODERS:
+        raise UserError(
+            f"the subject encoder is {options.subject!r}; it can be {', '.join(ENCODERS)}"
+        )
+    if not options.static > 0:
+        raise UserError(f"--static is {options.static:g} pixels; it must be above 0")
+    drift_weights(options.segments, request.weights)
+    find_videos(request.videos)
+    entries = choose(request.suite or "all", request.metrics)
+    if request.suite is None and not request.metrics:
+        there = lambda e: all(weights.present(w, request.weights_folder) for w in e.needs(options))
+        entries = [e for e in entries if e.suite == "paper" or there(e)]
+    weights.missing(_needed(entries, options), request.weights_folder)
+    return entries
+
+
+def evaluate(request: Request, progress: runner.Progress) -> Outcome:
+    """Measures what is missing and writes the results; raises `UserError` as `check` does.
+
+    OUT/results.json, results.csv, summary.csv, table.md, report.html, and what VBench's scripts
+    read (only where metrics of the suite official were measured).
+    """
+    entries = check(request)
+    name = request.name or request.videos.resolve().stem
+    out = request.out or pathlib.Path("runs/evaluation") / name
+    asked = prompts.load(request.prompts) if request.prompts else None
+    store = Store(out)
+    needed = _needed(entries, request.options)
+    hashes = {w: weights.sha256(w, request.weights_folder) for w in needed}
+    context = Context(
+        options=request.options,
+        layout=_layout(request.devices),
+        load=lambda name: weights.load(name, request.weights_folder),
+    )
+    task = runner.Task(
+        videos=request.videos,
+        store=store,
+        metrics=[entry.make(context) for entry in entries],
+        segments=request.options.segments,
+        weights={e.name: {w: hashes[w] for w in e.needs(request.options)} for e in entries},
+        shard=request.shard or (jax.process_index(), jax.process_count()),
+    )
+    runner.measure(task, progress)
+    measured, owed = runner.collect(task)
+    if owed:
+        return Outcome(owed=tuple(owed))
+    content = results.build(
+        config=_config(request, task, name),
+        provenance=_provenance(request, hashes, context.layout, asked),
+        entries=entries,
+        measured=measured,
+        prompts=asked,
+    )
+    pictures = {
+        m.name: store.pictures(m.video, task.segments) for m in measured if m.video is not None
+    }
+    files = _write(out, name, content, pictures)
+    failures = tuple(sentence for m in measured for sentence in m.failures)
+    return Outcome(lines=(*table.text(content), "", *map(str, files)), failures=failures)
+
+
+def _write(
+    out: pathlib.Path, name: str, content: Mapping[str, Any], pictures: Mapping[str, Any]
+) -> list[pathlib.Path]:
+    """All files of a finished evaluation, in the order in which a person would look at them."""
+    text = {
+        "report.html": report.html(content, pictures),
+        "table.md": "\n".join(table.markdown([content])) + "\n",
+        "results.csv": csv_file.long_csv(content),
+        "summary.csv": csv_file.wide_csv(content),
+    }
+    for file, body in text.items():
+        write_atomic(out / file, body.encode())
+    write_json(out / "results.json", content)
+    files = [out / file for file in ("report.html", "table.md", "results.json", *list(text)[2:])]
+    for file, body in vbench_file.files(content, "vbench").items():
+        write_json(out / file, body)
+        files.append(out / file)
+    return files
+
+
+def _needed(entries: list[Entry], options: Options) -> list[str]:
+    return list(dict.fromkeys(w for entry in entries for w in entry.needs(options)))
+
+
+def _layout(devices: int | None) -> Layout:
+    """A mesh of this process's devices along `data`; none for a single device."""
+    here = jax.local_devices()
+    if devices is not None and devices > len(here):
+        raise UserError(f"the mesh wants data={devices}; there are {len(here)} devices")
+    here = here[:devices]
+    return Layout() if len(here) == 1 else make_layout({"data": len(here)}, here)
+
+
+def _config(request: Request, task: runner.Task, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "suite": request.suite or "all that has its weights",
+        **dataclasses.asdict(request.options),
+        "weights": request.weights,
+        "metrics": {metric.name: dict(metric.settings) for metric in task.metrics},
+    }
+
+
+def _provenance(
+    request: Request, hashes: Mapping[str, str], layout: Layout, asked: prompts.Prompts | None
+) -> dict[str, Any]:
+    libraries = {name: ".".join(map(str, v)) for name, v in av.library_versions.items()}
+    return {
+        **versions(),
+        "devices": layout.size("data"),
+        "decoder": f"PyAV {av.__version__}, libavcodec {libraries.get('libavcodec', 'unknown')}",
+        "weights": dict(hashes),
+        "prompts": asked.sha256 if asked else None,
+        "videos": str(request.videos),
+    }
