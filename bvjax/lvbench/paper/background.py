@@ -11,7 +11,7 @@ from bvjax.lvbench.metric import Context
 from bvjax.lvbench.paper import camera
 from bvjax.lvbench.paper.flow import FlowMethod, flow_method, flow_settings
 from bvjax.lvbench.paper.measuring import Numbers, PaperMetric, Series
-from bvjax.lvbench.paper.scene import MARGIN, Detector, Scene, scene_of
+from bvjax.lvbench.paper.scene import EDGE, MARGIN, Detector, Scene, scene_of
 from bvjax.lvbench.video import Block, Video
 
 
@@ -33,7 +33,7 @@ def background_metric(
         missing = "background with texture"
         return Series(video, segments, numbers, lag=1, missing=missing)
 
-    settings = flow_settings(flow.name) | {"static": static, "margin": MARGIN}
+    settings = flow_settings(flow.name) | {"static": static, "margin": [MARGIN, EDGE]}
     settings["detector"] = detector.name if detector else "salient"
     if compensated:
         settings["camera"] = {"model": "similarity", "error": camera.ERROR, "step": camera.STEP}

@@ -14,6 +14,7 @@ from bvjax.lvbench.paper.working import first_pair, working_size
 from bvjax.lvbench.video import Block, Video, load_truth
 
 MARGIN = 0.1  # of a box's sides that are left out of the background around it
+EDGE = 4  # working pixels left out around a given mask's subjects: flow spreads over their outline
 
 
 class BoxSource(Protocol):
@@ -51,7 +52,7 @@ class Scene:
     def background(self, block: Block) -> Bool[np.ndarray, "p h w"]:
         """Of each pair (t - 1, t): working pixels that are background in both frames.
 
-        The given mask; else everything outside the subject's box, a little widened.
+        The given mask but for a thin edge; else what is outside the subject's box, a little widened.
         """
         return block.once("paper/background", lambda: self._background(block))
 
@@ -88,10 +89,11 @@ class Scene:
         return np.array([before & after for before, after in pairs], bool).reshape(-1, *size)
 
     def _given_mask(self, t: int) -> Bool[np.ndarray, "h w"]:
-        """Working pixels that are nothing but background."""
+        """Working pixels with nothing but background around them."""
         mask = np.unpackbits(self._masks[t], axis=-1, count=self._video.width)
         height, width = working_size(*mask.shape)
-        return cv2.resize(mask * 255, (width, height), interpolation=cv2.INTER_AREA) == 255
+        mask = cv2.resize(mask * 255, (width, height), interpolation=cv2.INTER_AREA)
+        return cv2.erode(mask, np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)) == 255
 
     def _outside(self, box: Float[np.ndarray, "4"]) -> Bool[np.ndarray, "h w"]:
         height, width = working_size(self._video.height, self._video.width)

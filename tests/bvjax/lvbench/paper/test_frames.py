@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from bvjax.errors import UserError
+from bvjax.lvbench.batching import Batcher
 from bvjax.lvbench.clarity import clarity, luminance
+from bvjax.lvbench.official import aesthetic as official_aesthetic
 from bvjax.lvbench.paper import aesthetic, background, motion
 from bvjax.lvbench.paper.clarity import sharpness
 from bvjax.lvbench.paper.flow import Flow
@@ -71,6 +73,15 @@ def test_an_aesthetic_predictor_of_ones_own():
     np.testing.assert_allclose(got, want)
     with pytest.raises(UserError, match="gave .15. scores for 16 frames"):
         scenes.measure([aesthetic.make(scenes.context(aesthetic=here + "one_too_few"))], frames)
+
+
+def test_laions_predictor_is_the_complementary_metrics(monkeypatch):
+    made = lambda context: Batcher(lambda _, x: x.mean((1, 2, 3)), {}, context.options.batch)
+    monkeypatch.setattr(official_aesthetic, "laion_scores", made)
+    frames = scenes.clip()
+    got = scenes.measure([aesthetic.make(scenes.context(aesthetic="laion", batch=7))], frames)
+    want = brightness(frames).reshape(scenes.SEGMENTS, -1).mean(1)
+    np.testing.assert_allclose(got["paper/aesthetic"].chunks, want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("choice", ["pretty", "no.such.module:f", f"{__name__}:nothing", "os:sep"])

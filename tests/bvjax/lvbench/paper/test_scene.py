@@ -10,7 +10,7 @@ import pytest
 from bvjax.errors import UserError
 from bvjax.lvbench.metric import Context
 from bvjax.lvbench.paper import background, identity, subject
-from bvjax.lvbench.paper.scene import scene_of
+from bvjax.lvbench.paper.scene import EDGE, scene_of
 from tests.bvjax.lvbench.paper import scenes
 
 
@@ -62,7 +62,9 @@ def test_given_boxes_and_masks_are_taken(truth):
             boxes, masks = scene.boxes(block), scene.background(block)
             assert np.isnan(boxes[:, 0]).tolist() == [t // 8 == 2 for t in _times(block)]
             assert len(masks) == len(block.frames) - (block.previous is None)
-            assert masks[:, 4:, :69].all() and not masks[:, :4].any() and not masks[..., 69:].any()
+            inside = np.zeros(masks.shape[1:], bool)
+            inside[4 + EDGE :, : scenes.WIDTH // 2 + 1 - EDGE] = True
+            assert (masks == inside).all()
     scores = scenes.measure([subject.make(scenes.context())], frames, truth)["paper/subject"]
     assert np.isnan(scores.chunks).tolist() == [False, False, True, False, False, False]
     assert scores.reason == "no subject found in segment 3"
@@ -81,7 +83,7 @@ def test_a_given_mask_decides_what_is_background(tmp_path):
         mask = np.full((scenes.FRAMES, scenes.HEIGHT, scenes.WIDTH), not inside)
         for t in range(scenes.FRAMES):
             x0, y0, x1, y1 = scenes.box_of(t)
-            mask[t, y0 + 12 : y1 - 12, x0 + 9 : x1 - 9] = inside
+            mask[t, y0 + 8 : y1 - 8, x0 + 5 : x1 - 5] = inside
         np.savez(path := tmp_path / f"{name}.truth.npz", background=np.packbits(mask, -1))
         metric = background.make(scenes.context(static=10.0))
         scores[name] = scenes.measure([metric], frames, path)["paper/background"].chunks
@@ -97,7 +99,7 @@ def test_background_of_a_pair_is_background_in_both_frames(tmp_path):
     scene = scene_of(scenes.video_of(frames, path))
     for block in scenes.blocks_of(frames, size=2):
         masks = scene.background(block)
-        assert masks[..., :50].all() and not masks[..., 50:].any()
+        assert masks[..., : 50 - EDGE].all() and not masks[..., 50 - EDGE :].any()
 
 
 def test_what_a_box_shows():
