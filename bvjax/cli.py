@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         return console.say(
-            "\nbvjax: stopped; what is finished is kept: 'resume', or the same command again, goes on",
+            "\nbvjax: stopped; what is finished is kept, 'resume' goes on (or the same command again)",
             130,
         )
 

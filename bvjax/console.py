@@ -15,11 +15,10 @@ def set_up() -> None:
 
     absl.logging.set_verbosity(absl.logging.INFO)
     logger = logging.getLogger("absl")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
+    handler = logging.StreamHandler()  # to what stderr is now: a program may run several commands
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger.handlers[:] = [handler]
+    logger.propagate = False
     logging.getLogger("jax").setLevel(logging.ERROR)
     compilation.keep_programs()
 
