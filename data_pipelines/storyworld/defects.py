@@ -2,7 +2,7 @@
 
     python -m data_pipelines.storyworld.defects --out runs/defects --defect all --chunk 6
 
-Chunks are those of VDE: as many equal parts of the video as --segments says. Up to the chunk all
+Chunks are those of VDE: as many equal parts of the video as --chunks says. Up to the chunk all
 videos of a seed show the same frames. Beside NAME.mp4 lies NAME.truth.npz (boxes of the subject and
 the background's mask, as `bvjax.lvbench.video.load_truth` reads them), which tells where things are
 in the frames as they are after the defect.
@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", type=Path, default=Path("runs/defects"), metavar="DIR")
     add("--defect", default="all", help=f"all, or some of {','.join(DEFECTS)}")
     add("--chunk", type=int, default=6, help="that the defect begins in, from 2 on (default 6)")
-    add("--segments", type=int, default=10, metavar="N", help="chunks of the video (default 10)")
+    add("--chunks", type=int, default=10, metavar="N", help="chunks of the video (default 10)")
     add("--take", default="steady", help="steady: a dance at one place; story: an ordinary minute")
     add("--seed", type=int, default=0, help="which take (default 0)")
     add("--size", type=int, default=128, help="pixels a side (default 128)")
@@ -252,7 +252,7 @@ def main(argv: list[str] | None = None) -> int:
     a = parser.parse_args(argv)
     names = DEFECTS if a.defect == "all" else tuple(a.defect.split(","))
     try:
-        take = make_take(a.take, a.seed, a.seconds, a.chunk, a.segments, a.size, a.fps)
+        take = make_take(a.take, a.seed, a.seconds, a.chunk, a.chunks, a.size, a.fps)
         for name in names:
             if name not in DEFECTS:
                 next(shots(take, name))
@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
         for name in set(names) & {"none"}:
             told[f"{name}.mp4"] |= {"chunk": None, "frame": None}
         settings = {
-            key: getattr(a, key) for key in ("take", "seed", "size", "fps", "seconds", "segments")
+            key: getattr(a, key) for key in ("take", "seed", "size", "fps", "seconds", "chunks")
         }
         write_json(a.out / "defects.json", {**settings, "videos": told})
     except (UserError, OSError) as error:

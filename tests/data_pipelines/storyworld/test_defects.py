@@ -91,10 +91,10 @@ def test_each_defect_is_what_it_says(take, made):
 
 def test_files_are_what_the_evaluator_reads(tmp_path, capsys):
     words = ["--out", str(tmp_path), "--defect", "none,freeze", "--size", "32", "--seconds", "3"]
-    assert main([*words, "--fps", "4", "--segments", "4", "--chunk", "4", "--take", "story"]) == 0
+    assert main([*words, "--fps", "4", "--chunks", "4", "--chunk", "4", "--take", "story"]) == 0
     told = json.loads((tmp_path / "defects.json").read_text())
     assert told["videos"]["freeze.mp4"] == {"defect": "freeze", "chunk": 4, "frame": 9}
-    assert told["videos"]["none.mp4"]["chunk"] is None and told["segments"] == 4
+    assert told["videos"]["none.mp4"]["chunk"] is None and told["chunks"] == 4
     video = probe(tmp_path / "freeze.mp4", tmp_path)
     assert (video.frames, video.fps, video.height) == (12, 4.0, 32)
     found = load_truth(video)
