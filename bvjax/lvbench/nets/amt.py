@@ -122,11 +122,7 @@ def interpolate(
     both = (both - mean[:, None]).reshape(2 * b, h, w, 3)
     halves = lambda x: jnp.moveaxis(x.reshape(b, 2, *x.shape[1:]), 1, 0)
     f0, f1 = halves(_features(params, both))
-    products = correlation.volume(f0, f1)
-    lookup = (
-        correlation.pyramid(products, _RADIUS),
-        correlation.pyramid(products.transpose(0, 3, 4, 1, 2), _RADIUS),
-    )
+    lookup = tuple(correlation.pyramid(*pair, _RADIUS) for pair in ((f0, f1), (f1, f0)))
     maps = [halves(x) for x in _pyramid(params, both)]
 
     flow, content = None, None
@@ -243,7 +239,7 @@ def _change(
     level: int,
     flow: Float[Array, "b h w 4"],
     content: Float[Array, "b h w c"],
-    lookup: tuple[list[Array], list[Array]],
+    lookup: tuple[list[Array], ...],
     time: float,
 ) -> tuple[Float[Array, "b h w 4"], Float[Array, "b h w c"]]:
     """What the correlations along the flows say that flows and content should change by.

@@ -14,31 +14,28 @@ from bvjax.lvbench.nets.conv import HIGHEST
 LEVELS = 4
 
 
-def volume(
-    first: Float[Array, "b h w d"], second: Float[Array, "b h2 w2 d"]
-) -> Float[Array, "b h w h2 w2"]:
-    """Products of all features of one picture with all of another, over sqrt(d)."""
-    products = jnp.einsum("byxd,bvud->byxvu", first, second, precision=HIGHEST)
-    return products / math.sqrt(first.shape[-1])
-
-
 def pyramid(
-    products: Float[Array, "b h w h2 w2"], radius: int, levels: int = LEVELS
+    first: Float[Array, "b h w d"], second: Float[Array, "b h2 w2 d"], radius: int
 ) -> list[Float[Array, "b*h*w v u"]]:
-    """The volume at 1, 1/2, 1/4, ... of the second picture's size, ready for `windows`.
+    """Products over sqrt(d) of all features of one picture with all of another, for `windows`.
 
-    Each level is the mean of squares of two by two of the one before; an odd row or column at the
-    end is dropped.  Around lie as many zeros as a window with its neighbours is wide, so that
-    windows need no test of what is outside.
+    There is one map per feature of `first`, at 1, 1/2, 1/4 and 1/8 of the second picture's size:
+    each level is the mean of squares of two by two of the one before, and an odd row or column at
+    its end is dropped.  The mean is taken, and zeros are put around, before the products, which
+    are large: a margin as wide as a window with its neighbours saves windows every test of what is
+    outside.
     """
-    places = math.prod(products.shape[:3])
-    level, margin, out = products.reshape(places, *products.shape[3:]), 2 * radius + 2, []
-    for i in range(levels):
-        if i:
-            rows, columns = level.shape[1] // 2, level.shape[2] // 2
-            level = level[:, : 2 * rows, : 2 * columns]
-            level = level.reshape(len(level), rows, 2, columns, 2).mean((2, 4))
-        out.append(jnp.pad(level, ((0, 0), (margin, margin), (margin, margin))))
+    b, _, _, d = first.shape
+    margin, out = 2 * radius + 2, []
+    rows = first.reshape(b, -1, d) / math.sqrt(d)
+    for level in range(LEVELS):
+        if level:
+            h, w = second.shape[1] // 2, second.shape[2] // 2
+            second = second[:, : 2 * h, : 2 * w].reshape(b, h, 2, w, 2, d).mean((2, 4))
+        wide = jnp.pad(second, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+        columns = wide.reshape(b, -1, d)
+        maps = jnp.einsum("bnd,bmd->bnm", rows, columns, precision=HIGHEST)
+        out.append(maps.reshape(-1, *wide.shape[1:3]))
     return out
 
 

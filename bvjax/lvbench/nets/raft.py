@@ -121,7 +121,7 @@ def flow(
     features = _encode(params, "fnet", both, instance_norm)
     features = features.reshape(b, 2, *features.shape[1:])
     radius = _radius(params)
-    levels = correlation.pyramid(correlation.volume(features[:, 0], features[:, 1]), radius)
+    levels = correlation.pyramid(features[:, 0], features[:, 1], radius)
     state, context = jnp.split(_encode(params, "cnet", first, lambda x: x), 2, axis=-1)
     state, context = jnp.tanh(state), jax.nn.relu(context)
     fixed = [_layer(params, f"{_GRU}context{step}", context) for step in (1, 2)]

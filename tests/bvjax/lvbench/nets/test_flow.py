@@ -54,15 +54,14 @@ def test_samples_between_and_outside_of_pixels(outside):
 
 def test_windows_walk_along_x_first():
     """Offsets (i, j) of the published lookup are added to (x, y), not to (y, x)."""
-    radius, b, h, w = 1, 2, 3, 9
-    products = normal(b, h, w, h, w)
+    b, h, w, d = 2, 3, 9, 4
+    first, second = normal(b, h, w, d), normal(b, h, w, d)
     at = np.float32(RNG.uniform(-4, 10, (b, h, w, 2)))
     at[0, 0, 0] = (-1e7, 1e7)
-    lookup = lambda products, at: correlation.windows(
-        correlation.pyramid(products, radius, levels=3), at, radius
-    )
-    found = np.asarray(jax.jit(lookup)(products, at))
-    assert found.shape == (b, h, w, 3 * 9)
+    lookup = lambda a, c, at: correlation.windows(correlation.pyramid(a, c, 1), at, 1)
+    found = np.asarray(jax.jit(lookup)(first, second, at))
+    assert found.shape == (b, h, w, 4 * 9)
+    products = np.einsum("byxd,bvud->byxvu", first, second) / 2
     halved = products[..., :2, :8].reshape(b, h, w, 1, 2, 4, 2).mean((4, 6))  # 1 x 4; then none
     for n, y, x in ((0, 0, 0), (0, 2, 1), (1, 1, 8)):
         place = np.float64(at[n, y, x])
@@ -72,15 +71,9 @@ def test_windows_walk_along_x_first():
                 for i in (-1, 0, 1)
                 for j in (-1, 0, 1)
             ]
-            np.testing.assert_allclose(
-                found[n, y, x, 9 * level : 9 * level + 9], want, rtol=1e-4, atol=1e-5
-            )
-        assert not found[n, y, x, 18:].any()  # a map without pixels
-    first, second = normal(1, 2, 2, 16), normal(1, 2, 2, 16)
-    volume = correlation.volume(first, second)
-    np.testing.assert_allclose(
-        volume[0, 1, 0, 0, 1], first[0, 1, 0] @ second[0, 0, 1] / 4, rtol=1e-5
-    )
+            part = found[n, y, x, 9 * level : 9 * level + 9]
+            np.testing.assert_allclose(part, want, rtol=1e-4, atol=1e-5)
+        assert not found[n, y, x, 18:].any()  # maps without pixels
 
 
 def test_doubling_is_the_transposed_convolution():
