@@ -123,7 +123,7 @@ def cut(source: Path, folder: Path, seconds: float) -> list[Path]:
                 if packet.is_keyframe and packet.pts - packets[0].pts >= due:
                     pieces.append([])
                 pieces[-1].append(packet)
-            length = lambda p: (p[-1].dts - p[0].dts) * stream.time_base
+            length = lambda p: (p[-1].dts - p[0].dts + (p[-1].duration or 0)) * stream.time_base
             pieces = [p for p in pieces if length(p) >= seconds / 2]
             return [
                 _remux(folder / f"{source.stem}_{i:02d}.mp4", stream, piece)
