@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from typing import TextIO
 
 
 def set_up() -> None:
     """Plain log lines, and compiled programs kept between runs."""
-    import logging
-
     import absl.logging
 
     from bvjax import compilation
@@ -27,3 +27,14 @@ def say(text: str, code: int = 0) -> int:
     """A line on stderr; returns `code`."""
     print(text, file=sys.stderr)
     return code
+
+
+class _Stderr(logging.StreamHandler):
+    """Writes to what `sys.stderr` is when something is logged: it may have been replaced."""
+
+    def __init__(self):
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr

@@ -31,10 +31,11 @@ def generate(tiny, story, out, *more):
 
 
 def refused(capsys, arguments, says):
-    """The command fails with code 2 and one line that contains `says`."""
+    """The command fails with code 2 and one line, beside those of the log, that contains `says`."""
     capsys.readouterr()
     assert cli.main([str(a) for a in arguments]) == 2
-    error = capsys.readouterr().err.strip()
+    lines = capsys.readouterr().err.strip().splitlines()
+    error = "\n".join(line for line in lines if not line.startswith("INFO: "))
     assert says in error and "\n" not in error and error.startswith("bvjax: "), error
     return error
 

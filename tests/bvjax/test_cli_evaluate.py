@@ -1,7 +1,6 @@
 """evaluate, compare and validate as a person would run them, with the metric that is cheapest."""
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -15,13 +14,6 @@ def noise_clip(path, amounts, seed=0):
     rng = np.random.default_rng(seed)
     frames = [np.clip(128 + a * rng.normal(size=(16, 24, 1)), 0, 255) for a in amounts]
     return write_clip(path, [np.broadcast_to(f, (16, 24, 3)).astype(np.uint8) for f in frames])
-
-
-@pytest.fixture(autouse=True)
-def _no_handler_outlives_its_stream():
-    """A command logs to the stderr it finds, which pytest closes behind a test."""
-    yield
-    logging.getLogger("absl").handlers.clear()
 
 
 @pytest.fixture
