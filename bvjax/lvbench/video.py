@@ -40,19 +40,27 @@ class Video:
 class Block:
     """Neighbouring frames of a video, in order, and the frame before them.
 
-    What several metrics need of a block is made once: `block.once("flow", make)`.
+    What several metrics need of a block is made once: `block.once("flow", make)`; what they need
+    of a video, from its first block to its last: `block.throughout("tracker", make)`.
     """
 
     first: int  # index of frames[0] in the video
     frames: UInt8[np.ndarray, "f h w 3"]
     previous: Frame | None  # frame first - 1; None at the start
     _made: dict[str, Any] = dataclasses.field(default_factory=dict)
+    _kept: dict[str, Any] = dataclasses.field(default_factory=dict)  # one for all blocks of a video
 
     def once(self, key: str, make: Callable[[], Any]) -> Any:
         """What `make` returned when it was first asked for under `key` for this block."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+    def throughout(self, key: str, make: Callable[[], Any]) -> Any:
+        """What `make` returned when it was first asked for under `key` while this video is read."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def pairs(self) -> Iterator[tuple[int, Frame, Frame]]:
         """(t, frame t - 1, frame t) of all neighbours whose second frame is in this block."""
@@ -119,14 +127,14 @@ def truth_beside(path: pathlib.Path) -> pathlib.Path | None:
 def blocks(video: Video, size: int = 16) -> Iterator[Block]:
     """The frames of a video, `size` at a time; raises `UserError`."""
     held: list[Frame] = []
-    first, previous = 0, None
+    first, previous, kept = 0, None, {}
     for _, _, frame in timed_frames(video.path):
         held.append(upright(frame))
         if len(held) == size:
-            yield Block(first, np.stack(held), previous)
+            yield Block(first, np.stack(held), previous, _kept=kept)
             first, previous, held = first + size, held[-1], []
     if held:
-        yield Block(first, np.stack(held), previous)
+        yield Block(first, np.stack(held), previous, _kept=kept)
 
 
 def load_truth(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -27,7 +28,7 @@ def background_metric(
     flow, static = flow_method(context), context.options.static
 
     def start(video: Video, segments: int) -> Series:
-        scene = scene_of(video, detector)
+        scene = functools.partial(scene_of, video=video, detector=detector)
         tau = static * min(video.height, video.width) / 480
         numbers = functools.partial(_numbers, flow, scene, tau, compensated)
         missing = "background with texture"
@@ -41,11 +42,11 @@ def background_metric(
 
 
 def _numbers(
-    flow: FlowMethod, scene: Scene, tau: float, compensated: bool, block: Block
+    flow: FlowMethod, scene: Callable[[Block], Scene], tau: float, compensated: bool, block: Block
 ) -> Numbers:
     found = flow(block)
     field = found.field - camera.camera_motion(flow, block) if compensated else found.field
-    phi = staticness(field, scene.background(block) & found.textured, tau)
+    phi = staticness(field, scene(block).background(block) & found.textured, tau)
     return enumerate(phi.tolist(), start=found.first)
 
 

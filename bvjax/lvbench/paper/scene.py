@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Protocol
 
 import cv2
@@ -37,13 +36,13 @@ class Detector(Protocol):
 
 
 class Scene:
-    """A video's boxes and masks, shared by the metrics that measure it at a time.
-
-    It begins with the block that begins the video; blocks come in order.
-    """
+    """A video's boxes and masks, shared by the metrics that measure it; blocks come in order."""
 
     def __init__(self, video: Video, detector: Detector):
+        """Raises `UserError` for ground truth that does not fit."""
         self._video, self._detector = video, detector
+        self._given = load_truth(video, ("boxes",)).get("boxes")
+        self._source, self._last = detector.begin(video), NOWHERE
 
     def boxes(self, block: Block) -> Float[np.ndarray, "f 4"]:
         """The subject's box in each frame of the block: the given one, else the detector's."""
@@ -61,10 +60,6 @@ class Scene:
         return block.once(f"paper/boxes/{self._detector.name}", lambda: self._boxes(block))
 
     def _boxes(self, block: Block) -> Float[np.ndarray, "f+1 4"]:
-        if block.first == 0:
-            self._given = load_truth(self._video, ("boxes",)).get("boxes")
-            self._source = self._detector.begin(self._video)
-            self._last = NOWHERE
         if self._given is not None:
             found = self._given[block.first : block.first + len(block.frames)]
         else:
@@ -80,7 +75,6 @@ class Scene:
         end = block.first + len(block.frames)
         if self._masks is not None:
             single = [self._given_mask(t) for t in range(first_pair(block) - 1, end)]
-            self._masks = self._masks if end < self._video.frames else self._masks[:0]  # let go
         else:
             boxes = self._around(block)[block.previous is None :]
             single = [self._outside(box) for box in boxes]
@@ -108,14 +102,7 @@ class Scene:
         return mask
 
 
-_scenes: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
-
-
-def scene_of(video: Video, detector: Detector | None = None) -> Scene:
+def scene_of(block: Block, video: Video, detector: Detector | None = None) -> Scene:
     """The scene of a video, one for all who measure it: boxes are followed once per frame."""
     detector = detector or Salient()
-    key = (video, detector.name)
-    scene = _scenes.get(key)
-    if scene is None:
-        scene = _scenes[key] = Scene(video, detector)
-    return scene
+    return block.throughout(f"paper/scene/{detector.name}", lambda: Scene(video, detector))

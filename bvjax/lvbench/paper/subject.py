@@ -10,7 +10,7 @@ from jaxtyping import Float
 from bvjax.lvbench.metric import Context, Scores
 from bvjax.lvbench.paper.identity import Encoder, encoder_of
 from bvjax.lvbench.paper.measuring import PaperMetric, lacking, means
-from bvjax.lvbench.paper.scene import Detector, Scene, scene_of
+from bvjax.lvbench.paper.scene import Detector, scene_of
 from bvjax.lvbench.video import Block, Video
 
 INSIDE = 0.25  # share of a box that must be in the frame
@@ -24,27 +24,27 @@ def make(
     encoder = encoder or encoder_of(context)
 
     def start(video: Video, segments: int) -> _Identity:
-        return _Identity(video, segments, scene_of(video, detector), encoder)
+        return _Identity(video, segments, detector, encoder)
 
     settings = {**encoder.settings, "detector": detector.name if detector else "salient"}
     return PaperMetric("paper/subject", settings, 1, start)
 
 
 class _Identity:
-    def __init__(self, video: Video, segments: int, scene: Scene, encoder: Encoder):
-        self._frames, self._segments = video.frames, segments
-        self._scene, self._encoder = scene, encoder
+    def __init__(self, video: Video, segments: int, detector: Detector | None, encoder: Encoder):
+        self._video, self._segments = video, segments
+        self._detector, self._encoder = detector, encoder
         self._vectors: dict[int, Any] = {}  # by frame, where there is a subject
 
     def add(self, block: Block) -> None:
-        boxes = self._scene.boxes(block)
+        boxes = scene_of(block, self._video, self._detector).boxes(block)
         for t, (frame, box) in enumerate(zip(block.frames, boxes, strict=True), start=block.first):
             if cut := visible(box, *frame.shape[:2]):
                 self._vectors[t] = self._encoder.embed(frame, cut)
 
     def scores(self) -> Scores:
         vectors = {t: pending.value() for t, pending in self._vectors.items()}
-        similarity = similarities(vectors, self._frames, self._segments)
+        similarity = similarities(vectors, self._video.frames, self._segments)
         chunks = means(similarity, self._segments)
         reason = lacking(chunks, "subject found")
         if np.isnan(chunks).all():

@@ -24,8 +24,8 @@ def overlap(a, b):
 @pytest.mark.parametrize("defect", ["", "swap", "melt"])
 def test_the_subject_is_followed_through(defect):
     frames = scenes.clip(defect, (1.0, 0.5))
-    scene = scene_of(scenes.video_of(frames))
-    found = np.concatenate([scene.boxes(block) for block in scenes.blocks_of(frames)])
+    video, blocks = scenes.video_of(frames), scenes.blocks_of(frames)
+    found = np.concatenate([scene_of(block, video).boxes(block) for block in blocks])
     assert min(overlap(np.array(scenes.box_of(t)), box) for t, box in enumerate(found)) > 0.5
 
 
@@ -33,7 +33,7 @@ def test_nobody_there():
     place = scenes.clip()[:8].copy()
     place[:] = place[:, :20, :20].repeat(5, 1)[:, :96].repeat(7, 2)[:, :, :136]
     (block,) = scenes.blocks_of(place)
-    assert np.isnan(scene_of(scenes.video_of(place)).boxes(block)).all()
+    assert np.isnan(scene_of(block, scenes.video_of(place)).boxes(block)).all()
     scores = scenes.measure([subject.make(scenes.context())], place, segments=2)["paper/subject"]
     assert np.isnan(scores.chunks).all() and "first segment" in scores.reason
 
@@ -53,12 +53,11 @@ def truth(tmp_path):
 def test_given_boxes_and_masks_are_taken(truth):
     frames = scenes.clip("swap", (1.0, 0.5))
     video = scenes.video_of(frames, truth)
-    scene = scene_of(video)
-    assert scene_of(scenes.video_of(frames, truth)) is scene  # metrics share it
-    blocks = list(scenes.blocks_of(frames))
     for _ in range(2):  # the same video once more begins anew
-        for block in blocks:
-            block._made.clear()
+        found = []
+        for block in scenes.blocks_of(frames):
+            found.append(scene := scene_of(block, video))
+            assert scene is found[0] and scene_of(block, video) is scene  # metrics share it
             boxes, masks = scene.boxes(block), scene.background(block)
             assert np.isnan(boxes[:, 0]).tolist() == [t // 8 == 2 for t in _times(block)]
             assert len(masks) == len(block.frames) - (block.previous is None)
@@ -96,9 +95,9 @@ def test_background_of_a_pair_is_background_in_both_frames(tmp_path):
     mask = np.ones((4, scenes.HEIGHT, scenes.WIDTH), bool)
     mask[::2, :, 50:] = False
     np.savez(path := tmp_path / "clip.truth.npz", background=np.packbits(mask, -1))
-    scene = scene_of(scenes.video_of(frames, path))
+    video = scenes.video_of(frames, path)
     for block in scenes.blocks_of(frames, size=2):
-        masks = scene.background(block)
+        masks = scene_of(block, video).background(block)
         assert masks[..., : 50 - EDGE].all() and not masks[..., 50 - EDGE :].any()
 
 
