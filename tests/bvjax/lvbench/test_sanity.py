@@ -49,16 +49,20 @@ def drifts(tmp_path_factory):
 
 
 def table(found):
-    """Relative change, the largest before the defect -> the least after it began."""
+    """Change in percent: the largest before the defect, then the least after it began.
+
+    Of the untouched video the largest of both.
+    """
     names = list(found["none"])
-    lines = ["", "| defect | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+    lines = ["", "| defect | " + " | ".join(names) + " |", "| --- " * (1 + len(names)) + "|"]
     for defect, scores in found.items():
         cells = []
         for name in names:
-            _, change = scores[name]
+            change = 100 * scores[name][1]
+            before, after = change[1 : AT - 1].max(), change[AT - 1 :]
+            after = after.max() if defect == "none" else after.min()
             mark = "**" if name in EXPECTED[defect] else ""
-            before, after = change[1 : AT - 1].max(), change[AT - 1 :].min()
-            cells.append(f"{mark}{before:.4f} -> {after:.4f}{mark}")
+            cells.append(f"{before:.2g}, {mark}{float(f'{after:.2g}'):g}{mark}")
         lines.append(f"| {defect} | " + " | ".join(cells) + " |")
     return lines
 
