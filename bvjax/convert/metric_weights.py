@@ -177,14 +177,7 @@ def _open(path: Path) -> Tensors:
 
 def _open_archive(path: Path) -> Tensors:
     """A TorchScript archive.  Loading one may run what it holds: only after a hash that matches."""
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"reading {path.name} needs PyTorch: run the command with .venv-torch/bin/python "
-            "(make setup-torch), or 'pip install torch'"
-        ) from None
-    state = torch.jit.load(path, map_location="cpu").state_dict()
+    state = torch_files.import_torch(path).jit.load(path, map_location="cpu").state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     return Tensors(shapes, lambda name: state[name].detach().numpy())
 

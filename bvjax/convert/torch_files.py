@@ -34,13 +34,7 @@ def open_torch(
         UserError: torch is not installed, the file is damaged or holds more than tensors, or there
             is no such branch.
     """
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"reading {path.name} needs PyTorch: run the command with .venv-torch/bin/python "
-            "(make setup-torch), or 'pip install torch'"
-        ) from None
+    torch = import_torch(path)
     known = contextlib.nullcontext()
     try:
         if ignore_others and zipfile.is_zipfile(path):
@@ -58,6 +52,18 @@ def open_torch(
     state, used = _weights(state, branch, path)
     infos = {name: TensorInfo(tuple(x.shape), _dtype(x)) for name, x in state.items()}
     return infos, lambda name: _array(state[name]), used
+
+
+def import_torch(path: Path) -> Any:
+    """The torch module; raises `UserError` that says how to read `path` where it is missing."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"reading {path.name} needs PyTorch: run the command with .venv-torch/bin/python "
+            "(make setup-torch), or 'pip install torch'"
+        ) from None
+    return torch
 
 
 class _Inert(dict):
