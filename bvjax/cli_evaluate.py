@@ -136,9 +136,12 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _validate(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from bvjax.lvbench import dataset
 
-    problems = dataset.validate(pathlib.Path(args.folder))
+    track = lambda videos: tqdm(videos, unit="video", disable=None)
+    problems = dataset.validate(pathlib.Path(args.folder), track=track)
     print("\n".join(dataset.lines(problems)))
     return 1 if problems else 0
 

@@ -104,7 +104,7 @@ def check_comparable(a: Results, b: Results) -> list[str]:
     weights of the VDE, suites without a metric in common, a metric's settings.
     """
     names = [_name(a, "A"), _name(b, "B")]
-    for key, what in (("segments", "segments"), ("weights", "VDE weights")):
+    for key, what in (("segments", "chunks"), ("weights", "VDE weights")):
         one, other = a["config"][key], b["config"][key]
         if one != other:
             raise UserError(

@@ -26,7 +26,7 @@ def damage(content: Mapping[str, Any]) -> str:
             return f'"{key}" is missing or of another kind'
     segments, weights = (content["config"].get(key) for key in ("segments", "weights"))
     if type(segments) is not int or segments < 2:
-        return f"the number of segments is {segments!r}"
+        return f"the number of chunks is {segments!r}"
     if weights not in WEIGHTS:
         return f"the VDE weights are {weights!r}"
     for metric, about in content["metrics"].items():

@@ -179,7 +179,7 @@ def _too_short(task: Task, video: Video) -> Iterator[str]:
         if not _cut(task, video, metric.least_frames):
             yield (
                 f"{video.name} has {video.frames} frames; {metric.name} needs at least "
-                f"{metric.least_frames} in each of {task.segments} segments"
+                f"{metric.least_frames} in each of {task.segments} chunks"
             )
 
 

@@ -47,7 +47,7 @@ def vde(
         return np.zeros(scores.shape[:-1])
     if normalise:
         if w.sum() == 0:
-            raise UserError("log weights of 2 segments are all 0, so there is nothing to divide by")
+            raise UserError("log weights of 2 chunks are all 0, so there is nothing to divide by")
         w = w / w.sum()
     first = scores[..., :1]
     safe = np.where(first == 0, 1.0, first)
@@ -81,7 +81,7 @@ def drift(chunks: Sequence[float], weights: str = "linear") -> Drift:
     """
     scores = np.asarray(chunks, np.float64)
     if scores.ndim != 1 or len(scores) < 2:
-        raise UserError(f"drift needs the scores of at least 2 segments, not {list(scores.shape)}")
+        raise UserError(f"drift needs the scores of at least 2 chunks, not {list(scores.shape)}")
     w = drift_weights(len(scores), weights)
     reason = _unfit(scores)
     if reason:
@@ -145,7 +145,7 @@ def segment_pair_means(
     length = _length(frames, segments)
     if length < 2:
         raise UserError(
-            f"{frames} frames give {segments} segments without a pair of frames in them"
+            f"{frames} frames give {segments} chunks without a pair of frames in them"
         )
     starts = np.arange(segments) * length
     rows = starts[:, None] + np.arange(length - 1)
@@ -154,7 +154,7 @@ def segment_pair_means(
 
 def _length(frames: int, segments: int) -> int:
     if frames < segments:
-        raise UserError(f"a video of {frames} frames cannot be cut into {segments} segments")
+        raise UserError(f"a video of {frames} frames cannot be cut into {segments} chunks")
     return frames // segments
 
 
@@ -162,20 +162,20 @@ def _unfit(scores: Float[np.ndarray, "n"]) -> str:
     """What keeps scores from having a drift; empty where nothing does."""
     parts = []
     if np.isnan(scores).any():
-        parts.append(f"{_named('segment', np.isnan(scores))} not a number")
+        parts.append(f"{_named('chunk', np.isnan(scores))} not a number")
     if np.isinf(scores).any():
-        parts.append(f"{_named('segment', np.isinf(scores))} infinite")
+        parts.append(f"{_named('chunk', np.isinf(scores))} infinite")
     if scores[0] == 0:
-        parts.append("segment 1 scores 0, and nothing is relative to 0")
+        parts.append("chunk 1 scores 0, and nothing is relative to 0")
     elif -np.inf < scores[0] < 0:
         parts.append(
-            f"segment 1 scores {scores[0]:g}, and a change relative to less than 0 has no meaning"
+            f"chunk 1 scores {scores[0]:g}, and a change relative to less than 0 has no meaning"
         )
     return "; ".join(parts)
 
 
 def _named(what: str, where: np.ndarray) -> str:
-    """ "segment 3 is", "segments 3, 4 are"."""
+    """ "chunk 3 is", "chunks 3, 4 are"."""
     places = [str(i + 1) for i in np.flatnonzero(where)]
     return f"{what}s {', '.join(places)} are" if len(places) > 1 else f"{what} {places[0]} is"
 

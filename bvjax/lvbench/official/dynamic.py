@@ -109,7 +109,7 @@ class DynamicMeasurement:
         if not length:
             reason = (
                 f"of {self._interval} frames one is looked at, {self._frames} in all; "
-                f"{self._segments} segments need as many"
+                f"{self._segments} chunks need as many"
             )
             return Scores((float("nan"),) * self._segments, whole, reason=reason)
         chunks = tuple(

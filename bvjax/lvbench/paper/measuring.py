@@ -75,4 +75,4 @@ def lacking(chunks: Sequence[float] | np.ndarray, what: str) -> str:
     gone = [str(i) for i, chunk in enumerate(chunks, start=1) if np.isnan(chunk)]
     if not gone:
         return ""
-    return f"no {what} in segment{'s' if len(gone) > 1 else ''} {', '.join(gone)}"
+    return f"no {what} in chunk{'s' if len(gone) > 1 else ''} {', '.join(gone)}"

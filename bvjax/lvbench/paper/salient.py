@@ -25,7 +25,8 @@ MOTION = 3.0  # pixels a frame at a shorter side of 480, beside the camera's, th
 THRESHOLD = 0.35  # of saliency 0..1
 SMALLEST, LARGEST = 0.004, 0.4  # share of the frame that a subject's pixels can be
 FRESH = 0.5  # share of a frame's own map in the running mean that is looked at
-FOLLOW, RESIZE = 0.6, 0.1  # of the way to the newly found centre and sides, in a frame
+FOLLOW, RESIZE = 0.6, 0.1  # of the way to the newly found centre and sides, in a frame; sides at
+# least 1 / (frames since the subject was found), so that a first, rough box does not linger
 AROUND = 0.25  # of its sides, around the box: where the subject is looked for in the next frame
 KEEP = 0.25  # of the weight of the heaviest region there: what other regions of a subject have
 TAIL = 0.02  # of the saliency there that may lie outside the box, at each side
@@ -54,7 +55,7 @@ class Tracker:
 
     def __init__(self, flow: FlowMethod, video: Video):
         self._flow, self._size = flow, (video.height, video.width)
-        self._box, self._lost = NOWHERE.astype(np.float64), 0
+        self._box, self._lost, self._age = NOWHERE.astype(np.float64), 0, 0
         self._mean: Float[np.ndarray, "h w"] | None = None
 
     def boxes(self, block: Block) -> Float[np.ndarray, "f 4"]:
@@ -79,13 +80,14 @@ class Tracker:
         if found is not None:
             change = found - self._box
             middle, sides = (change[:2] + change[2:]) / 2, (change[2:] - change[:2]) / 2
-            move, grow = FOLLOW * middle, RESIZE * sides
+            self._age += 1
+            move, grow = FOLLOW * middle, max(RESIZE, 1 / (self._age + 1)) * sides
             self._box = self._box + np.concatenate([move - grow, move + grow])
             self._lost = 0
             return
         self._lost += 1
         if self._lost > HOLD or np.isnan(self._box[0]):
-            found = find(saliency)
+            found, self._age = find(saliency), 0
             self._box = NOWHERE.astype(np.float64) if found is None else found
 
     def _views(self, block: Block):

@@ -48,7 +48,7 @@ class _Identity:
         chunks = means(similarity, self._segments)
         reason = lacking(chunks, "subject found")
         if np.isnan(chunks).all():
-            reason = "no subject found in the first segment, so there is nothing to compare with"
+            reason = "no subject found in the first chunk, so there is nothing to compare with"
         return Scores(tuple(chunks.tolist()), reason=reason)
 
 

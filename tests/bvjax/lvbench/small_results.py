@@ -26,7 +26,7 @@ def evaluation(prompts=None):
                  paper_clarity=Scores((10.0, 20.0, 5.0), 12.0)),
         measured("b/b.mp4", 300, official_subject=Scores((0.6, 0.6, 0.3), 0.5, weight=299),
                  official_motion=Scores((0.0, 0.5, 0.5), 0.3),
-                 paper_clarity=Scores((1.0, math.nan, 1.0), math.inf, reason="no edge in segment 2")),
+                 paper_clarity=Scores((1.0, math.nan, 1.0), math.inf, reason="no edge in chunk 2")),
         measured("c.gif", 20, 0.0, ("c.gif has 20 frames; official/subject needs at least 9",),
                  paper_clarity=Scores((2.0, 2.0, 2.0), 2.0)),
         measured("short.mp4", 2, failures=("short.mp4 has 2 frames",)),

@@ -34,11 +34,11 @@ def test_what_cannot_be_measured_is_null_with_a_reason_and_in_no_mean(results):
     b = results["videos"][1]["scores"]
     assert b["paper/clarity"]["chunks"] == [1.0, None, 1.0]
     assert b["paper/clarity"]["whole"] is None and b["paper/clarity"]["vde"] is None
-    assert b["paper/clarity"]["reason"] == "no edge in segment 2"
-    assert "segment 1 scores 0" in b["official/motion"]["reason"]
+    assert b["paper/clarity"]["reason"] == "no edge in chunk 2"
+    assert "chunk 1 scores 0" in b["official/motion"]["reason"]
     clarity = results["aggregate"]["paper/clarity"]
     assert clarity["vde"]["n"] == 2 and clarity["vde"]["mean"] == clarity["vde"]["median"] == 1.25
-    assert clarity["vde"]["excluded"] == [{"name": "b/b.mp4", "reason": "no edge in segment 2"}]
+    assert clarity["vde"]["excluded"] == [{"name": "b/b.mp4", "reason": "no edge in chunk 2"}]
     assert clarity["vde"]["low"] == 0.0 and clarity["vde"]["high"] == 2.5
     assert results["aggregate"]["official/motion"]["vde"]["low"] is None  # one video
     assert [one["name"] for one in results["aggregate"]["official/motion"]["vde"]["excluded"]] == [
@@ -82,7 +82,7 @@ def test_reads_what_was_written(results, tmp_path):
 DAMAGE = {
     "its format is None": lambda r: r.pop("format"),
     '"aggregate" is missing': lambda r: r.pop("aggregate"),
-    "number of segments is '3'": lambda r: r["config"].update(segments="3"),
+    "number of chunks is '3'": lambda r: r["config"].update(segments="3"),
     "VDE weights are 'cubic'": lambda r: r["config"].update(weights="cubic"),
     "a.mp4 is there twice": lambda r: r["videos"].append(r["videos"][0]),
     "unknown metric x/y": lambda r: r["videos"][0]["scores"].update({"x/y": {}}),
@@ -120,7 +120,7 @@ def test_only_equal_terms_compare(results):
 
     assert check_comparable(results, other()) == list(NAMES)
     for config, words in (
-        ({"segments": 5}, "segments are 3 in ours and 5 in theirs"),
+        ({"segments": 5}, "chunks are 3 in ours and 5 in theirs"),
         ({"weights": "log"}, "VDE weights are linear in ours and log in theirs"),
         (
             {"metrics": {"paper/clarity": {"flow": "lk"}}},

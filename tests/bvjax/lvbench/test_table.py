@@ -59,7 +59,7 @@ def test_markdown_has_the_means_and_the_best_in_bold(results):
     assert "| a\\|b | **0.9000** | **0.6000** |" in lines
     assert "| ours | **1.2500** |" in lines and "| a\\|b | – |" in lines
     worse["config"]["segments"] = 4
-    with pytest.raises(UserError, match="segments are 3 in ours"):
+    with pytest.raises(UserError, match="chunks are 3 in ours"):
         table.markdown([results, worse])
 
 
@@ -70,7 +70,7 @@ def test_terminal_lines_align_and_tell_what_is_left_out(results):
     assert re.search(
         r"Clarity \(paper\) +1\.2500 +0\.0000 to 2\.5000 +1\.2500 +42.% +7\.0000 +2$", rows[3]
     )
-    assert "  Clarity (paper) of b/b.mp4: no edge in segment 2" in lines
+    assert "  Clarity (paper) of b/b.mp4: no edge in chunk 2" in lines
 
 
 def test_csv_has_a_row_a_chunk_and_a_row_a_video(results):
@@ -84,7 +84,7 @@ def test_csv_has_a_row_a_chunk_and_a_row_a_video(results):
     wide = list(csv.DictReader(io.StringIO(csv_file.wide_csv(results))))
     assert [row["name"] for row in wide] == ["a.mp4", "b/b.mp4", "c.gif"]
     assert wide[0]["paper/clarity/vde"] == "2.5" and wide[2]["official/subject/vde"] == ""
-    assert wide[1]["official/motion/reason"].startswith("segment 1 scores 0")
+    assert wide[1]["official/motion/reason"].startswith("chunk 1 scores 0")
 
 
 # ---- VBench -------------------------------------------------------------------------------------

@@ -99,13 +99,13 @@ def test_drift_is_equation_19_and_does_not_ask_for_units(scores, kind, unit):
 @pytest.mark.parametrize(
     ("scores", "words"),
     [
-        ([1, math.nan, 2], "segment 2 is not a number"),
-        ([1, math.nan, math.nan], "segments 2, 3 are not a number"),
-        ([1, 2, -math.inf], "segment 3 is infinite"),
-        ([math.inf, math.nan, 1], "segment 2 is not a number; segment 1 is infinite"),
-        ([0, 1, 2], "segment 1 scores 0"),
-        ([-0.5, 1, 2], "segment 1 scores -0.5"),
-        ([math.nan, 1, 2], "segment 1 is not a number"),
+        ([1, math.nan, 2], "chunk 2 is not a number"),
+        ([1, math.nan, math.nan], "chunks 2, 3 are not a number"),
+        ([1, 2, -math.inf], "chunk 3 is infinite"),
+        ([math.inf, math.nan, 1], "chunk 2 is not a number; chunk 1 is infinite"),
+        ([0, 1, 2], "chunk 1 scores 0"),
+        ([-0.5, 1, 2], "chunk 1 scores -0.5"),
+        ([math.nan, 1, 2], "chunk 1 is not a number"),
     ],
 )
 def test_what_has_no_drift_says_which_segment_is_to_blame(scores, words):

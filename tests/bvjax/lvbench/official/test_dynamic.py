@@ -76,4 +76,4 @@ def test_frames_are_left_out_before_segments_are_cut(metric, block):
     found = short.scores()
     assert np.isnan(found.chunks).all() and len(found.chunks) == 4
     assert found.whole == 1.0  # 3 frames: one fast pair of two is enough
-    assert found.reason == "of 2 frames one is looked at, 3 in all; 4 segments need as many"
+    assert found.reason == "of 2 frames one is looked at, 3 in all; 4 chunks need as many"

@@ -35,7 +35,7 @@ def test_nobody_there():
     (block,) = scenes.blocks_of(place)
     assert np.isnan(scene_of(block, scenes.video_of(place)).boxes(block)).all()
     scores = scenes.measure([subject.make(scenes.context())], place, segments=2)["paper/subject"]
-    assert np.isnan(scores.chunks).all() and "first segment" in scores.reason
+    assert np.isnan(scores.chunks).all() and "first chunk" in scores.reason
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_given_boxes_and_masks_are_taken(truth):
             assert (masks == inside).all()
     scores = scenes.measure([subject.make(scenes.context())], frames, truth)["paper/subject"]
     assert np.isnan(scores.chunks).tolist() == [False, False, True, False, False, False]
-    assert scores.reason == "no subject found in segment 3"
+    assert scores.reason == "no subject found in chunk 3"
     before, after = scores.chunks[1], scores.chunks[3:]
     assert before > 0.9 and max(after) < 0.6
 
