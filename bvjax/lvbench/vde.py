@@ -144,9 +144,7 @@ def segment_pair_means(
     frames = scores.shape[-1] + 1
     length = _length(frames, segments)
     if length < 2:
-        raise UserError(
-            f"{frames} frames give {segments} chunks without a pair of frames in them"
-        )
+        raise UserError(f"{frames} frames give {segments} chunks without a pair of frames in them")
     starts = np.arange(segments) * length
     rows = starts[:, None] + np.arange(length - 1)
     return scores[..., rows].mean(-1)
