@@ -85,6 +85,9 @@ CPU = (
     Part("attention against PyTorch", HERE + "attention", (), 240, record=True, torch=True),
     Part("kernels", HERE + "kernels", (), 120, record=True),
     Part("storage of the bank", HERE + "bank_storage", (), 120, record=True),
+    Part("LV-Bench, suite paper", HERE + "paper_suite", (), 240, record=True),
+    Part("LV-Bench's networks against PyTorch", HERE + "metric_networks", ("--write-docs",), 600,
+         torch=True),
 )  # fmt: skip
 ACCELERATOR = (
     Part("tests/accelerator", "pytest",
@@ -116,8 +119,12 @@ def tiny(part: Part) -> Part:
         words = words[:first] + ["--sizes", "32x48x12", "--write-docs"]
     if "--preset" in words:
         words += TINY
-    if part.module.startswith(HERE) and not part.record and "history" not in part.module:
+    if part.module in (HERE + "stages", HERE + "against_torch"):
         words += ["--repeat", "1"] if "against" in part.module else ["--chunks", "1"]
+    if part.module.endswith(".paper_suite"):
+        words += ["--seconds=2", "--height=96"]
+    if part.module.endswith(".metric_networks"):
+        words += ["--repeat=1", "--networks=clip_b32", "--batch=1"]
     if "history" in part.module:
         words += ["--repeat", "1", "--chunks", "2", "3"]
     if part.module.endswith(".attention"):

@@ -91,13 +91,13 @@ def by_part(path: Path, context: Context) -> tuple[Clock, int]:
         video = probe(path, path)
     metrics, flow = _metrics(context), flow_method(context)
     begun = [(m.name, m.begin(video, context.options.segments)) for m in metrics]
-    scene = scene_of(video)
+    scene = lambda block: scene_of(block, video)
     shared = {
         "smaller pictures": lambda block: (small(block), small_luma(block)),
         f"optical flow ({flow.name})": flow,
         "camera": lambda block: camera_motion(flow, block),
-        "subject's boxes": scene.boxes,
-        "background's masks": scene.background,
+        "subject's boxes": lambda block: scene(block).boxes(block),
+        "background's masks": lambda block: scene(block).background(block),
     }
     source = blocks(video)
     while True:
