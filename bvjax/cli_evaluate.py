@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import sys
 
 from bvjax import console
 from bvjax.errors import UserError
@@ -47,7 +48,8 @@ def register(commands) -> None:
         help="up to which flow a background pixel stands still, pixels a frame at 480p")  # fmt: skip
     add("--subject", default="histogram", help="identity encoder of paper: histogram or dino")
     add("--aesthetic", default="handmade", help="of paper: handmade, laion or MODULE:FUNCTION")
-    add("--batch", type=int, default=8, metavar="N", help="frames the device gets at a time")
+    add("--batch", type=int, default=8, metavar="N", 
+        help="frames the device gets at a time; a pair counts for 8 (default: 8)")  # fmt: skip
     add("--mesh", metavar="data=N", help="how many devices share the work (default: all)")
     add("--shard", metavar="I/N", help="take every N-th video from the I-th on (0/4, 1/4, ...): "
         "processes that share --out; the last one to finish writes the results")  # fmt: skip
@@ -81,9 +83,10 @@ def _evaluate(args: argparse.Namespace) -> int:
         metric_weights.convert(sources, folder, say=print)
     if args.list_weights:
         print("\n".join(weights.lines(folder)))
+        return 0
     if args.videos:
         return _measure(args, folder)
-    if not (args.list_weights or args.convert_weights):
+    if not args.convert_weights:
         raise UserError("say which videos to measure, with --videos DIR")
     return 0
 
@@ -108,14 +111,14 @@ def _measure(args: argparse.Namespace, weights_folder: pathlib.Path) -> int:
         devices=_devices(args.mesh),
         shard=_shard(args.shard),
     )  # fmt: skip
-    evaluation.check(request)
+    evaluation.check(request)  # before anything is set up
     console.set_up()
     with _Bar() as progress:
         outcome = evaluation.evaluate(request, progress)
     if outcome.owed:
-        print(f"this part is done; other parts still owe {len(outcome.owed)} measurements")
-        return 0
-    print("\n".join(outcome.lines))
+        print(f"this part is done; the results wait for {', '.join(outcome.owed)}")
+    else:
+        print("\n".join(outcome.lines))
     if not outcome.failures:
         return 0
     console.say("\n".join(["could not be measured:", *outcome.failures]))
@@ -130,9 +133,10 @@ def _compare(args: argparse.Namespace) -> None:
     found = compare.compare(load_results(pathlib.Path(args.a)), load_results(pathlib.Path(args.b)))
     print("\n".join(compare.text(found)))
     if args.markdown:
-        write_atomic(
-            pathlib.Path(args.markdown), ("\n".join(compare.markdown(found)) + "\n").encode()
-        )
+        path = pathlib.Path(args.markdown)
+        if not path.parent.is_dir():
+            raise UserError(f"there is no folder {path.parent} for {path.name}")
+        write_atomic(path, ("\n".join(compare.markdown(found)) + "\n").encode())
 
 
 def _validate(args: argparse.Namespace) -> int:
@@ -157,9 +161,19 @@ class _Bar:
         if self._bar is not None:
             self._bar.close()
 
+    def counting(self, video: int, videos: int) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=videos, unit="video", desc="counting frames", leave=False)
+        self._bar.update(video - self._bar.n)
+
     def start(self, frames: int, videos: int) -> None:
         from tqdm import tqdm
 
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
         if frames:
             self._bar = tqdm(total=frames, unit="frame", smoothing=0.1)
 
@@ -174,7 +188,7 @@ class _Bar:
     def problem(self, sentence: str) -> None:
         from tqdm import tqdm
 
-        tqdm.write(f"warning: {sentence}")
+        tqdm.write(f"warning: {sentence}", file=sys.stderr)
 
 
 def _devices(mesh: str | None) -> int | None:

@@ -15,10 +15,11 @@ def set_up() -> None:
 
     absl.logging.set_verbosity(absl.logging.INFO)
     logger = logging.getLogger("absl")
-    handler = logging.StreamHandler()  # to what stderr is now: a program may run several commands
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    logger.handlers[:] = [handler]
-    logger.propagate = False
+    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
+        handler = _Stderr()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
     logging.getLogger("jax").setLevel(logging.ERROR)
     compilation.keep_programs()
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     Temporary names begin with a dot and end with .tmp, so that no reader takes them for results.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Machines that share a disk may have equal process numbers.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

@@ -35,6 +35,8 @@ def timed_frames(
                 begin = start if begin is None else begin
                 length = frame.duration * frame.time_base if frame.duration else step
                 yield start - begin, start - begin + length, frame
+    except UserError:
+        raise
     except (OSError, ValueError, av.FFmpegError) as error:
         raise UserError(f"cannot read the video {path}: {reason(error)}") from None
 

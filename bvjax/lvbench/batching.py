@@ -32,11 +32,14 @@ class Pending:
         self._flush = flush
         self._batch: _Batch | None = None
         self._row = 0
+        self._error: Exception | None = None
 
     def value(self) -> Any:
         """What the function gave for this item, as NumPy arrays (a pytree without a batch axis)."""
-        if self._batch is None:
+        if self._batch is None and self._error is None:
             self._flush()
+        if self._error is not None:  # of the batch: each item in it tells
+            raise self._error
         return self._batch.row(self._row)
 
 
@@ -76,6 +79,9 @@ class Batcher:
         rows += [rows[-1]] * (self._size - len(rows))
         sharding = self._layout.sharding("data")
         batches = [jax.device_put(np.stack(column), sharding) for column in zip(*rows, strict=True)]
-        batch = _Batch(self._call(self._params, *batches))
+        try:
+            batch, error = _Batch(self._call(self._params, *batches)), None
+        except Exception as raised:
+            batch, error = None, raised
         for row, (_, pending) in enumerate(queue):
-            pending._batch, pending._row = batch, row
+            pending._batch, pending._row, pending._error = batch, row, error

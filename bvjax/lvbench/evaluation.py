@@ -23,15 +23,13 @@ from bvjax.lvbench import (
     weights,
 )  # fmt: skip
 from bvjax.lvbench.metric import Context, Options
+from bvjax.lvbench.paper import flow, identity
 from bvjax.lvbench.store import Store
 from bvjax.lvbench.suites import Entry, choose
 from bvjax.lvbench.vde import drift_weights
-from bvjax.lvbench.video import find_videos
+from bvjax.lvbench.video import find_videos, readable
 from bvjax.sharding import Layout, make_layout
 from bvjax.versions import versions
-
-FLOWS = ("dis", "raft", "lk")
-ENCODERS = ("histogram", "dino")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,20 +74,24 @@ def check(request: Request) -> list[Entry]:
         raise UserError(f"--chunks is {options.segments}; it must be at least 2")
     if options.batch < 1:
         raise UserError(f"--batch is {options.batch}; it must be at least 1")
-    if options.flow not in FLOWS:
-        raise UserError(f"the flow is {options.flow!r}; it can be {', '.join(FLOWS)}")
-    if options.subject not in ENCODERS:
+    if options.flow not in flow.METHODS:
+        raise UserError(f"the flow is {options.flow!r}; it can be {', '.join(flow.METHODS)}")
+    if options.subject not in identity.ENCODERS:
         raise UserError(
-            f"the subject encoder is {options.subject!r}; it can be {', '.join(ENCODERS)}"
+            f"the subject encoder is {options.subject!r}; it can be {', '.join(identity.ENCODERS)}"
         )
     if not options.static > 0:
         raise UserError(f"--static is {options.static:g} pixels; it must be above 0")
-    drift_weights(options.segments, request.weights)
+    if not drift_weights(options.segments, request.weights).any():
+        raise UserError("log weights of 2 chunks are all 0; use linear ones, or more chunks")
     find_videos(request.videos)
     entries = choose(request.suite or "all", request.metrics)
-    if request.suite is None and not request.metrics:
+    if request.suite is None:
         there = lambda e: all(weights.present(w, request.weights_folder) for w in e.needs(options))
-        entries = [e for e in entries if e.suite == "paper" or there(e)]
+        found = [e for e in entries if e.suite == "paper" or there(e)]
+        # A metric that is asked for by its name is measured, in one suite at least.
+        entries = [e for e in entries if e in found or e.key not in {f.key for f in found}]
+        entries = entries if request.metrics else found
     weights.missing(_needed(entries, options), request.weights_folder)
     return entries
 
@@ -101,7 +103,8 @@ def evaluate(request: Request, progress: runner.Progress) -> Outcome:
     read (only where metrics of the suite official were measured).
     """
     entries = check(request)
-    name = request.name or request.videos.resolve().stem
+    place = request.videos.resolve()
+    name = request.name or readable(place.stem if place.is_file() else place.name)
     out = request.out or pathlib.Path("runs/evaluation") / name
     asked = prompts.load(request.prompts) if request.prompts else None
     store = Store(out)
@@ -120,10 +123,12 @@ def evaluate(request: Request, progress: runner.Progress) -> Outcome:
         weights={e.name: {w: hashes[w] for w in e.needs(request.options)} for e in entries},
         shard=request.shard or (jax.process_index(), jax.process_count()),
     )
-    runner.measure(task, progress)
+    store.check()
+    failed = runner.measure(task, progress)
     measured, owed = runner.collect(task)
     if owed:
-        return Outcome(owed=tuple(owed))
+        failures = tuple(f"{name}: {why}" for name, reasons in failed.items() for why in reasons)
+        return Outcome(failures=failures, owed=tuple(owed))
     content = results.build(
         config=_config(request, task, name),
         provenance=_provenance(request, hashes, context.layout, asked),
@@ -153,6 +158,8 @@ def _write(
         write_atomic(out / file, body.encode())
     write_json(out / "results.json", content)
     files = [out / file for file in ("report.html", "table.md", "results.json", *list(text)[2:])]
+    for old in out.glob("vbench_*.json"):  # of other metrics than these
+        old.unlink()
     for file, body in vbench_file.files(content, "vbench").items():
         write_json(out / file, body)
         files.append(out / file)

@@ -82,3 +82,10 @@ class Context:
     options: Options
     layout: Layout
     load: Callable[[str], dict[str, np.ndarray]]
+    _made: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """What `make` returned when it was first asked for under `key`: metrics share it."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]

@@ -30,7 +30,9 @@ def mean_ranks(results: Results) -> dict[str, float | None]:
     without any VDE gets None.
     """
     found: dict[str, list[float]] = {video["name"]: [] for video in results["videos"]}
-    for metric in results["metrics"]:
+    for metric, about in results["metrics"].items():
+        if not about["better"]["vde"]:
+            continue
         drift = {v["name"]: vde_of(v, metric) for v in results["videos"]}
         drift = {name: x for name, x in drift.items() if x is not None}
         values = np.array(list(drift.values()))

@@ -13,7 +13,8 @@
   "prompts": {"missing", "unused"} or null,
   "aggregate": {METRIC: {"vde": {"mean", "median", "low", "high", "n", "excluded"},
                          "vde_normalised": {"mean", "median", "low", "high", "n"},
-                         "whole": {"mean", "low", "high", "n", "frame_weighted", "video_mean"}}}
+                         "whole": {"mean", "median", "low", "high", "n", "frame_weighted",
+                                   "video_mean"}}}
 }
 
 METRIC is "SUITE/KEY".  What is not a finite number is null, and the score's reason says why;
@@ -139,7 +140,10 @@ def _metric(entry: Entry) -> dict[str, Any]:
         "title": entry.title,
         "suite": entry.suite,
         "complement": entry.complement,
-        "better": {"vde": "lower", "whole": "higher" if entry.complement else None},
+        "better": {
+            "vde": "lower" if entry.drifts else None,
+            "whole": "higher" if entry.complement and entry.drifts else None,
+        },
     }
 
 
@@ -199,7 +203,6 @@ def _whole(entry: Entry, videos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The mean as VBench takes it: over frames for consistencies, else over videos."""
     values = _values(videos, entry.name, "whole")
     found = {**_summary(values), "frame_weighted": None}
-    del found["median"]
     found["video_mean"] = found["mean"]
     if entry.complement in FRAME_WEIGHTED and values:
         weights = [

@@ -8,14 +8,14 @@ import pathlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from bvjax.errors import UserError
 from bvjax.lvbench.metric import Measurement, Metric, Scores
 from bvjax.lvbench.pictures import Pictures
 from bvjax.lvbench.store import Store, score_key
-from bvjax.lvbench.video import Block, Video, blocks, find_videos, name_of
+from bvjax.lvbench.video import Block, Video, blocks, find_videos, name_of, readable
 
 BLOCK = 16  # frames decoded at a time
 AHEAD = 2  # blocks decoded before they are asked for
@@ -51,6 +51,9 @@ class Measured:
 class Progress(Protocol):
     """Follows the work, for a progress bar."""
 
+    def counting(self, video: int, videos: int) -> None:
+        """The frames of this video, from 1, are being counted."""
+
     def start(self, frames: int, videos: int) -> None:
         """So many frames of so many videos are going to be decoded."""
 
@@ -64,22 +67,30 @@ class Progress(Protocol):
         """A video, or part of it, cannot be measured."""
 
 
-def measure(task: Task, progress: Progress) -> None:
+def measure(task: Task, progress: Progress) -> dict[str, list[str]]:
     """Measures what is missing of this shard's videos, into the store.
 
-    A video that cannot be measured does not stop the others: it is told to `progress`, and
-    `collect` tells it again.
+    What goes wrong with a video, or with one of its metrics, stops nothing else: it is told to
+    `progress`, returned as sentences by the video's name, and told again by `collect`.
+
+    Raises:
+        OSError: the store cannot be written to.
     """
     index, count = task.shard
     task.store.begin_shard(index, count)
-    failed: dict[str, str] = {}
+    failed: dict[str, list[str]] = {}
 
-    def fail(name: str, error: UserError) -> None:
-        failed[name] = str(error)
-        progress.problem(f"{name}: {error}")
+    def fail(name: str, error: Exception, what: str = "") -> None:
+        if isinstance(error, OSError):  # the disk's fault, not the video's
+            raise error
+        sentence = readable(what + _sentence(error))
+        failed.setdefault(name, []).append(sentence)
+        progress.problem(f"{name}: {sentence}")
 
     work = []
-    for path in find_videos(task.videos)[index::count]:
+    paths = find_videos(task.videos)[index::count]
+    for number, path in enumerate(paths, start=1):
+        progress.counting(number, len(paths))
         try:
             video = task.store.video(path, task.videos)
         except UserError as error:
@@ -93,35 +104,35 @@ def measure(task: Task, progress: Progress) -> None:
             work.append((video, missing, pictures))
     progress.start(sum(video.frames for video, _, _ in work), len(work))
     waiting: deque[_Unfinished] = deque()
-
-    def finish_oldest() -> None:
-        unfinished = waiting.popleft()
-        try:
-            unfinished.finish(task)
-        except UserError as error:
-            fail(unfinished.video.name, error)
-
-    for video, missing, pictures in work:
-        progress.video(video.name)
-        try:
-            waiting.append(_decode(task, video, missing, pictures, progress))
-        except UserError as error:
-            fail(video.name, error)
-            continue
-        if len(waiting) > UNFINISHED:
-            finish_oldest()
-    while waiting:
-        finish_oldest()
+    try:
+        for video, missing, pictures in work:
+            progress.video(video.name)
+            unfinished = _Unfinished(video, pictures and Pictures(video, task.segments), fail)
+            unfinished.begin(missing, task.segments)
+            try:
+                unfinished.decode(progress)
+            except UserError as error:
+                fail(video.name, error)
+                continue
+            waiting.append(unfinished)
+            if len(waiting) > UNFINISHED:
+                waiting.popleft().finish(task)
+    finally:  # also when a person stops it: what has been decoded is kept
+        while waiting:
+            waiting.popleft().finish(task)
     task.store.end_shard(index, count, failed)
+    return failed
 
 
 def collect(task: Task) -> tuple[list[Measured], list[str]]:
     """All videos of all shards as the store knows them, and what other shards still owe."""
+    if at_work := task.store.at_work(task.shard[1]):
+        return [], [f"part {index} of {task.shard[1]}" for index in at_work]
     failed = task.store.failures(task.shard[1])
     found, owed = [], []
     for path in find_videos(task.videos):
         name = name_of(path, task.videos)
-        failures = [f"{name}: {failed[name]}"] if name in failed else []
+        failures = [f"{name}: {sentence}" for sentence in failed.get(name, ())]
         try:
             video = task.store.video(path, task.videos)
         except UserError as error:
@@ -141,37 +152,61 @@ def collect(task: Task) -> tuple[list[Measured], list[str]]:
 
 @dataclasses.dataclass
 class _Unfinished:
-    """A video whose frames have all been handed over."""
+    """A video being measured; a metric that fails is told to `fail` and left out."""
 
     video: Video
-    measurements: Sequence[tuple[Metric, Measurement]]
     pictures: Pictures | None
+    fail: Callable[[str, Exception, str], None]
+    begun: dict[str, tuple[Metric, Measurement]] = dataclasses.field(default_factory=dict)
+
+    def begin(self, metrics: Sequence[Metric], segments: int) -> None:
+        for metric in metrics:
+            with self._may_fail(metric):
+                self.begun[metric.name] = metric, metric.begin(self.video, segments)
+
+    def decode(self, progress: Progress) -> None:
+        """Hands all frames over; raises `UserError` for a file that cannot be decoded."""
+        frames = 0
+        with contextlib.closing(_ahead(blocks(self.video, BLOCK))) as decoded:
+            for block in decoded:
+                frames += len(block.frames)
+                if frames > self.video.frames:
+                    break
+                for metric, measurement in list(self.begun.values()):
+                    with self._may_fail(metric):
+                        measurement.add(block)
+                if self.pictures:
+                    self.pictures.add(block)
+                progress.advance(len(block.frames))
+        if frames != self.video.frames:  # the file was replaced while it was read
+            raise UserError(
+                f"{self.video.frames} frames were counted, and then not as many decoded"
+            )
 
     def finish(self, task: Task) -> None:
         """Waits for the scores and keeps them."""
-        for metric, measurement in self.measurements:
-            task.store.save(self.video, _key(task, self.video, metric), measurement.scores())
-        if self.pictures is not None:
+        for metric, measurement in list(self.begun.values()):
+            with self._may_fail(metric):
+                scores = measurement.scores()
+                task.store.save(self.video, _key(task, self.video, metric), scores)
+        if self.pictures:
             task.store.save_pictures(self.video, self.pictures.jpegs())
 
+    @contextlib.contextmanager
+    def _may_fail(self, metric: Metric) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.begun.pop(metric.name, None)
+            self.fail(self.video.name, error, f"{metric.name}: ")
 
-def _decode(
-    task: Task, video: Video, missing: Sequence[Metric], pictures: bool, progress: Progress
-) -> _Unfinished:
-    begun = [(metric, metric.begin(video, task.segments)) for metric in missing]
-    shown = Pictures(video, task.segments) if pictures else None
-    frames = 0
-    with contextlib.closing(_ahead(blocks(video, BLOCK))) as decoded:
-        for block in decoded:
-            for _, measurement in begun:
-                measurement.add(block)
-            if shown:
-                shown.add(block)
-            frames += len(block.frames)
-            progress.advance(len(block.frames))
-    if frames != video.frames:  # the file was replaced while it was read
-        raise UserError(f"{video.frames} frames were counted but {frames} decoded")
-    return _Unfinished(video, begun, shown)
+
+def _sentence(error: Exception) -> str:
+    """One line; what nobody foresaw is told with its kind."""
+    if isinstance(error, UserError):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _too_short(task: Task, video: Video) -> Iterator[str]:

@@ -11,13 +11,17 @@ Several processes may use one folder: files appear whole, and equal keys have eq
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import av
+import cv2
 import numpy as np
 
 from bvjax.errors import UserError
@@ -26,6 +30,8 @@ from bvjax.lvbench.metric import Scores
 from bvjax.lvbench.video import Video, name_of, probe, truth_beside
 
 FORMAT = 1  # of the files here; part of every key
+# Modules whose code makes scores, beside those of the suites and networks.
+MEASURING = ("batching.py", "clarity.py", "motion.py", "vde.py", "video.py", "../video_frames.py")
 
 
 class Store:
@@ -37,8 +43,9 @@ class Store:
     def video(self, path: pathlib.Path, root: pathlib.Path) -> Video:
         """`probe`, remembered while the file stays as it is; raises `UserError`."""
         found = path.stat()
-        state = [str(path.resolve()), found.st_size, found.st_mtime_ns, found.st_ctime_ns]
-        record = self.folder / "videos" / f"{_hash(state[0])[:32]}.json"
+        place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+        state = [FORMAT, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+        record = self.folder / "videos" / f"{place}.json"
         stored = _read(record)
         if stored.get("state") == state:
             return Video(
@@ -50,6 +57,15 @@ class Store:
             facts.pop(name)
         _write(record, {"state": state, "video": facts})
         return video
+
+    def check(self) -> None:
+        """Makes the folder; raises `UserError` where it cannot be written to."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (probe := self.folder / ".writable").touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"cannot write into {self.folder}: {error.strerror or error}") from None
 
     def load(self, video: Video, key: Mapping[str, Any]) -> Scores | None:
         """Scores that were saved under an equal key, or None."""
@@ -88,14 +104,18 @@ class Store:
         """Part `index` of `count` is at work."""
         self._shard(index, count).unlink(missing_ok=True)
 
-    def end_shard(self, index: int, count: int, failures: Mapping[str, str]) -> None:
-        """That part is done; `failures` has a sentence for each video it could not measure."""
+    def end_shard(self, index: int, count: int, failures: Mapping[str, Sequence[str]]) -> None:
+        """That part is done; `failures` has sentences for each video of which something is missing."""
         _write(self._shard(index, count), {"failures": dict(failures)})
 
-    def failures(self, count: int) -> dict[str, str]:
+    def failures(self, count: int) -> dict[str, list[str]]:
         """What all of `count` parts could not measure, as far as they are done."""
-        parts = (_read(self._shard(index, count)) for index in range(count))
+        parts = [_read(self._shard(index, count)) for index in range(count)]
         return {name: why for part in parts for name, why in part.get("failures", {}).items()}
+
+    def at_work(self, count: int) -> list[int]:
+        """Which of `count` parts have not ended."""
+        return [index for index in range(count) if not self._shard(index, count).is_file()]
 
     def _shard(self, index: int, count: int) -> pathlib.Path:
         return self.folder / "shards" / f"{index}-of-{count}.json"
@@ -116,16 +136,34 @@ def score_key(
     segments: int,
     weights: Mapping[str, str],
 ) -> dict[str, Any]:
-    """All that a video's scores depend on: its content and truth, settings, weights' hashes."""
+    """All that a video's scores depend on: its content and truth, settings, weights' hashes, and
+    the code that measures with the libraries that decode and see."""
     return {
         "format": FORMAT,
         "metric": metric,
         "settings": json.loads(json.dumps(settings)),
         "segments": segments,
         "video": video.sha256,
-        "truth": sha256_of(video.truth) if video.truth else "",
+        "truth": _content(video.truth, video.truth.stat().st_mtime_ns) if video.truth else "",
         "weights": dict(weights),
+        "code": _code(),
+        "libraries": {"av": av.__version__, "opencv": cv2.__version__},
     }
+
+
+@functools.lru_cache(maxsize=8)  # asked for by each metric
+def _content(path: pathlib.Path, changed: int) -> str:
+    return sha256_of(path)
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of the modules that make scores: after a change, nothing old is taken for new."""
+    root = pathlib.Path(__file__).parent
+    made = hashlib.sha256()
+    for path in sorted([*root.glob("*/*.py"), *(root / name for name in MEASURING)]):
+        made.update(path.read_bytes())
+    return made.hexdigest()[:16]
 
 
 def _hash(text: str) -> str:
@@ -141,8 +179,5 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _write(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)

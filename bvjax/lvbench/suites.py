@@ -24,7 +24,8 @@ class Entry:
     title: for tables. vde: whether it has a place in the paper's Table 2. complement: the VBench
     dimension that its whole-video score is. module: where `make(context) -> Metric` is.
     weights: names in `weights.FILES`, always needed. reads: fields of `Options` that may ask for
-    more of them.
+    more of them. drifts: whether its VDE and its size say something of quality: how much a video
+    moves is neither good nor bad, and yes or no drifts by jumps.
     """
 
     suite: str
@@ -34,6 +35,7 @@ class Entry:
     weights: tuple[str, ...] = ()
     complement: str = ""
     reads: tuple[str, ...] = ()
+    drifts: bool = True
 
     @property
     def name(self) -> str:
@@ -66,7 +68,7 @@ def _entries() -> dict[str, Entry]:
         Entry("official", "clarity", "Clarity", official + "clarity",
               ("musiq_spaq",), "imaging_quality"),
         Entry("official", "dynamic", "Dynamic", official + "dynamic",
-              ("raft_things",), "dynamic_degree"),
+              ("raft_things",), "dynamic_degree", drifts=False),
         Entry("paper", "subject", "Subject", paper + "subject",
               reads=("subject",)),
         Entry("paper", "background", "Background", paper + "background",

@@ -51,10 +51,10 @@ def columns(metrics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Co
     tables = []
     for suite in dict.fromkeys(metrics[name]["suite"] for name in names):
         here = [name for name in names if metrics[name]["suite"] == suite]
-        drifting = [n for n in here if metrics[n]["complement"] != "dynamic_degree"]
+        drifting = [n for n in here if metrics[n]["better"]["vde"]]
         drift = [Column(f"VDE {metrics[n]['title']}", n, "vde", min) for n in drifting]
         whole = [
-            Column(title, name, "whole", None if dimension == "dynamic_degree" else max)
+            Column(title, name, "whole", max if metrics[name]["better"]["whole"] else None)
             for dimension, title in _COMPLEMENTS.items()
             for name in here
             if metrics[name]["complement"] == dimension
@@ -102,7 +102,7 @@ def text(results: Results) -> list[str]:
     rows = [["", f"VDE {DOWN}", "95 %", "median", "mean change", "whole video", "videos"]]
     for name in ordered(metrics):
         drift, whole = aggregate[name]["vde"], aggregate[name]["whole"]
-        arrow = f" {UP}" if metrics[name]["complement"] and whole["mean"] is not None else ""
+        arrow = f" {UP}" if metrics[name]["better"]["whole"] and whole["mean"] is not None else ""
         rows.append(
             [
                 f"{metrics[name]['title']} ({metrics[name]['suite']})",

@@ -95,9 +95,13 @@ def probe(path: pathlib.Path, folder: pathlib.Path) -> Video:
     """
     path, count, end, size = pathlib.Path(path), 0, 0, None
     for _, stop, frame in timed_frames(path):
-        if size is None:
-            turned = round(frame.rotation / 90) % 2
-            size = (frame.width, frame.height) if turned else (frame.height, frame.width)
+        turned = round(frame.rotation / 90) % 2
+        now = (frame.width, frame.height) if turned else (frame.height, frame.width)
+        if now != (size := size or now):
+            raise UserError(
+                f"the video {path} changes from {size[1]}x{size[0]} to {now[1]}x{now[0]} at frame "
+                f"{count}; all frames must have one size"
+            )
         count, end = count + 1, stop
     if size is None:
         raise UserError(f"the video {path} has no frames")
@@ -114,8 +118,17 @@ def probe(path: pathlib.Path, folder: pathlib.Path) -> Video:
 
 
 def name_of(path: pathlib.Path, folder: pathlib.Path) -> str:
-    """A video's name below the folder that was asked for (or that is the video itself)."""
-    return path.name if path == folder else path.relative_to(folder).as_posix()
+    """A video's name below the folder that was asked for (or that is the video itself).
+
+    What is not UTF-8 in it is escaped.
+    """
+    name = path.name if path == folder else path.relative_to(folder).as_posix()
+    return readable(name)
+
+
+def readable(text: str) -> str:
+    """Text that can be printed and stored whatever the file system calls its files."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def truth_beside(path: pathlib.Path) -> pathlib.Path | None:

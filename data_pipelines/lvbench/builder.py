@@ -144,7 +144,10 @@ def build(root: str | Path, config: LVBenchConfig) -> Path:
     builder = LVBench(data_dir=str(root), config=config, file_format="array_record")
     found = {name: split.num_examples for name, split in builder.info.splits.items()}
     if found:
-        wanted = {side: len(names) for side, names in stored_split(Path(config.folder)).items()}
+        wanted = {
+            side: len(names)
+            for side, names in stored_split(Path(config.folder), config.seed).items()
+        }
         if found != wanted:
             raise UserError(
                 f"{builder.data_path} holds {found} videos, the folder has {wanted}; "

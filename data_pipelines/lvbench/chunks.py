@@ -62,7 +62,9 @@ def frames_between(
             first = stream.start_time or 0
             if start > 0:
                 container.seek(first + int(start / stream.time_base), stream=stream)
-            for frame in container.decode(stream):
+            for index, frame in enumerate(container.decode(stream)):
+                if frame.pts is None:
+                    raise UserError(f"{name} does not say when its frame {index} is shown")
                 # Half a tick of room: frame times are whole numbers of ticks.
                 seconds = float((frame.pts - first + 0.5) * stream.time_base)
                 if seconds >= stop:

@@ -15,7 +15,7 @@ from bvjax.lvbench.nets.conv import conv, fold_norm, hwio, instance_norm
 from bvjax.lvbench.nets.sampling import grid
 
 ITERATIONS = 20
-STRIDE = 8  # pixels of a picture per feature
+STRIDE = correlation.STRIDE
 _BLOCK, _GRU = "update_block.", "update_block.gru."
 
 

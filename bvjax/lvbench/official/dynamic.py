@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt8
 
 from bvjax.lvbench.batching import Batcher, Pending
 from bvjax.lvbench.metric import Context, Scores
-from bvjax.lvbench.nets import raft
+from bvjax.lvbench.nets import correlation, raft
 from bvjax.lvbench.nets.conv import pad_to
 from bvjax.lvbench.official.motion import PAIR
 from bvjax.lvbench.video import Block, Video
@@ -88,6 +88,7 @@ class DynamicMeasurement:
     """Speeds between every n-th frame of a video and the next of them."""
 
     def __init__(self, batcher: Batcher, video: Video, segments: int):
+        correlation.check_size("RAFT", video.height, video.width, volumes=1)
         self._batcher, self._segments = batcher, segments
         self._interval = interval(video.fps)
         self._shorter = min(video.height, video.width)

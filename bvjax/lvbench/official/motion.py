@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, UInt8
 
 from bvjax.lvbench.batching import Batcher, Pending
 from bvjax.lvbench.metric import Context, Scores
-from bvjax.lvbench.nets import amt
+from bvjax.lvbench.nets import amt, correlation
 from bvjax.lvbench.nets.conv import crop_to, pad_to
 from bvjax.lvbench.video import Block, Video
 
@@ -68,6 +68,7 @@ class MotionMetric:
     least_frames: int = 3
 
     def begin(self, video: Video, segments: int) -> MotionMeasurement:
+        correlation.check_size("AMT", video.height, video.width, volumes=2)
         return MotionMeasurement(self.batcher, video.frames, segments)
 
 

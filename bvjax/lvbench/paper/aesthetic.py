@@ -8,6 +8,8 @@ MODULE:FUNCTION  a function of your own, frames [f, h, w, 3] uint8 to scores [f]
 from __future__ import annotations
 
 import importlib
+import inspect
+import pathlib
 from collections.abc import Callable
 
 import cv2
@@ -15,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
+from bvjax.files import sha256_of
 from bvjax.lvbench.metric import Context
 from bvjax.lvbench.paper.measuring import Numbers, PaperMetric, Series
 from bvjax.lvbench.paper.working import SHORT, small, small_luma
@@ -40,7 +43,8 @@ def make(context: Context) -> PaperMetric:
             (t, batcher.submit(frame)) for t, frame in enumerate(block.frames, start=block.first)
         )
     else:
-        numbers = _of(choice, _function(choice))
+        function = _function(choice)
+        numbers, settings["source"] = _of(choice, function), _source(function)
 
     def start(video: Video, segments: int) -> Series:
         return Series(video, segments, numbers, missing="aesthetic score")
@@ -92,6 +96,14 @@ def _function(choice: str) -> Callable[[np.ndarray], np.ndarray]:
     if not callable(function):
         raise UserError(f"the option aesthetic is {choice!r}, which is no function")
     return function
+
+
+def _source(function: Callable) -> str:
+    """A hash of the file that defines the predictor: an edited one makes new scores."""
+    try:
+        return sha256_of(pathlib.Path(inspect.getsourcefile(function)))
+    except TypeError:  # no Python function; its name has to do
+        return ""
 
 
 def _of(choice: str, function: Callable[[np.ndarray], np.ndarray]) -> Callable[[Block], Numbers]:

@@ -12,7 +12,6 @@ raft  RAFT (Teed & Deng 2020) with the published weights
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Protocol
 
 import cv2
@@ -28,6 +27,9 @@ from bvjax.lvbench.video import Block
 
 METHODS = ("dis", "lk", "raft")
 TEXTURE = 4.0  # squared grey levels: mean squared gradient below which nothing is seen to move
+PAIRS = (
+    16  # in a block of the runner: metrics need a block's flow at once, so batches are no larger
+)
 WINDOW = 9  # pixels of a working picture that the mean is over
 
 
@@ -58,21 +60,26 @@ class FlowMethod(Protocol):
         """The flow of the block's pairs, made once."""
 
 
-@functools.lru_cache(maxsize=2)  # the metrics of a run share the weights and the batches
 def flow_method(context: Context) -> FlowMethod:
-    """What `context.options.flow` names; raises `UserError` for anything else."""
+    """What `context.options.flow` names, one for all metrics; raises `UserError` for anything else."""
     name = context.options.flow
     if name not in METHODS:
         raise UserError(f"the option flow is {name!r}; it can be {', '.join(METHODS)}")
+    return context.once(f"paper/flow/{name}", lambda: _method(context))
+
+
+def _method(context: Context) -> FlowMethod:
+    name = context.options.flow
     if name == "dis":
         return Dis()
+    size = min(context.options.batch, PAIRS)
     if name == "lk":
         swap = lambda _, first, second: optical_flow(first, second)[..., ::-1]
-        return Batched("lk", Batcher(swap, {}, context.options.batch, context.layout), colour=False)
+        return Batched("lk", Batcher(swap, {}, size, context.layout), colour=False)
     from bvjax.lvbench.nets import raft
 
     params = raft.prepare(context.load("raft_things"))
-    batcher = Batcher(raft.flow, params, context.options.batch, context.layout)
+    batcher = Batcher(raft.flow, params, size, context.layout)
     return Batched("raft", batcher, colour=True, multiple=8)
 
 

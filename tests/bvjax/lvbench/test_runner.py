@@ -1,12 +1,14 @@
 """The runner with a metric that is worked out by hand: what is decoded when, kept, and reported."""
 
 import dataclasses
+import errno
 
 import numpy as np
 import pytest
 
 from bvjax.errors import UserError
 from bvjax.lvbench import runner
+from bvjax.lvbench.batching import Batcher
 from bvjax.lvbench.store import Store
 from tests.bvjax.lvbench.clips import Brightness, write_clip
 
@@ -18,6 +20,8 @@ class Log:
 
     def __init__(self):
         self.problems, self.frames, self.videos = [], 0, []
+
+    def counting(self, video, videos): ...
 
     def start(self, frames, videos):
         self.total = frames
@@ -80,23 +84,23 @@ def test_nothing_is_measured_twice_and_all_that_counts_is_in_the_key(tmp_path, m
     assert other["a.mkv"].scores["paper/brightness"].chunks[0] == pytest.approx(19.0, abs=1e-4)
 
 
-def test_a_run_killed_half_way_goes_on(tmp_path, monkeypatch):
+def test_a_run_stopped_half_way_goes_on(tmp_path, monkeypatch):
     folder, out = tmp_path / "videos", tmp_path / "out"
-    for i in range(8):
+    for i in range(4):
         write_clip(folder / f"{i}.mkv", LEVELS + i)
-    decode = runner._decode
+    decode = runner._Unfinished.decode
 
-    def killed(task, video, *rest):
-        if video.name == "7.mkv":
+    def stopped(self, progress):
+        if self.video.name == "3.mkv":
             raise KeyboardInterrupt
-        return decode(task, video, *rest)
+        decode(self, progress)
 
-    monkeypatch.setattr(runner, "_decode", killed)
+    monkeypatch.setattr(runner._Unfinished, "decode", stopped)
     with pytest.raises(KeyboardInterrupt):
         runner.measure(task(folder, out), Log())
     monkeypatch.undo()
     _, log = run(task(folder, out))
-    assert log.videos == ["3.mkv", "4.mkv", "5.mkv", "6.mkv", "7.mkv"]  # four waited for a batch
+    assert log.videos == ["3.mkv"]  # those that waited for a batch were finished
 
 
 def test_what_cannot_be_measured_is_named_and_stops_nothing(tmp_path):
@@ -115,20 +119,80 @@ def test_what_cannot_be_measured_is_named_and_stops_nothing(tmp_path):
     assert len(log.problems) == 3
 
 
-def test_a_metric_that_refuses_one_video(tmp_path):
+class Refuses(Brightness):
+    """Fails with one video, in one of three places."""
+
+    name = "paper/refuses"
+
+    def __init__(self, where, error):
+        super().__init__()
+        self.where, self.error = where, error
+
+    def begin(self, video, segments):
+        measurement = super().begin(video, segments)
+        if video.name == "0.mkv":
+            if self.where == "begin":
+                raise self.error
+            setattr(measurement, self.where, self._fail)
+        return measurement
+
+    def _fail(self, *block):
+        raise self.error
+
+
+@pytest.mark.parametrize("where", ["begin", "add", "scores"])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(UserError("its truth does not fit"), "its truth does not fit"),
+     (RuntimeError("out of memory\nat 0x1"), "RuntimeError: out of memory")],
+)  # fmt: skip
+def test_what_fails_of_one_video_and_metric_stops_nothing_else(tmp_path, where, error, told):
     folder = tmp_path / "videos"
     for i in range(2):
         write_clip(folder / f"{i}.mkv", LEVELS + i)
+    metrics = [Refuses(where, error), Brightness()]
+    found, log = run(task(folder, tmp_path / "out", metrics=metrics))
+    assert found["0.mkv"].failures == (f"0.mkv: paper/refuses: {told}",)
+    assert list(found["0.mkv"].scores) == ["paper/brightness"]
+    assert len(found["1.mkv"].scores) == 2 and log.problems == list(found["0.mkv"].failures)
 
-    class Refuses(Brightness):
-        def begin(self, video, segments):
-            if video.name == "0.mkv":
-                raise UserError("its truth does not fit")
-            return super().begin(video, segments)
 
-    found, log = run(task(folder, tmp_path / "out", metrics=[Refuses()]))
-    assert found["0.mkv"].failures == ("0.mkv: its truth does not fit",)
-    assert found["1.mkv"].scores and log.problems == ["0.mkv: its truth does not fit"]
+def test_a_batch_that_fails_is_told_by_each_of_its_items():
+    def refuse(params, x):
+        raise ValueError("too large")
+
+    batcher = Batcher(refuse, {}, 2)
+    pending = [batcher.submit(np.zeros(3)) for _ in range(3)]
+    for item in pending:
+        with pytest.raises(ValueError, match="too large"):
+            item.value()
+
+
+def test_a_full_disk_is_not_the_video_s_fault(tmp_path, monkeypatch):
+    write_clip(tmp_path / "videos" / "a.mkv", LEVELS)
+    made = task(tmp_path / "videos", tmp_path / "out")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr("bvjax.lvbench.store.write_json", full)
+    with pytest.raises(OSError, match="no space"):
+        runner.measure(made, Log())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write into"):
+        Store(tmp_path / "file").check()
+
+
+def test_a_video_whose_pictures_change_size(tmp_path):
+    """Two files in one, as recordings of calls are."""
+    small = write_clip(tmp_path / "small.ts", LEVELS, codec="mpeg2video")
+    large = write_clip(tmp_path / "large.ts", LEVELS, (32, 48), codec="mpeg2video")
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "both.avi").write_bytes(small.read_bytes() + large.read_bytes())
+    found, _ = run(task(folder, tmp_path / "out"))
+    (why,) = found["both.avi"].failures
+    assert "24x16 to 48x32 at frame" in why
 
 
 def test_shards_share_the_videos_and_the_last_one_has_all(tmp_path):
@@ -139,7 +203,7 @@ def test_shards_share_the_videos_and_the_last_one_has_all(tmp_path):
     log = Log()
     runner.measure(parts[1], log)
     assert log.videos == ["1.mkv", "3.mkv"]
-    assert len(runner.collect(parts[1])[1]) == 3  # owed by the other
+    assert runner.collect(parts[1]) == ([], ["part 0 of 2"])
     found, log = run(parts[0])
     assert log.videos == ["0.mkv", "2.mkv", "4.mkv"]
     assert [m.scores["paper/brightness"].chunks[0] for m in found.values()] == pytest.approx(

@@ -163,3 +163,10 @@ def test_rows_of_a_batch_are_independent():
     assert every.shape == (3, 24, 40, 2) and np.isfinite(every).all()
     alone = np.asarray(call(params, first[1:2], second[1:2]))
     np.testing.assert_allclose(every[1:2], alone, atol=1e-5 * np.abs(every).max())
+
+
+def test_pictures_whose_correlations_do_not_fit_are_refused():
+    correlation.check_size("RAFT", 1080, 1920, volumes=1)
+    correlation.check_size("AMT", 1080, 1920, volumes=2)
+    with pytest.raises(UserError, match="3840x2160 are too large for RAFT.* 90 GB"):
+        correlation.check_size("RAFT", 2160, 3840, volumes=1)
