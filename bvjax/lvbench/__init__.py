@@ -1,6 +1,14 @@
-"""Measures of how a long video changes along the way (paper section 4 and appendix A.4).
+"""LV-Bench: how a long video changes along the way (paper section 4 and appendix A.4).
 
-vde.py      the Video Drift Error shell: any score per segment -> one number (Eq. 18, 19)
-clarity.py  sharpness of a frame: variance of the Laplacian (Eq. 20)
-motion.py   motion between two frames: mean optical flow (Eq. 21, 22)
+A video is cut into N equal segments S_1 .. S_N, which people are told as chunks 1 to N.  A metric
+gives each a score m_i; the Video Drift Error says how far scores stray from m_1.
+
+definitions   vde.py (Eq. 14-19), clarity.py (Eq. 20), motion.py (Eq. 21, 22; Lucas-Kanade)
+metrics       metric.py (what one is), suites.py (all by name), paper/ (A.4.3), official/ (as published),
+              nets/ and weights.py (the networks of the latter)
+videos        video.py (frames block by block), batching.py (frames to the device), pictures.py
+running       evaluation.py (a request to its files), runner.py, store.py (what is measured already)
+results       results.py, results_check.py, change.py (which chunk moved), intervals.py, prompts.py
+to look at    report*.py, table.py, csv_file.py, vbench_file.py, compare.py
+data          dataset.py and its parts (a local copy of the videos and captions)
 """
