@@ -111,7 +111,6 @@ def _measure(args: argparse.Namespace, weights_folder: pathlib.Path) -> int:
         devices=_devices(args.mesh),
         shard=_shard(args.shard),
     )  # fmt: skip
-    evaluation.check(request)  # before anything is set up
     console.set_up()
     with _Bar() as progress:
         outcome = evaluation.evaluate(request, progress)

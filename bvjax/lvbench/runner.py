@@ -111,7 +111,7 @@ def measure(task: Task, progress: Progress) -> dict[str, list[str]]:
             unfinished.begin(missing, task.segments)
             try:
                 unfinished.decode(progress)
-            except UserError as error:
+            except Exception as error:
                 fail(video.name, error)
                 continue
             waiting.append(unfinished)
