@@ -81,21 +81,28 @@ def aggregate_table(results: Results) -> str:
     ends = [finite(one.get(key)) for one in normalised for key in ("mean", "high")]
     scale = max((end for end in ends if end is not None), default=0.0) or 1.0
     several = len({metrics[name].get("suite") for name in names}) > 1
+    # Nothing of the suite `paper` is a score of whole videos.
+    wholes = any(finite((aggregate[n].get("whole") or {}).get("mean")) is not None for n in names)
     rows, suite = [], None
     for name in names:
         if several and metrics[name].get("suite") != suite:
             suite = metrics[name].get("suite")
-            rows.append(f'<tr class="suite"><th colspan="8" scope="colgroup">Suite {escape(suite)}')
-        rows.append(_aggregate_row(name, metrics[name], aggregate[name], scale))
+            rows.append(
+                f'<tr class="suite"><th colspan="{7 + wholes}" scope="colgroup">Suite {escape(suite)}'
+            )
+        rows.append(_aggregate_row(name, metrics[name], aggregate[name], scale, wholes))
     return (
         '<div class="scroll"><table><thead>'
         '<tr><th rowspan="2" scope="col">Metric<th colspan="3" class="group" scope="colgroup">'
         'VDE \N{DOWNWARDS ARROW}<th colspan="2" class="group" scope="colgroup">'
         "Mean change, VDE / \N{GREEK CAPITAL LETTER SIGMA}w \N{DOWNWARDS ARROW}"
-        '<th class="group" scope="colgroup">Whole videos<th rowspan="2" scope="col">Videos'
+        + '<th class="group" scope="colgroup">Whole videos'
+        * wholes
+        + '<th rowspan="2" scope="col">Videos'
         '<tr><th scope="col">mean<th scope="col">95 % interval<th scope="col">median'
         '<th scope="col">mean, 95 % interval<th scope="col" class="text">on one scale'
-        '<th scope="col">mean, 95 % interval</thead><tbody>'
+        + '<th scope="col">mean, 95 % interval' * wholes
+        + "</thead><tbody>"
         + "\n".join(rows)
         + "</tbody></table></div>"
         + _excluded(names, metrics, aggregate)
@@ -103,10 +110,11 @@ def aggregate_table(results: Results) -> str:
 
 
 def _aggregate_row(
-    name: str, about: Mapping[str, Any], content: Mapping[str, Any], scale: float
+    name: str, about: Mapping[str, Any], content: Mapping[str, Any], scale: float, wholes: bool
 ) -> str:
-    drift = content.get("vde") or {}
-    share = content.get("vde_normalised") or {}
+    drifts = bool(about["better"]["vde"])
+    drift = (content.get("vde") or {}) if drifts else {"n": content["whole"]["n"]}
+    share = (content.get("vde_normalised") or {}) if drifts else {}
     out = len(drift.get("excluded") or [])
     left_out = f"<small>{out} left out</small>" if out else ""
     return (
@@ -115,7 +123,8 @@ def _aggregate_row(
         f"<td>{number(drift.get('median'))}"
         f"<td>{percent(share.get('mean'))}<small>{_interval(share, percent)}</small>"
         f'<td class="text">{_range(share, scale)}'
-        f"<td>{_whole(about, content.get('whole') or {})}<td>{drift.get('n', 0)}{left_out}"
+        + f"<td>{_whole(about, content.get('whole') or {})}" * wholes
+        + f"<td>{drift.get('n', 0)}{left_out}"
     )
 
 
@@ -127,7 +136,8 @@ def _whole(about: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
     text = number(whole["mean"])
     small = [f"<small>{_interval(whole, number)}</small>"]
     if dimension:
-        text = f"<strong>{text}</strong> \N{UPWARDS ARROW}"
+        arrow = " \N{UPWARDS ARROW}" if about["better"]["whole"] else ""
+        text = f"<strong>{text}</strong>{arrow}"
         small.insert(0, f"<small>{escape(dimension)}</small>")
     other = finite(whole.get("video_mean"))
     if other is not None and number(other) != number(whole["mean"]):
@@ -176,7 +186,8 @@ def videos_table(results: Results, videos: Sequence[Mapping[str, Any]]) -> str:
     names = ordered(metrics)
     wholes = [n for n in names if any(finite(_whole_of(v, n)) is not None for v in videos)]
     # VBench's numbers have a direction; other scores of whole videos have none.
-    wholes.sort(key=lambda name: not metrics[name].get("complement"))
+    wholes.sort(key=lambda name: not metrics[name]["better"]["whole"])
+    drifting = [name for name in names if metrics[name]["better"]["vde"]]
     ranks = mean_ranks(results)
     most = {n: max((vde_of(v, n) or 0.0 for v in videos), default=0.0) for n in names}
     rows = []
@@ -186,7 +197,7 @@ def videos_table(results: Results, videos: Sequence[Mapping[str, Any]]) -> str:
             _cell(rank, "" if rank is None else f"{rank:.1f}", "no VDE could be measured"),
             _cell(finite(video.get("seconds")) or None, duration(video.get("seconds")),
                   "the file does not say how fast it plays"),
-            *(_vde_cell(video, name, most[name]) for name in names),
+            *(_vde_cell(video, name, most[name]) for name in drifting),
             *(_cell(finite(_whole_of(video, name)), number(_whole_of(video, name)),
                     missing_reason(video, name)) for name in wholes),
         ]  # fmt: skip
@@ -196,7 +207,7 @@ def videos_table(results: Results, videos: Sequence[Mapping[str, Any]]) -> str:
         )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="Videos"><table><thead>'
-        f"{_heads(names, wholes, metrics)}</thead><tbody>\n"
+        f"{_heads(drifting, wholes, metrics)}</thead><tbody>\n"
         + "\n".join(rows)
         + "</tbody></table></div>"
     )
@@ -212,7 +223,7 @@ def _heads(names: Sequence[str], wholes: Sequence[str], metrics: Results) -> str
         )
         groups[text] = groups.get(text, 0) + 1
     for name in wholes:
-        vbench = metrics[name].get("complement")
+        vbench = metrics[name]["better"]["whole"]
         text = "VBench, whole video \N{UPWARDS ARROW}" if vbench else "Score of the whole video"
         groups[text] = groups.get(text, 0) + 1
     above = "".join(
