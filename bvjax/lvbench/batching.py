@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +13,19 @@ import numpy as np
 
 from bvjax.sharding import Layout
 
+AHEAD = 2  # batches that a device may be behind: their frames take memory
+
 
 class _Batch:
     """A result on the device, fetched once: when the first of its rows is asked for."""
 
     def __init__(self, on_device: Any):
         self._on_device, self._fetched = on_device, None
+
+    def wait(self) -> None:
+        """Until the device has made it."""
+        if self._on_device is not None:
+            jax.block_until_ready(self._on_device)
 
     def row(self, index: int) -> Any:
         if self._fetched is None:
@@ -59,6 +68,7 @@ class Batcher:
         self._size = math.ceil(size / devices) * devices
         self._params = jax.device_put(params, layout.sharding())
         self._layout, self._call = layout, jax.jit(fn)
+        self._sent: collections.deque[_Batch] = collections.deque()
         self._queues: dict[Any, list[tuple[tuple[np.ndarray, ...], Pending]]] = {}
 
     def submit(self, *items: np.ndarray) -> Pending:
@@ -79,8 +89,12 @@ class Batcher:
         rows += [rows[-1]] * (self._size - len(rows))
         sharding = self._layout.sharding("data")
         batches = [jax.device_put(np.stack(column), sharding) for column in zip(*rows, strict=True)]
+        if len(self._sent) == AHEAD:
+            with contextlib.suppress(Exception):  # its own items tell
+                self._sent.popleft().wait()
         try:
             batch, error = _Batch(self._call(self._params, *batches)), None
+            self._sent.append(batch)
         except Exception as raised:
             batch, error = None, raised
         for row, (_, pending) in enumerate(queue):
