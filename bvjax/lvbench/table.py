@@ -142,9 +142,13 @@ def _best(column: Column, several: Sequence[Results]) -> str | None:
     return number(column.best(values)) if values and column.best else None
 
 
+def _videos(count: int) -> str:
+    return f"{count} video{'' if count == 1 else 's'}"
+
+
 def _terms(several: Sequence[Results]) -> str:
     config = several[0]["config"]
-    counts = [f"{len(results['videos'])} videos" for results in several]
+    counts = [_videos(len(results["videos"])) for results in several]
     if len(several) > 1:
         counts = [
             f"{c} ({markdown_cell(_method(r))})" for c, r in zip(counts, several, strict=True)
