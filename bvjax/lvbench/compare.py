@@ -181,8 +181,12 @@ def _pairs(
     return pairs, left, right
 
 
+def _s(things: Sequence[Any]) -> str:
+    return "" if len(things) == 1 else "s"
+
+
 def _intro(found: Comparison) -> str:
-    return f"A: {found.names[0]}, B: {found.names[1]}; {len(found.pairs)} pairs of videos"
+    return f"A: {found.names[0]}, B: {found.names[1]}; {len(found.pairs)} pair{_s(found.pairs)} of videos"
 
 
 def _table(found: Comparison) -> list[list[str]]:
