@@ -30,8 +30,8 @@ def damage(content: Mapping[str, Any]) -> str:
     if weights not in WEIGHTS:
         return f"the VDE weights are {weights!r}"
     for metric, about in content["metrics"].items():
-        if not (isinstance(about, dict) and {"title", "suite", "complement"} <= about.keys()):
-            return f"the metric {metric} has no title, suite or complement"
+        if not (isinstance(about, dict) and {"title", "suite", "complement", "better"} <= about.keys()):
+            return f"the metric {metric} has no title, suite, complement or direction"
         summaries = content["aggregate"].get(metric)
         for key in _SUMMARIES:
             found = summaries.get(key) if isinstance(summaries, dict) else None
