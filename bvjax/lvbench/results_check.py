@@ -30,7 +30,9 @@ def damage(content: Mapping[str, Any]) -> str:
     if weights not in WEIGHTS:
         return f"the VDE weights are {weights!r}"
     for metric, about in content["metrics"].items():
-        if not (isinstance(about, dict) and {"title", "suite", "complement", "better"} <= about.keys()):
+        if not (
+            isinstance(about, dict) and {"title", "suite", "complement", "better"} <= about.keys()
+        ):
             return f"the metric {metric} has no title, suite, complement or direction"
         summaries = content["aggregate"].get(metric)
         for key in _SUMMARIES:
