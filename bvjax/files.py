@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from bvjax.errors import UserError
+
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Writes through a temporary file beside `path`: afterwards it is the old file or the new one.
@@ -34,6 +36,16 @@ def write_atomic(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`write_atomic` of indented JSON in ASCII, which reads the same under every locale."""
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def parse_json(text: str, where: str) -> Any:
+    """JSON out of a person's file; raises `UserError` that starts with `where` and says the place."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
 
 
 def sha256_of(path: Path) -> str:

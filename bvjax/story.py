@@ -14,13 +14,13 @@ Either all captions have times or none has.
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bvjax.errors import UserError
+from bvjax.files import parse_json
 
 _TIMES = re.compile(r"\s*\(\s*(\d+)\s*s?\s*[-\u2010-\u2015\u2212]\s*(\d+)\s*s\s*\)\s*(\.?)\s*$")
 _SENTENCE_END = (".", "!", "?", "\u2026", '"', "\u201d")
@@ -61,17 +61,12 @@ def load_story(path: str | pathlib.Path) -> Story:
     """Read a story file; raises `UserError` with one sentence for whatever is wrong with it."""
     path = pathlib.Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read the story {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise UserError(f"the story {path} is not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"the story {path} is not valid JSON: {error.msg} at line {error.lineno}, "
-            f"column {error.colno}"
-        ) from None
-    return parse_story(content, str(path))
+    return parse_story(parse_json(text, f"the story {path}"), str(path))
 
 
 def parse_story(content: Any, where: str = "the story") -> Story:

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bvjax.lvbench.video import SUFFIXES, find_videos, name_of
+from bvjax.lvbench.video import bare, find_videos, name_of
 
 TABLES = ("captions.json", "captions.jsonl")  # captions of many videos, at the folder's top
 # Not captions of a video of that name: the split, and the story in a folder that `generate` made.
@@ -62,14 +62,6 @@ def gather(folder: pathlib.Path) -> Found:
         else:
             entries[entry.name] = entry
     return Found(dict(sorted(videos.items())), dict(sorted(entries.items())), tuple(problems))
-
-
-def bare(name: str) -> str:
-    """A name without a video's suffix."""
-    for suffix in SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
 
 
 def load(path: pathlib.Path) -> Any:

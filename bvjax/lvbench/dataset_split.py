@@ -12,7 +12,8 @@ from typing import Any
 
 from bvjax.errors import UserError
 from bvjax.files import write_json
-from bvjax.lvbench.dataset_files import bare, gather, load
+from bvjax.lvbench.dataset_files import gather, load
+from bvjax.lvbench.video import bare
 
 SPLIT_FILE = "split.json"
 SPLITS = ("train", "test")

@@ -139,13 +139,13 @@ def evaluate(request: Request, progress: runner.Progress) -> Outcome:
     pictures = {
         m.name: store.pictures(m.video, task.segments) for m in measured if m.video is not None
     }
-    files = _write(out, name, content, pictures)
+    files = _write(out, content, pictures)
     failures = tuple(sentence for m in measured for sentence in m.failures)
     return Outcome(lines=(*table.text(content), "", *map(str, files)), failures=failures)
 
 
 def _write(
-    out: pathlib.Path, name: str, content: Mapping[str, Any], pictures: Mapping[str, Any]
+    out: pathlib.Path, content: Mapping[str, Any], pictures: Mapping[str, Any]
 ) -> list[pathlib.Path]:
     """All files of a finished evaluation, in the order in which a person would look at them."""
     text = {

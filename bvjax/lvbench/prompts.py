@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bvjax.errors import UserError
-from bvjax.files import sha256_of
-from bvjax.lvbench.video import SUFFIXES
+from bvjax.files import parse_json, sha256_of
+from bvjax.lvbench.video import bare
 from bvjax.story import parse_story
 
 FORMS = (
@@ -91,7 +90,7 @@ def load(path: str | pathlib.Path) -> Prompts:
     except UnicodeDecodeError:
         raise UserError(f"the prompts {path} are not UTF-8 text") from None
     lines = path.suffix.lower() in (".jsonl", ".ndjson")
-    texts = _of_lines(content, path) if lines else _of_object(_json(content, str(path)), path)
+    texts = _of_lines(content, path) if lines else _of_object(parse_json(content, str(path)), path)
     if not texts:
         raise UserError(f"the prompts {path} hold no prompt; {FORMS}")
     return Prompts(texts, sha256_of(path))
@@ -111,7 +110,7 @@ def _of_lines(content: str, path: pathlib.Path) -> dict[str, str]:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        entry = _json(line, where)
+        entry = parse_json(line, where)
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), str | int):
             raise UserError(f'{where} has no "id"; {FORMS}')
         name = str(entry["id"])
@@ -134,22 +133,10 @@ def _text(value: Any, where: str) -> str:
     raise UserError(f"{where} has neither a prompt nor captions; {FORMS}")
 
 
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from None
-
-
 def _parts(name: str) -> tuple[str, ...]:
     """Folders and stem, the last first; only suffixes of videos are taken off."""
     *folders, last = name.replace("\\", "/").split("/")
-    stem, dot, suffix = last.rpartition(".")
-    if dot and stem and f".{suffix.lower()}" in SUFFIXES:
-        last = stem
-    return (last, *reversed(folders))
+    return (bare(last) or last, *reversed(folders))
 
 
 def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:

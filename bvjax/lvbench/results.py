@@ -36,6 +36,7 @@ from bvjax.lvbench import intervals
 from bvjax.lvbench.change import movement
 from bvjax.lvbench.metric import Scores
 from bvjax.lvbench.prompts import Prompts
+from bvjax.lvbench.report_text import finite
 from bvjax.lvbench.results_check import damage
 from bvjax.lvbench.suites import Entry
 from bvjax.lvbench.vde import drift
@@ -153,10 +154,10 @@ def _video(measured: Measured, weights: str, prompts: Prompts | None) -> dict[st
         "name": video.name,
         "sha256": video.sha256,
         "frames": video.frames,
-        "fps": _finite(video.fps),
+        "fps": finite(video.fps),
         "height": video.height,
         "width": video.width,
-        "seconds": _finite(video.frames / video.fps) if video.fps else None,
+        "seconds": finite(video.frames / video.fps) if video.fps else None,
         "prompt": prompts.text(video.name) if prompts else None,
         "scores": {metric: _scores(s, weights) for metric, s in measured.scores.items()},
     }
@@ -169,11 +170,11 @@ def _scores(scores: Scores, weights: str) -> dict[str, Any]:
     if found.reason and not (scores.reason and any(map(math.isnan, scores.chunks))):
         reasons.append(found.reason)
     return {
-        "chunks": [_finite(chunk) for chunk in scores.chunks],
-        "vde": _finite(found.vde),
-        "vde_normalised": _finite(found.normalised),
-        "wmape": _finite(found.wmape),
-        "whole": _finite(scores.whole),
+        "chunks": [finite(chunk) for chunk in scores.chunks],
+        "vde": finite(found.vde),
+        "vde_normalised": finite(found.normalised),
+        "wmape": finite(found.wmape),
+        "whole": finite(scores.whole),
         "weight": scores.weight,
         "moved": movement(scores.chunks).as_dict(),
         "reason": "; ".join(reasons),
@@ -232,7 +233,3 @@ def _interval(values: Sequence[float], weights: Sequence[float] | None = None) -
     if found["n"] < 2:
         found["low"] = found["high"] = None
     return found
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)

@@ -67,6 +67,25 @@ class Progress(Protocol):
         """A video, or part of it, cannot be measured."""
 
 
+class Quiet:
+    """Progress that nobody follows; a base for who follows a part of it."""
+
+    def counting(self, video: int, videos: int) -> None:
+        pass
+
+    def start(self, frames: int, videos: int) -> None:
+        pass
+
+    def video(self, name: str) -> None:
+        pass
+
+    def advance(self, frames: int) -> None:
+        pass
+
+    def problem(self, sentence: str) -> None:
+        pass
+
+
 def measure(task: Task, progress: Progress) -> dict[str, list[str]]:
     """Measures what is missing of this shard's videos, into the store.
 

@@ -62,14 +62,6 @@ class Block:
             self._kept[key] = make()
         return self._kept[key]
 
-    def pairs(self) -> Iterator[tuple[int, Frame, Frame]]:
-        """(t, frame t - 1, frame t) of all neighbours whose second frame is in this block."""
-        before = self.previous
-        for t, frame in enumerate(self.frames, start=self.first):
-            if before is not None:
-                yield t, before, frame
-            before = frame
-
 
 def find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
     """All videos below a folder, or the one file given, sorted by name.
@@ -124,6 +116,14 @@ def name_of(path: pathlib.Path, folder: pathlib.Path) -> str:
     """
     name = path.name if path == folder else path.relative_to(folder).as_posix()
     return readable(name)
+
+
+def bare(name: str) -> str:
+    """A name without a video's suffix."""
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
 
 
 def readable(text: str) -> str:

@@ -42,16 +42,11 @@ FPS = flags.DEFINE_integer("fps", 24, "Its frames a second.")
 VIDEO = flags.DEFINE_string("video", None, "A video to measure instead.")
 FLOW = flags.DEFINE_string("flow", "dis", "Optical flow: dis or lk.")
 
-TARGET_SECONDS, TARGET_GIGABYTES = 60.0, 2.0
+TARGET_SECONDS = 60.0
 
 
-class _Silent:
-    """Progress that nobody watches."""
-
-    def counting(self, video, videos): ...
-    def start(self, frames, videos): ...
-    def video(self, name): ...
-    def advance(self, frames): ...
+class _Problems(runner.Quiet):
+    """Of the progress, what goes wrong."""
 
     def problem(self, sentence):
         print(sentence)
@@ -84,7 +79,7 @@ def as_evaluated(path: Path, folder: Path, context: Context) -> tuple[float, flo
     begun, busy = time.perf_counter(), _processor_seconds()
     metrics = _metrics(context)
     task = runner.Task(path, Store(folder / "scores"), metrics, context.options.segments, {})
-    runner.measure(task, _Silent())
+    runner.measure(task, _Problems())
     wall, busy = time.perf_counter() - begun, _processor_seconds() - busy
     measured, owed = runner.collect(task)
     assert len(measured[0].scores) == len(metrics) and not owed

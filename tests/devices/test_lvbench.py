@@ -22,7 +22,7 @@ def test_scores_on_eight_devices_are_those_on_one(tmp_path):
         task = runner.Task(
             tmp_path / "videos", Store(tmp_path / str(devices)), [metric], segments=5, weights={}
         )
-        runner.measure(task, _Quiet())
+        runner.measure(task, _NoProblem())
         measured, owed = runner.collect(task)
         assert not owed
         found[devices] = np.array([m.scores[metric.name].chunks for m in measured])
@@ -48,10 +48,6 @@ def test_a_batch_is_cut_over_the_devices():
     assert len(seen[0].device_set) == 8 and not seen[0].is_fully_replicated
 
 
-class _Quiet:
-    def counting(self, video, videos): ...
-    def start(self, frames, videos): ...
-    def video(self, name): ...
-    def advance(self, frames): ...
+class _NoProblem(runner.Quiet):
     def problem(self, sentence):
         raise AssertionError(sentence)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from bvjax.lvbench.batching import Batcher
-from bvjax.lvbench.metric import Context, Scores
+from bvjax.lvbench.metric import Context
 from bvjax.lvbench.nets import musiq
 from bvjax.lvbench.nets.resize import resize
-from bvjax.lvbench.official.consistency import FrameMeasurement, FrameMetric, one
-from bvjax.lvbench.video import Video
+from bvjax.lvbench.official.consistency import FrameMetric, one
 
 LONGER = 512  # pixels; larger frames are made smaller
 FULL = 100.0  # the scale of the network's scores, and of segments'
@@ -30,25 +27,10 @@ def clarity_input(frames: UInt8[Array, "b h w 3"]) -> Float[Array, "b H W 3"]:
     return frames.astype(np.float32) / 255
 
 
-class ClarityMeasurement(FrameMeasurement):
-    """Means over frames, of segments on the network's scale, of the whole video in 0..1."""
-
-    def scores(self) -> Scores:
-        found = super().scores()
-        return dataclasses.replace(found, whole=found.whole / FULL)
-
-
-class ClarityMetric(FrameMetric):
-    """A frame metric whose two kinds of score have two scales, as they are published."""
-
-    def begin(self, video: Video, segments: int) -> ClarityMeasurement:
-        return ClarityMeasurement(self, segments)
-
-
-def make(context: Context) -> ClarityMetric:
-    """Needs `musiq_spaq`."""
+def make(context: Context) -> FrameMetric:
+    """Needs `musiq_spaq`.  Means over frames: of segments on the network's scale, of whole videos in 0..1."""
     scores = lambda params, frames: musiq.musiq(params, clarity_input(frames))
     params = musiq.prepare(context.load("musiq_spaq"))
     batcher = Batcher(scores, params, context.options.batch, context.layout)
     mean = lambda found: float(np.mean(found, dtype=np.float64))
-    return ClarityMetric("official/clarity", {}, 1, batcher, mean, one)
+    return FrameMetric("official/clarity", {}, 1, batcher, mean, one, FULL)

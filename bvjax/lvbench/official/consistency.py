@@ -42,7 +42,8 @@ class FrameMetric:
     """A metric of one vector (or number) per frame.
 
     score: vectors [t, ...] of a segment, or of the whole video, to its score.
-    weigh: frames of a video to the weight of its whole score.
+    weigh: frames of a video to the weight of its whole score. full: what whole scores are divided
+    by, where they are published on another scale than those of segments.
     """
 
     name: str
@@ -51,6 +52,7 @@ class FrameMetric:
     batcher: Batcher
     score: Callable[[np.ndarray], float]
     weigh: Callable[[int], int]
+    full: float = 1.0
 
     def begin(self, video: Video, segments: int) -> FrameMeasurement:
         return FrameMeasurement(self, segments)
@@ -72,6 +74,6 @@ class FrameMeasurement:
         cut = [found[i * length : (i + 1) * length] for i in range(self._segments)]
         return Scores(
             chunks=tuple(self._metric.score(part) for part in cut),
-            whole=self._metric.score(found),
+            whole=self._metric.score(found) / self._metric.full,
             weight=self._metric.weigh(len(found)),
         )
