@@ -69,8 +69,14 @@ performance-docs: setup-torch  ## docs/performance.md: what things cost on this 
 parity-docs: setup-torch  ## docs/parity.md: what equals what, measured by these tests
 	$(VENV_TORCH)/bin/python -m tests.torch.report
 
-lock: setup  ## pin what is installed
-	(echo "# Made by 'make lock' from requirements.in (Python 3.11, CPU)."; $(PY) -m pip freeze --exclude-editable) > requirements.txt
+lint: setup  ## ruff (rules and format) and mypy (no more errors than .ci/type_errors allows)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	.ci/types $(PY)
+
+lock: setup  ## pin what pyproject.toml asks for
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[train,lvbench,dev]'
+	(echo "# Made by 'make lock' from pyproject.toml (Python 3.11, CPU)."; $(PY) -m pip freeze --exclude-editable) > requirements.txt
 
 clean:  ## remove the virtual environments and caches
 	rm -rf $(VENV) $(VENV_TORCH) $(VENV_AOT) .pytest_cache .hypothesis

@@ -40,6 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.command(args) or 0
     except UserError as error:
         return console.say(f"bvjax: {error}", 2)
+    except ModuleNotFoundError as error:
+        from bvjax.extras import extra_of
+
+        extra = extra_of((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        return console.say(
+            f"bvjax: this command needs {error.name}; install it with pip install 'bvjax[{extra}]'",
+            2,
+        )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
