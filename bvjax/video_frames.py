@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -13,6 +15,19 @@ from jaxtyping import UInt8
 from bvjax.errors import UserError
 
 Frame = UInt8[np.ndarray, "h w 3"]
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+
+
+def location(path: str | os.PathLike) -> str:
+    """A path as FFmpeg takes it for the name of a file, whatever it looks like ("12:30 fox.mp4").
+
+    Raises `UserError` for an address on a network: nothing is connected to.
+    """
+    text = os.fspath(path)
+    if _ADDRESS.match(text) and not os.path.isdir(os.path.dirname(text)):
+        shown = re.sub(":/+", "://", text, count=1)  # `pathlib` makes one slash of two
+        raise UserError(f"{shown} is an address; the path of a file is wanted")
+    return f"file:{text}"
 
 
 def timed_frames(
@@ -23,7 +38,7 @@ def timed_frames(
     Raises `UserError` for a file that is missing, not a video or damaged.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(location(path)) as container:
             if not container.streams.video:
                 raise UserError(f"{path} has no video in it")
             stream = container.streams.video[0]

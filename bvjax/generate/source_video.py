@@ -12,7 +12,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from bvjax.errors import UserError
-from bvjax.video_frames import Frame, reason, timed_frames, upright
+from bvjax.video_frames import Frame, location, reason, timed_frames, upright
 
 # Of the time a frame is shown: one that the source would fill by less is not made.  The times in
 # Matroska files are rounded to milliseconds, so the end of a video is not exact.
@@ -54,7 +54,7 @@ def frame_size(path: str | pathlib.Path) -> tuple[int, int]:
 def write_copy(path: pathlib.Path, frames: Iterable[Frame], fps: int) -> None:
     """Writes frames without any loss (FFV1); raises `UserError`."""
     try:
-        with av.open(str(path), "w", format="matroska") as container:
+        with av.open(location(path), "w", format="matroska") as container:
             stream = None
             for picture in frames:
                 if stream is None:

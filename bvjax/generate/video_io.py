@@ -19,7 +19,7 @@ from absl import logging
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
-from bvjax.video_frames import reason
+from bvjax.video_frames import location, reason
 
 WATCHABLE = 256  # pixels: the short side of a video that is pleasant to look at
 _FRAGMENTED = {
@@ -48,7 +48,7 @@ class VideoWriter:
         self._fps, self._scale = fps, scale
         self._stream = None
         try:
-            self._container = av.open(str(self.path), "w", format="mp4", options=_FRAGMENTED)
+            self._container = av.open(location(self.path), "w", format="mp4", options=_FRAGMENTED)
         except (OSError, av.FFmpegError) as error:
             raise _cannot_write(self.path, error) from None
 
@@ -122,7 +122,7 @@ def check_writer(folder: str | pathlib.Path, height: int, width: int, fps: int) 
 def read_video(path: str | pathlib.Path) -> tuple[UInt8[np.ndarray, "f h w 3"], float]:
     """All RGB frames of a video and its frames per second; raises `UserError`."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(location(path)) as container:
             if not container.streams.video:
                 raise UserError(f"{path} has no video in it")
             stream = container.streams.video[0]
@@ -175,8 +175,10 @@ def _move_index(path: pathlib.Path) -> None:
     whole = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with (
-            av.open(str(path)) as source,
-            av.open(str(whole), "w", format="mp4", options={"movflags": "faststart"}) as target,
+            av.open(location(path)) as source,
+            av.open(
+                location(whole), "w", format="mp4", options={"movflags": "faststart"}
+            ) as target,
         ):
             stream = target.add_stream_from_template(source.streams.video[0])
             for packet in source.demux(source.streams.video[0]):

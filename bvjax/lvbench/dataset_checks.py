@@ -10,6 +10,7 @@ import av
 from bvjax.errors import UserError
 from bvjax.lvbench.video import Video
 from bvjax.story import parse_story, split_times
+from bvjax.video_frames import location
 
 CLASSES = ("Humans", "Animals", "Environment")  # of Table 1
 TAIL = 5.0  # seconds at a video's end that may be without a caption: the longest chunk of LV-Bench
@@ -38,7 +39,7 @@ def wrong_video(video: Video, shortest: float) -> Iterator[str]:
         yield f"lasts {seconds:.1f} s; it must last at least {shortest:g} s"
     if video.frames < LEAST_FRAMES:
         yield f"has {video.frames} frames; an evaluation needs at least {LEAST_FRAMES}"
-    with av.open(str(video.path)) as container:
+    with av.open(location(video.path)) as container:
         stream = container.streams.video[0]
         promised = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if promised > seconds + CUT:

@@ -124,8 +124,10 @@ def write_video(story: Story, path: Path, size: int, fps: int) -> None:
     """Render a story to H.264 (yuv420p, so `size` is rounded up to an even number)."""
     import av
 
+    from bvjax.video_frames import location
+
     size += size % 2
-    with av.open(str(path), "w") as container:
+    with av.open(location(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
         stream.options = {"crf": "18", "preset": "veryfast"}

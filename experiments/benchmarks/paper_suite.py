@@ -33,6 +33,7 @@ from bvjax.lvbench.paper.working import small, small_luma
 from bvjax.lvbench.store import Store
 from bvjax.lvbench.video import blocks, probe
 from bvjax.sharding import Layout
+from bvjax.video_frames import location
 from experiments.benchmarks import figures
 from experiments.benchmarks.clock import Clock, peak_gigabytes
 
@@ -131,7 +132,7 @@ def make_clip(path: Path) -> Path:
     centre = (mask.shape[1] // 2, mask.shape[0] // 2)
     cv2.ellipse(mask, centre, (centre[0] - 2, centre[1] - 2), 0, 0, 360, 255, -1)
     subject = cv2.addWeighted(subject, 0.6, np.full_like(subject, (200, 30, 40)), 0.4, 0)
-    with av.open(str(path), "w") as container:
+    with av.open(location(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"preset": "veryfast", "crf": "20"}

