@@ -12,7 +12,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from bvjax.errors import UserError
-from bvjax.video_frames import Frame, location, reason, timed_frames, upright
+from bvjax.video_frames import Frame, TimedFrame, location, reason, timed_frames
 
 # Of the time a frame is shown: one that the source would fill by less is not made.  The times in
 # Matroska files are rounded to milliseconds, so the end of a video is not exact.
@@ -27,27 +27,27 @@ def read_frames(path: str | pathlib.Path, fps: int, height: int, width: int) -> 
 
     Raises `UserError` for a file that is missing, not a video or damaged.
     """
-    count, last = 0, None  # frames made; (start, end, frame) of the one before
+    count, last = 0, None  # frames made; the one before
     picture: Frame | None = None  # of `last`, once it is wanted
     for now in timed_frames(path, Fraction(1, fps)):
         if last is not None:
-            while Fraction(count, fps) <= (last[0] + now[0]) / 2:
-                picture = _fit(last[2], height, width) if picture is None else picture
+            while Fraction(count, fps) <= (last.start + now.start) / 2:
+                picture = _fit(last, height, width) if picture is None else picture
                 yield picture
                 count += 1
         last, picture = now, None
     if last is None:
         raise UserError(f"the video {path} has no frames")
-    while count + _LEAST_SHARE < last[1] * fps or not count:
-        picture = _fit(last[2], height, width) if picture is None else picture
+    while count + _LEAST_SHARE < last.end * fps or not count:
+        picture = _fit(last, height, width) if picture is None else picture
         yield picture
         count += 1
 
 
 def frame_size(path: str | pathlib.Path) -> tuple[int, int]:
     """(height, width) of a video as it is to be watched; raises `UserError`."""
-    for _, _, frame in timed_frames(path, Fraction(1)):
-        return upright(frame).shape[:2]
+    for shown in timed_frames(path):
+        return shown.size
     raise UserError(f"the video {path} has no frames")
 
 
@@ -71,12 +71,12 @@ def write_copy(path: pathlib.Path, frames: Iterable[Frame], fps: int) -> None:
 
 def read_copy(path: pathlib.Path) -> Iterator[Frame]:
     """The frames that `write_copy` was given; raises `UserError`."""
-    for _, _, frame in timed_frames(path, Fraction(1)):
-        yield frame.to_ndarray(format="rgb24")
+    for shown in timed_frames(path):
+        yield shown.picture()
 
 
-def _fit(frame: av.VideoFrame, height: int, width: int) -> Frame:
-    picture = np.ascontiguousarray(upright(frame))
+def _fit(shown: TimedFrame, height: int, width: int) -> Frame:
+    picture = np.ascontiguousarray(shown.picture())
     if picture.shape[:2] == (height, width):
         return picture
     image = PIL.Image.fromarray(picture)

@@ -19,7 +19,7 @@ from absl import logging
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
-from bvjax.video_frames import location, reason
+from bvjax.video_frames import location, open_video, reason, timed_frames
 
 WATCHABLE = 256  # pixels: the short side of a video that is pleasant to look at
 _FRAGMENTED = {
@@ -121,15 +121,9 @@ def check_writer(folder: str | pathlib.Path, height: int, width: int, fps: int) 
 
 def read_video(path: str | pathlib.Path) -> tuple[UInt8[np.ndarray, "f h w 3"], float]:
     """All RGB frames of a video and its frames per second; raises `UserError`."""
-    try:
-        with av.open(location(path)) as container:
-            if not container.streams.video:
-                raise UserError(f"{path} has no video in it")
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or stream.guessed_rate or 0)
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    except (OSError, av.FFmpegError) as error:
-        raise UserError(f"cannot read the video {path}: {reason(error)}") from None
+    with open_video(path) as (_, stream):
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+    frames = [shown.picture() for shown in timed_frames(path)]
     if not frames:
         raise UserError(f"the video {path} has no frames")
     return np.stack(frames), rate

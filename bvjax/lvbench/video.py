@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from bvjax.errors import UserError
 from bvjax.files import sha256_of
-from bvjax.video_frames import Frame, timed_frames, upright
+from bvjax.video_frames import Frame, timed_frames
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".gif")
 TRUTH = ".truth.npz"
@@ -86,15 +86,14 @@ def probe(path: pathlib.Path, folder: pathlib.Path) -> Video:
     A count in a file's header can be wrong, and segments are cut by the number of frames.
     """
     path, count, end, size = pathlib.Path(path), 0, 0, None
-    for _, stop, frame in timed_frames(path):
-        turned = round(frame.rotation / 90) % 2
-        now = (frame.width, frame.height) if turned else (frame.height, frame.width)
+    for shown in timed_frames(path):
+        now = shown.size
         if now != (size := size or now):
             raise UserError(
                 f"the video {path} changes from {size[1]}x{size[0]} to {now[1]}x{now[0]} at frame "
                 f"{count}; all frames must have one size"
             )
-        count, end = count + 1, stop
+        count, end = count + 1, shown.end
     if size is None:
         raise UserError(f"the video {path} has no frames")
     return Video(
@@ -141,8 +140,8 @@ def blocks(video: Video, size: int = 16) -> Iterator[Block]:
     """The frames of a video, `size` at a time; raises `UserError`."""
     held: list[Frame] = []
     first, previous, kept = 0, None, {}
-    for _, _, frame in timed_frames(video.path):
-        held.append(upright(frame))
+    for shown in timed_frames(video.path):
+        held.append(shown.picture())
         if len(held) == size:
             yield Block(first, np.stack(held), previous, _kept=kept)
             first, previous, held = first + size, held[-1], []

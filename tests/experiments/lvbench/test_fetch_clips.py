@@ -40,7 +40,7 @@ def test_pieces_are_the_whole_frame_by_frame(whole, tmp_path):
     assert len(cut(whole, tmp_path / "left", seconds=4)) == 3  # 4, 4, and 2 s, which is half
     assert len(cut(whole, tmp_path / "out2", seconds=9)) == 1  # 1 s is left out
     (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(UserError, match="cannot cut the video"):
+    with pytest.raises(UserError, match="cannot read the video"):
         cut(tmp_path / "text.mp4", tmp_path / "out", 2)
 
 
