@@ -1,11 +1,13 @@
-"""Writing files so that a crash never leaves half of one behind; their hashes."""
+"""Files: written so that a crash never leaves half of one behind, JSON read with distrust, hashes."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import math
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,12 @@ from typing import Any
 import numpy as np
 
 from bvjax.errors import UserError
+
+MAX_DEPTH = 100  # lists and objects within each other; the files here have about ten
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
+
+_TOO_DEEP = f"is nested too deeply: more than {MAX_DEPTH} lists and objects within each other"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -38,14 +46,100 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def parse_json(text: str, where: str) -> Any:
-    """JSON out of a person's file; raises `UserError` that starts with `where` and says the place."""
+def read_json(path: Path, what: str = "") -> Any:
+    """The content of a JSON file, whoever wrote it; see `parse_json`.
+
+    Args:
+        what: said before the path in messages, for example "the story".
+
+    Raises:
+        UserError: the file is missing, cannot be read, or is not JSON; one sentence naming it.
+    """
+    where = f"{what} {path}".lstrip()
     try:
-        return json.loads(text)
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{where} cannot be read: {error.strerror or error}") from None
+    return parse_json(content, where)
+
+
+def read_json_object(path: Path, what: str = "") -> dict[str, Any]:
+    """`read_json` of a file that must hold an object; raises `UserError`."""
+    found = read_json(path, what)
+    if not isinstance(found, dict):
+        raise UserError(f"{what} {path} is not a JSON object".lstrip())
+    return found
+
+
+def parse_json(content: str | bytes, where: str) -> Any:
+    """Objects, lists, strings, finite numbers and nothing else out of JSON in UTF-8.
+
+    Raises `UserError` that starts with `where` for text that is not UTF-8 or not JSON, and for what
+    Python would take although nothing here can use it: NaN and infinity, whole numbers of more than
+    64 bits, half a surrogate pair, more than `MAX_DEPTH` lists and objects within each other.
+    """
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        found = json.loads(
+            text.removeprefix("\ufeff"),
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_number,
+        )
+        _check_depth(found)
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not text in UTF-8: byte {error.start} is damaged") from None
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} has half of a surrogate pair in a string: {error.object[error.start]!a}"
+        ) from None
     except json.JSONDecodeError as error:
         raise UserError(
             f"{where} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         ) from None
+    except (_NotTaken, RecursionError) as error:
+        reason = str(error) if isinstance(error, _NotTaken) else _TOO_DEEP
+        raise UserError(f"{where} {reason}") from None
+    return found
+
+
+class _NotTaken(Exception):
+    """JSON that is refused; the message goes on after the name of the file."""
+
+
+def _integer(text: str) -> int:
+    number = int(text) if len(text) <= 20 else MAX_INTEGER + 1
+    if not MIN_INTEGER <= number <= MAX_INTEGER:
+        raise _NotTaken(f"has a whole number of more than 64 bits: {_short(text)}")
+    return number
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _NotTaken(f"has a number that is not finite: {_short(text)}")
+    return number
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 24 else f"{text[:20]}... ({len(text)} characters)"
+
+
+def _check_depth(found: Any) -> None:
+    level = [found]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise _NotTaken(_TOO_DEEP)
 
 
 def sha256_of(path: Path) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bvjax.errors import UserError
+from bvjax.files import parse_json
 
 # Names of the format -> NumPy's.  8-bit floats are listed so that they can be named when refused.
 DTYPES = {
@@ -62,7 +63,7 @@ class TensorFile:
                 pass
             with open(self.path, "rb") as file:
                 size = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(size))
+                header = parse_json(file.read(size), f"the header of {path}")
         except (SafetensorError, OSError, ValueError) as error:
             message = f"{path} is damaged or not a safetensors file ({error})"
             raise UserError(message) from None

@@ -8,7 +8,6 @@ and transformers writes "unknown", and in captions that quote a special token (`
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Protocol
@@ -16,6 +15,7 @@ from typing import Protocol
 import sentencepiece
 
 from bvjax.errors import UserError
+from bvjax.files import parse_json
 
 PAD_ID = 0
 EOS_ID = 1
@@ -107,7 +107,7 @@ class HuggingFaceVocabulary:
 
         damaged = f"{path} is not a tokenizer.json: it is damaged or cut short; copy it again"
         try:
-            kind = json.loads(content)["model"]["type"]
+            kind = parse_json(content, str(path))["model"]["type"]
         except (ValueError, KeyError, TypeError):
             raise UserError(damaged) from None
         if kind != "Unigram":

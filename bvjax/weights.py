@@ -10,7 +10,6 @@ after the other; a folder may hold only some.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.files import write_atomic, write_json
+from bvjax.files import read_json, write_atomic, write_json
 from bvjax.overrides import from_dict, to_dict
 from bvjax.tensor_files import TensorFile, TensorInfo, TensorWriter
 
@@ -260,10 +259,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is not a weights folder: it has no config.json")
-    try:
-        stored = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+    stored = read_json(path)
     if not isinstance(stored, dict) or set(stored) != {"model", "made"}:
         raise UserError(f"{path} is damaged: it must have exactly the keys model and made")
     return stored

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bvjax.errors import UserError
-from bvjax.files import write_atomic
+from bvjax.files import read_json_object, write_atomic
 
 # Keys that may differ when a run is resumed: how long and how often, not what is learned from what.
 FREE = (
@@ -26,11 +26,8 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
     path = workdir / "config.json"
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     if path.exists():
-        try:
-            old = flat(json.loads(path.read_text()))
-        except ValueError as error:
-            raise UserError(f"{path} is damaged: {error}") from None
-        new = flat(json.loads(text))
+        old = flat(read_json_object(path))
+        new = flat(json.loads(json.dumps(config)))
         keys = sorted(k for k in {*old, *new} - {*FREE} if old.get(k) != new.get(k))
         if keys:
             listed = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys)

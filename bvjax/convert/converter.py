@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from bvjax.convert import architecture, layouts, lora, pipeline
 from bvjax.convert.sources import Source, open_sources
 from bvjax.convert.tables import Spec
 from bvjax.errors import UserError
-from bvjax.files import sha256_of, write_atomic, write_json
+from bvjax.files import read_json, sha256_of, write_atomic, write_json
 from bvjax.overrides import apply_overrides, from_dict, to_dict
 from bvjax.presets import get_preset
 from bvjax.stages import STAGES
@@ -156,7 +155,7 @@ def _manifest(source: Source) -> dict[str, Any]:
     for folder in (source.path.parent, source.path.parent.parent):
         if (folder / MANIFEST).is_file():
             try:
-                return dict(json.loads((folder / MANIFEST).read_text())["parts"])
+                return dict(read_json(folder / MANIFEST)["parts"])
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{folder / MANIFEST} is damaged") from None
     return {}

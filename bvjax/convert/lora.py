@@ -10,7 +10,6 @@ published files put beside the low-rank ones.  What is left over is an error, ne
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from bvjax.convert import dit_names, layouts, torch_files
 from bvjax.convert.sources import TORCH_SUFFIXES, Tensors
 from bvjax.convert.tables import Spec
 from bvjax.errors import UserError
+from bvjax.files import parse_json
 from bvjax.tensor_files import TensorFile
 from bvjax.weights import DTYPES, Params, disk_names, flatten
 
@@ -242,9 +242,9 @@ def _open(path: Path) -> tuple[Tensors, dict[str, Any]]:
     told = file.metadata.get(METADATA)
     beside = path.with_name("adapter_config.json")
     if told is None and path.name.startswith("adapter_model") and beside.is_file():
-        told = beside.read_text()
+        told = beside.read_bytes()
     try:
-        settings = {k.removeprefix("transformer."): v for k, v in json.loads(told or "{}").items()}
+        settings = {k.removeprefix("transformer."): v for k, v in parse_json(told or "{}", str(path)).items()}
     except (ValueError, AttributeError):
         raise UserError(f"the settings of {path} are damaged") from None
     for name in ("use_rslora", "use_dora", "alpha_pattern"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from bvjax.config import ModelConfig, SamplerConfig
 from bvjax.convert import layouts
 from bvjax.convert.sources import Source
 from bvjax.errors import UserError
+from bvjax.files import read_json_object
 
 SCHEDULER = "scheduler/scheduler_config.json"
 # class -> (the sampler's kind, the name of its shift, its settings that this sampler stands for)
@@ -73,7 +73,7 @@ def read_sampler(sources: Sequence[Source], sampler: SamplerConfig) -> SamplerCo
     if path is None or not path.is_file() or sampler.kind == "few_step":
         return sampler
     try:
-        told = dict(json.loads(path.read_text()))
+        told = read_json_object(path)
         name = told["_class_name"]
         if name not in SCHEDULERS:
             logging.warning("%s is a %s, which bvjax has not; %s is kept", path, name, sampler.kind)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 
 from bvjax.convert import text_names, torch_files
 from bvjax.errors import UserError
+from bvjax.files import read_json_object
 from bvjax.tensor_files import TensorFile, TensorInfo
 
 COMPONENTS = ("transformer", "vae", "text_encoder")  # subfolders of a diffusers pipeline
@@ -105,7 +105,7 @@ def _groups(folder: Path) -> list[list[Path]]:
     """The files of each checkpoint in a folder: single ones, and shards after their index."""
     groups, sharded = [], set()
     for index in sorted(folder.glob("*.safetensors.index.json")):
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        names = sorted(set(read_json_object(index).get("weight_map", {}).values()))
         if any(Path(name).name != name for name in names):
             raise UserError(f"{index} names files outside its folder")
         groups.append([index, *(folder / name for name in names)])
@@ -148,7 +148,7 @@ def _open_group(group: list[Path], branch: str | None, folder: Path) -> Source:
         layout=layout,
         files=tuple(group),
         tensors=Tensors(infos, lambda name: read(cut[name])),
-        config=_read_json(config) if described and config.is_file() else {},
+        config=read_json_object(config) if described and config.is_file() else {},
         branch=used,
     )
 
@@ -174,7 +174,7 @@ def identify(infos: Mapping[str, TensorInfo], path: Path) -> tuple[str, str, str
 
 def _sharded(index: Path, files: list[Path]) -> Tensors:
     """All shards as one; raises `UserError` when they are not what the index says."""
-    where = _read_json(index).get("weight_map", {})
+    where = read_json_object(index).get("weight_map", {})
     opened = {file.name: TensorFile(file) for file in files}
     infos = {name: info for file in opened.values() for name, info in file.infos.items()}
     astray = [n for n, f in where.items() if n not in opened[f].infos]
@@ -182,13 +182,3 @@ def _sharded(index: Path, files: list[Path]) -> Tensors:
     if astray:
         raise UserError(f"{index} and its shards do not agree about {', '.join(sorted(astray))}")
     return Tensors(infos, lambda name: opened[where[name]].read(name))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is damaged: it is not a JSON object")
-    return found

@@ -10,7 +10,7 @@ import time
 
 from absl import logging
 
-from bvjax.files import sha256_of, write_atomic
+from bvjax.files import read_json, sha256_of, write_atomic
 
 VARIABLE = "BVJAX_TEXT_CACHE"
 RACY_SECONDS = 2.0  # a file changed so recently may change again within one tick of its clock
@@ -54,7 +54,7 @@ def file_sha256(path: pathlib.Path, folder: pathlib.Path | None) -> str:
     record = folder / "files" / f"{name}.json"
     state = [str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
     try:
-        stored = json.loads(record.read_text())
+        stored = read_json(record)
         if stored["state"] == state:
             return str(stored["sha256"])
     except (OSError, ValueError, KeyError, TypeError):

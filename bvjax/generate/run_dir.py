@@ -37,7 +37,7 @@ from jaxtyping import Float, UInt8
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.files import npy_bytes, npz_bytes, write_atomic
+from bvjax.files import npy_bytes, npz_bytes, parse_json, read_json_object, write_atomic
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.source_video import Frame, read_copy, write_copy
 from bvjax.overrides import from_dict, to_dict
@@ -126,8 +126,8 @@ class RunDir:
         if not (path / "config.json").is_file():
             raise UserError(f"{path} is not a run folder: it has no config.json")
         try:
-            stored = json.loads((path / "config.json").read_text())
-            story = json.loads((path / "story.json").read_text())
+            stored = read_json_object(path / "config.json")
+            story = read_json_object(path / "story.json")
             stored["model"] = from_dict(ModelConfig, stored["model"])
             stored["overrides"] = tuple(stored["overrides"])
             settings = Settings(**stored)
@@ -234,7 +234,8 @@ class RunDir:
 
     def _read_latents(self, chunk_id: int) -> Float[np.ndarray, "l h w z"]:
         path = self._latents(chunk_id)
-        expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
+        beside = path.with_suffix(".json")
+        expected = parse_json(beside.read_bytes(), str(beside))["sha256"]
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != expected:
             raise ValueError("its content does not match its hash")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from absl import logging
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
+from bvjax.files import read_json_object
 from bvjax.generate import decoding, video_io
 from bvjax.generate.bundle import Bundle
 from bvjax.generate.checks import check_image, check_model
@@ -229,7 +229,7 @@ def check_weights(run: RunDir, bundle: Bundle) -> None:
 def _compare_versions(run: RunDir) -> None:
     """Warns when the run began with software that may round differently."""
     path, now = run.path / "versions.json", versions()
-    before = json.loads(path.read_text()) if path.exists() else {}
+    before = read_json_object(path) if path.exists() else {}
     for name in ("jax", "jaxlib", "backend", "device"):
         if before.get(name, now[name]) != now[name]:
             logging.warning(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bvjax.files import parse_json
 from bvjax.lvbench.video import bare, find_videos, name_of
 
 TABLES = ("captions.json", "captions.jsonl")  # captions of many videos, at the folder's top
@@ -66,10 +66,14 @@ def gather(folder: pathlib.Path) -> Found:
 
 def load(path: pathlib.Path) -> Any:
     """JSON, or a list of the lines of a JSONL file; raises `OSError` or `ValueError`."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".jsonl":
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    return json.loads(text)
+    if path.suffix != ".jsonl":
+        return parse_json(path.read_bytes(), str(path))
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return [
+        parse_json(line, f"{path}, line {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
 
 
 def _entries(folder: pathlib.Path, videos: Mapping[str, pathlib.Path]) -> Iterator[Entry | Problem]:

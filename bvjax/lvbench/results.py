@@ -23,7 +23,6 @@ METRIC is "SUITE/KEY".  What is not a finite number is null, and the score's rea
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bvjax.errors import UserError
+from bvjax.files import read_json
 from bvjax.lvbench import intervals
 from bvjax.lvbench.change import movement
 from bvjax.lvbench.metric import Scores
@@ -84,12 +84,7 @@ def build(
 def load_results(path: str | pathlib.Path) -> dict[str, Any]:
     """Reads results.json; raises `UserError` where it is not what `build` makes."""
     path = pathlib.Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the results {path}: {error.strerror or error}") from None
-    except ValueError:
-        raise UserError(f"the results {path} are not JSON") from None
+    content = read_json(path, "the results")
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise UserError(f"{path} is not a results.json: its format is {found!r}, not {FORMAT!r}")

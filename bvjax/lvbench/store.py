@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from bvjax.errors import UserError
-from bvjax.files import npz_bytes, sha256_of, write_atomic, write_json
+from bvjax.files import npz_bytes, read_json_object, sha256_of, write_atomic, write_json
 from bvjax.lvbench.metric import Scores
 from bvjax.lvbench.video import Video, name_of, probe, truth_beside
 
@@ -172,9 +172,8 @@ def _hash(text: str) -> str:
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+        return read_json_object(path)
+    except UserError:
         return {}
 
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.files import write_atomic
+from bvjax.files import read_json, write_atomic
 from bvjax.nets import vae
 from bvjax.nets.text import UMT5Encoder, mean_embedding
 from bvjax.story import split_times
@@ -159,7 +159,7 @@ def claim(root: Path, folder: str | Path, model: ModelConfig) -> None:
         UserError: `root` holds stories encoded by other weights.
     """
     facts, note = manifest(folder, model), root / "manifest.json"
-    if note.exists() and json.loads(note.read_text()) != facts:
+    if note.exists() and read_json(note) != facts:
         raise UserError(
             f"{root} holds stories encoded by other weights than {folder}; use another folder"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
+from bvjax.files import read_json
 from data_pipelines.storyworld.latents import manifest
 
 
@@ -79,7 +79,7 @@ def check_latents(root: str | Path, weights: str | Path, model: ModelConfig) -> 
             f"{path} is missing; make it with "
             f"python -m data_pipelines.storyworld.encode --weights {weights} --out {root}"
         )
-    if json.loads(path.read_text()) != manifest(weights, model):
+    if read_json(path) != manifest(weights, model):
         raise UserError(f"the stories in {root} were encoded by other weights than {weights}")
 
 

@@ -21,6 +21,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from safetensors import safe_open
 
+from bvjax.files import parse_json
 from bvjax.nets.vae import to_float
 from bvjax.weights import load_tensors, save_tensors
 from data_pipelines.storyworld import COLOURS, PLACES, SPECIES
@@ -121,5 +122,5 @@ def load_judge(path: Path = DEFAULT) -> Judge:
     """Raises `UserError` when the file is missing, damaged or of another network."""
     params = load_tensors(path, jax.eval_shape(init_params, jax.random.key(0)))
     with safe_open(path, "numpy") as file:
-        about = json.loads((file.metadata() or {}).get("about", "{}"))
+        about = parse_json((file.metadata() or {}).get("about", "{}"), f"the metadata of {path}")
     return Judge(params, about)

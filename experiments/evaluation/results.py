@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bvjax.errors import UserError
-from bvjax.files import write_atomic
+from bvjax.files import read_json_object, write_atomic
 
 Record = dict[str, Any]
 
@@ -65,6 +65,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete it to start again") from None
+        return read_json_object(path)
+    except UserError as error:
+        raise UserError(f"{error}; delete it to start again") from None

@@ -159,7 +159,7 @@ def test_bad_folders_are_refused(tmp_path, model):
     config = tmp_path / "config.json"
     text = config.read_text()
     config.write_text(text[:100])
-    with pytest.raises(UserError, match="config.json is damaged"):
+    with pytest.raises(UserError, match="config.json is not valid JSON"):
         weights.load_config(tmp_path)
     config.write_text(text.replace('"z_dim"', '"zdim"'))
     with pytest.raises(UserError, match="'vae.zdim'; the nearest is 'vae.z_dim'"):

@@ -274,7 +274,7 @@ def test_results_go_on_only_where_they_belong(tmp_path):
     with pytest.raises(UserError, match="another seed"):
         Results(path).records("memory", {**mark, "seed": 1})
     path.write_text("{")
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="delete it to start again"):
         Results(path)
 
 

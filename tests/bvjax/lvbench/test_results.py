@@ -87,7 +87,7 @@ DAMAGE = {
     "a.mp4 is there twice": lambda r: r["videos"].append(r["videos"][0]),
     "unknown metric x/y": lambda r: r["videos"][0]["scores"].update({"x/y": {}}),
     "has 2 chunks, not 3": lambda r: r["videos"][2]["scores"]["paper/clarity"]["chunks"].pop(),
-    "has no number vde": lambda r: r["videos"][2]["scores"]["paper/clarity"].update(vde=math.nan),
+    "has no number vde": lambda r: r["videos"][2]["scores"]["paper/clarity"].update(vde="3"),
     "paper/clarity has no mean vde": lambda r: r["aggregate"]["paper/clarity"].pop("vde"),
 }
 
@@ -105,7 +105,7 @@ def test_damaged_results_are_refused_in_one_sentence(results, tmp_path, words):
 
 def test_what_is_no_json_is_refused(tmp_path):
     (tmp_path / "x.json").write_text("[")
-    with pytest.raises(UserError, match="are not JSON"):
+    with pytest.raises(UserError, match="is not valid JSON"):
         load_results(tmp_path / "x.json")
     with pytest.raises(UserError, match="cannot read the results"):
         load_results(tmp_path / "y.json")
