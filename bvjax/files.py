@@ -59,7 +59,7 @@ def read_json(path: Path, what: str = "") -> Any:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{where} cannot be read: {error.strerror or error}") from None
+        raise UserError(f"cannot read {where}: {error.strerror or error}") from None
     return parse_json(content, where)
 
 

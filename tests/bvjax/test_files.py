@@ -69,7 +69,7 @@ def test_depth_and_size_at_their_limits_are_read():
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
     for path in (tmp_path, tmp_path / "none.json"):
-        with pytest.raises(UserError, match=f"the story {re.escape(str(path))} cannot be read: "):
+        with pytest.raises(UserError, match=f"cannot read the story {re.escape(str(path))}: "):
             read_json(path, "the story")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(UserError, match="list.json is not a JSON object"):
