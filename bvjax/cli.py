@@ -380,9 +380,11 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
 
 
 def _edit(text: str) -> tuple[int, str]:
-    from bvjax.story import split_times
+    from bvjax.plain_text import whole_number
+    from bvjax.story import read_caption
 
     number, equals, caption = text.partition("=")
-    if not equals or not number.strip().isdigit():
+    chunk = whole_number(number)
+    if not equals or chunk is None:
         raise UserError(f'--caption takes K="TEXT", for example 7="Pip waves.", not {text!r}')
-    return int(number), split_times(caption)[0]
+    return chunk, read_caption(caption, f"the new caption {chunk}")[0]

@@ -9,6 +9,7 @@ import sys
 
 from bvjax import console
 from bvjax.errors import UserError
+from bvjax.plain_text import whole_number
 
 EXAMPLES = """\
 examples:
@@ -195,15 +196,16 @@ def _devices(mesh: str | None) -> int | None:
     if mesh is None:
         return None
     axis, equals, number = mesh.partition("=")
-    if axis != "data" or not equals or not number.isdigit() or int(number) < 1:
+    count = whole_number(number)
+    if axis != "data" or not equals or not count:
         raise UserError(f"videos are shared along data only: --mesh data=N, not {mesh!r}")
-    return int(number)
+    return count
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+    index, count = (whole_number(part) for part in text.partition("/")[::2])
+    if index is None or count is None or index >= count:
         raise UserError(f"--shard is I/N with I from 0 to N - 1, for example 0/4, not {text!r}")
-    return int(index), int(count)
+    return index, count

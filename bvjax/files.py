@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import json
@@ -55,12 +56,36 @@ def read_json(path: Path, what: str = "") -> Any:
     Raises:
         UserError: the file is missing, cannot be read, or is not JSON; one sentence naming it.
     """
+    return parse_json(read_text(path, what), f"{what} {path}".lstrip())
+
+
+def read_json_lines(path: Path, what: str = "") -> list[tuple[int, Any]]:
+    """(line number, content) of the lines of a JSON Lines file that are not empty; see `read_json`."""
+    # Not splitlines, which also cuts at U+2028 and others that JSON allows inside text.
+    lines = re.split("\r\n|\n|\r", read_text(path, what))
+    return [
+        (number, parse_json(line, f"{what} {path}, line {number},".lstrip()))
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def read_text(path: Path, what: str = "") -> str:
+    """The text of a file, without its byte-order mark: UTF-8, or UTF-16 where such a mark says so.
+
+    Args:
+        what: said before the path in messages, for example "the story".
+
+    Raises:
+        UserError: the file is missing, cannot be read, or is not such text.
+    """
     where = f"{what} {path}".lstrip()
     try:
         content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {where}: {error.strerror or error}") from None
-    return parse_json(content, where)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {where}: {reason}") from None
+    return _decoded(content, where)
 
 
 def read_json_object(path: Path, what: str = "") -> dict[str, Any]:
@@ -79,7 +104,7 @@ def parse_json(content: str | bytes, where: str) -> Any:
     64 bits, half a surrogate pair, more than `MAX_DEPTH` lists and objects within each other.
     """
     try:
-        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        text = _decoded(content, where) if isinstance(content, bytes) else content
         found = json.loads(
             text.removeprefix("\ufeff"),
             parse_int=_integer,
@@ -89,8 +114,6 @@ def parse_json(content: str | bytes, where: str) -> Any:
         _check_depth(found)
         if _SURROGATE.search(text):
             json.dumps(found, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not text in UTF-8: byte {error.start} is damaged") from None
     except UnicodeEncodeError as error:
         raise UserError(
             f"{where} has half of a surrogate pair in a string: {error.object[error.start]!a}"
@@ -103,6 +126,15 @@ def parse_json(content: str | bytes, where: str) -> Any:
         reason = str(error) if isinstance(error, _NotTaken) else _TOO_DEEP
         raise UserError(f"{where} {reason}") from None
     return found
+
+
+def _decoded(content: bytes, where: str) -> str:
+    # Windows writes UTF-16 in places, always with its mark.
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not text in UTF-8: byte {error.start} is damaged") from None
 
 
 class _NotTaken(Exception):

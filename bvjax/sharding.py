@@ -28,6 +28,7 @@ from jax.sharding import (
 )
 
 from bvjax.errors import UserError
+from bvjax.plain_text import whole_number
 from kernels_pallas.platforms import platform_of
 
 AXES = ("data", "fsdp", "context", "tensor")
@@ -141,12 +142,13 @@ def parse_mesh(text: str) -> dict[str, int]:
     sizes = {}
     for part in filter(None, text.split(",")):
         axis, equals, number = part.partition("=")
-        if axis not in AXES or not equals or not number.isdigit() or axis in sizes:
+        size = whole_number(number)
+        if axis not in AXES or not equals or size is None or axis in sizes:
             raise UserError(
                 f"a mesh is written like context=4,tensor=2 with the axes {', '.join(AXES)}, "
                 f"not {text!r}"
             )
-        sizes[axis] = int(number)
+        sizes[axis] = size
     return sizes
 
 

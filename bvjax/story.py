@@ -6,24 +6,24 @@ Three forms are read:
   {"title": "Fox", "captions": ["A fox ..."]}    with an optional title
   {"fox": {"captions": ["A fox ..."]}}           named, as LV-Bench stores one video
 
-A caption may end with the inclusive seconds it covers, "(00s - 03s)." (hyphen or dash, spaces or
-none, with or without the full stop): seconds 0, 1, 2 and 3, that is the four seconds up to 4.0.
-Either all captions have times or none has.
+A caption may have the seconds it covers, "(00s - 03s)." at its end or another of the forms of
+`bvjax.caption_times`.  Either all captions have times or none has.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bvjax.caption_times import SENTENCE_END, Stamp, inclusive, split_times
 from bvjax.errors import UserError
-from bvjax.files import parse_json
+from bvjax.files import read_json
+from bvjax.plain_text import is_blank, whole_text
 
-_TIMES = re.compile(r"\s*\(\s*(\d+)\s*s?\s*[-\u2010-\u2015\u2212]\s*(\d+)\s*s\s*\)\s*(\.?)\s*$")
-_SENTENCE_END = (".", "!", "?", "\u2026", '"', "\u201d")
+__all__ = ["Story", "load_story", "parse_story", "split_times"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Story:
     """Captions without their times, and the times if there were any: [start, stop) seconds."""
 
     captions: tuple[str, ...]
-    spans: tuple[tuple[int, int], ...] | None = None
+    spans: tuple[tuple[float, float], ...] | None = None
     title: str = ""
 
     @property
-    def seconds(self) -> int | None:
+    def seconds(self) -> float | None:
         """Length in seconds; None when the captions have no times."""
         return self.spans[-1][1] if self.spans else None
 
@@ -43,30 +43,52 @@ class Story:
         """Chunks this story needs: one per caption, or its seconds rounded up to whole chunks."""
         if self.spans is None:
             return len(self.captions)
-        return max(1, -int(-(self.seconds - 1e-6) // seconds_per_chunk))
+        return max(1, -int(-(self.spans[-1][1] - 1e-6) // seconds_per_chunk))
 
     def chunk_captions(self, seconds_per_chunk: float) -> tuple[str, ...]:
-        """One caption per chunk: the one that covers its middle; past the end the last one."""
-        if self.spans is None:
-            return self.captions
-        middles = [(i + 0.5) * seconds_per_chunk for i in range(self.num_chunks(seconds_per_chunk))]
-        stops = [stop for _, stop in self.spans]
-        last = len(stops) - 1
+        """One caption per chunk: that of `chunk_parts`, several joined by spaces."""
         return tuple(
-            self.captions[min(last, sum(stop <= middle for stop in stops))] for middle in middles
+            _joined([self.captions[i] for i in part])
+            for part in self.chunk_parts(seconds_per_chunk)
+        )
+
+    def chunk_parts(self, seconds_per_chunk: float) -> tuple[tuple[int, ...], ...]:
+        """Indices of the captions that describe each chunk, in order.
+
+        A chunk has the caption that covers its middle (past the end the last one), and those that
+        cover the middle of no chunk at all, being finer than one, where their own middle lies.
+        """
+        if self.spans is None:
+            return tuple((i,) for i in range(len(self.captions)))
+        count, last = self.num_chunks(seconds_per_chunk), len(self.captions) - 1
+        stops = [stop for _, stop in self.spans]
+        middles = [(i + 0.5) * seconds_per_chunk for i in range(count)]
+        parts = [{min(last, bisect.bisect_right(stops, middle))} for middle in middles]
+        for index in set(range(last + 1)).difference(*parts):
+            middle = sum(self.spans[index]) / 2
+            parts[min(int(middle // seconds_per_chunk), count - 1)].add(index)
+        return tuple(tuple(sorted(part)) for part in parts)
+
+    def merged(self, seconds_per_chunk: float) -> str:
+        """A sentence about the captions that are finer than a chunk; "" where none is."""
+        parts = self.chunk_parts(seconds_per_chunk)
+        told = [
+            f"chunk {chunk} has captions {', '.join(str(i + 1) for i in part[:-1])} and {part[-1] + 1}"
+            for chunk, part in enumerate(parts, start=1)
+            if len(part) > 1
+        ]
+        if not told:
+            return ""
+        more = f"; so do {len(told) - 3} more" if len(told) > 3 else ""
+        return (
+            f"captions finer than a chunk of {seconds_per_chunk:g} s are merged: "
+            f"{'; '.join(told[:3])}{more}"
         )
 
 
 def load_story(path: str | pathlib.Path) -> Story:
     """Read a story file; raises `UserError` with one sentence for whatever is wrong with it."""
-    path = pathlib.Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read the story {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"the story {path} is not UTF-8 text") from None
-    return parse_story(parse_json(text, f"the story {path}"), str(path))
+    return parse_story(read_json(path, "the story"), str(path))
 
 
 def parse_story(content: Any, where: str = "the story") -> Story:
@@ -76,29 +98,28 @@ def parse_story(content: Any, where: str = "the story") -> Story:
         raise UserError(f"{where}: captions must be a list of sentences, not {_kind(captions)}")
     if not captions:
         raise UserError(f"{where} has no captions; it needs at least one")
-    for number, caption in enumerate(captions, start=1):
-        if not isinstance(caption, str):
-            raise UserError(f"{where}: caption {number} must be text, not {_kind(caption)}")
-    texts, times = zip(*(split_times(caption) for caption in captions), strict=True)
-    for number, text in enumerate(texts, start=1):
-        if not text.strip(" .\t\r\n"):
-            raise UserError(f"{where}: caption {number} is empty")
-    return Story(texts, _spans(times, where), title)
+    read = [read_caption(caption, f"{where}: caption {n}") for n, caption in enumerate(captions, 1)]
+    return Story(
+        tuple(text for text, _ in read),
+        _spans([stamp for _, stamp in read], where),
+        whole_text(title, f"{where}: the title"),
+    )
 
 
-def split_times(caption: str) -> tuple[str, tuple[int, int] | None]:
-    """A caption without its time stamp, and the inclusive (first, last) second or None.
+def read_caption(caption: Any, where: str) -> tuple[str, Stamp | None]:
+    """A caption without its times, and its times; raises `UserError` that starts with `where`."""
+    if not isinstance(caption, str):
+        raise UserError(f"{where} must be text, not {_kind(caption)}")
+    text, stamp = split_times(whole_text(caption, where), where)
+    if is_blank(text):
+        raise UserError(f"{where} is empty")
+    return text, stamp
 
-    The full stop that follows the stamp goes back to the end of the sentence:
-    "A fox sits (00s - 03s)." gives "A fox sits." and (0, 3).
-    """
-    found = _TIMES.search(caption)
-    if found is None:
-        return caption.strip(), None
-    text = caption[: found.start()].strip()
-    if found[3] and not text.endswith(_SENTENCE_END):
-        text += "."
-    return text, (int(found[1]), int(found[2]))
+
+def _joined(captions: Sequence[str]) -> str:
+    """Captions one after the other, each but the last a sentence."""
+    ended = [c if c.endswith(SENTENCE_END) else f"{c}." for c in captions[:-1]]
+    return " ".join([*ended, captions[-1]])
 
 
 def _find_captions(content: Any, where: str) -> tuple[str, Any]:
@@ -106,49 +127,51 @@ def _find_captions(content: Any, where: str) -> tuple[str, Any]:
         return "", content
     if not isinstance(content, Mapping):
         raise UserError(f"{where} must hold a list of captions, not {_kind(content)}")
-    if "captions" in content:
-        title = content.get("title", "")
-        if not isinstance(title, str):
-            raise UserError(f"{where}: the title must be text, not {_kind(title)}")
-        return title, content["captions"]
     named = [k for k, v in content.items() if isinstance(v, Mapping) and "captions" in v]
-    if len(named) == 1:
-        return str(content[named[0]].get("title", named[0])), content[named[0]]["captions"]
-    if named:
+    if "captions" in content:
+        story, title = content, content.get("title", "")
+    elif len(named) == 1:
+        story = content[named[0]]
+        title = story.get("title", named[0])
+    elif named:
         raise UserError(f"{where} holds {len(named)} stories; a file must hold one")
-    raise UserError(f'{where} has no "captions"')
+    else:
+        raise UserError(f'{where} has no "captions"')
+    if not isinstance(title, str):
+        raise UserError(f"{where}: the title must be text, not {_kind(title)}")
+    return title, story["captions"]
 
 
-def _spans(
-    times: Sequence[tuple[int, int] | None], where: str
-) -> tuple[tuple[int, int], ...] | None:
-    """Checked [start, stop) spans of inclusive times; None if no caption has one."""
-    without = [number for number, time in enumerate(times, start=1) if time is None]
-    if len(without) == len(times):
+def _spans(stamps: Sequence[Stamp | None], where: str) -> tuple[tuple[float, float], ...] | None:
+    """Checked [start, stop) spans of captions' times; None if no caption has one."""
+    timed = [stamp for stamp in stamps if stamp is not None]
+    if not timed:
         return None
+    without = [number for number, stamp in enumerate(stamps, start=1) if stamp is None]
     if without:
         raise UserError(
             f"{where}: caption {without[0]} has no times but others have; give them to all or none"
         )
-    expected = 0
-    for number, (first, last) in enumerate(times, start=1):
-        if last < first:
+    past = int(inclusive(timed))
+    expected: float = 0
+    for number, (first, last, _) in enumerate(timed, start=1):
+        if last + past <= first:
             raise UserError(
-                f"{where}: caption {number} ends at {last}s, before it starts at {first}s"
+                f"{where}: caption {number} ends at {last:g}s, before it starts at {first:g}s"
             )
         if first < expected:
             raise UserError(
                 f"{where}: the times of captions {number - 1} and {number} overlap: "
-                f"caption {number} starts at {first}s and must start at {expected}s"
+                f"caption {number} starts at {first:g}s and must start at {expected:g}s"
             )
         if first > expected:
             before = f"caption {number - 1}" if number > 1 else "0s"
             raise UserError(
                 f"{where}: there is a gap between {before} and caption {number}: "
-                f"caption {number} starts at {first}s and must start at {expected}s"
+                f"caption {number} starts at {first:g}s and must start at {expected:g}s"
             )
-        expected = last + 1
-    return tuple((first, last + 1) for first, last in times)
+        expected = last + past
+    return tuple((first, last + past) for first, last, _ in timed)
 
 
 def _kind(value: Any) -> str:

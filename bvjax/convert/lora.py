@@ -244,7 +244,10 @@ def _open(path: Path) -> tuple[Tensors, dict[str, Any]]:
     if told is None and path.name.startswith("adapter_model") and beside.is_file():
         told = beside.read_bytes()
     try:
-        settings = {k.removeprefix("transformer."): v for k, v in parse_json(told or "{}", str(path)).items()}
+        settings = {
+            k.removeprefix("transformer."): v
+            for k, v in parse_json(told or "{}", str(path)).items()
+        }
     except (ValueError, AttributeError):
         raise UserError(f"the settings of {path} are damaged") from None
     for name in ("use_rslora", "use_dora", "alpha_pattern"):

@@ -75,6 +75,7 @@ def begin(
     check_sampler(bundle.stage, model.sampler.kind)
     _check_architecture(bundle.model, model)
     captions = story.chunk_captions(chunk.frames / chunk.fps)
+    merged = story.merged(chunk.frames / chunk.fps)
     if chunks is not None and not 1 <= chunks <= len(captions):
         raise UserError(f"--chunks is {chunks}; this story has 1 to {len(captions)}")
     captions = captions[:chunks]
@@ -105,6 +106,8 @@ def begin(
     )  # fmt: skip
     frames = prefix.frames() if prefix else None
     run = RunDir.create(out, settings, captions, story.title, picture, frames)
+    if merged:
+        logging.info(merged)
     try:
         video_io.check_writer(run.path, chunk.height * scale, chunk.width * scale, chunk.fps)
         if not (run.path / "versions.json").exists():

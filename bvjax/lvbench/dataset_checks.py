@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bvjax.caption_times import Stamp, inclusive, split_times
 from bvjax.errors import UserError
 from bvjax.lvbench.video import Video
-from bvjax.story import parse_story, split_times
+from bvjax.story import parse_story, read_caption
 
 CLASSES = ("Humans", "Animals", "Environment")  # of Table 1
 TAIL = 5.0  # seconds at a video's end that may be without a caption: the longest chunk of LV-Bench
@@ -51,28 +52,36 @@ def wrong_captions(content: Any, video: Video | None) -> Iterator[str]:
         except UserError as error:
             yield str(error)
         return
-    expected, known = 0, False
+    stamps: list[tuple[int, Stamp]] = []  # with the captions' numbers
     for number, caption in enumerate(captions, start=1):
-        text, times = split_times(caption)
-        if not text.strip(" .\t\r\n"):
-            yield f"caption {number} is empty"
-        if times is None:
+        try:
+            _, stamp = read_caption(caption, f"caption {number}")
+        except UserError as error:
+            yield str(error)
+            try:  # its times count all the same
+                stamp = split_times(caption)[1]
+            except UserError:
+                continue
+        if stamp is None:
             yield f'caption {number} has no time range, such as "(00s - 03s)."'
-            continue
-        known, (begin, end) = True, times
-        if end < begin:
-            yield f"caption {number} ends at {end}s, before it starts at {begin}s"
+        else:
+            stamps.append((number, stamp))
+    known, past = bool(stamps), int(inclusive([stamp for _, stamp in stamps]))
+    expected: float = 0
+    for number, (begin, end, _) in stamps:
+        if end + past <= begin:
+            yield f"caption {number} ends at {end:g}s, before it starts at {begin:g}s"
         elif begin < expected:
-            yield f"caption {number} starts at {begin}s and overlaps what goes on to {expected}s"
+            yield f"caption {number} starts at {begin:g}s and overlaps what goes on to {expected:g}s"
         elif begin > expected:
-            yield f"caption {number} starts at {begin}s; there is a gap from {expected}s on"
-        expected = max(expected, end + 1)
+            yield f"caption {number} starts at {begin:g}s; there is a gap from {expected:g}s on"
+        expected = max(expected, end + past)
     if video is not None and known:
         seconds = seconds_of(video)
         if expected - 1 >= seconds:
-            yield f"captions go on to {expected} s, past the video's end at {seconds:.1f} s"
+            yield f"captions go on to {expected:g} s, past the video's end at {seconds:.1f} s"
         elif expected < seconds - TAIL:
-            yield f"captions end at {expected} s, the video at {seconds:.1f} s"
+            yield f"captions end at {expected:g} s, the video at {seconds:.1f} s"
 
 
 def seconds_of(video: Video) -> float:

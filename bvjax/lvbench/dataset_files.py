@@ -7,8 +7,10 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bvjax.files import parse_json
+from bvjax.errors import UserError
+from bvjax.files import read_json, read_json_lines
 from bvjax.lvbench.video import bare, find_videos, name_of
+from bvjax.plain_text import same_name, shown
 
 TABLES = ("captions.json", "captions.jsonl")  # captions of many videos, at the folder's top
 # Not captions of a video of that name: the split, and the story in a folder that `generate` made.
@@ -47,7 +49,7 @@ def gather(folder: pathlib.Path) -> Found:
     problems: list[Problem] = []
     for path in find_videos(folder):
         where = name_of(path, folder)
-        name = bare(where)
+        name = name_key(where)
         if name in videos:
             other = name_of(videos[name], folder)
             problems.append(Problem(where, f"has the name of {other}, but for the suffix"))
@@ -65,28 +67,28 @@ def gather(folder: pathlib.Path) -> Found:
 
 
 def load(path: pathlib.Path) -> Any:
-    """JSON, or a list of the lines of a JSONL file; raises `OSError` or `ValueError`."""
-    if path.suffix != ".jsonl":
-        return parse_json(path.read_bytes(), str(path))
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return [
-        parse_json(line, f"{path}, line {number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
+    """JSON, or a list of the lines of a JSONL file; raises `UserError`."""
+    if path.suffix == ".jsonl":
+        return [content for _, content in read_json_lines(path, "the file")]
+    return read_json(path, "the file")
+
+
+def name_key(name: str) -> str:
+    """A video's name as names are compared here: without its suffix, in Unicode's form NFC."""
+    return bare(same_name(name))
 
 
 def _entries(folder: pathlib.Path, videos: Mapping[str, pathlib.Path]) -> Iterator[Entry | Problem]:
     if not folder.is_dir():  # one video alone
         return
     for path in sorted(p for p in folder.rglob("*.json*") if not p.name.startswith(".")):
-        where = path.relative_to(folder).as_posix()
-        beside, table = where.removesuffix(".json"), where in TABLES
+        where = name_of(path, folder)
+        beside, table = same_name(where).removesuffix(".json"), where in TABLES
         if path.name in OTHERS or (path.suffix != ".json" and not table):
             continue
         try:
             content = load(path)
-        except (OSError, ValueError) as error:
+        except UserError as error:
             if table or beside in videos:
                 yield Problem(where, f"cannot be read: {error}")
             continue
@@ -99,7 +101,7 @@ def _entries(folder: pathlib.Path, videos: Mapping[str, pathlib.Path]) -> Iterat
             yield from _of_lines(content, where)
         elif isinstance(content, Mapping) and "captions" not in content:
             for name, value in content.items():
-                yield Entry(bare(name), f"{where}: {name}", value)
+                yield Entry(name_key(name), f"{where}: {shown(name)}", value)
         else:
             yield Problem(where, 'must be {"NAME": {"captions": [...]}, ...}')
 
@@ -107,7 +109,7 @@ def _entries(folder: pathlib.Path, videos: Mapping[str, pathlib.Path]) -> Iterat
 def _of_lines(content: Sequence[Any], where: str) -> Iterator[Entry | Problem]:
     for number, value in enumerate(content, start=1):
         if isinstance(value, Mapping) and isinstance(value.get("id"), str):
-            yield Entry(bare(value["id"]), f"{where}: {value['id']}", value)
+            yield Entry(name_key(value["id"]), f"{where}: {shown(value['id'])}", value)
         else:
             yield Problem(where, f'item {number} has no "id"')
 

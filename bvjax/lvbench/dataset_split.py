@@ -12,8 +12,7 @@ from typing import Any
 
 from bvjax.errors import UserError
 from bvjax.files import write_json
-from bvjax.lvbench.dataset_files import gather, load
-from bvjax.lvbench.video import bare
+from bvjax.lvbench.dataset_files import gather, load, name_key
 
 SPLIT_FILE = "split.json"
 SPLITS = ("train", "test")
@@ -46,7 +45,7 @@ def stored_split(folder: pathlib.Path, seed: int = 0) -> dict[str, list[str]]:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     for what in wrong_split(content, names):
         raise UserError(f"{path}: {what}")
-    return {side: [bare(name) for name in content[side]] for side in SPLITS}
+    return {side: [name_key(name) for name in content[side]] for side in SPLITS}
 
 
 def load_split(folder: pathlib.Path) -> Any:
@@ -56,7 +55,7 @@ def load_split(folder: pathlib.Path) -> Any:
         return None
     try:
         return load(path)
-    except (OSError, ValueError) as error:
+    except UserError as error:
         return f"cannot be read: {error}"
 
 
@@ -71,7 +70,7 @@ def wrong_split(content: Any, names: set[str]) -> Iterator[str]:
     if not all(isinstance(s, list) and all(isinstance(n, str) for n in s) for s in sides):
         yield 'must be {"seed": 0, "train": [NAME, ...], "test": [NAME, ...]}'
         return
-    train, test = ([bare(name) for name in side] for side in sides)
+    train, test = ([name_key(name) for name in side] for side in sides)
     for side, listed in zip(SPLITS, (train, test), strict=True):
         for name in sorted({name for name in listed if listed.count(name) > 1}):
             yield f"{name} is twice in {side}"

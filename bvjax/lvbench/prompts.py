@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bvjax.errors import UserError
-from bvjax.files import parse_json, sha256_of
+from bvjax.files import read_json, read_json_lines, sha256_of
 from bvjax.lvbench.video import bare
+from bvjax.plain_text import is_blank, same_name, whole_text
 from bvjax.story import parse_story
 
 FORMS = (
@@ -83,14 +84,10 @@ class Prompts:
 def load(path: str | pathlib.Path) -> Prompts:
     """Reads a file of prompts; raises `UserError` with one sentence for what is wrong with it."""
     path = pathlib.Path(path)
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read the prompts {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"the prompts {path} are not UTF-8 text") from None
-    lines = path.suffix.lower() in (".jsonl", ".ndjson")
-    texts = _of_lines(content, path) if lines else _of_object(parse_json(content, str(path)), path)
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        texts = _of_lines(read_json_lines(path, "the prompts"), path)
+    else:
+        texts = _of_object(read_json(path, "the prompts"), path)
     if not texts:
         raise UserError(f"the prompts {path} hold no prompt; {FORMS}")
     return Prompts(texts, sha256_of(path))
@@ -101,20 +98,20 @@ def _of_object(content: Any, path: pathlib.Path) -> dict[str, str]:
         raise UserError(f"the prompts {path} are not an object; {FORMS}")
     if isinstance(content.get("captions"), list):
         return {path.stem: _text(content, str(path))}
-    return {name: _text(value, f"{path}: {name}") for name, value in content.items()}
+    return {
+        whole_text(name, f"{path}: the name {name!r}"): _text(value, f"{path}: {name}")
+        for name, value in content.items()
+    }
 
 
-def _of_lines(content: str, path: pathlib.Path) -> dict[str, str]:
+def _of_lines(lines: Iterable[tuple[int, Any]], path: pathlib.Path) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, entry in lines:
         where = f"{path}, line {number}"
-        entry = parse_json(line, where)
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), str | int):
             raise UserError(f'{where} has no "id"; {FORMS}')
-        name = str(entry["id"])
-        if name in texts:
+        name = whole_text(str(entry["id"]), f"{where}: the id")
+        if same_name(name) in map(same_name, texts):
             raise UserError(f"{where} has the id {name} for the second time")
         texts[name] = _text(entry.get("prompt", entry), where)
     return texts
@@ -123,7 +120,7 @@ def _of_lines(content: str, path: pathlib.Path) -> dict[str, str]:
 def _text(value: Any, where: str) -> str:
     """A prompt, or a story's captions one after the other."""
     if isinstance(value, str):
-        if not value.strip():
+        if is_blank(whole_text(value, f"{where}: the prompt")):
             raise UserError(f"{where}: the prompt is empty")
         return value.strip()
     if isinstance(value, dict) and "captions" in value:
@@ -135,7 +132,7 @@ def _text(value: Any, where: str) -> str:
 
 def _parts(name: str) -> tuple[str, ...]:
     """Folders and stem, the last first; only suffixes of videos are taken off."""
-    *folders, last = name.replace("\\", "/").split("/")
+    *folders, last = same_name(name).replace("\\", "/").split("/")
     return (bare(last) or last, *reversed(folders))
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bvjax.errors import UserError
+from bvjax.plain_text import whole_number
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -31,9 +32,10 @@ def whole(least: int = 1) -> Callable[[str], int]:
     """Type of an option: a whole number of `least` or more."""
 
     def number(text: str) -> int:
-        if not text.isdigit() or int(text) < least:
+        found = whole_number(text)
+        if found is None or found < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
-        return int(text)
+        return found
 
     return number
 

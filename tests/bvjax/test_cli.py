@@ -79,7 +79,14 @@ def test_redo(world, tmp_path, capsys):
     stored = json.loads((tmp_path / "run" / "story.json").read_text())
     assert stored["captions"][2] == "Pip comes back with a zebra."
     assert (tmp_path / "run" / "latents" / "chunk_02.npy").read_bytes() == before
-    refused(capsys, [*words, "--caption", "third"], "--caption takes")
+    for edit, says in (
+        ("third", "--caption takes"),
+        ("²=Pip waves.", "--caption takes"),
+        ("3=\u200b", "the new caption 3 is empty"),
+        ("3=Pip \udcff", "the new caption 3 has half a character"),
+        ("3=Pip waves (0:00).", 'the new caption 3: "(0:00)" looks like times'),
+    ):
+        refused(capsys, [*words, "--caption", edit], says)
     refused(capsys, [*words, "--caption", "2=x"], "caption 2 cannot be edited")
 
 

@@ -111,6 +111,8 @@ def test_parts_of_the_work_on_several_machines(videos, tmp_path, capsys):
         (["--batch", "0"], "at least 1"),
         (["--mesh", "tensor=2"], "data=N"),
         (["--mesh", "data=99"], "devices"),
+        (["--mesh", "data=²"], "data=N"),
+        (["--shard", "0/²"], "--shard is I/N"),
         (["--shard", "4/4"], "0 to N - 1"),
         (["--prompts", "nowhere.json"], "nowhere.json"),
         (["--aesthetic", "nothing:here"], "nothing:here"),

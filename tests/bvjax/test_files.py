@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bvjax.errors import UserError
-from bvjax.files import MAX_DEPTH, parse_json, read_json, read_json_object
+from bvjax.files import (
+    MAX_DEPTH,
+    parse_json,
+    read_json,
+    read_json_lines,
+    read_json_object,
+    read_text,
+)
 
 ROOT = Path(__file__).parents[2]
 SCALARS = (
@@ -95,3 +102,22 @@ def test_nothing_reads_json_beside_the_one_reader():
             if re.search(r"\bjson\.loads?\b", line) and "json.loads(json.dumps(" not in line
         ]
     assert not found
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    path = tmp_path / "a.txt"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_text("Füchse", encoding=encoding)
+        assert read_text(path, "the text") == "Füchse"
+    path.write_bytes("\ufeff".encode("utf-16-le") + b"x")
+    with pytest.raises(UserError, match="^the text .*a.txt is not text in UTF-8"):
+        read_text(path, "the text")
+
+
+def test_lines_are_cut_where_json_lines_are(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('\ufeff"a\u2028b"\r\n\n3\n{', encoding="utf-8")
+    with pytest.raises(UserError, match="line 4, is not valid JSON"):
+        read_json_lines(path, "the prompts")
+    path.write_text('\ufeff"a\u2028b"\r\n\n3\n', encoding="utf-8")
+    assert read_json_lines(path, "the prompts") == [(1, "a\u2028b"), (3, 3)]

@@ -7,10 +7,13 @@ import pathlib
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bvjax.errors import UserError
 from bvjax.lvbench import dataset
 from bvjax.lvbench.dataset_split import split, stored_split
+from bvjax.plain_text import shown
 from tests.bvjax.lvbench.clips import write_clip
 
 # The form of appendix A.7: fifteen captions of four seconds.
@@ -90,6 +93,10 @@ def change(index, text):
         ({"captions": [*MINUTE, "A (60s - 60s)."]},
          ["captions go on to 61 s, past the video's end at 60.0 s"]),
         ({"captions": MINUTE[:13]}, ["captions end at 52 s, the video at 60.0 s"]),
+        ({"captions": change(3, "\u200b. (12s - 15s).")}, ["caption 4 is empty"]),
+        ({"captions": change(14, "A (56 - 59).")},
+         ['caption 15: "(56 - 59)" looks like times and cannot be read; write first and last second at '
+          'the end, such as "(00s - 03s)", or put it in other words']),
         ({"captions": MINUTE, "class": "Robots"},
          ["the class is 'Robots'; it can be Humans, Animals, Environment"]),
         ({"captions": []}, ["captions has no captions; it needs at least one"]),
@@ -104,6 +111,43 @@ def test_wrong_captions_are_named(folder, content, what):
     if not past_or_early:
         with pytest.raises(UserError, match="^a.json"):
             dataset.read(folder)
+
+
+def test_names_and_captions_meet_in_either_form(folder):
+    """A file name as macOS stores it, and captions with a byte-order mark and other times."""
+    (folder / "a.mkv").rename(folder / "e\u0301te\u0301.mkv")
+    (folder / "a.json").unlink()
+    (folder / "deep" / "b.json").unlink()
+    clock = [
+        f"[{4 * i // 60}:{4 * i % 60:02d} - {4 * i // 60}:{4 * i % 60 + 4:02d}] A."
+        for i in range(14)
+    ]
+    rows = {
+        "\u00e9t\u00e9": {"captions": [*clock, "[0:56 - 1:00] A."]},
+        "deep/b": {"captions": MINUTE},
+    }
+    text = json.dumps(rows, ensure_ascii=False)
+    (folder / "captions.json").write_text(text, encoding="utf-8-sig")
+    write(folder / "split.json", {"train": ["e\u0301te\u0301.mkv"], "test": ["deep/b"]})
+    assert told(folder) == {}
+    assert [record.story.spans for record in dataset.read(folder)] == [SPANS, SPANS]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.text(max_size=9) | st.sampled_from(("A (0s - 3s)", "\ud83d", "(0:00)", "3")), max_size=3)
+    | st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=4), max_size=3),
+    st.sampled_from(("captions.json", "captions.jsonl", "v.json", "split.json")),
+    st.binary(max_size=2),
+)  # fmt: skip
+def test_any_file_of_captions_is_read_or_named(tmp_path, content, name, more):
+    (tmp_path / "v.mkv").touch()
+    for old in tmp_path.glob("*.json*"):
+        old.unlink()
+    (tmp_path / name).write_bytes(json.dumps(content).encode() + more)
+    for problem in dataset.validate(tmp_path):
+        assert shown(f"{problem.where}: {problem.what}").isprintable()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(("v.mkv", name))
 
 
 def test_what_is_where_without_the_other(folder, clips):

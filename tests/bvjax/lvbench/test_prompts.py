@@ -4,9 +4,12 @@ import hashlib
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bvjax.errors import UserError
 from bvjax.lvbench.prompts import Prompts, load
+from bvjax.plain_text import shown
 
 
 def write(folder, content, name="prompts.json"):
@@ -28,6 +31,8 @@ def test_forms(tmp_path):
     found = load(path)
     assert found.texts == {"fox": "A fox.", "7": "It runs."}
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_text("\ufeff" + lines, encoding="utf-8")
+    assert load(path).texts == found.texts
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,10 @@ def test_forms(tmp_path):
         ('{"fox": 3}', "a.json", "fox has neither a prompt nor captions"),
         ('{"fox": {"captions": ["A (00s - 03s).", "B (05s - 07s)."]}}', "a.json", "fox: there is a gap"),
         ('{"fox": " "}', "a.json", "fox: the prompt is empty"),
+        ('{"fox": "\\u200b."}', "a.json", "fox: the prompt is empty"),
+        ('{"fox": "a \\ud83d"}', "a.json", "half of a surrogate pair"),
+        ('{"\\udcff": "a"}', "a.json", "half of a surrogate pair"),
+        ('{"id": "e\u0301", "prompt": "x"}\n{"id": "\u00e9", "prompt": "y"}', "a.jsonl", "second time"),
         ('{"prompt": "A fox."}', "a.jsonl", 'line 1 has no "id"'),
         ('{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}', "a.jsonl", "line 2.*second time"),
     ],
@@ -59,3 +68,35 @@ def test_videos_match_by_stem_and_then_by_folders():
     missing, unused = prompts.unmatched(["b/fox.mp4", "cat.mp4", "dog.mp4"])
     assert missing == ["dog.mp4"] and unused == ["a/fox.mp4", "v1.5 owl"]
     assert Prompts({"a/fox": "A", "b/fox": "A"}, "").text("fox.mp4") == "A"
+
+
+def test_names_meet_in_either_form_of_accents():
+    prompts = Prompts({"\u00e9t\u00e9/fu\u0308chse.mp4": "A"}, "")
+    assert prompts.text("e\u0301te\u0301/f\u00fcchse.mp4") == "A"
+
+
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text(max_size=8) | st.sampled_from(("\ud83d", "\u200b", "(2-3)")),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=4) | st.sampled_from(("captions", "id", "prompt")), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    VALUES | st.lists(VALUES, max_size=3),
+    st.sampled_from(("a.json", "a.jsonl")),
+    st.binary(max_size=3),
+)
+def test_any_file_is_prompts_or_one_sentence(tmp_path, content, name, more):
+    rows = content if name == "a.jsonl" and isinstance(content, list) else [content]
+    path = tmp_path / name
+    path.write_bytes("\n".join(json.dumps(row) for row in rows).encode() + more)
+    try:
+        found = load(path)
+    except UserError as error:
+        assert shown(str(error)).isprintable() and str(path) in str(error)
+        return
+    assert found.texts and all(name + text for name, text in found.texts.items())
+    assert json.dumps(dict(found.texts), ensure_ascii=False).encode()
