@@ -47,8 +47,17 @@ class VAEConfig:
     latent_mean: tuple[float, ...] = WAN_LATENT_MEAN
     latent_std: tuple[float, ...] = WAN_LATENT_STD
     latent_scale: tuple[float, ...] = ()  # standard deviations after normalising; () = 1 each
+    # Of the latent of a video's first frame, which bypasses the halvings of time; () = as all others.
+    first_mean: tuple[float, ...] = ()
+    first_std: tuple[float, ...] = ()
     dtype: str = "float32"  # of activations and matmuls; parameters are float32
     conv_impl: str = "auto"  # auto | taps | 3d, see `bvjax.nets.vae_layers.conv_3d`
+    # Convolutions on squares of `stage_patch` pixels around the fold, see `bvjax.nets.vae_stages`.
+    stem_dim: int = 0  # channels before the encoder's fold; 0 = no stem
+    stem_blocks: int = 1
+    tail_dim: int = 0  # channels behind the decoder's unfold; 0 = no tail
+    tail_blocks: int = 2
+    stage_patch: int = 2  # 1 = at full resolution
 
     def __post_init__(self):
         for name in ("latent_mean", "latent_std"):
@@ -61,7 +70,12 @@ class VAEConfig:
                 f"vae.latent_scale has {len(self.latent_scale)} values; it can have none or "
                 f"vae.z_dim = {self.z_dim}"
             )
-        for name in ("latent_std", "latent_scale"):
+        if {len(self.first_mean), len(self.first_std)} not in ({0}, {self.z_dim}):
+            raise UserError(
+                f"vae.first_mean has {len(self.first_mean)} values and vae.first_std "
+                f"{len(self.first_std)}; both can have none or vae.z_dim = {self.z_dim}"
+            )
+        for name in ("latent_std", "latent_scale", "first_std"):
             if min(getattr(self, name), default=1.0) <= 0:
                 raise UserError(f"vae.{name} is {getattr(self, name)}; all values must be positive")
         for name in ("spatial_downsample", "temporal_downsample"):
@@ -72,6 +86,15 @@ class VAEConfig:
                 )
         if self.patch < 1:
             raise UserError(f"vae.patch is {self.patch}; it must be 1 or more")
+        for name in ("stem_dim", "stem_blocks", "tail_dim", "tail_blocks"):
+            if getattr(self, name) < 0:
+                raise UserError(f"vae.{name} is {getattr(self, name)}; it must be 0 or more")
+        staged = self.stem_dim or self.tail_dim
+        if staged and (self.stage_patch < 1 or self.patch % self.stage_patch):
+            raise UserError(
+                f"vae.stage_patch is {self.stage_patch}; with a stem or a tail it must divide "
+                f"vae.patch = {self.patch}"
+            )
 
     @property
     def spatial_factor(self) -> int:

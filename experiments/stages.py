@@ -27,7 +27,7 @@ from bvjax.train.text_task import TextTask
 from bvjax.train.vae_task import VAETask
 from bvjax.weights import load_weights
 from data_pipelines.counter_source import IndexedBatches
-from data_pipelines.storyworld.clips import Clips
+from data_pipelines.storyworld.clips import Clips, FreshClips
 from data_pipelines.storyworld.corpus import caption_corpus, train_tokenizer, write_vocabulary
 from data_pipelines.storyworld.loader import check_latents, latent_batches, null_text
 from data_pipelines.storyworld.text_data import LABELS, TextBatches
@@ -50,6 +50,9 @@ def make_model(config: Config) -> ModelConfig:
     return apply_overrides(get_preset(config.preset), config.overrides)
 
 
+FRESH_STORIES = 2**20  # to measure latents on, where `data.stories` is 0
+
+
 # ---- VAE ----------------------------------------------------------------------------------------
 def vae_stage(config: Config) -> Stage:
     """Clips of storyworld, from the source that `config.data.source` names."""
@@ -58,8 +61,8 @@ def vae_stage(config: Config) -> Stage:
         raise UserError(f"data.source is {data.source!r}; it can be {' or '.join(CLIPS)}")
     clips, iterate = CLIPS[data.source](data, model.chunk)
     heldout = clips(split=data.heldout_split, stories=data.heldout_stories)
-    whole = clips(split=data.split, stories=data.stories)
-    crops = clips(split=data.split, stories=data.stories, crop=data.crop)
+    whole = clips(split=data.split, stories=data.stories or FRESH_STORIES)
+    crops = clips(split=data.split, stories=data.stories, crop=data.crop)  # 0: fresh ones
     task = VAETask(
         model=model,
         kl_weight=config.vae.kl_weight,
@@ -83,6 +86,8 @@ def rendered_clips(data: Config, chunk: ChunkConfig) -> ClipSource:
     cache = Path(data.cache_dir) if data.cache_dir else None
 
     def iterate(clips: Clips, size: int) -> DataIterator:
+        if not data.stories:
+            return IndexedBatches(functools.partial(FreshClips(clips).batch, size=size))
         logging.info("%d of %d stories are in the cache", clips.check_cache(), clips.stories)
         return IndexedBatches(functools.partial(clips.batch, size=size))
 

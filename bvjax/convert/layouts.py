@@ -47,6 +47,8 @@ def specs(model: ModelConfig, part: str, layout: str) -> list[Spec]:
     ours = disk_shapes(flatten(shapes(model, part)))
     if layout == "bvjax":
         return [Spec(name, name, shape, shape, None) for name, shape in ours.items()]
+    if part == "vae":
+        _check_vae(model.vae, layout)
     try:
         if part == "dit":
             table = dit_names.rows(model.dit)
@@ -57,6 +59,14 @@ def specs(model: ModelConfig, part: str, layout: str) -> list[Spec]:
         return expand(text_names.rows(), text_names.LAYOUTS.index(layout), ours)
     except KeyError as error:
         raise UserError(f"the layout {layout} has no name for {part}'s {error.args[0]}") from None
+
+
+def _check_vae(vae: VAEConfig, layout: str) -> None:
+    """Raises `UserError` for parts of a VAE that exports cannot carry yet."""
+    parts = [name for name in ("stem_dim", "tail_dim", "first_std") if getattr(vae, name)]
+    if parts:
+        named = ", ".join(f"vae.{name}" for name in parts)
+        raise UserError(f"the layout {layout} has no place for what {named} adds; --to bvjax has")
 
 
 def config_file(model: ModelConfig, part: str, target: str) -> tuple[str, dict[str, Any]] | None:

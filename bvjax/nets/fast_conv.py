@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 BLOCK = 256  # tiles a block: tall enough to multiply well, short enough for the cache
+PICTURES = 6  # at a time, in the gradient of a flat kernel
 ORDER = (1, 2, 0)  # time last, where what is added lies together in memory
 
 
@@ -58,6 +59,15 @@ def conv_3x3x3(
     return _convolve(padded, kernel, (PAIR, PAIR, PAIR), (x.shape[1] - 2, *x.shape[2:4]))
 
 
+def conv_3x3x3_at_once(
+    x: Float[Array, "b fin h w c"], kernel: Float[Array, "3 3 3 c o"]
+) -> Float[Array, "b fout h w o"]:
+    """`conv_3x3x3` with all tiles in one block: eight times the memory of `x`, and a fast gradient."""
+    padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+    size = (x.shape[1] - 2, *x.shape[2:4])
+    return _convolve(padded, kernel, (PAIR, PAIR, PAIR), size, block=math.inf)
+
+
 def doubled_conv_3x3(
     x: Float[Array, "b f h w c"], kernel: Float[Array, "3 3 c o"]
 ) -> Float[Array, "b f 2h 2w o"]:
@@ -85,15 +95,39 @@ def conv_few_outputs(
     return jnp.moveaxis(out, 0, -1)
 
 
+def flat_kernel_gradient(
+    x: Float[Array, "n h w c"], g: Float[Array, "n h w o"]
+) -> Float[Array, "3 3 c o"]:
+    """Gradient of the kernel of a zero-padded 3 x 3 convolution of `x` whose output has gradient `g`.
+
+    A row of three shifted copies is one product; a few pictures at a time stay in the cache.
+    """
+    count = max(n for n in range(1, PICTURES + 1) if len(x) % n == 0)
+    _, h, w, c = x.shape
+
+    def add(total, pictures):
+        x, g = pictures
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = jnp.concatenate([x[:, :, j : j + w] for j in range(3)], axis=-1)
+        g = g.reshape(-1, g.shape[-1])
+        rows = [x[:, i : i + h].reshape(-1, 3 * c).T @ g for i in range(3)]
+        return total + jnp.stack(rows), None
+
+    zeros = jnp.zeros((3, 3 * c, g.shape[-1]), x.dtype)
+    pieces = [a.reshape(-1, count, *a.shape[1:]) for a in (x, g)]
+    return lax.scan(add, zeros, pieces)[0].reshape(3, 3, c, -1)
+
+
 def _convolve(
     x: Float[Array, "b t h w c"],
     kernel: Float[Array, "kt kh kw c o"],
     axes: tuple[Axis, Axis, Axis],
     size: tuple[int, int, int],
+    block: float = BLOCK,
 ) -> Float[Array, "b t2 h2 w2 o"]:
-    """`x` is padded as the convolution of output `size` wants it."""
+    """`x` is padded as the convolution of output `size` wants it; `block` tiles at a time."""
     tiles = [-(-n // len(a.outputs)) for n, a in zip(size, axes, strict=True)]
-    block = _block(tiles)
+    block = tiles if block >= math.prod(tiles) else _block(tiles)
     counts = [-(-n // m) for n, m in zip(tiles, block, strict=True)]
     reach = [len(a.inputs[0]) - a.stride for a in axes]
     full = [n * m * a.stride + r for n, m, a, r in zip(counts, block, axes, reach, strict=True)]
@@ -115,8 +149,12 @@ def _convolve(
         return lax.dynamic_update_slice(out, piece, begin)
 
     shape = [n * m for n, m in zip(counts, outside, strict=True)]
-    out = jnp.zeros((batch, *shape, features), x.dtype)
-    out = lax.fori_loop(0, math.prod(counts), step, out)
+    if math.prod(counts) == 1:
+        products = jnp.einsum("pnc,pco->pno", _spread(x, axes, block), kernel)
+        out = _gather(products.reshape(-1, batch, *block, features), axes)
+    else:
+        out = jnp.zeros((batch, *shape, features), x.dtype)
+        out = lax.fori_loop(0, math.prod(counts), step, out)
     return out[:, : size[0], : size[1], : size[2]]
 
 

@@ -43,6 +43,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from bvjax.config import VAEConfig
 from bvjax.nets import vae_layers as layers
 from bvjax.nets.pieces import in_pieces
+from bvjax.nets.vae_stages import Stem, Tail
 from bvjax.nets.vae_values import (
     denormalise,
     fold_patches,
@@ -54,9 +55,14 @@ from bvjax.nets.vae_values import (
 from bvjax.sharding import AXES, ONE_DEVICE, Layout
 
 Params = Any
-ENCODING = ("encoder", "conv1")  # top-level modules that make latents; the others make frames
+ENCODING = (
+    "stem",
+    "encoder",
+    "conv1",
+)  # top-level modules that make latents; the others make frames
 BRANCH_ENDS = ("residual_6", "proj")  # last layers of residual and attention branches
 BRANCH_SCALE = 0.1
+ZERO_ENDS = (("stem", "head_2"), ("tail", "head_2"))  # start silent
 # Values of the widest activation that a device works on at a time, if a latent is no more: some ten of
 # them are alive at once, 0.7 GB in float32.
 WORK = 2**24
@@ -79,11 +85,20 @@ class Encoder(nn.Module):
     layout: Layout = ONE_DEVICE
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b f h w c"], cache: layers.Cache, first: bool):
+    def __call__(
+        self,
+        x: Float[Array, "b f h w c"],
+        cache: layers.Cache,
+        first: bool,
+        seen: Float[Array, "b f h w d"] | None = None,
+    ):
+        """`seen` is what the stem adds to the first features."""
         cfg = self.config
         conv = dict(impl=_conv_impl(cfg, self.layout), dtype=cfg.dtype)
         widths = [cfg.dim * m for m in cfg.dim_mult]
         stack = [layers.CausalConv3d(widths[0], name="conv1", **conv)]
+        if seen is not None:
+            stack.append(lambda x, cache, first: (x + seen, None))
         k = 0
         for level, width in enumerate(widths):
             for _ in range(cfg.num_res_blocks):
@@ -97,11 +112,12 @@ class Encoder(nn.Module):
         place = layers.spatial_cut(
             self.layout, *(n * cfg.patch // cfg.spatial_factor for n in x.shape[2:4])
         )
-        return _with_head(stack, 2 * cfg.z_dim, conv, x, cache, first, place)
+        h, _, cache = _with_head(stack, 2 * cfg.z_dim, conv, x, cache, first, place)
+        return h, cache
 
 
 class Decoder(nn.Module):
-    """Latents, after the post-quant convolution, to folded pixels."""
+    """Latents, after the post-quant convolution, to folded pixels and the features they come from."""
 
     config: VAEConfig
     layout: Layout = ONE_DEVICE
@@ -145,12 +161,12 @@ def _middle(width: int, conv: dict[str, str], layout: Layout) -> list[nn.Module]
 
 
 def _with_head(stack, features: int, conv: dict[str, str], x, cache, first: bool, place):
-    """Runs `stack`, then norm, SiLU and the last convolution."""
+    """Runs `stack`, then norm, SiLU and the last convolution: (result, its input, cache)."""
     body, head = (None, None) if first else cache
     x, body = layers.run_layers(stack, x, body, first, place)
-    x = nn.silu(layers.RMSNorm(name="head_0")(x))
-    x, head = layers.CausalConv3d(features, name="head_2", **conv)(x, head, first)
-    return x, (body, head)
+    x = layers.RMSNorm(silu=True, name="head_0")(x)
+    out, head = layers.CausalConv3d(features, name="head_2", **conv)(x, head, first)
+    return out, x, (body, head)
 
 
 class WanVAE(nn.Module):
@@ -164,6 +180,8 @@ class WanVAE(nn.Module):
         pointwise = dict(kernel_size=(1, 1, 1), dtype=cfg.dtype)
         self.encoder = Encoder(cfg, self.layout)
         self.decoder = Decoder(cfg, self.layout)
+        self.stem = Stem(cfg) if cfg.stem_dim else None
+        self.tail = Tail(cfg) if cfg.tail_dim else None
         self.conv1 = layers.CausalConv3d(2 * cfg.z_dim, **pointwise)
         self.conv2 = layers.CausalConv3d(cfg.z_dim, **pointwise)
 
@@ -171,8 +189,10 @@ class WanVAE(nn.Module):
         self, frames: Float[Array, "b f h w 3"], cache: layers.Cache, first: bool
     ) -> tuple[tuple[Float[Array, "b l h8 w8 z"], Float[Array, "b l h8 w8 z"]], layers.Cache]:
         """Returns ((mu, logvar), new cache), not normalised, in float32."""
-        folded = fold_patches(frames.astype(self.config.dtype), self.config.patch)
-        h, cache = self.encoder(folded, cache, first)
+        cfg = self.config
+        frames = frames.astype(cfg.dtype)
+        seen = self.stem(frames, cfg.dim * cfg.dim_mult[0]) if self.stem else None
+        h, cache = self.encoder(fold_patches(frames, cfg.patch), cache, first, seen)
         moments, _ = self.conv1(h, None, first)
         mu, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return (mu, logvar), cache
@@ -182,8 +202,11 @@ class WanVAE(nn.Module):
     ) -> tuple[Float[Array, "b f h w 3"], layers.Cache]:
         """Takes latents that are not normalised; returns (frames not clamped, new cache)."""
         z, _ = self.conv2(latents.astype(self.config.dtype), None, first)
-        folded, cache = self.decoder(z, cache, first)
-        return unfold_patches(folded, self.config.patch).astype(jnp.float32), cache
+        folded, features, cache = self.decoder(z, cache, first)
+        frames = unfold_patches(folded, self.config.patch)
+        if self.tail:
+            frames += self.tail(features, frames)
+        return frames.astype(jnp.float32), cache
 
     def __call__(self, frames: Float[Array, "b f h w 3"]) -> Float[Array, "b f h w 3"]:
         (mu, _), _ = self.encode_piece(frames, None, True)
@@ -208,6 +231,7 @@ def init_params(config: VAEConfig, key: PRNGKeyArray, height: int = 32, width: i
     def leaf(path, s: jax.ShapeDtypeStruct) -> Array:
         if len(s.shape) > 1:
             scale = BRANCH_SCALE if path[-2].key in BRANCH_ENDS else 1.0
+            scale = 0.0 if (path[0].key, path[-2].key) in ZERO_ENDS else scale
             return next(pieces).reshape(s.shape) * scale * math.prod(s.shape[:-1]) ** -0.5
         return (jnp.ones if path[-1].key == "gamma" else jnp.zeros)(s.shape)
 
@@ -228,9 +252,10 @@ def latents_at_once(
     config: VAEConfig, batch: int, height: int, width: int, layout: Layout = ONE_DEVICE
 ) -> int:
     """How many latents of a video of so many pixels are in the network at a time: 1 or more."""
-    pixels = batch * height * width // config.patch**2
+    staged = max(config.stem_dim, config.tail_dim) / config.stage_patch**2
+    values = batch * height * width * max(config.dim / config.patch**2, staged)
     most = WORK * layout.size(*AXES)
-    return max(1, most // (config.temporal_factor * pixels * config.dim))
+    return max(1, int(most / (config.temporal_factor * values)))
 
 
 def init_encode_state(config: VAEConfig, batch: int, height: int, width: int) -> VAEState:
@@ -279,7 +304,7 @@ def encode_stream(
     def step(caches, frames, first):
         frames = to_float(frames) if frames.dtype == jnp.uint8 else frames
         (mu, _), caches = _encode_piece(params, config, frames, caches, first, layout)
-        return caches, normalise(config, mu)
+        return caches, normalise(config, mu, first)
 
     caches, latents = in_pieces(
         step, state.caches, frames, first, unit=config.temporal_factor, start=1,
@@ -323,7 +348,7 @@ def _decode_stream(params, config, caches, latents, first, layout, finish):
     s = config.spatial_factor
 
     def step(caches, latents, first):
-        z = denormalise(config, latents)
+        z = denormalise(config, latents, first)
         frames, caches = _decode_piece(params, config, z, caches, first, layout)
         return caches, finish(frames)
 

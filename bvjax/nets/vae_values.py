@@ -20,20 +20,36 @@ def unfold_patches(x: Float[Array, "b f hp wp cp"], patch: int) -> Float[Array, 
     return rearrange(x, "b f h w (p q c) -> b f (h p) (w q) c", p=patch, q=patch)
 
 
-def normalise(config: VAEConfig, mu: Float[Array, "*n z"]) -> Float[Array, "*n z"]:
-    """(mu - mean) / std * scale per channel (`latent_scale`, 1 by default)."""
-    return (mu - jnp.array(config.latent_mean)) / _unit(config)
+def normalise(
+    config: VAEConfig, mu: Float[Array, "b l h w z"], first: bool = True
+) -> Float[Array, "b l h w z"]:
+    """(mu - mean) / std * scale per channel (`latent_scale`, 1 by default).
+
+    With `first` the first latent is that of a video's first frame, which has statistics of its own.
+    """
+    mean, unit = _statistics(config, mu.shape, first)
+    return (mu - mean) / unit
 
 
-def denormalise(config: VAEConfig, latents: Float[Array, "*n z"]) -> Float[Array, "*n z"]:
+def denormalise(
+    config: VAEConfig, latents: Float[Array, "b l h w z"], first: bool = True
+) -> Float[Array, "b l h w z"]:
     """Inverse of `normalise`."""
-    return latents * _unit(config) + jnp.array(config.latent_mean)
+    mean, unit = _statistics(config, latents.shape, first)
+    return latents * unit + mean
 
 
-def _unit(config: VAEConfig) -> Float[np.ndarray, "z"]:
-    """What 1 of a normalised latent is before normalising."""
-    std = np.array(config.latent_std, np.float32)
-    return std / np.array(config.latent_scale, np.float32) if config.latent_scale else std
+def _statistics(config: VAEConfig, shape: tuple[int, ...], first: bool):
+    """Means of latents of this shape, and what 1 of a normalised latent is before normalising."""
+    means = np.array(config.latent_mean, np.float32)
+    stds = np.array(config.latent_std, np.float32)
+    if first and config.first_std:
+        rows = (shape[1], 1, 1, 1)
+        means, stds = np.tile(means, rows), np.tile(stds, rows)
+        means[0], stds[0] = config.first_mean, config.first_std
+    if config.latent_scale:
+        stds = stds / np.array(config.latent_scale, np.float32)
+    return jnp.array(means), stds
 
 
 def to_float(frames: UInt8[Array, "*n"]) -> Float[Array, "*n"]:

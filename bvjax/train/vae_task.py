@@ -60,7 +60,7 @@ class VAETask:
 
     def with_latents_of(self, config: VAEConfig) -> VAETask:
         """The same with the latents of `config`: their mean, standard deviation and scale."""
-        names = ("latent_mean", "latent_std", "latent_scale")
+        names = ("latent_mean", "latent_std", "latent_scale", "first_mean", "first_std")
         own = dataclasses.replace(self.model.vae, **{name: getattr(config, name) for name in names})
         return dataclasses.replace(self, model=dataclasses.replace(self.model, vae=own))
 
@@ -114,12 +114,13 @@ class VAETask:
         """Writes the VAE with the mean and standard deviation of its latents per channel.
 
         With these in the configuration, `vae.encode` gives latents of mean 0 and of variance 1, or of
-        `pixel_scale`'s. A run that trains the decoder only keeps those of its start.
+        `pixel_scale`'s. That of a video's first frame has a mean and deviation of its own: it is coded
+        from one frame where the others have four, and so differs in size. A run that trains the decoder
+        only keeps the statistics of its start.
         """
         config = self.model.vae
         if not self.frozen:
-            mean, std = self._latent_statistics(params)
-            config = dataclasses.replace(config, latent_mean=mean, latent_std=std, latent_scale=())
+            config = dataclasses.replace(config, **self._latent_statistics(params), latent_scale=())
             if self.scale == "pixels":
                 frames = to_float(self.train(0)["frames"])
                 config = dataclasses.replace(
@@ -128,13 +129,18 @@ class VAETask:
         model = dataclasses.replace(self.model, vae=config)
         save_weights(folder, model, {"vae": params}, meta=meta, dtype=self.weights_dtype)
 
-    def _latent_statistics(self, params: Params) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        sums = []
-        for i in range(self.stat_batches):
-            sums.append(_moments(params, self.model.vae, self.train(i)["frames"]))
-        first, second = np.mean(np.asarray(sums, np.float64), axis=0)
-        std = np.sqrt(second - first**2)
-        return tuple(float(x) for x in first), tuple(float(x) for x in std)
+    def _latent_statistics(self, params: Params) -> dict[str, tuple[float, ...]]:
+        """Mean and standard deviation per channel: of first frames, and of steady latents."""
+        batches = (self.train(i)["frames"] for i in range(self.stat_batches))
+        sums = [np.asarray(_moments(params, self.model.vae, b), np.float64) for b in batches]
+        (first, squared), (steady, steady_squared) = np.mean(sums, axis=0)
+        found = {
+            "first_mean": first,
+            "first_std": np.sqrt(squared - first**2),
+            "latent_mean": steady,
+            "latent_std": np.sqrt(steady_squared - steady**2),
+        }
+        return {name: tuple(float(x) for x in values) for name, values in found.items()}
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -147,11 +153,11 @@ def _reconstruct(params: Params, config: VAEConfig, clips: Array) -> tuple[Array
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _moments(params: Params, config: VAEConfig, clips: Array) -> Float[Array, "2 z"]:
-    """Mean of mu and of mu^2 per channel, in the later half of the clips.
+def _moments(params: Params, config: VAEConfig, clips: Array) -> Float[Array, "2 2 z"]:
+    """Mean of mu and of mu^2 per channel, in the first latents and in the later half of the clips.
 
-    The first latents of a video still feel the zeros before it and vary less; a minute has few of these.
+    The latents soon after the first still feel the zeros before the video; a minute has few of these.
     """
     mu, _ = vae.encode_moments(params, config, to_float(clips))
-    steady = mu[:, mu.shape[1] // 2 :]
-    return jnp.stack([steady, steady**2]).mean(axis=(1, 2, 3, 4))
+    kinds = (mu[:, :1], mu[:, mu.shape[1] // 2 :])
+    return jnp.stack([jnp.stack([x, x**2]).mean(axis=(1, 2, 3, 4)) for x in kinds])

@@ -86,6 +86,40 @@ class Clips:
         return len(numbers)
 
 
+@dataclasses.dataclass(frozen=True)
+class FreshClips:
+    """Clips of stories that are rendered once, used for a while and never seen again.
+
+    Batch i renders `renew` new clips, of the stories i * `renew` and on, and draws from the newest `window`
+    clips. So many stories are in a batch at the price of few renderings, and nothing has to lie on disk.
+    """
+
+    clips: Clips  # how large, and where stories begin; its `stories` is not used
+    renew: int = 1
+    window: int = 64
+    _made: dict[int, Video] = dataclasses.field(default_factory=dict, repr=False)
+
+    def batch(self, index: int, size: int) -> dict[str, UInt8[np.ndarray, "b f h w 3"]]:
+        """`size` clips of different stories, a function of (seed, index) alone; made by one thread."""
+        newest = (index + 1) * self.renew + size
+        oldest = max(0, newest - self.window)
+        for number in [n for n in self._made if n < oldest]:
+            del self._made[number]
+        rng = np.random.Generator(np.random.Philox(key=[self.clips.seed, index]))
+        chosen = oldest + rng.choice(newest - oldest, size, replace=False)
+        cut = functools.partial(random_square, crop=self.clips.crop, rng=rng)
+        return {"frames": np.stack([cut(self._whole(int(number))) for number in chosen])}
+
+    def _whole(self, number: int) -> Video:
+        if number not in self._made:
+            c, story = self.clips, make_story(number, self.clips.split)
+            where = np.random.Generator(np.random.Philox(key=[c.seed, number])).random()
+            start = int(where * (num_frames(story, c.fps) - c.frames + 1))
+            wanted = range(start, start + c.frames)
+            self._made[number] = render_frames(story, wanted, c.height, c.width, c.fps)
+        return self._made[number]
+
+
 def random_square(clip: Video, crop: int, rng: np.random.Generator) -> Video:
     """A square of `crop` pixels of all frames, at a uniform place; 0 leaves the frames whole."""
     if not crop:

@@ -144,6 +144,8 @@ def manifest(folder: str | Path, model: ModelConfig) -> dict[str, str]:
             encoder.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
             encoder.update(tensors[name].tobytes())
     normalised = (model.vae.latent_mean, model.vae.latent_std, model.vae.latent_scale)
+    if model.vae.first_std:
+        normalised += (model.vae.first_mean, model.vae.first_std)
     return {
         **hashes,
         "encoder": encoder.hexdigest(),

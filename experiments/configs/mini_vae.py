@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
         dict(
             task="vae",
             preset="mini",
-            overrides=(),  # of the model: ("vae.dim=8", ...)
+            # Of the model. The stem, the tail and the width are not of the preset yet: its DiT knows other latents.
+            overrides=("vae.dim=96", "vae.stem_dim=32", "vae.tail_dim=32"),
             weights_dtype="float16",
             train=dict(
                 steps=4000,
@@ -50,7 +51,7 @@ def get_config() -> ConfigDict:
                 cache_dir="data/storyworld",  # of "render"; "" renders in process
                 data_dir="data/tfds",  # of "tfds"
                 split="train",
-                stories=240,
+                stories=240,  # 0 = fresh ones without end, rendered in process
                 heldout_split="heldout",
                 heldout_stories=32,
                 # 17 latents.  All but the first of a minute are coded in a steady state that a video reaches

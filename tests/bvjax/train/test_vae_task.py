@@ -96,6 +96,9 @@ def test_export_measures_the_latents(task, tmp_path):
     )  # later half
     np.testing.assert_allclose(found.vae.latent_mean, 0.5 * red.mean() * GAINS, rtol=1e-4)
     np.testing.assert_allclose(found.vae.latent_std, 0.5 * red.std() * GAINS, rtol=1e-4)
+    opening = np.stack([clips(i)["frames"][:, :1] for i in range(3)])[..., 0] / 127.5 - 1.0
+    np.testing.assert_allclose(found.vae.first_mean, 0.5 * opening.mean() * GAINS, rtol=1e-4)
+    np.testing.assert_allclose(found.vae.first_std, 0.5 * opening.std() * GAINS, rtol=1e-4)
     assert (found.dit, found.text) == (task.model.dit, task.model.text)
 
 
@@ -109,7 +112,8 @@ def test_export_scales_latents_by_their_effect_on_pixels(task, monkeypatch, tmp_
     assert found.latent_scale[0] == 1.0  # equal std / GAINS, so the weights alone decide
     np.testing.assert_allclose(found.latent_scale, weights, rtol=0.1)
     mu = np.asarray(found.latent_mean) + 3.0 * np.asarray(found.latent_std)
-    np.testing.assert_allclose(vae.normalise(found, mu), 3.0 * weights, rtol=0.1)
+    mu = np.broadcast_to(mu, (1, 2, 1, 1, 32))
+    np.testing.assert_allclose(vae.normalise(found, mu)[0, 1, 0, 0], 3.0 * weights, rtol=0.1)
     task.export(params(), tmp_path / "unit", {})
     assert load_config(tmp_path / "unit").vae.latent_scale == ()
 
