@@ -19,6 +19,7 @@ import av.container
 import numpy as np
 import PIL.Image
 from av.stream import Disposition
+from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
@@ -28,7 +29,9 @@ Source = str | os.PathLike | BinaryIO
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
-_HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics (ITU-T H.273)
+# Values of ITU-T H.273.
+_HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics
+_SRGB, _BT709, _GBR = 13, 1, 0  # transfer, primaries, matrix
 # Up to here pixels count as square: encoders write 1280:1281 where a size had to be made even.
 _SQUARE = Fraction(1, 50)
 _WIDEST = 8  # of a pixel: no camera or format has others
@@ -152,6 +155,30 @@ def location(path: str | os.PathLike) -> str:
         shown = re.sub(":/+", "://", text, count=1)  # `pathlib` makes one slash of two
         raise _Address(f"{shown} is an address; the path of a file is wanted")
     return f"file:{text}"
+
+
+def tag(stream: av.VideoStream, rgb: bool = False) -> None:
+    """Notes in a stream that is to be written what its numbers mean, so that no player guesses.
+
+    sRGB's primaries and curve; and where pixels are not `rgb`, BT.601's matrix and range, which is
+    how FFmpeg converts RGB unless told otherwise.
+    """
+    about = stream.codec_context
+    about.color_primaries, about.color_trc = _BT709, _SRGB
+    about.colorspace = _GBR if rgb else Colorspace.ITU601
+    about.color_range = ColorRange.JPEG if rgb else ColorRange.MPEG
+
+
+def yuv420(rgb: Frame) -> av.VideoFrame:
+    """RGB as the frame that a stream with the marks of `tag` wants."""
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+    return frame.reformat(
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU601,
+        dst_color_range=ColorRange.MPEG,
+        dst_color_trc=_SRGB,
+        dst_color_primaries=_BT709,
+    )
 
 
 def reason(error: Exception) -> str:

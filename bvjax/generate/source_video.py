@@ -12,7 +12,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from bvjax.errors import UserError
-from bvjax.video_frames import Frame, TimedFrame, location, reason, timed_frames
+from bvjax.video_frames import Frame, TimedFrame, location, reason, tag, timed_frames
 
 # Of the time a frame is shown: one that the source would fill by less is not made.  The times in
 # Matroska files are rounded to milliseconds, so the end of a video is not exact.
@@ -61,6 +61,7 @@ def write_copy(path: pathlib.Path, frames: Iterable[Frame], fps: int) -> None:
                     stream = container.add_stream("ffv1", rate=fps)
                     stream.height, stream.width = picture.shape[:2]
                     stream.pix_fmt = "bgr0"
+                    tag(stream, rgb=True)
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
                 container.mux(stream.encode(frame))
             if stream is not None:

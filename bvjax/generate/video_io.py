@@ -19,7 +19,7 @@ from absl import logging
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
-from bvjax.video_frames import location, open_video, reason, timed_frames
+from bvjax.video_frames import location, open_video, reason, tag, timed_frames, yuv420
 
 WATCHABLE = 256  # pixels: the short side of a video that is pleasant to look at
 _FRAGMENTED = {
@@ -58,7 +58,7 @@ class VideoWriter:
             if self._stream is None:
                 self._stream = self._open_stream(*frames.shape[1:3])
             for picture in frames:
-                frame = av.VideoFrame.from_ndarray(self._enlarge(picture), format="rgb24")
+                frame = yuv420(self._enlarge(picture))
                 self._container.mux(self._stream.encode(frame))
         except (OSError, av.FFmpegError) as error:
             raise _cannot_write(self.path, error) from None
@@ -92,6 +92,7 @@ class VideoWriter:
         stream = self._container.add_stream("libx264", rate=self._fps, options=_CODEC)
         stream.height, stream.width = height * self._scale, width * self._scale
         stream.pix_fmt = "yuv420p"
+        tag(stream)
         stream.codec_context.gop_size = max(1, self._fps)
         return stream
 
@@ -136,7 +137,8 @@ def read_image(path: str | pathlib.Path, height: int, width: int) -> UInt8[np.nd
     """
     try:
         with PIL.Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1:
+            # An MPO is a photograph, with its preview or the other eye's view behind it.
+            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
                 raise UserError(
                     f"the image {path} is an animation of {image.n_frames} frames; give one picture"
                 )

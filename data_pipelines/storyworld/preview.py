@@ -124,17 +124,17 @@ def write_video(story: Story, path: Path, size: int, fps: int) -> None:
     """Render a story to H.264 (yuv420p, so `size` is rounded up to an even number)."""
     import av
 
-    from bvjax.video_frames import location
+    from bvjax.video_frames import location, tag, yuv420
 
     size += size % 2
     with av.open(location(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
+        tag(stream)
         stream.options = {"crf": "18", "preset": "veryfast"}
         for i in tqdm(range(num_frames(story, fps)), desc=path.name, unit="frame"):
             picture = render(story, [i], height=size, width=size, fps=fps)[0]
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            container.mux(stream.encode(frame))
+            container.mux(stream.encode(yuv420(picture)))
         container.mux(stream.encode())
 
 

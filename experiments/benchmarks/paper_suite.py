@@ -33,7 +33,7 @@ from bvjax.lvbench.paper.working import small, small_luma
 from bvjax.lvbench.store import Store
 from bvjax.lvbench.video import blocks, probe
 from bvjax.sharding import Layout
-from bvjax.video_frames import location
+from bvjax.video_frames import location, tag, yuv420
 from experiments.benchmarks import figures
 from experiments.benchmarks.clock import Clock, peak_gigabytes
 
@@ -135,10 +135,11 @@ def make_clip(path: Path) -> Path:
     with av.open(location(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        tag(stream)
         stream.options = {"preset": "veryfast", "crf": "20"}
         for i in range(SECONDS.value * fps):
             frame = _view(place, subject, mask, i / fps, height, width)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(yuv420(frame)))
         container.mux(stream.encode())
     return path
 

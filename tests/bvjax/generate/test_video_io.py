@@ -4,16 +4,18 @@ import os
 import subprocess
 import sys
 
+import av
 import numpy as np
 import PIL.Image
 import pytest
 
 from bvjax.errors import UserError
-from bvjax.generate import video_io
+from bvjax.generate import source_video, video_io
 from bvjax.generate.video_io import VideoWriter, check_writer, read_image, read_video
 
 KILLED = """
 import os, sys
+import av
 import numpy as np
 from bvjax.generate.video_io import VideoWriter
 frames = np.linspace(0, 255, 40).astype(np.uint8)[:, None, None, None]
@@ -121,3 +123,37 @@ def test_wrong_kinds_of_images(tmp_path):
     ):
         with pytest.raises(UserError, match=says):
             read_image(tmp_path / name, 32, 48)
+
+
+def test_what_is_written_says_what_its_numbers_mean(tmp_path):
+    """And means it: pixels are those of a file without marks, as FFmpeg converts by default."""
+    frames = smooth(5)
+    with VideoWriter(tmp_path / "a.mp4", 8) as writer:
+        writer.write(frames)
+    source_video.write_copy(tmp_path / "a.mkv", frames, 8)
+    for name, matrix, wide in (("a.mp4", 5, 1), ("a.mkv", 0, 2)):
+        with av.open(str(tmp_path / name)) as container:
+            about = container.streams.video[0].codec_context
+            frame = next(container.decode(video=0))
+        for one in (about, frame):
+            assert (one.color_primaries, one.color_trc) == (1, 13)  # BT.709's, sRGB's
+            assert (one.colorspace, one.color_range) == (matrix, wide)
+    plain = tmp_path / "plain.mp4"
+    with av.open(str(plain), "w") as container:
+        stream = container.add_stream("libx264", rate=8, options=video_io._CODEC)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        stream.codec_context.gop_size = 8
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    np.testing.assert_array_equal(read_video(tmp_path / "a.mp4")[0], read_video(plain)[0])
+    np.testing.assert_array_equal(read_video(tmp_path / "a.mkv")[0], frames)
+
+
+def test_the_first_picture_of_an_mpo(tmp_path):
+    """What telephones write as JPEG."""
+    one, other = (PIL.Image.new("RGB", (32, 16), colour) for colour in ("red", "blue"))
+    one.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[other])
+    with PIL.Image.open(tmp_path / "a.jpg") as image:
+        assert image.n_frames == 2
+    assert read_image(tmp_path / "a.jpg", 16, 32).mean((0, 1)).round().tolist() == [254, 0, 0]
