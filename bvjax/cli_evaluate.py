@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
+from collections.abc import Iterable
 
 from bvjax import console
 from bvjax.errors import UserError
-from bvjax.plain_text import whole_number
+from bvjax.plain_text import shown, whole_number
 
 EXAMPLES = """\
 examples:
@@ -118,7 +119,7 @@ def _measure(args: argparse.Namespace, weights_folder: pathlib.Path) -> int:
     if outcome.owed:
         print(f"this part is done; the results wait for {', '.join(outcome.owed)}")
     else:
-        print("\n".join(outcome.lines))
+        _print(outcome.lines)
     if not outcome.failures:
         return 0
     console.say("\n".join(["could not be measured:", *outcome.failures]))
@@ -131,12 +132,15 @@ def _compare(args: argparse.Namespace) -> None:
     from bvjax.lvbench.results import load_results
 
     found = compare.compare(load_results(pathlib.Path(args.a)), load_results(pathlib.Path(args.b)))
-    print("\n".join(compare.text(found)))
+    _print(compare.text(found))
     if args.markdown:
         path = pathlib.Path(args.markdown)
         if not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent} for {path.name}")
-        write_atomic(path, ("\n".join(compare.markdown(found)) + "\n").encode())
+        try:
+            write_atomic(path, ("\n".join(compare.markdown(found)) + "\n").encode())
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _validate(args: argparse.Namespace) -> int:
@@ -146,8 +150,13 @@ def _validate(args: argparse.Namespace) -> int:
 
     track = lambda videos: tqdm(videos, unit="video", disable=None)
     problems = dataset.validate(pathlib.Path(args.folder), track=track)
-    print("\n".join(dataset.lines(problems)))
+    _print(dataset.lines(problems))
     return 1 if problems else 0
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Lines on stdout, with nothing in them that steers the terminal."""
+    print("\n".join(map(shown, lines)))
 
 
 class _Bar:
@@ -188,7 +197,7 @@ class _Bar:
     def problem(self, sentence: str) -> None:
         from tqdm import tqdm
 
-        tqdm.write(f"warning: {sentence}", file=sys.stderr)
+        tqdm.write(shown(f"warning: {sentence}"), file=sys.stderr)
 
 
 def _devices(mesh: str | None) -> int | None:

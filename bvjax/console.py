@@ -25,8 +25,10 @@ def set_up() -> None:
 
 
 def say(text: str, code: int = 0) -> int:
-    """A line on stderr; returns `code`."""
-    print(text, file=sys.stderr)
+    """Lines on stderr, with nothing in them that steers the terminal; returns `code`."""
+    from bvjax.plain_text import shown
+
+    print("\n".join(map(shown, text.split("\n"))), file=sys.stderr)
     return code
 
 

@@ -130,6 +130,9 @@ def open_video(
             moving = [s for s in container.streams.video if not s.disposition & _STILLS]
             if not moving:
                 raise UserError("it has no video in it")
+            moving = [s for s in moving if s.codec_context is not None]
+            if not moving:
+                raise UserError("its video is in a format that is not known here, or damaged")
             stream = max(moving, key=_rank)
             stream.thread_type = "AUTO"
             yield container, stream

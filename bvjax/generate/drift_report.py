@@ -76,6 +76,9 @@ def report(
         memory: what the bank did, by chunk number: `retrieved`, `kept_ratio`, `coverage`,
             `clipped`.
         about: what else should stand in front (seed, sizes, versions).
+
+    `chunk_drift` is a mean change over the story's chunks, of the frames before they were encoded; a
+    VDE, over equal parts of the finished video, is `evaluate`'s to give.
     """
     chunks = [
         {
@@ -89,7 +92,7 @@ def report(
     written = [share for chunk in chunks for share in chunk.get("clipped", [])]
     return {
         **about,
-        "vde": {name: _drift([c[name] for c in chunks]) for name in ("clarity", "motion")},
+        "chunk_drift": {name: _drift([c[name] for c in chunks]) for name in ("clarity", "motion")},
         "clipped_share": float(np.mean(written)) if written else 0.0,
         "chunks": chunks,
     }

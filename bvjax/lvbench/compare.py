@@ -67,8 +67,8 @@ class Comparison:
 def compare(a: Results, b: Results) -> Comparison:
     """Compares two results.
 
-    Videos are paired by name, then by name without its suffix, then by prompt, where these tell one
-    from another.
+    Videos are paired by prompt, then by name, then by name without its suffix, where these tell one
+    from another; never two whose prompts differ.
 
     Raises:
         UserError: they do not compare (`results.check_comparable`), or no video has a partner.
@@ -76,7 +76,7 @@ def compare(a: Results, b: Results) -> Comparison:
     metrics = check_comparable(a, b)
     pairs, only_a, only_b = _pairs(a["videos"], b["videos"])
     if not pairs:
-        raise UserError("no video of one has a video of the other with its name or prompt")
+        raise UserError(_no_pair(a["videos"], b["videos"]))
     titled = {m: a["metrics"][m] for m in ordered({m: None for m in metrics})}
     rows = []
     for metric, about in titled.items():
@@ -164,9 +164,9 @@ def _pairs(
 ) -> tuple[list[tuple[Video, Video]], list[Video], list[Video]]:
     """(pairs, what is left of a, what is left of b)."""
     keys: tuple[Callable[[Video], Hashable], ...] = (
+        lambda v: v.get("prompt"),
         lambda v: v["name"],
         lambda v: str(pathlib.PurePosixPath(v["name"]).with_suffix("")),
-        lambda v: v.get("prompt"),
     )
     left, right, pairs = list(a), list(b), []
     for key in keys:
@@ -174,11 +174,34 @@ def _pairs(
         ours = Counter(map(key, left))
         unique = {k for k in ours if k and ours[k] == theirs[k] == 1}
         found = [(v, there[key(v)]) for v in left if key(v) in unique]
+        found = [pair for pair in found if not _other_prompt(*pair)]
         pairs += found
         taken = {id(v) for pair in found for v in pair}
         left = [v for v in left if id(v) not in taken]
         right = [v for v in right if id(v) not in taken]
-    return pairs, left, right
+    place = {id(v): place for place, v in enumerate(a)}
+    return sorted(pairs, key=lambda pair: place[id(pair[0])]), left, right
+
+
+def _other_prompt(one: Video, other: Video) -> bool:
+    prompts = one.get("prompt"), other.get("prompt")
+    return all(prompts) and prompts[0] != prompts[1]
+
+
+def _no_pair(a: Sequence[Video], b: Sequence[Video]) -> str:
+    names = {v["name"]: v for v in b}
+    for one in a:
+        other = names.get(one["name"])
+        if other is not None and _other_prompt(one, other):
+            return (
+                f"{one['name']} shows another story in A than in B ({_start(one['prompt'])} and "
+                f"{_start(other['prompt'])}), and no other videos have a prompt or name in common"
+            )
+    return "no video of one has a video of the other with its name or prompt"
+
+
+def _start(prompt: str, length: int = 40) -> str:
+    return repr(prompt if len(prompt) <= length else f"{prompt[:length].rstrip()}...")
 
 
 def _s(things: Sequence[Any]) -> str:
@@ -190,29 +213,25 @@ def _intro(found: Comparison) -> str:
 
 
 def _table(found: Comparison) -> list[list[str]]:
-    rows = [["", "A", "B", "A - B", "95 %", "p", "test", "better", "pairs"]]
+    """Of a single pair: only its numbers, since nothing can be said about chance."""
+    several = len(found.pairs) > 1
+    rows = [["", "A", "B", "A - B", *["95 %", "p", "test", "better", "pairs"] * several]]
     for row in found.rows:
+        numbers = [number(row.a), number(row.b), number(row.difference)]
         between = NONE if row.low is None else f"{number(row.low)} to {number(row.high)}"
-        rows.append(
-            [
-                row.title,
-                number(row.a),
-                number(row.b),
-                number(row.difference),
-                between,
-                NONE if row.p is None else f"{row.p:.2g}",
-                row.test,
-                row.better or NONE,
-                str(row.n),
-            ]
-        )
+        p = NONE if row.p is None else f"{row.p:.2g}"
+        chance = [between, p, row.test, row.better or NONE, str(row.n)]
+        rows.append([row.title, *numbers, *chance * several])
     return rows
 
 
 def _notes(found: Comparison) -> list[str]:
-    lines = [
-        f'better: where p < {LEVEL}; p is two-sided and not corrected for the {len(found.rows)} rows.'
-    ]  # fmt: skip
+    lines = ["One pair: a difference may be chance, and neither is called better."]
+    if len(found.pairs) > 1:
+        lines = [
+            f"better: where p < {LEVEL}; p is two-sided and not corrected for the "
+            f"{len(found.rows)} rows."
+        ]
     for name, videos in zip(found.names, (found.only_a, found.only_b), strict=True):
         if videos:
             lines.append(f"without a partner, only in {name}: {', '.join(videos)}")

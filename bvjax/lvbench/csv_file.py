@@ -49,5 +49,13 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows(rows)  # None is an empty field, a float all its digits
+    # None is an empty field, a float all its digits.
+    writer.writerows(
+        [_text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+    )
     return buffer.getvalue()
+
+
+def _text(cell: str) -> str:
+    """Text that a spreadsheet takes for text: not a formula, which it would run."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

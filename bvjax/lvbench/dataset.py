@@ -24,7 +24,7 @@ from bvjax.errors import UserError
 from bvjax.lvbench import dataset_checks as checks
 from bvjax.lvbench.dataset_files import Entry, Problem, gather
 from bvjax.lvbench.dataset_split import SPLIT_FILE, load_split, wrong_split
-from bvjax.lvbench.video import Video, name_of, probe
+from bvjax.lvbench.video import Video, name_of, probe, unfinished_runs
 from bvjax.story import Story, parse_story
 
 SHORTEST = 50.0  # seconds that every video of LV-Bench lasts at least (section 4)
@@ -118,6 +118,7 @@ def examine(
             *checks.wrong_captions(entry.content, videos.get(name)),
         )
         problems += [Problem(entry.where, what) for what in told]
+    problems += [Problem(where, what) for where, what in unfinished_runs(folder)]
     problems += [Problem(SPLIT_FILE, what) for what in wrong_split(split, set(found.videos))]
     return Examined(videos, tuple(sorted(problems, key=lambda problem: problem.where)))
 

@@ -27,7 +27,8 @@ from bvjax.lvbench.paper import flow, identity
 from bvjax.lvbench.store import Store
 from bvjax.lvbench.suites import Entry, choose
 from bvjax.lvbench.vde import drift_weights
-from bvjax.lvbench.video import find_videos, readable
+from bvjax.lvbench.video import find_videos
+from bvjax.plain_text import shown
 from bvjax.sharding import Layout, make_layout
 from bvjax.versions import versions
 
@@ -104,7 +105,7 @@ def evaluate(request: Request, progress: runner.Progress) -> Outcome:
     """
     entries = check(request)
     place = request.videos.resolve()
-    name = request.name or readable(place.stem if place.is_file() else place.name)
+    name = shown(request.name or (place.stem if place.is_file() else place.name))
     out = request.out or pathlib.Path("runs/evaluation") / name
     asked = prompts.load(request.prompts) if request.prompts else None
     store = Store(out)

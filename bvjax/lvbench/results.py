@@ -67,7 +67,9 @@ def build(
     videos = [_video(m, config["weights"], prompts) for m in measured if m.video and m.scores]
     unmatched = None
     if prompts is not None:
-        missing, unused = prompts.unmatched(m.name for m in measured)
+        missing, unused = prompts.unmatched(
+            m.name for m in measured if not (m.video and m.video.prompt)
+        )
         unmatched = {"missing": missing, "unused": unused}
     return {
         "format": FORMAT,
@@ -153,7 +155,7 @@ def _video(measured: Measured, weights: str, prompts: Prompts | None) -> dict[st
         "height": video.height,
         "width": video.width,
         "seconds": finite(video.frames / video.fps) if video.fps else None,
-        "prompt": prompts.text(video.name) if prompts else None,
+        "prompt": (prompts.text(video.name) if prompts else None) or video.prompt,
         "scores": {metric: _scores(s, weights) for metric, s in measured.scores.items()},
     }
 

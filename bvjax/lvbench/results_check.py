@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,8 @@ _SHAPES = {
     "aggregate": dict,
 }
 _SUMMARIES = ("vde", "vde_normalised", "whole")
+_MOST_CHUNKS = 100_000
+_LARGEST = 1e100  # so that sums of scores and their squares stay numbers
 
 
 def damage(content: Mapping[str, Any]) -> str:
@@ -25,8 +26,17 @@ def damage(content: Mapping[str, Any]) -> str:
         if not isinstance(content.get(key), kind):
             return f'"{key}" is missing or of another kind'
     segments, weights = (content["config"].get(key) for key in ("segments", "weights"))
-    if type(segments) is not int or segments < 2:
+    if type(segments) is not int or not 2 <= segments <= _MOST_CHUNKS:
         return f"the number of chunks is {segments!r}"
+    settings = content["config"].get("metrics", {})
+    if not isinstance(settings, dict) or not all(isinstance(s, dict) for s in settings.values()):
+        return "the settings of its metrics are of another kind"
+    unmatched = content.get("prompts")
+    if unmatched is not None and not (
+        isinstance(unmatched, dict)
+        and all(_texts(unmatched.get(key, [])) for key in ("missing", "unused"))
+    ):
+        return "its list of prompts is of another kind"
     if weights not in WEIGHTS:
         return f"the VDE weights are {weights!r}"
     for metric, about in content["metrics"].items():
@@ -34,11 +44,19 @@ def damage(content: Mapping[str, Any]) -> str:
             isinstance(about, dict) and {"title", "suite", "complement", "better"} <= about.keys()
         ):
             return f"the metric {metric} has no title, suite, complement or direction"
+        if not all(isinstance(about[key], str) for key in ("title", "suite", "complement")):
+            return f"the title, suite or complement of the metric {metric} is not text"
+        if not (isinstance(about["better"], dict) and {"vde", "whole"} <= about["better"].keys()):
+            return f"the metric {metric} has no directions"
         summaries = content["aggregate"].get(metric)
         for key in _SUMMARIES:
             found = summaries.get(key) if isinstance(summaries, dict) else None
             if not isinstance(found, dict) or not _number(found.get("mean", "")):
                 return f"the metric {metric} has no mean {key}"
+            if not all(_number(found.get(one)) for one in ("median", "low", "high", "n")):
+                return f"the metric {metric} has numbers about {key} that are none"
+        if not _excluded(summaries["vde"].get("excluded", [])):
+            return f"what the metric {metric} leaves out is of another kind"
     seen: set[str] = set()
     for place, video in enumerate(content["videos"], start=1):
         name = video.get("name") if isinstance(video, dict) else None
@@ -47,6 +65,8 @@ def damage(content: Mapping[str, Any]) -> str:
         if name in seen:
             return f"{name} is there twice"
         seen.add(name)
+        if not isinstance(video.get("prompt"), str | None):
+            return f"the prompt of {name} is not text"
         if not isinstance(video.get("scores"), dict):
             return f"{name} has no scores"
         for metric, scores in video["scores"].items():
@@ -71,7 +91,24 @@ def _scores(scores: Any, segments: int) -> str:
 
 
 def _number(value: Any) -> bool:
-    """Finite, or null."""
+    """Null, or a number that can be reckoned with."""
     if value is None:
         return True
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -_LARGEST <= value <= _LARGEST  # false for NaN; whole numbers may be of any length
+    )
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _excluded(value: Any) -> bool:
+    """A list of {name, reason}."""
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and isinstance(one.get("name"), str)
+        and isinstance(one.get("reason"), str)
+        for one in value
+    )  # fmt: skip

@@ -15,7 +15,8 @@ from bvjax.errors import UserError
 from bvjax.lvbench.metric import Measurement, Metric, Scores
 from bvjax.lvbench.pictures import Pictures
 from bvjax.lvbench.store import Store, score_key
-from bvjax.lvbench.video import Block, Video, blocks, find_videos, name_of, readable
+from bvjax.lvbench.video import Block, Video, blocks, find_videos, name_of, unfinished_runs
+from bvjax.plain_text import shown
 
 BLOCK = 16  # frames decoded at a time
 AHEAD = 2  # blocks decoded before they are asked for
@@ -102,10 +103,12 @@ def measure(task: Task, progress: Progress) -> dict[str, list[str]]:
     def fail(name: str, error: Exception, what: str = "") -> None:
         if isinstance(error, OSError):  # the disk's fault, not the video's
             raise error
-        sentence = readable(what + _sentence(error))
+        sentence = shown(what + _sentence(error))
         failed.setdefault(name, []).append(sentence)
         progress.problem(f"{name}: {sentence}")
 
+    for name, what in unfinished_runs(task.videos):
+        progress.problem(f"{name}: {what}")
     work = []
     paths = find_videos(task.videos)[index::count]
     for number, path in enumerate(paths, start=1):
@@ -151,7 +154,8 @@ def collect(task: Task) -> tuple[list[Measured], list[str]]:
     found, owed = [], []
     for path in find_videos(task.videos):
         name = name_of(path, task.videos)
-        failures = [f"{name}: {sentence}" for sentence in failed.get(name, ())]
+        sentences = _grouped(task, failed.get(name, ()))
+        failures = [f"{name}: {sentence}" for sentence in sentences]
         try:
             video = task.store.video(path, task.videos)
         except UserError as error:
@@ -229,12 +233,28 @@ def _sentence(error: Exception) -> str:
 
 
 def _too_short(task: Task, video: Video) -> Iterator[str]:
+    """A sentence where a video has too few frames for metrics, with all of them in it."""
+    needs: dict[int, list[str]] = {}
     for metric in task.metrics:
         if not _cut(task, video, metric.least_frames):
-            yield (
-                f"{video.name} has {video.frames} frames; {metric.name} needs at least "
-                f"{metric.least_frames} in each of {task.segments} chunks"
-            )
+            needs.setdefault(metric.least_frames * task.segments, []).append(metric.name)
+    if needs:
+        parts = [f"{frames} for {', '.join(names)}" for frames, names in sorted(needs.items())]
+        yield (
+            f"{video.name} has {video.frames} frames; {task.segments} chunks need at least "
+            f"{' and '.join(parts)}"
+        )
+
+
+def _grouped(task: Task, sentences: Sequence[str]) -> list[str]:
+    """Sentences about a video, one for all the metrics that fail for the same reason."""
+    metrics = {metric.name for metric in task.metrics}
+    found: dict[str, list[str]] = {}
+    for sentence in sentences:
+        head, colon, rest = sentence.partition(": ")
+        about = (rest, [head]) if colon and head in metrics else (sentence, [])
+        found.setdefault(about[0], []).extend(about[1])
+    return [f"{', '.join(names)}: {why}" if names else why for why, names in found.items()]
 
 
 def _cut(task: Task, video: Video, least: int) -> bool:

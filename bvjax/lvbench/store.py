@@ -5,7 +5,8 @@ OUT/scores/CONTENT/METRIC.KEY.json   `Scores`; the key is a hash of all that the
 OUT/scores/CONTENT/pictures.N.npz    a small JPEG of the middle of each segment, for the report
 OUT/shards/I-of-N.json               a process has done its part; what it could not measure, and why
 
-Several processes may use one folder: files appear whole, and equal keys have equal content.
+Several processes may use one folder: files appear whole, and equal keys have equal content.  A file
+that cannot be read, or holds something else, is one that is not there: its content is made again.
 """
 
 from __future__ import annotations
@@ -13,25 +14,34 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import math
 import os
 import pathlib
+import re
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import av
 import cv2
 import numpy as np
+import PIL.Image
 
 from bvjax.errors import UserError
 from bvjax.files import npz_bytes, read_json_object, sha256_of, write_atomic, write_json
 from bvjax.lvbench.metric import Scores
-from bvjax.lvbench.video import Video, name_of, probe, truth_beside
+from bvjax.lvbench.video import Video, name_of, probe, story_of, truth_beside
 
 FORMAT = 1  # of the files here; part of every key
 # Modules whose code makes scores, beside those of the suites and networks.
 MEASURING = ("batching.py", "clarity.py", "motion.py", "vde.py", "video.py", "../video_frames.py")
+_FACTS = {"sha256": str, "frames": int, "fps": int | float, "height": int, "width": int}
+_SCORES = {"chunks": list, "whole": int | float | str | None, "weight": int, "reason": str}
+_SHA256 = re.compile("[0-9a-f]{64}")  # becomes the name of a folder
+_INFINITE = ("inf", "-inf")  # JSON has no such numbers
 
 
 class Store:
@@ -47,13 +57,19 @@ class Store:
         state = [FORMAT, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
         record = self.folder / "videos" / f"{place}.json"
         stored = _read(record)
-        if stored.get("state") == state:
+        facts = stored.get("video")
+        if (
+            stored.get("state") == state
+            and _are(facts, _FACTS)
+            and _SHA256.fullmatch(facts["sha256"])
+        ):
             return Video(
-                path=path, name=name_of(path, root), truth=truth_beside(path), **stored["video"]
-            )
+                path=path, name=name_of(path, root), truth=truth_beside(path),
+                prompt=story_of(path), **facts,
+            )  # fmt: skip
         video = probe(path, root)
         facts = dataclasses.asdict(video)
-        for name in ("path", "name", "truth"):
+        for name in ("path", "name", "truth", "prompt"):
             facts.pop(name)
         _write(record, {"state": state, "video": facts})
         return video
@@ -70,16 +86,21 @@ class Store:
     def load(self, video: Video, key: Mapping[str, Any]) -> Scores | None:
         """Scores that were saved under an equal key, or None."""
         stored = _read(self._file(video, key))
-        if stored.get("key") != key:
+        scores = stored.get("scores")
+        if stored.get("key") != key or not _are(scores, _SCORES):
             return None
-        scores = stored["scores"]
-        chunks = tuple(math.nan if c is None else c for c in scores.pop("chunks"))
-        return Scores(chunks=chunks, **scores)
+        values = [*scores["chunks"], scores["whole"]]
+        if len(values) != key["segments"] + 1 or not all(map(_is_score, values)):
+            return None
+        *chunks, whole = (float(v) if v in _INFINITE else v for v in values)
+        chunks = tuple(math.nan if c is None else c for c in chunks)
+        return Scores(chunks, whole, scores["weight"], scores["reason"])
 
     def save(self, video: Video, key: Mapping[str, Any], scores: Scores) -> None:
         """Keeps the scores of a video."""
         content = dataclasses.asdict(scores)
-        content["chunks"] = [None if math.isnan(c) else c for c in scores.chunks]
+        content["chunks"] = [None if math.isnan(c) else _stored(c) for c in scores.chunks]
+        content["whole"] = None if scores.whole is None else _stored(scores.whole)
         _write(self._file(video, key), {"key": key, "scores": content})
 
     def pictures(self, video: Video, segments: int) -> list[bytes] | None:
@@ -89,9 +110,11 @@ class Store:
             return None
         try:
             with np.load(path, allow_pickle=False) as file:
-                return [file[f"arr_{i}"].tobytes() for i in range(segments)]
-        except (OSError, ValueError, KeyError):
+                found = [file[f"arr_{i}"] for i in range(segments)]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
+        jpegs = [array.tobytes() for array in found if array.dtype == np.uint8]
+        return jpegs if len(jpegs) == segments and all(map(_is_jpeg, jpegs)) else None
 
     def save_pictures(self, video: Video, pictures: Sequence[bytes]) -> None:
         """Keeps the pictures of a video."""
@@ -111,11 +134,18 @@ class Store:
     def failures(self, count: int) -> dict[str, list[str]]:
         """What all of `count` parts could not measure, as far as they are done."""
         parts = [_read(self._shard(index, count)) for index in range(count)]
-        return {name: why for part in parts for name, why in part.get("failures", {}).items()}
+        found = [part.get("failures") for part in parts]
+        return {
+            name: why
+            for failures in found
+            if isinstance(failures, dict)
+            for name, why in failures.items()
+            if isinstance(why, list) and all(isinstance(sentence, str) for sentence in why)
+        }
 
     def at_work(self, count: int) -> list[int]:
         """Which of `count` parts have not ended."""
-        return [index for index in range(count) if not self._shard(index, count).is_file()]
+        return [index for index in range(count) if not _read(self._shard(index, count))]
 
     def _shard(self, index: int, count: int) -> pathlib.Path:
         return self.folder / "shards" / f"{index}-of-{count}.json"
@@ -164,6 +194,37 @@ def _code() -> str:
     for path in sorted([*root.glob("*/*.py"), *(root / name for name in MEASURING)]):
         made.update(path.read_bytes())
     return made.hexdigest()[:16]
+
+
+def _are(found: Any, kinds: Mapping[str, Any]) -> bool:
+    """Whether an object has these entries, of these kinds, and no others."""
+    return (
+        isinstance(found, dict)
+        and found.keys() == kinds.keys()
+        and all(
+            isinstance(found[name], kind) and not isinstance(found[name], bool)
+            for name, kind in kinds.items()
+        )
+    )
+
+
+def _stored(value: float) -> float | str:
+    return str(float(value)) if math.isinf(value) else value
+
+
+def _is_score(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in _INFINITE
+    return isinstance(value, int | float | None) and not isinstance(value, bool)
+
+
+def _is_jpeg(content: bytes) -> bool:
+    try:
+        with PIL.Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            image.load()
+        return True
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        return False
 
 
 def _hash(text: str) -> str:

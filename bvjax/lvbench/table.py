@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bvjax.lvbench.references import reading
 from bvjax.lvbench.report_text import NONE, number, ordered, percent
 from bvjax.lvbench.results import check_comparable
+from bvjax.plain_text import shown
 
 DOWN, UP = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}"
 MOST_REASONS = 5
@@ -97,24 +101,24 @@ def markdown_rows(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def text(results: Results) -> list[str]:
-    """Lines for a terminal: a row a metric with its interval, and what the means leave out."""
+    """Lines for a terminal: a row a metric with its interval, and what the means leave out.
+
+    Of a single video there is neither interval nor median, and the mean is its number.
+    """
     metrics, aggregate = results["metrics"], results["aggregate"]
-    rows = [["", f"VDE {DOWN}", "95 %", "median", "mean change", "whole video", "videos"]]
+    several = len(results["videos"]) > 1
+    wholes = any(aggregate[name]["whole"]["mean"] is not None for name in metrics)
+    head = ["", f"VDE {DOWN}", *["95 %", "median"] * several, "mean change"]
+    rows = [head + ["whole video"] * wholes + ["videos"] * several]
     for name in ordered(metrics):
         drift, whole = aggregate[name]["vde"], aggregate[name]["whole"]
         arrow = f" {UP}" if metrics[name]["better"]["whole"] and whole["mean"] is not None else ""
-        rows.append(
-            [
-                f"{metrics[name]['title']} ({metrics[name]['suite']})",
-                number(drift["mean"]),
-                interval(drift),
-                number(drift.get("median")),
-                percent(aggregate[name]["vde_normalised"]["mean"]),
-                number(whole["mean"]) + arrow,
-                str(drift.get("n", 0)),
-            ]
-        )
-    return [*aligned(rows), "", _terms([results]), *_left_out(results)]
+        row = [f"{metrics[name]['title']} ({metrics[name]['suite']})", number(drift["mean"])]
+        row += [interval(drift), number(drift.get("median"))] if several else []
+        row.append(percent(aggregate[name]["vde_normalised"]["mean"]))
+        row += [number(whole["mean"]) + arrow] if wholes else []
+        rows.append(row + [str(drift.get("n", 0))] * several)
+    return [*aligned(rows), "", _terms([results]), *reading(results), *_left_out(results)]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -155,18 +159,18 @@ def _terms(several: Sequence[Results]) -> str:
         ]
     return (
         f"VDE: un-normalised sum (Eq. 19) over {config['segments']} chunks with {config['weights']} "
-        f"weights, mean over {', '.join(counts)}."
+        f"weights, {'mean over ' if counts != ['1 video'] else 'of '}{', '.join(counts)}."
     )
 
 
 def _left_out(results: Results) -> list[str]:
     """Videos that means leave out, failed ones, and those without a prompt; long lists are cut."""
-    out = [
-        f"{results['metrics'][name]['title']} ({results['metrics'][name]['suite']}) of {one['name']}: "
-        f"{one['reason']}"
-        for name in ordered(results["metrics"])
-        for one in results["aggregate"][name]["vde"].get("excluded") or ()
-    ]
+    why: dict[tuple[str, str], list[str]] = {}
+    for name in ordered(results["metrics"]):
+        title = f"{results['metrics'][name]['title']} ({results['metrics'][name]['suite']})"
+        for one in results["aggregate"][name]["vde"].get("excluded") or ():
+            why.setdefault((one["name"], one["reason"]), []).append(title)
+    out = [f"{', '.join(titles)} of {name}: {reason}" for (name, reason), titles in why.items()]
     unmatched = results.get("prompts") or {}
     lines = []
     for title, found in (
@@ -186,5 +190,6 @@ def _method(results: Results) -> str:
 
 
 def markdown_cell(text: str) -> str:
-    """Text that can stand in a cell of a Markdown table."""
-    return " ".join(text.replace("|", "\\|").split())
+    """Text that can stand in a cell of a Markdown table, and is nothing but text there."""
+    text = html.escape(shown(text), quote=False)
+    return " ".join(re.sub(r"([\\|`\[\]])", r"\\\1", text).split())

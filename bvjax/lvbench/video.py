@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +14,15 @@ from jaxtyping import UInt8
 
 from bvjax.errors import UserError
 from bvjax.files import sha256_of
-from bvjax.video_frames import Frame, timed_frames
+from bvjax.plain_text import shown
+from bvjax.story import load_story
+from bvjax.video_frames import Frame, location, timed_frames
 
-SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".gif")
+SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".m2ts",
+    ".wmv", ".flv", ".3gp", ".ogv",
+)  # fmt: skip
+RUN_VIDEO, STORY = "video.mp4", "story.json"  # of a folder that `python -m bvjax generate` made
 TRUTH = ".truth.npz"
 
 
@@ -24,6 +31,7 @@ class Video:
     """A file and what counting its frames told.
 
     truth: NAME.truth.npz beside NAME.mp4, if there is one (see `load_truth`).
+    prompt: the captions of the run that made it, one after the other; None for other videos.
     """
 
     path: pathlib.Path
@@ -34,6 +42,7 @@ class Video:
     height: int
     width: int
     truth: pathlib.Path | None = None
+    prompt: str | None = None
 
 
 @dataclasses.dataclass
@@ -66,18 +75,61 @@ class Block:
 def find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
     """All videos below a folder, or the one file given, sorted by name.
 
+    A run folder has one, what was generated: not what `redo` archived, nor the clip that was given.
+
     Raises `UserError` when there are none.
     """
     folder = pathlib.Path(folder)
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
+        location(folder)  # refuses an address in its own words
         raise UserError(f"there is no folder {folder}")
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
-    found = sorted(p for p in found if not p.name.startswith("."))
+    found: list[pathlib.Path] = []
+    for place, folders, files in os.walk(folder):
+        here = pathlib.Path(place)
+        if is_run(here):
+            folders.clear()
+            files = [RUN_VIDEO] if RUN_VIDEO in files else []
+        wanted = (here / f for f in files if not f.startswith("."))
+        found += [p for p in wanted if p.suffix.lower() in SUFFIXES and p.is_file()]
+    if not found and is_run(folder):
+        raise UserError(f"the run {folder} has no {RUN_VIDEO}; 'resume' or 'decode' makes it")
     if not found:
         raise UserError(f"{folder} holds no video ({', '.join(SUFFIXES)})")
-    return found
+    return sorted(found)
+
+
+def is_run(folder: pathlib.Path) -> bool:
+    """Whether a folder is one that `python -m bvjax generate` made."""
+    return all((folder / name).is_file() for name in ("config.json", STORY))
+
+
+def unfinished_runs(folder: pathlib.Path) -> list[tuple[str, str]]:
+    """(name, what is wrong) of each run below a folder whose video is missing or only a part."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        here = pathlib.Path(place)
+        if is_run(here):
+            folders.clear()
+            if RUN_VIDEO not in files:
+                found.append((name_of(here, folder), f"the run has no {RUN_VIDEO}"))
+            elif "report.json" not in files:  # it is written last
+                found.append(
+                    (name_of(here, folder), "the run is not finished: its video is a part")
+                )
+    return sorted(found)
+
+
+def story_of(path: pathlib.Path) -> str | None:
+    """What a run's video shows: its captions one after the other; None for other videos.
+
+    Raises `UserError` for a damaged story.
+    """
+    path = pathlib.Path(path)
+    if path.name != RUN_VIDEO or not is_run(path.parent):
+        return None
+    return " ".join(load_story(path.parent / STORY).captions)
 
 
 def probe(path: pathlib.Path, folder: pathlib.Path) -> Video:
@@ -86,14 +138,14 @@ def probe(path: pathlib.Path, folder: pathlib.Path) -> Video:
     A count in a file's header can be wrong, and segments are cut by the number of frames.
     """
     path, count, end, size = pathlib.Path(path), 0, 0, None
-    for shown in timed_frames(path):
-        now = shown.size
+    for timed in timed_frames(path):
+        now = timed.size
         if now != (size := size or now):
             raise UserError(
                 f"the video {path} changes from {size[1]}x{size[0]} to {now[1]}x{now[0]} at frame "
                 f"{count}; all frames must have one size"
             )
-        count, end = count + 1, shown.end
+        count, end = count + 1, timed.end
     if size is None:
         raise UserError(f"the video {path} has no frames")
     return Video(
@@ -105,6 +157,7 @@ def probe(path: pathlib.Path, folder: pathlib.Path) -> Video:
         height=size[0],
         width=size[1],
         truth=truth_beside(path),
+        prompt=story_of(path),
     )
 
 
@@ -114,7 +167,7 @@ def name_of(path: pathlib.Path, folder: pathlib.Path) -> str:
     What is not UTF-8 in it is escaped.
     """
     name = path.name if path == folder else path.relative_to(folder).as_posix()
-    return readable(name)
+    return shown(name)
 
 
 def bare(name: str) -> str:
@@ -123,11 +176,6 @@ def bare(name: str) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
-
-
-def readable(text: str) -> str:
-    """Text that can be printed and stored whatever the file system calls its files."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def truth_beside(path: pathlib.Path) -> pathlib.Path | None:
@@ -140,8 +188,8 @@ def blocks(video: Video, size: int = 16) -> Iterator[Block]:
     """The frames of a video, `size` at a time; raises `UserError`."""
     held: list[Frame] = []
     first, previous, kept = 0, None, {}
-    for shown in timed_frames(video.path):
-        held.append(shown.picture())
+    for timed in timed_frames(video.path):
+        held.append(timed.picture())
         if len(held) == size:
             yield Block(first, np.stack(held), previous, _kept=kept)
             first, previous, held = first + size, held[-1], []

@@ -6,6 +6,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bvjax.errors import UserError
 from bvjax.generate.source_video import read_frames
@@ -170,3 +172,52 @@ def test_a_file_cut_short_is_told(tmp_path, suffix, codec):
     assert (
         len(list(zip(range(20), timed_frames(path), strict=False))) == 20
     )  # who needs its beginning has it
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samples")
+    codecs = {
+        "mp4": "libx264",
+        "mkv": "ffv1",
+        "webm": "libvpx-vp9",
+        "avi": "mjpeg",
+        "ts": "libx264",
+    }
+    made = [
+        write(folder / f"a.{suffix}", noise(9, 16, 24), codec=c) for suffix, c in codecs.items()
+    ]
+    found = {path.suffix: path.read_bytes() for path in made}
+    return lambda suffix=None: found[suffix] if suffix else sorted(found)  # without a long repr
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_bytes_are_a_video_or_refused(samples, tmp_path, data):
+    """Flipped, cut, filled or foreign bytes: frames or one sentence, and nothing beside the file."""
+    suffix = data.draw(st.sampled_from(samples()))
+    content = bytearray(samples(suffix))
+    for _ in range(data.draw(st.integers(0, 4))):
+        start = data.draw(st.integers(0, len(content)))
+        new = data.draw(st.binary(max_size=8))
+        content[start : start + len(new)] = new
+    del content[data.draw(st.just(len(content)) | st.integers(0, len(content))) :]
+    for old in tmp_path.iterdir():
+        old.unlink()
+    path = tmp_path / f"any{suffix}"
+    path.write_bytes(
+        bytes(content) if data.draw(st.booleans()) else data.draw(st.binary(max_size=64))
+    )
+    readers = (
+        lambda: [shown.picture() for shown in timed_frames(path)],
+        lambda: probe(path, path),
+        lambda: [next(read_frames(path, 8, 16, 16)), read_video(path)],
+    )
+    for read in readers:
+        try:
+            read()
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        except StopIteration:
+            pytest.fail("no frame and no word")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]

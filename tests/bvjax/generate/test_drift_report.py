@@ -67,7 +67,7 @@ def test_report():
     assert [chunk["caption"] for chunk in report["chunks"]] == ["c1", "c2", "c3"]
     scores = [chunk["clarity"] for chunk in report["chunks"]]
     expected = (2 * abs(scores[1] / scores[0] - 1) + abs(scores[2] / scores[0] - 1)) / 3
-    assert abs(report["vde"]["clarity"] - expected) < 1e-3
+    assert abs(report["chunk_drift"]["clarity"] - expected) < 1e-3
 
 
 def test_picture_for_any_number_of_chunks():

@@ -65,7 +65,7 @@ def test_chance_is_seldom_called_a_difference():
     assert np.mean(np.array(p) < 0.05) < 0.08
 
 
-def test_videos_pair_by_name_then_stem_then_prompt():
+def test_videos_pair_by_prompt_then_name_then_stem():
     a, b = made_up(5), made_up(5)
     for place, name in enumerate(("one.mp4", "two.mp4", "x-7.mp4", "y.mp4", "z.mp4")):
         a["videos"][place]["name"] = name
@@ -78,6 +78,17 @@ def test_videos_pair_by_name_then_stem_then_prompt():
     assert found.only_a == ("y.mp4", "z.mp4") and found.only_b == ("q.mp4", "r.mp4")
     lines = "\n".join(text(found))
     assert "only in made up: y.mp4, z.mp4" in lines and "two.mp4 with two.webm" in lines
+
+
+def test_different_prompts_are_no_pair():
+    a, b = made_up(2, names=["x.mp4", "y.mp4"]), made_up(2, names=["x.mp4", "z.mp4"])
+    a["videos"][0]["prompt"], b["videos"][1]["prompt"] = "A fox.", "A fox."
+    b["videos"][0]["prompt"] = "An owl."
+    found = compare(a, b)
+    assert found.pairs == (("x.mp4", "z.mp4"),)  # the story, not the name
+    assert found.only_a == ("y.mp4",) and found.only_b == ("x.mp4",)
+    head, *_, note = text(found)[2:]
+    assert head.split() == ["A", "B", "A", "-", "B"] and "One pair" in "".join(text(found))
 
 
 def test_what_was_not_measured_is_in_no_pair():

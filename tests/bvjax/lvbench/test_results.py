@@ -2,10 +2,15 @@
 
 import copy
 import json
+import pathlib
+import tempfile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bvjax.errors import UserError
+from bvjax.lvbench import compare, table
 from bvjax.lvbench.prompts import Prompts
 from bvjax.lvbench.results import build, check_comparable, load_results
 from bvjax.lvbench.suites import ENTRIES
@@ -88,6 +93,17 @@ DAMAGE = {
     "has 2 chunks, not 3": lambda r: r["videos"][2]["scores"]["paper/clarity"]["chunks"].pop(),
     "has no number vde": lambda r: r["videos"][2]["scores"]["paper/clarity"].update(vde="3"),
     "paper/clarity has no mean vde": lambda r: r["aggregate"]["paper/clarity"].pop("vde"),
+    "the title, suite or complement": lambda r: r["metrics"]["paper/clarity"].update(suite=None),
+    "no directions": lambda r: r["metrics"]["paper/clarity"].update(better=None),
+    '"metrics" is missing': lambda r: r.update(metrics=None),
+    "settings of its metrics": lambda r: r["config"].update(metrics=None),
+    "prompt of a.mp4 is not text": lambda r: r["videos"][0].update(prompt=5),
+    "list of prompts": lambda r: r.update(prompts={"missing": 5}),
+    "has no scores of chunks": lambda r: r["videos"][2]["scores"]["paper/clarity"].update(
+        chunks=[1e300] * 3
+    ),
+    "numbers about vde": lambda r: r["aggregate"]["paper/clarity"]["vde"].update(low="0"),
+    "leaves out is of": lambda r: r["aggregate"]["paper/clarity"]["vde"].update(excluded=[5]),
 }
 
 
@@ -138,3 +154,45 @@ def test_only_equal_terms_compare(results):
 
 def test_equal_input_gives_equal_bytes(results):
     assert json.dumps(evaluation()) == json.dumps(results)
+
+
+def test_numbers_of_any_length_are_refused(results, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results).replace("2.5", "9" * 400))
+    with pytest.raises(UserError, match="results.json"):
+        load_results(path)
+
+
+PLACES = [(), ("config",), ("metrics",), ("metrics", "paper/clarity"), ("videos", 0), ("aggregate",),
+          ("videos", 0, "scores", "paper/clarity"), ("aggregate", "paper/clarity", "vde")]  # fmt: skip
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_whatever_was_changed_is_refused_or_can_be_compared(data):
+    broken = copy.deepcopy(evaluation())
+    inside = broken
+    for key in data.draw(st.sampled_from(PLACES)):
+        inside = inside[key]
+    inside[data.draw(st.sampled_from(sorted(inside)))] = data.draw(VALUES)
+    text = json.dumps(broken)
+    if data.draw(st.booleans()):
+        cut = data.draw(st.integers(0, len(text)))
+        text = text[:cut]
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "results.json"
+        path.write_text(text)
+        try:
+            found = load_results(path)
+            compare.text(compared := compare.compare(found, evaluation()))
+            compare.markdown(compared)
+            table.markdown([found])
+            table.text(found)
+        except UserError as error:
+            assert "\n" not in str(error)
+        assert [p.name for p in pathlib.Path(folder).iterdir()] == ["results.json"]

@@ -2,13 +2,17 @@
 
 import csv
 import io
+import pathlib
 import re
 
 import pytest
 
 from bvjax.errors import UserError
-from bvjax.lvbench import csv_file, table, vbench_file
+from bvjax.lvbench import csv_file, references, table, vbench_file
+from tests.bvjax.lvbench.made_up_results import made_up
 from tests.bvjax.lvbench.small_results import evaluation
+
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -117,3 +121,61 @@ def test_without_a_dimension_there_is_no_vbench_file(results):
     for about in results["metrics"].values():
         about["complement"] = ""
     assert vbench_file.files(results) == {}
+
+
+HOSTILE = '=HYPERLINK("http://x")<script>alert(1)</script>[a](b)`|\x1b[31m.mp4'
+
+
+def test_names_are_only_text_wherever_they_are_written(results):
+    results["config"]["name"] = HOSTILE
+    for video in results["videos"]:
+        video["name"] = HOSTILE + video["name"]
+    whole = "\n".join(table.markdown([results]))
+    assert "<script" not in whole and "[a]" not in whole and "\x1b" not in whole
+    assert "&lt;script&gt;" in whole and "\\[a\\]" in whole
+    for text in (csv_file.long_csv(results), csv_file.wide_csv(results)):
+        for row in list(csv.reader(io.StringIO(text)))[1:]:
+            assert row[0].startswith("'=HYPERLINK")
+    score = results["videos"][0]["scores"]["paper/clarity"]
+    score["vde"] = -2.5  # numbers stay numbers
+    assert ",-2.5," in csv_file.wide_csv(results)
+
+
+def test_a_video_is_named_once_for_one_reason(results):
+    for metric in results["metrics"]:
+        results["aggregate"][metric]["vde"]["excluded"] = [
+            {"name": "a.mp4", "reason": "it is short"}
+        ]
+    told = [line for line in table.text(results) if "a.mp4" in line]
+    assert told == [
+        "  Subject (official), Motion (official), Clarity (paper) of a.mp4: it is short"
+    ]
+
+
+def test_one_video_has_no_interval_and_no_median():
+    one = made_up(1, suites=("paper",))
+    head, *rows = table.text(one)
+    assert head.split() == ["VDE", "\N{DOWNWARDS ARROW}", "mean", "change"]
+    assert not any("\N{EN DASH}" in row for row in rows[:5])
+    several = table.text(made_up(3, suites=("paper",)))[0]
+    assert "95 %" in several and "median" in several and "videos" in several
+
+
+def test_whether_a_vde_is_good():
+    """Against the values of docs/lvbench.md, which are the ones in the code."""
+    lines = (ROOT / "docs/lvbench.md").read_text(encoding="utf-8").splitlines()
+    for start, known in (
+        ("| `vtest.avi`", references.STREET),
+        ("| the model that ships", references.SHIPPED),
+    ):
+        (line,) = (line for line in lines if line.startswith(start))
+        cells = [cell.split()[0] for cell in line.strip("| ").split(" | ")[1:]]
+        assert list(map(float, cells)) == list(known.values())
+    results = made_up(1, suites=("paper",))
+    for value, word in ((0.01, "good"), (7.0, "middling"), (1e6, "high")):
+        results["aggregate"]["paper/subject"]["vde"]["mean"] = value
+        (line,) = (line for line in table.text(results) if line.startswith("Is that good?"))
+        assert "Subject" in line.split("(")[0].split(f"{word}: ")[1].split(";")[0]
+    results["config"]["segments"] = 15
+    assert "default settings" in "".join(references.reading(results))
+    assert references.reading(made_up(1)) == []  # official: nothing to compare with
