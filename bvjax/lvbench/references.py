@@ -51,7 +51,7 @@ def reading(results: Mapping[str, Any]) -> list[str]:
         return []
     parts = [f"{p}: {', '.join(places[p])}" for p in ("good", "middling", "high") if p in places]
     return [
-        f"Is that good? {'; '.join(parts)}. (good: no more than a street filmed by a fixed camera, or "
-        "the model that ships; high: more than both; docs/lvbench.md. Cuts and scripted changes are "
-        "drift too: compare like with like.)"
+        f"Is that good? {'; '.join(parts)}. (A street filmed by a fixed camera and the minutes of "
+        "the model that ships: good is no more than either, high is more than both; docs/lvbench.md. "
+        "Cuts and scripted changes are drift too: compare like with like.)"
     ]
