@@ -17,6 +17,7 @@ from typing import Any
 import PIL.Image
 
 import bvjax
+from bvjax.lvbench import references
 from bvjax.lvbench.report_cards import cards
 from bvjax.lvbench.report_tables import aggregate_table, videos_table, worst_first
 from bvjax.lvbench.report_text import NONE, duration, escape, look, ordered, script_json
@@ -120,7 +121,8 @@ def _reading(results: Results) -> str:
         f"chunk 1, with {escape(results['config'].get('weights', 'linear'))} weights that count "
         "early chunks most; 0 is no drift, and a change for the better counts as well. Divided by "
         "the sum of the weights it is a mean change, which does not depend on the number of "
-        "chunks. \N{DOWNWARDS ARROW}: less is better, \N{UPWARDS ARROW}: more is better.</p>"
+        "chunks. \N{DOWNWARDS ARROW}: less is better, \N{UPWARDS ARROW}: more is better. "
+        f"{escape(' '.join(references.reading(results)))}</p>"
     )
 
 

@@ -72,7 +72,11 @@ def missing_reason(video: Mapping[str, Any], metric: str) -> str:
 
 
 def aggregate_table(results: Results) -> str:
-    """Means over the videos with their 95 % intervals, a row per metric in Table 2's order."""
+    """Means over the videos with their 95 % intervals, a row per metric in Table 2's order.
+
+    Of a single video: its numbers, without intervals and medians.
+    """
+    some = len(results["videos"]) != 1
     metrics, aggregate = results["metrics"], results["aggregate"]
     names = [name for name in ordered(metrics) if name in aggregate]
     if not names:
@@ -83,25 +87,28 @@ def aggregate_table(results: Results) -> str:
     several = len({metrics[name].get("suite") for name in names}) > 1
     # Nothing of the suite `paper` is a score of whole videos.
     wholes = any(finite((aggregate[n].get("whole") or {}).get("mean")) is not None for n in names)
+    mean = "mean, 95 % interval" if some else "mean"
     rows, suite = [], None
     for name in names:
         if several and metrics[name].get("suite") != suite:
             suite = metrics[name].get("suite")
             rows.append(
-                f'<tr class="suite"><th colspan="{7 + wholes}" scope="colgroup">Suite {escape(suite)}'
+                f'<tr class="suite"><th colspan="{5 + 2 * some + wholes}" scope="colgroup">Suite {escape(suite)}'
             )
-        rows.append(_aggregate_row(name, metrics[name], aggregate[name], scale, wholes))
+        rows.append(_aggregate_row(name, metrics[name], aggregate[name], scale, wholes, some))
     return (
         '<div class="scroll"><table><thead>'
-        '<tr><th rowspan="2" scope="col">Metric<th colspan="3" class="group" scope="colgroup">'
+        '<tr><th rowspan="2" scope="col">Metric<th colspan="'
+        f'{1 + 2 * some}" class="group" scope="colgroup">'
         'VDE \N{DOWNWARDS ARROW}<th colspan="2" class="group" scope="colgroup">'
         "Mean change, VDE / \N{GREEK CAPITAL LETTER SIGMA}w \N{DOWNWARDS ARROW}"
         + '<th class="group" scope="colgroup">Whole videos'
         * wholes
         + '<th rowspan="2" scope="col">Videos'
-        '<tr><th scope="col">mean<th scope="col">95 % interval<th scope="col">median'
-        '<th scope="col">mean, 95 % interval<th scope="col" class="text">on one scale'
-        + '<th scope="col">mean, 95 % interval' * wholes
+        '<tr><th scope="col">mean'
+        + '<th scope="col">95 % interval<th scope="col">median' * some
+        + f'<th scope="col">{mean}<th scope="col" class="text">on one scale'
+        + f'<th scope="col">{mean}' * wholes
         + "</thead><tbody>"
         + "\n".join(rows)
         + "</tbody></table></div>"
@@ -110,7 +117,12 @@ def aggregate_table(results: Results) -> str:
 
 
 def _aggregate_row(
-    name: str, about: Mapping[str, Any], content: Mapping[str, Any], scale: float, wholes: bool
+    name: str,
+    about: Mapping[str, Any],
+    content: Mapping[str, Any],
+    scale: float,
+    wholes: bool,
+    some: bool,
 ) -> str:
     drifts = bool(about["better"]["vde"])
     drift = (content.get("vde") or {}) if drifts else {"n": content["whole"]["n"]}
@@ -119,22 +131,23 @@ def _aggregate_row(
     left_out = f"<small>{out} left out</small>" if out else ""
     return (
         f'<tr><th scope="row">{escape(about.get("title", name))}'
-        f"<td><strong>{number(drift.get('mean'))}</strong><td>{_interval(drift, number)}"
-        f"<td>{number(drift.get('median'))}"
-        f"<td>{percent(share.get('mean'))}<small>{_interval(share, percent)}</small>"
-        f'<td class="text">{_range(share, scale)}'
-        + f"<td>{_whole(about, content.get('whole') or {})}" * wholes
+        f"<td><strong>{number(drift.get('mean'))}</strong>"
+        + f"<td>{_interval(drift, number)}<td>{number(drift.get('median'))}" * some
+        + f"<td>{percent(share.get('mean'))}"
+        + f"<small>{_interval(share, percent)}</small>" * some
+        + f'<td class="text">{_range(share, scale)}'
+        + f"<td>{_whole(about, content.get('whole') or {}, some)}" * wholes
         + f"<td>{drift.get('n', 0)}{left_out}"
     )
 
 
-def _whole(about: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
+def _whole(about: Mapping[str, Any], whole: Mapping[str, Any], some: bool) -> str:
     """The complementary number of VBench (more is better), or the mean of a score without one."""
     if finite(whole.get("mean")) is None:
         return NONE
     dimension = str(about.get("complement") or "").replace("_", " ")
     text = number(whole["mean"])
-    small = [f"<small>{_interval(whole, number)}</small>"]
+    small = [f"<small>{_interval(whole, number)}</small>"] if some else []
     if dimension:
         arrow = " \N{UPWARDS ARROW}" if about["better"]["whole"] else ""
         text = f"<strong>{text}</strong>{arrow}"

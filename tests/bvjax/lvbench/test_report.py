@@ -191,3 +191,14 @@ def test_many_pictures_are_made_smaller():
     smaller = report._within_budget(pictures, 1000)
     sizes = lambda found: sum(len(jpeg) for jpegs in found.values() for jpeg in jpegs)
     assert 0 < sizes(smaller) < sizes(pictures) / 2
+
+
+def test_one_video_has_no_interval_and_no_median():
+    page = report.html(made_up(1, suites=("paper",)), {})
+    table = page[page.index('<section id="aggregate">') : page.index('<section id="videos">')]
+    assert "95 %" not in table and "median" not in table and "at least two videos" not in table
+    assert "Is that good?" in table
+    head, *rows = (part.count("<td") + part.count("<th scope") for part in table.split("<tr>")[2:])
+    assert len(rows) >= 4 and len(set(rows)) == 1
+    several = report.html(made_up(2, suites=("paper",)), {})
+    assert "95 % interval" in several and "median" in several
