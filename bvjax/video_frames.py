@@ -101,11 +101,12 @@ def timed_frames(
                 reached = max(reached, _end_of(packet))
                 if packet.stream is not stream:
                     continue
-                for frame in packet.decode():
+                for frame in stream.decode(packet):
                     _refuse_hdr(frame)
-                    known = frame.pts is not None and frame.time_base
-                    raw = frame.pts * frame.time_base if known else index * step
-                    length = frame.duration * frame.time_base if frame.duration else step
+                    tick = Fraction(frame.time_base or 0)
+                    known = frame.pts is not None and tick
+                    raw = Fraction(frame.pts or 0) * tick if known else index * step
+                    length = Fraction(frame.duration or 0) * tick or step
                     yield TimedFrame(*clock.place(raw, length), frame, pixel, name)
                     index += 1
         except av.FFmpegError:
@@ -126,7 +127,7 @@ def open_video(
     name = name or str(source)
     with _told(name):
         target = location(source) if isinstance(source, str | os.PathLike) else source
-        with av.open(target, metadata_errors="replace") as container:
+        with av.open(target, "r", metadata_errors="replace") as container:
             moving = [s for s in container.streams.video if not s.disposition & _STILLS]
             if not moving:
                 raise UserError("it has no video in it")
@@ -210,8 +211,9 @@ class _Clock:
     """Places frames one after another on one clock that begins at 0 and never goes back."""
 
     def __init__(self, jumps: bool):
-        self._jumps, self._offset, self._last = jumps, None, Fraction(0)
-        self.end = Fraction(0)
+        self._jumps = jumps
+        self._offset: Fraction | None = None
+        self._last = self.end = Fraction(0)
 
     def place(self, raw: Fraction, length: Fraction) -> tuple[Fraction, Fraction]:
         """(start, end) of a frame that the file shows at `raw` for `length` seconds."""
@@ -267,14 +269,14 @@ def _check_whole(
     if not _DECLARING & set(container.format.name.split(",")):
         return
     promises = [
-        ((stream.duration or 0) * (stream.time_base or 0), end),
+        (float((stream.duration or 0) * (stream.time_base or 0)), float(end)),
         ((container.duration or 0) / av.time_base, reached),
     ]
     if container.format.name == "avi":  # FFmpeg shortens an AVI's length to what is there
-        promises.append((stream.frames * step, end))
+        promises.append((float(stream.frames * step), float(end)))
     promised, seen = max(promises, key=lambda pair: pair[0] - pair[1])
     if promised > seen + _CUT:
         raise UserError(
-            f"it should last {float(promised):.1f} s, but only {float(seen):.1f} s of it can be "
+            f"it should last {promised:.1f} s, but only {seen:.1f} s of it can be "
             "decoded: the file is cut short"
         )

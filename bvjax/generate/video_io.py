@@ -155,8 +155,11 @@ def read_image(path: str | pathlib.Path, height: int, width: int) -> UInt8[np.nd
             image = image.convert("RGB")
     except PIL.UnidentifiedImageError:
         raise UserError(f"{path} is not an image; give a PNG or JPEG file") from None
-    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the image {path}: {reason(error)}") from None
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a damaged file led them to
+        what = reason(error) or type(error).__name__
+        raise UserError(f"cannot read the image {path}: {what}") from None
     if image.size != (width, height):
         logging.info(
             "the image %s is %dx%d: it is cut to the middle and resized to %dx%d",

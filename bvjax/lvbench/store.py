@@ -23,7 +23,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import av
 import cv2
@@ -93,8 +93,8 @@ class Store:
         if len(values) != key["segments"] + 1 or not all(map(_is_score, values)):
             return None
         *chunks, whole = (float(v) if v in _INFINITE else v for v in values)
-        chunks = tuple(math.nan if c is None else c for c in chunks)
-        return Scores(chunks, whole, scores["weight"], scores["reason"])
+        numbers = tuple(math.nan if c is None else c for c in chunks)
+        return Scores(numbers, whole, scores["weight"], scores["reason"])
 
     def save(self, video: Video, key: Mapping[str, Any], scores: Scores) -> None:
         """Keeps the scores of a video."""
@@ -196,7 +196,7 @@ def _code() -> str:
     return made.hexdigest()[:16]
 
 
-def _are(found: Any, kinds: Mapping[str, Any]) -> bool:
+def _are(found: Any, kinds: Mapping[str, Any]) -> TypeGuard[dict[str, Any]]:
     """Whether an object has these entries, of these kinds, and no others."""
     return (
         isinstance(found, dict)

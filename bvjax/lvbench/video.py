@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,7 @@ def probe(path: pathlib.Path, folder: pathlib.Path) -> Video:
 
     A count in a file's header can be wrong, and segments are cut by the number of frames.
     """
-    path, count, end, size = pathlib.Path(path), 0, 0, None
+    path, count, end, size = pathlib.Path(path), 0, Fraction(0), None
     for timed in timed_frames(path):
         now = timed.size
         if now != (size := size or now):
@@ -216,9 +216,12 @@ def load_truth(
     try:
         with np.load(video.truth, allow_pickle=False) as file:
             found = {name: file[name] for name in names if name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{video.truth} is damaged: {error}") from None
+    except Exception as error:  # zipfile and NumPy raise half a dozen kinds for damaged files
+        raise UserError(f"{video.truth} is damaged: {error or type(error).__name__}") from None
+    kinds = {"boxes": "fiu", "background": "u"}
     for name, array in found.items():
+        if array.dtype.kind not in kinds[name]:
+            raise UserError(f"{video.truth}: {name} is of the type {array.dtype}")
         if array.shape != wanted[name]:
             raise UserError(
                 f"{video.truth}: {name} is {list(array.shape)}; {video.name} needs "

@@ -1,13 +1,17 @@
 """Video files: what goes in comes out, and what was written before a kill can be watched."""
 
+import io
 import os
 import subprocess
 import sys
+import warnings
 
 import av
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bvjax.errors import UserError
 from bvjax.generate import source_video, video_io
@@ -157,3 +161,31 @@ def test_the_first_picture_of_an_mpo(tmp_path):
     with PIL.Image.open(tmp_path / "a.jpg") as image:
         assert image.n_frames == 2
     assert read_image(tmp_path / "a.jpg", 16, 32).mean((0, 1)).round().tolist() == [254, 0, 0]
+
+
+def picture_bytes(kind):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(smooth(1)[0]).save(buffer, kind)
+    return buffer.getvalue()
+
+
+PICTURES = {kind: picture_bytes(kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP")}
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_bytes_are_a_picture_or_refused(tmp_path, data):
+    content = bytearray(PICTURES[data.draw(st.sampled_from(sorted(PICTURES)))])
+    for _ in range(data.draw(st.integers(0, 4))):
+        start = data.draw(st.integers(0, min(len(content), 400)))
+        new = data.draw(st.binary(max_size=4))
+        content[start : start + len(new)] = new
+    path = tmp_path / "a.png"
+    path.write_bytes(content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            assert read_image(path, 16, 24).shape == (16, 24, 3)
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
