@@ -20,8 +20,7 @@ def get_config() -> ConfigDict:
         dict(
             task="vae",
             preset="mini",
-            # Of the model. The stem, the tail and the width are not of the preset yet: its DiT knows other latents.
-            overrides=("vae.dim=96", "vae.stem_dim=32", "vae.tail_dim=32"),
+            overrides=(),  # of the model: ("vae.dim=8", ...)
             weights_dtype="float16",
             train=dict(
                 steps=4000,

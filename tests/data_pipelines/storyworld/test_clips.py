@@ -10,7 +10,7 @@ import pytest
 from bvjax.errors import UserError
 from data_pipelines.storyworld import clips as clips_lib
 from data_pipelines.storyworld.cache import fill
-from data_pipelines.storyworld.clips import Clips, open_story, write_story
+from data_pipelines.storyworld.clips import Clips, FreshClips, open_story, write_story
 from data_pipelines.storyworld.plan import make_story
 
 
@@ -33,6 +33,21 @@ def test_a_batch_is_a_function_of_seed_and_index(source):
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, source.batch(6, 3)["frames"])
     assert not np.array_equal(a, dataclasses.replace(source, seed=1).batch(5, 3)["frames"])
+
+
+def test_fresh_clips_are_rendered_once_and_a_function_of_the_index(source, monkeypatch):
+    drawn = []
+    render = clips_lib.render_frames
+    monkeypatch.setattr(
+        clips_lib, "render_frames", lambda story, *x: drawn.append(story) or render(story, *x)
+    )
+    fresh = FreshClips(dataclasses.replace(source, crop=8), window=4)
+    seen = [fresh.batch(i, 3)["frames"] for i in range(6)]
+    assert seen[0].shape == (3, 5, 8, 8, 3)
+    assert len(drawn) == len(set(map(repr, drawn))) <= 6 + 3  # each story once, one new a batch
+    assert set(fresh._made) <= {5, 6, 7, 8}  # the newest `window`
+    resumed = FreshClips(fresh.clips, window=4).batch(5, 3)["frames"]
+    np.testing.assert_array_equal(resumed, seen[5])
 
 
 def test_a_crop_larger_than_the_frames_is_refused(source):
