@@ -64,8 +64,8 @@ def conv_3x3x3_at_once(
 ) -> Float[Array, "b fout h w o"]:
     """`conv_3x3x3` with all tiles in one block: eight times the memory of `x`, and a fast gradient."""
     padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
-    size = (x.shape[1] - 2, *x.shape[2:4])
-    return _convolve(padded, kernel, (PAIR, PAIR, PAIR), size, block=math.inf)
+    size = (x.shape[1] - 2, x.shape[2], x.shape[3])
+    return _convolve(padded, kernel, (PAIR, PAIR, PAIR), size, at_once=math.inf)
 
 
 def doubled_conv_3x3(
@@ -123,11 +123,11 @@ def _convolve(
     kernel: Float[Array, "kt kh kw c o"],
     axes: tuple[Axis, Axis, Axis],
     size: tuple[int, int, int],
-    block: float = BLOCK,
+    at_once: float = BLOCK,
 ) -> Float[Array, "b t2 h2 w2 o"]:
-    """`x` is padded as the convolution of output `size` wants it; `block` tiles at a time."""
+    """`x` is padded as the convolution of output `size` wants it; `at_once` tiles at a time."""
     tiles = [-(-n // len(a.outputs)) for n, a in zip(size, axes, strict=True)]
-    block = tiles if block >= math.prod(tiles) else _block(tiles)
+    block = tiles if at_once >= math.prod(tiles) else _block(tiles)
     counts = [-(-n // m) for n, m in zip(tiles, block, strict=True)]
     reach = [len(a.inputs[0]) - a.stride for a in axes]
     full = [n * m * a.stride + r for n, m, a, r in zip(counts, block, axes, reach, strict=True)]

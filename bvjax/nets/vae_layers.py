@@ -309,7 +309,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"], cache: Cache, first: bool):
-        conv = dict(impl=self.impl, dtype=self.dtype, kernel_size=self.kernel_size)
+        conv: dict[str, Any] = dict(impl=self.impl, dtype=self.dtype, kernel_size=self.kernel_size)
         cache_a, cache_b = (None, None) if first else cache
         h = RMSNorm(silu=True, name="residual_0")(x)
         h, cache_a = CausalConv3d(self.features, name="residual_2", **conv)(h, cache_a, first)

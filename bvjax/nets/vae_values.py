@@ -48,7 +48,7 @@ def _statistics(config: VAEConfig, shape: tuple[int, ...], first: bool):
         means, stds = np.tile(means, rows), np.tile(stds, rows)
         means[0], stds[0] = config.first_mean, config.first_std
     if config.latent_scale:
-        stds = stds / np.array(config.latent_scale, np.float32)
+        return jnp.array(means), stds / np.array(config.latent_scale, np.float32)
     return jnp.array(means), stds
 
 
