@@ -58,6 +58,9 @@ class History:
     index: Int[Array, "b m e"]  # along the chunk axis of the clip, 0 = chunk 1
     valid: Bool[Array, "b m e"]
     scores: Float[Array, "b m e"]
+    whole: Bool[
+        Array, "b m e"
+    ]  # read with all rows: the recent ones, with `retrieval.dense_recent`
     anchor: Bool[Array, "b m"]
 
     @property
@@ -88,7 +91,8 @@ def draw_history(
         target: chunk ids, 1-based.
         embedding: mean caption states of all chunks.
         relevance: ground-truth score of source chunk j for target chunk i (the oracle arm).
-        config: how many recent and retrieved entries; `center` for the semantic scores.
+        config: how many recent and retrieved entries, and whether the recent are read whole; `center` for
+            the semantic scores.
         history: the chances.
         kind: index into KINDS, drawn when not given (evaluation gives it).
     """
@@ -119,7 +123,9 @@ def draw_history(
         )
     )(flat(scores), flat(usable), flat(target))
     shape = (*target.shape, -1)
-    index, valid = selected.index.reshape(shape), selected.valid.reshape(shape)
+    index, valid, recent = (
+        x.reshape(shape) for x in (selected.index, selected.valid, selected.recent)
+    )
     keep_anchor = (
         jax.random.uniform(purpose_key(key, "anchor"), target.shape) >= history.anchor_drop
     )
@@ -128,6 +134,7 @@ def draw_history(
         index=index,
         valid=valid,
         scores=jnp.take_along_axis(semantic, index, axis=-1),
+        whole=recent & config.dense_recent,
         anchor=keep_anchor & (kind != KINDS.index("none")),
     )
 

@@ -232,7 +232,13 @@ class TeacherForcing:
         theta = self.model.dit.rope_theta
         keys, values, mask = jax.vmap(
             lambda *of_layer: gather_context(
-                *of_layer, history.index, history.valid, entry_positions, theta, self.layout
+                *of_layer,
+                history.index,
+                history.valid,
+                entry_positions,
+                theta,
+                self.layout,
+                history.whole,
             )
         )(kv.keys, kv.values, keep)
         similarity = per_row(self.layout, history.similarity, kv.keys.shape[3])
@@ -448,6 +454,7 @@ class TeacherForcing:
                     first.valid,
                     entry_positions,
                     first.similarity,
+                    first.whole,
                 ),
                 "base": base,
             }

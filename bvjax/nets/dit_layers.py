@@ -60,6 +60,7 @@ class SelfContext:
     valid: Bool[Array, "b c e"]
     entry_positions: Int[Array, "b c e n 3"]  # RoPE positions of the source's tokens from here
     similarity: Float[Array, "b c e"] | None = None  # for `dit.similarity_keys`
+    whole: Bool[Array, "b c e"] | None = None  # read with all rows, not the kept ones; None: never
 
 
 @struct.dataclass
@@ -83,24 +84,28 @@ def gather_context(
     entry_positions: Int[Array, "b m e n 3"],
     theta: float,
     layout: Layout = ONE_DEVICE,
+    whole: Bool[Array, "b m e"] | None = None,
 ) -> tuple[Float[Array, "b m s a k"], Float[Array, "b m s a k"], Bool[Array, "b m s"]]:
     """Rows of the source chunks of each target, roped at the positions they have for that target.
 
-    Returns keys, values and the mask of visible rows (kept by their source and of a valid entry),
-    with s = e * n.  One layer; `jax.vmap` it over the first three arguments for a stack of layers.
+    Returns keys, values and the mask of visible rows (kept by their source, or any of an entry that is
+    `whole`, and of a valid entry), with s = e * n.  One layer; `jax.vmap` it over the first three arguments for a stack of layers.
     On a mesh each device makes the rows of those tokens and heads that it has, and nothing moves:
     their order is another one, which attention does not see.
     """
+    if whole is None:
+        whole = jnp.zeros_like(valid)
+    arrays = keys, values, keep, index, valid, whole, entry_positions
     if layout.mesh is None:
-        return _gathered("auto", theta, keys, values, keep, index, valid, entry_positions)
+        return _gathered("auto", theta, *arrays)
     batch = layout.rows(keys.shape[0])
     rows, seen = P(batch, None, TOKENS, "tensor"), P(batch, None, TOKENS)
     gather = layout.manual(
         functools.partial(_gathered, layout.kernels, theta),
-        (rows, rows, seen, P(batch), P(batch), P(batch, None, None, TOKENS)),
+        (rows, rows, seen, P(batch), P(batch), P(batch), P(batch, None, None, TOKENS)),
         (rows, rows, seen),
     )
-    return gather(keys, values, keep, index, valid, entry_positions)
+    return gather(*arrays)
 
 
 def per_row(
@@ -112,7 +117,7 @@ def per_row(
     return rows if devices == 1 else jnp.tile(rows, devices)
 
 
-def _gathered(implementation, theta, keys, values, keep, index, valid, entry_positions):
+def _gathered(implementation, theta, keys, values, keep, index, valid, whole, entry_positions):
     # A product with one-hot rows, not an indexed read: the gradient of a read is a scatter, which
     # XLA:CPU does one element at a time.
     one_hot = jax.nn.one_hot(index, keys.shape[1], dtype=keys.dtype)
@@ -124,7 +129,7 @@ def _gathered(implementation, theta, keys, values, keep, index, valid, entry_pos
     turned = angles(entry_positions, keys.shape[-1], theta)
     gathered = apply_rope(pick(keys), turned, implementation)
     kept = jax.vmap(lambda row, i: row[i])(keep, index)
-    mask = kept & valid[..., None]
+    mask = (kept | whole[..., None]) & valid[..., None]
     lead, rows = index.shape[:2], index.shape[2] * keys.shape[2]
     return (
         gathered.reshape(*lead, rows, *keys.shape[3:]),
@@ -246,7 +251,7 @@ class SelfAttention(_Projections):
             source = cond.self_context
             more = gather_context(
                 k, v, keep, source.index, source.valid, source.entry_positions,
-                self.cfg.rope_theta, self.layout,
+                self.cfg.rope_theta, self.layout, source.whole,
             )  # fmt: skip
             similarity = source.similarity
             if similarity is not None:

@@ -161,15 +161,24 @@ def chunk_by_chunk(model, params, clip, key, keep):
 
 
 @pytest.mark.parametrize(
-    ("build", "mode"),
-    [pytest.param("none", "window", marks=pytest.mark.slow), ("with", "absolute")],
+    ("build", "mode", "dense"),
+    [
+        pytest.param("none", "window", False, marks=pytest.mark.slow),
+        pytest.param("with", "absolute", False, marks=pytest.mark.slow),
+        pytest.param("none", "window", True, marks=pytest.mark.slow),
+        ("with", "absolute", True),
+    ],
 )
-def test_parallel_equals_chunk_by_chunk_through_the_bank(params, batch, build, mode):
-    """Full probing makes the keep sets deterministic; capacity and tau still drop tokens."""
+def test_parallel_equals_chunk_by_chunk_through_the_bank(params, batch, build, mode, dense):
+    """Full probing makes the keep sets deterministic; capacity and tau still drop tokens.
+
+    With `dense` the recent chunk is read whole, the retrieved one as the bank keeps it.
+    """
     model = dataclasses.replace(
         MODEL,
         build=BuildConfig(context=build, probe="full"),
-        memory=dataclasses.replace(MODEL.memory, capacity=6, tau=0.8),
+        memory=dataclasses.replace(MODEL.memory, capacity=8 if dense else 6, tau=0.8),
+        retrieval=dataclasses.replace(MODEL.retrieval, dense_recent=dense),
         cfg=dataclasses.replace(MODEL.cfg, scale=1.0),
         rope=RopeConfig(mode=mode),
     )
