@@ -16,16 +16,17 @@ from data_pipelines.storyworld.world import (
     Story,
 )
 
-# Windows inside a chunk (fractions of it): arrivals are over by half time, so that the second half
-# shows the new situation alone; departures happen in the second half.
-PAN = (0.06, 0.50)
-ENTER = (0.02, 0.42)
-LEAVE = (0.56, 0.94)
-SHIFT = (0.06, 0.44)
-WALK = (0.10, 0.88)
-DRIFT = (0.08, 0.80)
+# Windows inside a chunk (fractions of it): arrivals end before departures begin, and subjects have
+# arrived by half time.  All are as long as that allows: in half a second, which is one latent at 8
+# frames a second, pans and walks cover about half a frame.
+PAN = (0.02, 0.60)
+ENTER = (0.02, 0.50)
+LEAVE = (0.60, 0.99)
+SHIFT = (0.06, 0.50)
+WALK = (0.06, 0.94)
+DRIFT = (0.06, 0.86)
 FADE = 0.08
-STEP_RATE = 2.0  # strides per second
+STEP_RATE = 1.5  # strides per second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,20 +105,20 @@ def _gesture(action: str, t: float) -> dict[str, float]:
     """Pose deltas of an action at `t` seconds."""
     beat = 2 * np.pi * t
     if action == "hop":
-        phase = (1.25 * t) % 1.0
+        phase = (0.625 * t) % 1.0
         up = 4 * phase * (1 - phase)
-        return dict(lift=0.24 * up, squash=0.10 * (up - 0.45))
+        return dict(lift=0.12 * up, squash=0.07 * (up - 0.45))
     if action == "wave":
-        return dict(arm=0.8 + 0.2 * np.sin(1.5 * beat), lean=0.05 * np.sin(1.5 * beat))
+        return dict(arm=0.8 + 0.2 * np.sin(0.75 * beat), lean=0.04 * np.sin(0.75 * beat))
     if action == "sit":
         return dict(sit=1.0, squash=0.015 * np.sin(0.5 * beat))
     if action == "sleep":
         return dict(sit=1.0, shut=1.0, lean=0.10, squash=0.03 * np.sin(0.35 * beat) - 0.05)
     if action == "dance":
-        return dict(lean=0.20 * np.sin(beat), lift=0.06 * abs(np.sin(beat)),
-                    arm=0.5 + 0.5 * np.sin(beat), head=0.5 * np.sin(beat))  # fmt: skip
+        sway = np.sin(0.5 * beat)
+        return dict(lean=0.14 * sway, lift=0.04 * abs(sway), arm=0.5 + 0.5 * sway, head=0.5 * sway)
     if action == "look":
-        return dict(head=np.sin(0.6 * beat), lean=0.03 * np.sin(0.6 * beat))
+        return dict(head=np.sin(0.4 * beat), lean=0.03 * np.sin(0.4 * beat))
     return {}
 
 
@@ -150,8 +151,7 @@ def _facing(beat: Beat, chunk: ChunkPlan, u: float) -> float:
     if beat.action == "spin":
         begin = max(ENTER[1] if beat.enter else 0.0, PAN[1] if beat.follows else 0.0) + 0.06
         end = LEAVE[0] - 0.06 if beat.leave else 0.94
-        turns = 2 if end - begin > 0.6 else 1
-        turn *= float(np.cos(2 * np.pi * turns * smoothstep(begin, end, u)))
+        turn *= float(np.cos(2 * np.pi * smoothstep(begin, end, u)))
     return turn
 
 

@@ -24,8 +24,8 @@ from data_pipelines.storyworld.world import (
 )
 
 SPLITS = ("train", "heldout")
-ZOOM_IN, ZOOM_OUT, DRIFT = 1.22, 0.88, 0.12
-PAIR_X = 0.25
+ZOOM_IN, ZOOM_OUT, DRIFT = 1.12, 0.88, 0.10
+PAIR_X = 0.28
 
 
 def _combo(rng: np.random.Generator, split: str, species: list[str], colours: list[str]):
@@ -51,7 +51,7 @@ def _cast(rng: np.random.Generator, split: str, count: int) -> list[Subject]:
             species=chosen[i][0],
             colour=chosen[i][1],
             accessory=str(rng.choice(ACCESSORIES, p=(0.3, 0.175, 0.175, 0.175, 0.175))),
-            size=round(float(rng.uniform(0.42, 0.46)), 3),
+            size=round(float(rng.uniform(0.60, 0.66)), 3),
         )
         for i in range(count)
     ]

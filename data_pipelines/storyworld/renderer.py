@@ -15,7 +15,7 @@ from data_pipelines.storyworld.scenery import PIVOT, Layer
 from data_pipelines.storyworld.shapes import Canvas
 from data_pipelines.storyworld.world import Story, num_frames
 
-FOOT = 0.86  # where subjects stand, in frame heights at zoom 1
+FOOT = 0.92  # where subjects stand, in frame heights at zoom 1
 SHADOW = 0.38  # how dark the middle of a shadow is
 CLOUD_SPEED = 0.012  # frame widths per second
 

@@ -20,7 +20,7 @@ from data_pipelines.storyworld.world import (
 )
 
 WEATHERS = ("morning", "overcast")  # without particles, in light that shows colours
-ACTION = "dance"  # moves without a break, once a second
+ACTION = "dance"  # moves without a break, once in two seconds
 
 
 def steady_story(seed: int, seconds: float) -> Story:
@@ -60,5 +60,5 @@ def _subject(rng: np.random.Generator, species: list[str], colours: list[str]) -
         species=str(rng.choice(species)),
         colour=str(rng.choice(colours)),
         accessory=str(rng.choice(ACCESSORIES)),
-        size=0.46,
+        size=0.64,
     )

@@ -113,7 +113,9 @@ def test_what_cannot_be_measured_is_named_and_stops_nothing(tmp_path):
     found, log = run(task(folder, tmp_path / "out"))
     assert found["good.mkv"].failures == () and found["good.mkv"].scores
     (why,) = found["short.mkv"].failures
-    assert "9 frames" in why and "5 chunks need at least 10" in why and not found["short.mkv"].scores
+    assert (
+        "9 frames" in why and "5 chunks need at least 10" in why and not found["short.mkv"].scores
+    )
     for name in ("broken.mp4", "cut.mp4"):
         assert found[name].video is None and name in found[name].failures[0]
     assert len(log.problems) == 3

@@ -19,7 +19,7 @@ from data_pipelines.storyworld import (
     truth,
 )
 from data_pipelines.storyworld.__main__ import main
-from data_pipelines.storyworld.motion import Pose
+from data_pipelines.storyworld.motion import Pose, moment_at
 from data_pipelines.storyworld.renderer import prepare
 from data_pipelines.storyworld.rig import bounds, paint
 from data_pipelines.storyworld.shapes import Canvas, ellipse_distance, polygon_distance
@@ -158,3 +158,19 @@ def test_command_line_writes_captions_and_refuses_nonsense(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2
+
+
+def test_subjects_are_large_and_slow_for_a_latent():
+    """At 64x64 a subject is two thirds of the frame high, and half a second is no smear."""
+    heights = []
+    for story in map(make_story, range(8)):
+        facts = truth(story)
+        heights += list((facts.boxes[..., 3] - facts.boxes[..., 1])[facts.visible] / 64)
+        moments = [moment_at(story, frame) for frame in range(num_frames(story))]
+        for now, later in zip(moments, moments[4:], strict=False):
+            assert abs(later.camera.x - now.camera.x) < 0.6
+            where = {p.subject: p.x - now.camera.x for p in now.placed}
+            for p in later.placed:
+                if p.subject in where and now.camera == later.camera:
+                    assert abs(p.x - later.camera.x - where[p.subject]) < 0.6
+    assert 0.55 < np.median(heights) < 0.75
