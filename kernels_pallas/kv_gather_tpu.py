@@ -12,6 +12,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -28,7 +29,7 @@ def fits(slots: jax.Array) -> bool:
     return tiled and slots.dtype.name in DTYPES
 
 
-def _block(rows: int, heads: int, dtype: jnp.dtype) -> int:
+def _block(rows: int, heads: int, dtype: np.dtype) -> int:
     """Rows of a block: several of them fit into VMEM, in float32 too."""
     return rows if rows < 256 else 256 if heads * dtype.itemsize <= 32 else 128
 

@@ -19,6 +19,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 os.environ["BVJAX_TEXT_CACHE"] = "off"  # tests of the cache choose a folder of their own
 
+import jaxtyping  # noqa: E402
+
+TYPED = ("bvjax.diffusion", "bvjax.memory", "kernels_pallas")
+# Before anything of these packages is imported: every call then checks the shapes it was promised.
+jaxtyping.install_import_hook(TYPED, "shape_checks.functions")
+
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402

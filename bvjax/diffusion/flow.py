@@ -8,32 +8,37 @@ latent frame), and computes in float32 at least.
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 
-def align(values: ArrayLike, x: Float[Array, "..."]) -> Float[Array, "..."]:
+def align(
+    values: ArrayLike, x: Float[Array | np.ndarray, "..."]
+) -> Float[Array | np.ndarray, "..."]:
     """`values`, whose axes are the leading axes of `x`, with axes of size 1 appended."""
     values = jnp.asarray(values, jnp.promote_types(jnp.result_type(values), jnp.float32))
     return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
 
 
 def interpolate(
-    x0: Float[Array, "..."], eps: Float[Array, "..."], sigma: ArrayLike
-) -> Float[Array, "..."]:
+    x0: Float[Array | np.ndarray, "..."], eps: Float[Array | np.ndarray, "..."], sigma: ArrayLike
+) -> Float[Array | np.ndarray, "..."]:
     """Eq. 2: x_sigma = (1 - sigma) x0 + sigma eps."""
     sigma = align(sigma, x0)
     return (1.0 - sigma) * x0 + sigma * eps
 
 
-def velocity(x0: Float[Array, "..."], eps: Float[Array, "..."]) -> Float[Array, "..."]:
+def velocity(
+    x0: Float[Array | np.ndarray, "..."], eps: Float[Array | np.ndarray, "..."]
+) -> Float[Array | np.ndarray, "..."]:
     """Eq. 3 and 4: d x_sigma / d sigma = eps - x0, which the network is trained to predict."""
     return eps - x0
 
 
 def x0_from_velocity(
-    x: Float[Array, "..."], v: Float[Array, "..."], sigma: ArrayLike
-) -> Float[Array, "..."]:
+    x: Float[Array | np.ndarray, "..."], v: Float[Array | np.ndarray, "..."], sigma: ArrayLike
+) -> Float[Array | np.ndarray, "..."]:
     """The data end of the straight path through `x` along `v`: x0 = x - sigma v (Eq. 2, 3)."""
     return x - align(sigma, x) * v
 
@@ -48,8 +53,10 @@ def shift_sigma(sigma: ArrayLike, shift: ArrayLike) -> ArrayLike:
 
 
 def guide(
-    v_text: Float[Array, "..."], v_null: Float[Array, "..."], scale: float
-) -> Float[Array, "..."]:
+    v_text: Float[Array | np.ndarray, "..."],
+    v_null: Float[Array | np.ndarray, "..."],
+    scale: float | Float[Array, ""],
+) -> Float[Array | np.ndarray, "..."]:
     """Classifier-free guidance of the velocity: v_null + scale (v_text - v_null).
 
     scale 1 is `v_text` up to rounding, so callers skip the null branch there (Ho & Salimans 2022,

@@ -167,12 +167,12 @@ def chunk_levels(
 
 def draw_sigma(
     key: Key[Array, ""],
-    levels: Float[Array, "*b c"] | None,
+    levels: Float[Array | np.ndarray, "*b c"] | None,
     role: str,
     shape: tuple[int, int],
     *,
-    mix: float = 0.5,
-    shift: float = 1.0,
+    mix: float | Float[Array, ""] = 0.5,
+    shift: float | Float[Array, ""] = 1.0,
     max_shift: float = 20.0,
 ) -> Float[Array, "b c"]:
     """Training levels sigma of B clips of C chunks; eps_c is the schedule's level of chunk c.

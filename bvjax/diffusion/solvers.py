@@ -32,7 +32,7 @@ UNIPC_SIGMA_MAX = float(np.float32(1.0 - 1.0 / TRAIN_STEPS))
 VelocityFn = Callable[[Float[Array, "b ..."], Float[Array, ""]], Float[Array, "b ..."]]
 
 
-def sigmas(sampler: SamplerConfig) -> Float[np.ndarray, "steps+1"]:
+def sigmas(sampler: SamplerConfig) -> Float[np.ndarray, "levels"]:
     """Levels that the sampler visits, strictly descending; the last is 0.
 
     * unipc: N + 1 equal steps from 0.999 to 0, shifted (first level 0.9998 at shift 5); with
@@ -140,7 +140,7 @@ def renoise_step(
     return flow.interpolate(x0, fresh, sigma_next)
 
 
-def _grid(sampler: SamplerConfig) -> Float[np.ndarray, "steps+1"]:
+def _grid(sampler: SamplerConfig) -> Float[np.ndarray, "levels"]:
     """`sigmas` in float64; checks the sampler."""
     if sampler.kind not in KINDS:
         raise UserError(f"sampler.kind is {sampler.kind!r}; it must be one of {', '.join(KINDS)}")

@@ -82,7 +82,7 @@ def step(state: State, v: Float[Array, "..."], sigma: ArrayLike, weights: Weight
     return State(x=x, corrected=corrected, x0_last=m, x0_before=state.x0_last)
 
 
-def weights(sigmas: Float[np.ndarray, "steps+1"], corrector: str = "unipc") -> Weights:
+def weights(sigmas: Float[np.ndarray, "levels"], corrector: str = "unipc") -> Weights:
     """Weights of every step of a strictly descending grid with sigmas[0] < 1 and sigmas[-1] = 0.
 
     With `corrector` "skyreels" the first corrector, at level 1, starts from x_1, where "unipc" starts

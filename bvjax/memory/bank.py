@@ -22,7 +22,9 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.chunking import ChunkGrid
@@ -143,7 +145,7 @@ def check(model: ModelConfig) -> None:
         )
 
 
-def init_bank(model: ModelConfig, batch: int, dtype: jnp.dtype) -> KVBank:
+def init_bank(model: ModelConfig, batch: int, dtype: DTypeLike) -> KVBank:
     """An empty bank; `dtype` is that of the stored keys and values (`storage.storage_dtype`)."""
     slots = (model.dit.num_layers, batch, model.memory.slots)
     rows = {
@@ -159,7 +161,7 @@ def book_of(bank: KVBank) -> Book:
     return Book(embedding=bank.embedding, chunk_id=bank.chunk_id, valid=bank.valid)
 
 
-def entry_shapes(model: ModelConfig, batch: int, dtype: jnp.dtype) -> Entry:
+def entry_shapes(model: ModelConfig, batch: int, dtype: DTypeLike) -> Entry:
     """Of the entries of a bank of `dtype`."""
     layers = (model.dit.num_layers, batch)
     heads = (*layers, model.memory.capacity, model.dit.num_heads)
@@ -198,10 +200,10 @@ def cut(rows: KVBank | Entry, layout: Layout) -> KVBank | Entry:
 def keep_rows(
     kv: ChunkKV,
     keep: Bool[Array, "Y B 1 N"],
-    positions: Int[Array, "N 3"],
+    positions: Int[Array | np.ndarray, "N 3"],
     capacity: int,
     dense: bool = False,
-    dtype: jnp.dtype | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Kept:
     """All rows of one chunk in the form that the bank stores, and which of them to keep.
 

@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from bvjax.config import ModelConfig, RetrievalConfig
@@ -73,8 +74,8 @@ class Active:
 
 def semantic_scores(
     target: Float[Array, "*rows Dt"],
-    entries: Float[Array, "*rows slot Dt"],
-    valid: Bool[Array, "*rows slot"],
+    entries: Float[Array, "*#rows slot Dt"],
+    valid: Bool[Array, "*#rows slot"],
     center: bool = False,
 ) -> Float[Array, "*rows slot"]:
     """cos(E_c, E_i) of caption embeddings (Eq. 8).
@@ -226,7 +227,7 @@ def assemble(
     entry_base: Int[Array, "B E"],
     theta: float,
     layout: Layout = ONE_DEVICE,
-    dtype: jnp.dtype | None = None,
+    dtype: DTypeLike | None = None,
     null: tuple[KVBank | Active, Selection] | None = None,
 ) -> Context:
     """(K*, V*) of Eq. 9: the selected rows, roped at (base + t, h, w) and packed without gaps.

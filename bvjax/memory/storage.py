@@ -8,6 +8,7 @@ float32 s for each token, head and kind.  int8 is then within max|x| / 254 of ev
 from __future__ import annotations
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from bvjax.config import ModelConfig
@@ -22,13 +23,13 @@ def storage_dtype(model: ModelConfig) -> jnp.dtype:
     return jnp.dtype(model.memory.dtype or model.dit.dtype)
 
 
-def has_scales(dtype: jnp.dtype) -> bool:
+def has_scales(dtype: DTypeLike) -> bool:
     """Whether rows of this dtype mean nothing without scales."""
     return jnp.dtype(dtype).name in LARGEST
 
 
 def encode(
-    x: Float[Array, "*rows A K"], dtype: jnp.dtype | None
+    x: Float[Array, "*rows A K"], dtype: DTypeLike | None
 ) -> tuple[Array, Float[Array, "*rows A"] | None]:
     """`x` as it is stored, and the scales of its rows; a row of zeros has scale 0.
 
@@ -48,7 +49,7 @@ def encode(
 
 
 def decode(
-    stored: Array, scales: Float[Array, "*rows A"] | None, dtype: jnp.dtype | None
+    stored: Array, scales: Float[Array, "*rows A"] | None, dtype: DTypeLike | None
 ) -> Float[Array, "*rows A K"]:
     """The inverse of `encode`, in `dtype`; None: as stored, or float32 where there are scales."""
     if scales is not None:

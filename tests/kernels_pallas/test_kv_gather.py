@@ -82,7 +82,7 @@ def test_pack_reads_slots_in_the_order_given():
 def test_pack_turns_rows_on_the_way_and_cuts_a_window():
     rng = np.random.default_rng(1)
     parts = rows(rng, 3, 5)
-    lengths = rng.integers(0, 6, (*LEAD, 3)).astype(np.int32)
+    lengths = jnp.asarray(rng.integers(0, 6, (*LEAD, 3)), jnp.int32)
     angles = jnp.asarray(rng.standard_normal((*LEAD, 15, DIM // 2)), jnp.float32)
     plain, length = pack_jit(parts, lengths)
     want = jax.jit(rotate)(plain, angles)

@@ -17,7 +17,7 @@ from bvjax.errors import UserError
 
 KEY = jax.random.key(2)
 RNG = np.random.default_rng(0)
-NOISE = RNG.standard_normal((1, 6, 3, 2)).astype(np.float32)
+NOISE = jnp.asarray(RNG.standard_normal((1, 6, 3, 2)), jnp.float32)
 HISTORY = RNG.standard_normal((1, 2, 3, 2)).astype(np.float32)
 
 

@@ -13,7 +13,7 @@ from bvjax.diffusion import solvers, unipc
 from bvjax.errors import UserError
 
 KEY = jax.random.key(5)
-NOISE = np.random.default_rng(1).standard_normal((2, 3, 4)).astype(np.float32)
+NOISE = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, 4)), jnp.float32)
 FEW = SamplerConfig(kind="few_step", steps=4, shift=5.0)
 
 
@@ -136,7 +136,7 @@ def test_unipc_step_takes_a_step_index_per_frame():
     table = unipc.weights(grid)
     rng = np.random.default_rng(3)
     state = unipc.State(*(jnp.asarray(rng.standard_normal((2, 3, 4)), jnp.float32) for _ in "abcd"))
-    v = rng.standard_normal((2, 3, 4)).astype(np.float32)
+    v = jnp.asarray(rng.standard_normal((2, 3, 4)), jnp.float32)
     index = np.array([[0, 1, 3], [5, 4, 2]])  # a step of its own for each [batch, frame]
     got = unipc.step(state, v, grid[index], jax.tree.map(lambda w: w[index], table))
     for b, f in np.ndindex(2, 3):

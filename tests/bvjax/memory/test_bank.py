@@ -221,7 +221,7 @@ def testmake_entry_equals_a_loop(dense, dtype):
     assert entry.keys.dtype == dtype
     if dense:
         with pytest.raises(ValueError, match="8 tokens"):
-            make_entry(kv, keep, positions, 7, dense=True)
+            make_entry(kv, jnp.asarray(keep), positions, 7, dense=True)
 
 
 def test_presets_are_legal():

@@ -131,7 +131,7 @@ QUERY = np.random.default_rng(9).standard_normal((3, HEADS, DIM))
 def test_semantic_scores_equal_a_loop():
     rng = np.random.default_rng(0)
     target, entries = rng.standard_normal((2, 5)), 3 + rng.standard_normal((2, 4, 5))
-    valid = np.array([[1, 1, 1, 0], [1, 0, 1, 1]], bool)
+    valid = jnp.array([[1, 1, 1, 0], [1, 0, 1, 1]], bool)
     for center in (False, True):
         got = semantic_scores(jnp.asarray(target), jnp.asarray(entries), valid, center)
         for b in range(2):

@@ -66,7 +66,7 @@ def test_masks():
 
 def test_norms_equal_loops():
     rng = np.random.default_rng(0)
-    scores, visible = rng.random((2, 6)).astype(np.float32), np.array([3, 0, 2, 3, 5])
+    scores, visible = rng.random((2, 6)).astype(np.float32), jnp.array([3, 0, 2, 3, 5])
     for norm, divide in (
         ("nnz", lambda s, j: s[j] / max(1, (visible > j).sum())),
         ("position", lambda s, j: s[j] / (6 - j)),

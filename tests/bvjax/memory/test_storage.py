@@ -105,7 +105,8 @@ def bank_of(model):
 
 
 def _caption(chunk_id):
-    return np.random.default_rng(50 + chunk_id).standard_normal((1, 5)).astype(np.float32)
+    values = np.random.default_rng(50 + chunk_id).standard_normal((1, 5))
+    return jnp.asarray(values, jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -169,7 +170,7 @@ def test_scales_are_part_of_the_bank():
     assert not np.asarray(bank.key_scales)[unused].any() and (bank.key_scales > 0).any()
     assert cut(bank, ONE_DEVICE).key_scales is bank.key_scales
     with pytest.raises(ValueError, match="no entry of a bank of int8"):
-        write(bank, entry_of(*chunk(1), dtype=None), _caption(1), 1, model.memory, 2)
+        write(bank, entry_of(*chunk(1), dtype=None), _caption(1), jnp.int32(1), model.memory, 2)
 
 
 @pytest.mark.parametrize(
