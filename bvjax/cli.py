@@ -8,7 +8,6 @@ Whatever is wrong with the input is said in one sentence, with exit code 2, befo
 from __future__ import annotations
 
 import argparse
-import errno
 import pathlib
 import time
 from collections.abc import Sequence
@@ -34,34 +33,10 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, 1 where some videos could not be measured, 2 for
-    bad input, 130 when stopped by Ctrl-C."""
+    bad input, 130 when stopped by Ctrl-C, 141 when nobody reads its output."""
     args = _parser().parse_args(argv)
-    try:
-        return args.command(args) or 0
-    except UserError as error:
-        return console.say(f"bvjax: {error}", 2)
-    except ModuleNotFoundError as error:
-        from bvjax.extras import extra_of
-
-        extra = extra_of((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        return console.say(
-            f"bvjax: this command needs {error.name}; install it with pip install 'bvjax[{extra}]'",
-            2,
-        )
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return console.say(
-            "bvjax: no space left on the disk; free some, then use 'resume' or the same command again",
-            2,
-        )
-    except KeyboardInterrupt:
-        return console.say(
-            "\nbvjax: stopped; what is finished is kept, 'resume' goes on (or the same command again)",
-            130,
-        )
+    again = "'resume' goes on (or the same command again)"
+    return console.run(lambda: args.command(args), again=again)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(required=True, metavar="command")
 
     generate = commands.add_parser(
@@ -80,7 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     generate.set_defaults(command=_generate)
     add = generate.add_argument
-    add("--story", required=True, metavar="FILE", help="JSON: captions, one per chunk or timed")
+    what = generate.add_mutually_exclusive_group(required=True)
+    what.add_argument("--story", metavar="FILE", help="JSON: captions, one per chunk or timed")
+    what.add_argument(
+        "--prompt", metavar="TEXT", help="one caption for all chunks (--chunks of them)"
+    )
     add("--out", required=True, metavar="DIR", help="new folder for the run")
     add("--preset", metavar="NAME", help=f"{', '.join(PRESETS)} (default: mini)")
     add("--weights", metavar="DIR", help="weights folder (default: that of the preset)")
@@ -90,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         help="chunks to take of it (default: all whole ones, leaving one to generate)")  # fmt: skip
     add("--seed", type=int, default=0, help="another seed, another video (default: 0)")
     add("--steps", type=int, metavar="N", help="solver steps per chunk (default: the preset's)")
-    add("--chunks", type=int, metavar="N", help="only the first N chunks of the story")
+    add("--chunks", type=int, metavar="N", help="only the first N chunks of the story; "
+        "with --prompt how many (default: 1)")  # fmt: skip
     add("--scale", type=int, metavar="N", help="enlarge the video N times (default: to 256 pixels)")
     add(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
@@ -159,6 +140,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _version() -> str:
+    import importlib.metadata
+
+    import bvjax
+
+    found = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+    return f"bvjax {bvjax.__version__} ({', '.join(' '.join(pair) for pair in found.items())})"
+
+
 def _run_command(commands, name: str, command, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(command=command)
@@ -180,10 +170,10 @@ def _generate(args: argparse.Namespace) -> None:
     from bvjax.generate import bundle as bundles
     from bvjax.generate import session
     from bvjax.overrides import apply_overrides
-    from bvjax.story import load_story
+    from bvjax.story import load_story, repeated
     from bvjax.weights import load_config
 
-    story = load_story(args.story)
+    story = load_story(args.story) if args.story else repeated(args.prompt, args.chunks or 1)
     folder = bundles.find_weights(args.preset, args.weights)
     overrides = list(args.overrides)
     if args.steps is not None:
@@ -223,7 +213,7 @@ def _decode(args: argparse.Namespace) -> None:
     run, bundle = _open(args)
     with run:
         frames = session.decode(run, bundle)
-    print(f"{run.video}: {frames} frames")
+    console.tell(f"{run.video}: {frames} frames")
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -233,7 +223,7 @@ def _report(args: argparse.Namespace) -> None:
     with run:
         for _ in session.produce(run, bundle, only_report=True):
             pass
-    print(f"{run.path / 'report.png'}\n{run.path / 'report.json'}")
+    console.tell(f"{run.path / 'report.png'}\n{run.path / 'report.json'}")
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -337,7 +327,7 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
     guidance = f"guidance {model.cfg.scale:g}"
     if model.cfg.memory:
         guidance += f" ({model.cfg.memory:g} where chunks are retrieved)"
-    print(
+    console.tell(
         f"{run.path}: {grid.num_chunks} chunks of {grid.seconds_per_chunk:g} s, {grid.num_frames} "
         f"frames of {model.chunk.width}x{model.chunk.height} at {model.chunk.fps} fps\n"
         f"{model.sampler.steps} {model.sampler.kind} steps, {guidance}; each "
@@ -345,7 +335,7 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
         f"{model.retrieval.kind} chunks of a bank of {model.memory.slots}"
     )
     if given := run.settings.video_chunks:
-        print(f"a video gives chunk 1{f' to {given}' if given > 1 else ''}")
+        console.tell(f"a video gives chunk 1{f' to {given}' if given > 1 else ''}")
     steps, first = model.sampler.steps, int(model.chunk.first == "separate")
     trace = ChunkTrace(run.path / "profile") if profile else None
     devices = 1 if bundle.layout.mesh is None else bundle.layout.mesh.size
@@ -353,18 +343,26 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
         f"{model.chunk.height}x{model.chunk.width}, {grid.latents_per_chunk} latents, {devices} "
         f"device{'s' if devices > 1 else ''}"
     )
+    watched = console.on_terminal()
+    total = (grid.num_chunks + first) * steps
     with (
-        tqdm(total=(grid.num_chunks + first) * steps, unit="step", smoothing=0.2) as bar,
+        tqdm(total=total, unit="step", smoothing=0.2, disable=not watched) as bar,
         compilation.announced(tqdm.write, about),
     ):
         bar.set_description("getting ready")
         for progress in session.produce(run, bundle):
             if isinstance(progress, session.Encoding):
-                share = f"{progress.done}/{progress.total}"
-                bar.set_description(f"encoding the video, latent frame {share}")
+                text = f"encoding the video, latent frame {progress.done}/{progress.total}"
+                bar.set_description(text)
+                if not watched and progress.done == progress.total:
+                    console.say(text)
                 continue
-            bar.set_description(f"chunk {progress.chunk}/{grid.num_chunks}")
-            if progress.fresh:
+            text = f"chunk {progress.chunk}/{grid.num_chunks}"
+            bar.set_description(text)
+            if not watched:
+                seconds = f"{sum(progress.seconds.values()):.1f} s"
+                console.say(f"{text}: {seconds if progress.fresh else 'was there'}")
+            elif progress.fresh:
                 bar.update(steps)
             else:  # on disk already: counts as done, but not as speed
                 bar.initial += steps
@@ -374,7 +372,9 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
                 trace.finished(progress.chunk, progress.fresh)
         if trace:
             trace.stop()
-    print(f"{run.video}\n{run.path / 'report.png'}\n{time.perf_counter() - started:.0f} s in all")
+    console.tell(
+        f"{run.video}\n{run.path / 'report.png'}\n{time.perf_counter() - started:.0f} s in all"
+    )
     if trace:
         print(trace.how_to_look())
 

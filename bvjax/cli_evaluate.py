@@ -174,7 +174,9 @@ class _Bar:
         from tqdm import tqdm
 
         if self._bar is None:
-            self._bar = tqdm(total=videos, unit="video", desc="counting frames", leave=False)
+            self._bar = tqdm(
+                total=videos, unit="video", desc="counting frames", leave=False, disable=None
+            )
         self._bar.update(video - self._bar.n)
 
     def start(self, frames: int, videos: int) -> None:
@@ -184,11 +186,13 @@ class _Bar:
             self._bar.close()
             self._bar = None
         if frames:
-            self._bar = tqdm(total=frames, unit="frame", smoothing=0.1)
+            self._bar = tqdm(total=frames, unit="frame", smoothing=0.1, disable=None)
 
     def video(self, name: str) -> None:
         if self._bar is not None:
-            self._bar.set_description(name[-40:])
+            self._bar.set_description(shown(name[-40:]))
+            if self._bar.disable:
+                console.say(f"measuring {name}")
 
     def advance(self, frames: int) -> None:
         if self._bar is not None:

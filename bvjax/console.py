@@ -1,10 +1,81 @@
-"""What all commands share: how they log, and how they speak to the person at the terminal."""
+"""What all commands share: exit codes, how they log, and how they speak to the person at the terminal."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import os
 import sys
+import warnings
+from collections.abc import Callable
 from typing import TextIO
+
+from bvjax.errors import UserError
+from bvjax.plain_text import shown
+
+BROKEN_PIPE = 141  # what a shell reports of a command that nobody reads any more
+_AGAIN = "the same command again goes on"
+
+
+def run(command: Callable[[], int | None], name: str = "bvjax", again: str = _AGAIN) -> int:
+    """Runs a command and returns its exit code; whatever a user can get wrong is one sentence.
+
+    2 for bad input and for files that cannot be used, 130 when stopped by Ctrl-C, `BROKEN_PIPE`
+    when its output is a pipe that nobody reads; else what `command` returns, None being 0.
+
+    Args:
+        name: the sentences begin with it.
+        again: what to do after it was stopped, or after the disk was full.
+    """
+    _encode_anything()
+    try:
+        code = command() or 0
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return say(f"{name}: {error}", 2)
+    except ModuleNotFoundError as error:
+        from bvjax.extras import extra_of
+
+        extra = extra_of((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        return say(
+            f"{name}: this command needs {error.name}; install it with pip install 'bvjax[{extra}]'",
+            2,
+        )
+    except BrokenPipeError:
+        _drop_output()
+        return BROKEN_PIPE
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return say(f"{name}: no space left on the disk; free some, then {again}", 2)
+        return say(f"{name}: {os_sentence(error)}", 2)
+    except KeyboardInterrupt:
+        return say(f"\n{name}: stopped; what is finished is kept, {again}", 130)
+
+
+def run_flags(main: Callable[[list[str]], int | None]) -> None:
+    """`run` of a command whose options are absl's flags; ends the process."""
+    from absl import app, flags
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(argv)
+        # ml_collections lets pass whatever a key or a value of a config meets.
+        except (flags.Error, LookupError, AttributeError, ValueError, TypeError, OSError) as error:
+            told = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+            sys.exit(say(f"error: {' '.join(told.split())}", 2))
+
+    app.run(lambda argv: run(lambda: main(argv), "error"), flags_parser=parse)
+
+
+def os_sentence(error: OSError) -> str:
+    """What the system refused, and of which file."""
+    files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return f"cannot use {' and '.join(files)}: {reason}" if files else reason
 
 
 def set_up() -> None:
@@ -17,19 +88,55 @@ def set_up() -> None:
     logger = logging.getLogger("absl")
     if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
         handler = _Stderr()
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        handler.setFormatter(_Plain("%(levelname)s: %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
-    logging.getLogger("jax").setLevel(logging.ERROR)
+    for library in ("jax", "matplotlib", "PIL"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    if not sys.warnoptions:  # what libraries tell those who program with them
+        warnings.simplefilter("ignore")
     compilation.keep_programs()
 
 
 def say(text: str, code: int = 0) -> int:
     """Lines on stderr, with nothing in them that steers the terminal; returns `code`."""
-    from bvjax.plain_text import shown
-
-    print("\n".join(map(shown, text.split("\n"))), file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):
+        print(_plain(text), file=sys.stderr)
     return code
+
+
+def tell(text: str) -> None:
+    """Lines on stdout, with nothing in them that steers the terminal."""
+    print(_plain(text), flush=True)
+
+
+def on_terminal() -> bool:
+    """Whether somebody can watch a progress bar; in a log, lines are told instead."""
+    return sys.stderr.isatty()
+
+
+def _plain(text: str) -> str:
+    return "\n".join(map(shown, text.split("\n")))
+
+
+def _encode_anything() -> None:
+    """Characters that the terminal does not have, and names that are no text, are escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Lets Python end without a word about the pipe."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _plain(super().format(record))
 
 
 class _Stderr(logging.StreamHandler):

@@ -47,7 +47,7 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def read_json(path: Path, what: str = "") -> Any:
+def read_json(path: str | Path, what: str = "") -> Any:
     """The content of a JSON file, whoever wrote it; see `parse_json`.
 
     Args:
@@ -59,7 +59,7 @@ def read_json(path: Path, what: str = "") -> Any:
     return parse_json(read_text(path, what), f"{what} {path}".lstrip())
 
 
-def read_json_lines(path: Path, what: str = "") -> list[tuple[int, Any]]:
+def read_json_lines(path: str | Path, what: str = "") -> list[tuple[int, Any]]:
     """(line number, content) of the lines of a JSON Lines file that are not empty; see `read_json`."""
     # Not splitlines, which also cuts at U+2028 and others that JSON allows inside text.
     lines = re.split("\r\n|\n|\r", read_text(path, what))
@@ -70,7 +70,7 @@ def read_json_lines(path: Path, what: str = "") -> list[tuple[int, Any]]:
     ]
 
 
-def read_text(path: Path, what: str = "") -> str:
+def read_text(path: str | Path, what: str = "") -> str:
     """The text of a file, without its byte-order mark: UTF-8, or UTF-16 where such a mark says so.
 
     Args:
@@ -88,7 +88,7 @@ def read_text(path: Path, what: str = "") -> str:
     return _decoded(content, where)
 
 
-def read_json_object(path: Path, what: str = "") -> dict[str, Any]:
+def read_json_object(path: str | Path, what: str = "") -> dict[str, Any]:
     """`read_json` of a file that must hold an object; raises `UserError`."""
     found = read_json(path, what)
     if not isinstance(found, dict):

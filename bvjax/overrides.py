@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from bvjax.errors import UserError
+from bvjax.plain_text import whole_text
 
 Config = TypeVar("Config")
 
@@ -67,7 +68,7 @@ def apply_overrides(config: Config, assignments: Iterable[str]) -> Config:
         where = changes
         for section in sections:
             where = where.setdefault(section, {})
-        where[key] = _coerce(path, _parse(text.strip()), kind)
+        where[key] = _coerce(path, _parse(text.strip(), kind), kind)
     return _replace(config, changes)
 
 
@@ -107,13 +108,15 @@ def _unknown(path: str, legal: list[str]) -> UserError:
     return UserError(f"there is no configuration key {path!r}; the nearest is {near[0]!r}")
 
 
-def _parse(text: str) -> Any:
-    if text.lower() in ("true", "false"):
+def _parse(text: str, kind: Any) -> Any:
+    """The value that a text stands for; for a key that holds text, the text, quoted or not."""
+    if text.lower() in ("true", "false") and kind is not str:
         return text.lower() == "true"
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    return text if kind is str and not isinstance(value, str) else value
 
 
 def _coerce(path: str, value: Any, kind: Any) -> Any:
@@ -132,10 +135,21 @@ def _coerce(path: str, value: Any, kind: Any) -> Any:
             return None
         return _coerce(path, value, [k for k in typing.get_args(kind) if k is not type(None)][0])
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = _float(path, value)
+    if kind is str and isinstance(value, str):
+        return whole_text(value, path)
     if type(value) is not kind:
         raise UserError(f"{path} must be {_name(kind)}, not {value!r}")
     return value
+
+
+def _float(path: str, value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise UserError(
+            f"{path} is a number of {len(str(value))} digits, which is too large"
+        ) from None
 
 
 def _name(kind: type) -> str:

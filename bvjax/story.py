@@ -18,7 +18,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bvjax.caption_times import SENTENCE_END, Stamp, inclusive, split_times
+from bvjax.caption_times import LONGEST, SENTENCE_END, Stamp, inclusive, split_times
 from bvjax.errors import UserError
 from bvjax.files import read_json
 from bvjax.plain_text import is_blank, whole_text
@@ -89,6 +89,16 @@ class Story:
 def load_story(path: str | pathlib.Path) -> Story:
     """Read a story file; raises `UserError` with one sentence for whatever is wrong with it."""
     return parse_story(read_json(path, "the story"), str(path))
+
+
+def repeated(prompt: str, chunks: int) -> Story:
+    """The story of one caption for all its chunks; raises `UserError`."""
+    if not 1 <= chunks <= LONGEST:
+        raise UserError(f"--chunks is {chunks}; it can be 1 to {LONGEST}")
+    caption, stamp = read_caption(prompt, "the prompt")
+    if stamp is not None:
+        raise UserError("the prompt has times; captions with times need a story, see --story")
+    return Story((caption,) * chunks)
 
 
 def parse_story(content: Any, where: str = "the story") -> Story:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import sys
 
-from absl import app, flags
+from absl import flags
 
+from bvjax import console
 from bvjax.errors import UserError
 from bvjax.weights import DTYPES, PARTS
 from experiments.averaging import average
@@ -41,4 +42,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run_flags(main)

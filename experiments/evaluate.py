@@ -14,9 +14,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from bvjax import compilation
+from bvjax import compilation, console
 from bvjax.errors import UserError
 from experiments.evaluation.judge import DEFAULT
 from experiments.evaluation.memory import ARMS
@@ -102,4 +102,4 @@ def evaluate() -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run_flags(main)

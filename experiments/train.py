@@ -13,10 +13,10 @@ import signal
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
-from bvjax import compilation
+from bvjax import compilation, console
 from bvjax.errors import UserError
 from experiments import wiring
 
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         compilation.keep_programs()
         with compilation.announced(logging.info, "this config"):
             stopped_by = wiring.train(
-                _CONFIG.value, Path(_WORKDIR.value), _INIT_FROM.value, _WEIGHTS.value
+                _config(), Path(_WORKDIR.value), _INIT_FROM.value, _WEIGHTS.value
             )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -50,5 +50,14 @@ def main(argv: list[str]) -> int:
     return 130 if stopped_by == signal.SIGINT else 0
 
 
+def _config():
+    config = _CONFIG.value
+    try:
+        getattr(config, "train", None)  # a config that could not be read says so only when asked
+    except OSError as error:
+        raise UserError(f"cannot read the config: {str(error).rpartition('] ')[2]}") from None
+    return config
+
+
 if __name__ == "__main__":
-    app.run(main)
+    console.run_flags(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from bvjax.convert.tables import Spec
 from bvjax.errors import UserError
 from bvjax.files import read_json, sha256_of, write_atomic, write_json
 from bvjax.overrides import apply_overrides, from_dict, to_dict
+from bvjax.plain_text import size_text
 from bvjax.presets import get_preset
 from bvjax.stages import STAGES
 from bvjax.tensor_files import TensorInfo, TensorWriter
@@ -198,13 +200,21 @@ def _problems(plan: Plan) -> list[str]:
 
 
 def _check_space(plans: list[Plan], dst: Path) -> None:
+    """Raises `UserError` where `dst` cannot be made or its disk is too full."""
     needed = sum(info.nbytes for plan in plans for info in plan.infos.values())
     folder = dst.absolute()
-    while not folder.exists():
-        folder = folder.parent
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            raise UserError(f"{folder} is a file; DST is a folder to write")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {dst}: {error.strerror or error}") from None
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise UserError(f"{needed / 1e9:.1f} GB are needed at {dst}; {free / 1e9:.1f} GB are free")
+        raise UserError(f"{size_text(needed)} are needed at {dst}; {size_text(free)} are free")
 
 
 def _write(plan: Plan, loras: Sequence[lora.Lora]) -> None:

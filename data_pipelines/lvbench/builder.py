@@ -30,6 +30,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from bvjax import console
 from bvjax.errors import UserError
 from bvjax.lvbench.dataset import SHORTEST, Examined, Record, examine, lines, read
 from bvjax.lvbench.dataset_checks import CLASSES
@@ -108,7 +109,7 @@ class LVBench(tfds.core.GeneratorBasedBuilder):
 
 def check(config: LVBenchConfig) -> Examined:
     """Decodes the whole folder once; raises `UserError` that lists all that is wrong with it."""
-    bar = functools.partial(tqdm, desc="checking", unit="video")
+    bar = functools.partial(tqdm, desc="checking", unit="video", disable=None)
     found = examine(Path(config.folder), config.shortest, bar)
     if found.problems:
         raise UserError("\n".join(["the folder cannot be built:", *lines(found.problems)]))
@@ -189,13 +190,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shortest", type=float, default=SHORTEST, metavar="SECONDS",
                         help=f"shorter videos are refused (default {SHORTEST:g})")  # fmt: skip
     a = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         config = LVBenchConfig(name=a.name, folder=str(a.folder), shortest=a.shortest, seed=a.seed)
         print(build(a.out, config))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return console.run(command, "error")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from bvjax import console
+from bvjax.errors import UserError
+from bvjax.files import write_json
 from data_pipelines.storyworld.plan import SPLITS, make_story
 from data_pipelines.storyworld.preview import preview
 
@@ -29,18 +31,22 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not args.preview and args.story_json is None:
         parser.error("nothing to do: give --preview, --story-json FILE, or both")
-    try:
+
+    def command() -> None:
         story = make_story(args.seed, args.split)
         if args.story_json is not None:
-            text = json.dumps({"captions": list(story.captions)}, indent=2, ensure_ascii=False)
-            args.story_json.write_text(text + "\n")
+            content = {"captions": list(story.captions)}
+            args.story_json.parent.mkdir(parents=True, exist_ok=True)
+            write_json(args.story_json, content)
             print(args.story_json)
         if args.preview:
-            print(*preview(args.seed, args.split, args.size, args.fps, args.out), sep="\n")
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+            try:
+                made = preview(args.seed, args.split, args.size, args.fps, args.out)
+            except ValueError as error:
+                raise UserError(str(error)) from None
+            print(*made, sep="\n")
+
+    return console.run(command, "error")
 
 
 if __name__ == "__main__":

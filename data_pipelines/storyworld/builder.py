@@ -18,6 +18,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from bvjax import console
 from bvjax.errors import UserError
 from data_pipelines.storyworld.example import story_example, story_features
 from data_pipelines.storyworld.plan import SPLITS
@@ -152,16 +153,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fps", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
     a = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         config = StoryworldConfig(
             height=a.size, width=a.size, fps=a.fps,
             stories=a.stories, heldout=a.heldout, workers=a.workers,
         )  # fmt: skip
         print(build(a.out, config))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return console.run(command, "error")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,17 @@ import functools
 import multiprocessing
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
+from bvjax import console
+from bvjax.errors import UserError
 from data_pipelines.storyworld.clips import story_path, write_story
+from data_pipelines.storyworld.plan import SPLITS
 
 _OUT = flags.DEFINE_string("out", "data/storyworld", "Folder of rendered stories.")
 _STORIES = flags.DEFINE_integer("stories", 300, "How many: seeds 0, 1, ...", lower_bound=1)
-_SPLIT = flags.DEFINE_string("split", "train", "Which split to draw them from.")
+_SPLIT = flags.DEFINE_enum("split", "train", SPLITS, "Which split to draw them from.")
 _HEIGHT = flags.DEFINE_integer("height", 64, "Pixels.", lower_bound=8)
 _WIDTH = flags.DEFINE_integer("width", 64, "Pixels.", lower_bound=8)
 _FPS = flags.DEFINE_integer("fps", 8, "Frames a second.", lower_bound=1)
@@ -29,10 +32,11 @@ def fill(
     """Renders the stories that are not there yet; returns how many those were."""
     path = functools.partial(story_path, root, split, height, width, fps)
     missing = [n for n in range(stories) if not path(n).exists()]
+    root.mkdir(parents=True, exist_ok=True)  # before processes are started for it
     jobs = [(path(n), split, height, width, fps, n) for n in missing]
     with multiprocessing.get_context("spawn").Pool(min(workers, max(len(jobs), 1))) as pool:
         done = pool.imap_unordered(_write, jobs)
-        for _ in tqdm(done, total=stories, initial=stories - len(jobs), unit="story"):
+        for _ in tqdm(done, total=stories, initial=stories - len(jobs), unit="story", disable=None):
             pass
     return len(jobs)
 
@@ -43,11 +47,11 @@ def _write(job: tuple) -> None:
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+        raise UserError(f"unknown argument {argv[1]!r}")
     sizes = (_HEIGHT.value, _WIDTH.value, _FPS.value)
     count = fill(Path(_OUT.value), _SPLIT.value, *sizes, _STORIES.value, _WORKERS.value)
     print(f"rendered {count} stories into {_OUT.value}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run_flags(main)

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from tqdm import tqdm
 
+from bvjax import console
 from bvjax.errors import UserError
 from bvjax.files import write_atomic, write_json
 from bvjax.generate.video_io import VideoWriter
@@ -251,7 +252,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--seconds", type=float, default=20.0)
     a = parser.parse_args(argv)
     names = DEFECTS if a.defect == "all" else tuple(a.defect.split(","))
-    try:
+
+    def command() -> None:
         take = make_take(a.take, a.seed, a.seconds, a.chunk, a.chunks, a.size, a.fps)
         for name in names:
             if name not in DEFECTS:
@@ -268,11 +270,9 @@ def main(argv: list[str] | None = None) -> int:
             key: getattr(a, key) for key in ("take", "seed", "size", "fps", "seconds", "chunks")
         }
         write_json(a.out / "defects.json", {**settings, "videos": told})
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(a.out / "defects.json")
-    return 0
+        print(a.out / "defects.json")
+
+    return console.run(command, "error")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ and show as many first subjects: what single latents are learnt from.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
+from bvjax import console
 from bvjax.errors import UserError
 from bvjax.files import npy_bytes, npz_bytes, write_atomic
 from data_pipelines.storyworld.clips import open_story, render_frames, story_path
@@ -26,31 +26,28 @@ from data_pipelines.storyworld.latents import (
     load_encoders,
     story_file,
 )
-from data_pipelines.storyworld.plan import make_story
+from data_pipelines.storyworld.plan import SPLITS, make_story
 from data_pipelines.storyworld.world import Story, num_frames
 
 _WEIGHTS = flags.DEFINE_string("weights", "runs/mini", "Weights folder with vae and text.")
 _OUT = flags.DEFINE_string("out", "data/latents", "Folder of encoded stories.")
 _CACHE = flags.DEFINE_string("cache", "data/storyworld", "Folder of rendered stories, if any.")
-_STORIES = flags.DEFINE_integer("stories", 600, "How many stories: seeds FIRST, FIRST+1, ...")
-_FIRST = flags.DEFINE_integer("first", 0, "The first seed.")
+_STORIES = flags.DEFINE_integer(
+    "stories", 600, "How many: seeds FIRST, FIRST+1, ...", lower_bound=1
+)
+_FIRST = flags.DEFINE_integer("first", 0, "The first seed.", lower_bound=0)
 _CHUNKS = flags.DEFINE_integer("chunks", 15, "Chunks of a story.", lower_bound=1)
-_SPLIT = flags.DEFINE_string("split", "train", "Which split to draw them from.")
+_SPLIT = flags.DEFINE_enum("split", "train", SPLITS, "Which split to draw them from.")
 
 
-def main(argv: list[str]) -> int:
-    try:
-        if len(argv) > 1:
-            raise UserError(f"unknown argument {argv[1]!r}")
-        encode(
-            Path(_WEIGHTS.value),
-            Path(_OUT.value),
-            range(_FIRST.value, _FIRST.value + _STORIES.value),
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"unknown argument {argv[1]!r}")
+    encode(
+        Path(_WEIGHTS.value),
+        Path(_OUT.value),
+        range(_FIRST.value, _FIRST.value + _STORIES.value),
+    )
 
 
 def encode(weights: Path, root: Path, numbers: range) -> None:
@@ -64,7 +61,7 @@ def encode(weights: Path, root: Path, numbers: range) -> None:
     (root / _SPLIT.value).mkdir(exist_ok=True)
     null_states, _ = encoders.text([""])
     write_atomic(root / "null_text.npy", npy_bytes(null_states[0]))
-    for number in tqdm(numbers, unit="story"):
+    for number in tqdm(numbers, unit="story", disable=None):
         path = story_file(root, _SPLIT.value, number)
         if not path.exists():
             story = make_story(number, _SPLIT.value, _CHUNKS.value)
@@ -85,4 +82,4 @@ def frames_of(encoders: Encoders, story: Story) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run_flags(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bvjax.errors import UserError
 from data_pipelines.storyworld import captions, timeline
 from data_pipelines.storyworld.world import (
     ACCESSORIES,
@@ -162,11 +163,11 @@ def make_story(seed: int, split: str = "train", n_chunks: int = 15) -> Story:
     Raises ValueError for an unknown split, a negative seed or n_chunks < 1.
     """
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        raise UserError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     if seed < 0:
-        raise ValueError(f"seed must be >= 0, got {seed}")
+        raise UserError(f"seed must be >= 0, got {seed}")
     if n_chunks < 1:
-        raise ValueError(f"n_chunks must be >= 1, got {n_chunks}")
+        raise UserError(f"n_chunks must be >= 1, got {n_chunks}")
     rng = np.random.default_rng([SPLITS.index(split), seed])
     third = bool(rng.random() < 0.65)
     subjects = _cast(rng, split, 2 + third)

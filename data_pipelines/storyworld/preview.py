@@ -74,7 +74,7 @@ def places_grid(seed: int, tile: int = 96) -> Image.Image:
     """Places down, weather across."""
     story = make_story(seed, n_chunks=1)
     rows = []
-    for i, kind in enumerate(tqdm(PLACES, desc="places", leave=False)):
+    for i, kind in enumerate(tqdm(PLACES, desc="places", leave=False, disable=None)):
         tiles = [render(relit(story, kind, weather, i + j), [20], height=tile, width=tile)[0]
                  for j, weather in enumerate(WEATHERS)]  # fmt: skip
         rows.append(np.concatenate(tiles, 1))
@@ -104,7 +104,7 @@ def story_sheet(story: Story, fps: int = 8) -> Image.Image:
 def contact_sheet(seed: int, split: str, stories: int = 3) -> Image.Image:
     """Several stories, then every identity, then every place in every light."""
     parts = [story_sheet(make_story(seed + i, split))
-             for i in tqdm(range(stories), desc="stories", leave=False)]  # fmt: skip
+             for i in tqdm(range(stories), desc="stories", leave=False, disable=None)]  # fmt: skip
     left, right = identity_grid(), places_grid(seed)
     width = max(
         p.width for p in [*parts, Image.new("RGB", (left.width + right.width + 3 * PAD, 1))]
@@ -132,7 +132,7 @@ def write_video(story: Story, path: Path, size: int, fps: int) -> None:
         stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
         tag(stream)
         stream.options = {"crf": "18", "preset": "veryfast"}
-        for i in tqdm(range(num_frames(story, fps)), desc=path.name, unit="frame"):
+        for i in tqdm(range(num_frames(story, fps)), desc=path.name, unit="frame", disable=None):
             picture = render(story, [i], height=size, width=size, fps=fps)[0]
             container.mux(stream.encode(yuv420(picture)))
         container.mux(stream.encode())

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from tqdm import tqdm
 
+from bvjax import console
 from bvjax.errors import UserError
 from bvjax.weights import load_weights
 from experiments.evaluation.judge import DEFAULT, Judge, save_judge
@@ -92,4 +93,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run_flags(main)

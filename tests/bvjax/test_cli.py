@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import bvjax
 from bvjax import cli, doctor
 from bvjax.generate import video_io
 
@@ -55,6 +56,47 @@ def test_unknown_command_and_missing_arguments():
         with pytest.raises(SystemExit) as stop:
             cli.main(words)
         assert stop.value.code == 2
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"bvjax {bvjax.__version__} (jax ")
+
+
+def test_a_prompt_instead_of_a_story(tiny, tmp_path, capsys):
+    words = ["generate", "--weights", str(tiny.weights), "--out", str(tmp_path / "run")]
+    for more, says in (
+        (["--prompt", " "], "the prompt is empty"),
+        (["--prompt", "Pip \udcff"], "the prompt has half a character"),
+        (["--prompt", "Pip waves (0s - 3s)."], "the prompt has times"),
+        (["--prompt", "Pip waves.", "--chunks", "0"], "--chunks is 0"),
+        (["--prompt", "Pip waves.", "--chunks", "9" * 20], "--chunks is 999"),
+    ):
+        refused(capsys, [*words, *more], says)
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--prompt", "Pip waves.", "--story", "fox.json"])
+    assert not (tmp_path / "run").exists()
+    assert (
+        cli.main([*words, "--prompt", "Pip waves.", "--chunks", "2", "--set", "cfg.negative=7"])
+        == 0
+    )
+    stored = json.loads((tmp_path / "run" / "story.json").read_text())
+    assert stored["captions"] == ["Pip waves."] * 2
+
+
+def test_names_that_no_disk_takes(tiny, world, tmp_path, capsys):
+    long = tmp_path / ("x" * 300)
+    refused(capsys, generate(tiny, world[0], long), "File name too long")
+    refused(capsys, ["resume", long], "File name too long")
+    refused(capsys, ["resume", "a\x1b[2Jb"], r"a\u001b[2Jb is not a run folder")
+    refused(capsys, ["generate", "--weights", long, "--story", world[0], "--out", "a"], "too long")
+    refused(capsys, ["convert", tiny.weights, long, "--to", "bvjax"], "File name too long")
+    refused(
+        capsys, ["convert", tiny.weights, world[0], "--to", "bvjax"], "is a file; DST is a folder"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_generate_and_go_on(tiny, world, capsys):

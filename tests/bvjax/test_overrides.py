@@ -4,11 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import bvjax
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.overrides import all_keys, apply_overrides, from_dict, to_dict
+from bvjax.plain_text import shown
 from bvjax.presets import MINI, PRESETS, get_preset
 
 
@@ -27,6 +30,20 @@ def test_overrides_convert_without_loss():
     assert model.memory.anchor is False
     assert model.rope.mode == "local"
     assert apply_overrides(MINI, []) == MINI
+
+
+@pytest.mark.parametrize("text", ["123", "true", "1.50", "[a]", "None", "blurry, dull", "(" * 500])
+def test_text_may_look_like_something_else(text):
+    assert apply_overrides(MINI, [f"cfg.negative={text}"]).cfg.negative == text
+    assert apply_overrides(MINI, ['cfg.negative="quoted"']).cfg.negative == "quoted"
+
+
+@given(st.text(max_size=30), st.sampled_from(all_keys(ModelConfig)))
+def test_any_value_is_taken_or_refused_in_one_sentence(text, key):
+    try:
+        apply_overrides(MINI, [f"{key}={text}"])
+    except UserError as error:
+        assert shown(str(error)).isprintable()
 
 
 def test_values_that_only_fit_together_change_together():
@@ -50,6 +67,8 @@ def test_values_that_only_fit_together_change_together():
         ("memory.tau=high", "memory.tau must be a number, not 'high'"),
         ("memory.slots=1.5", "memory.slots must be a whole number"),
         ("memory.anchor=1", "memory.anchor must be true or false"),
+        ("cfg.scale=" + "9" * 400, "cfg.scale is a number of 400 digits, which is too large"),
+        ("cfg.negative=blur \udcff", "cfg.negative has half a character"),
         ("dit.patch=[1,2]", "dit.patch must have 3 values, not 2"),
     ],
 )

@@ -197,7 +197,13 @@ def test_configs_are_complete_and_locked(name):
 def test_the_command_refuses_unknown_keys_and_bad_values(tmp_path):
     config, workdir = f"--config={CONFIGS / 'mini_vae.py'}", f"--workdir={tmp_path / 'run'}"
     done = run(config, workdir, "--config.train.stepz=3")
-    assert done.returncode == 1 and "stepz" in done.stderr and "steps" in done.stderr
+    assert done.returncode == 2 and "stepz" in done.stderr and "steps" in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+    done = run("--config=/no/such.py", workdir)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: cannot read the config: No such file or directory: '/no/such.py'\n"
+    )
     done = run(config, workdir, "--config.overrides=('vae.dimm=4',)")
     assert done.returncode == 2
     expected = "error: there is no configuration key 'vae.dimm'; the nearest is 'vae.dim'"

@@ -152,7 +152,10 @@ def test_command_line_writes_captions_and_refuses_nonsense(tmp_path, capsys):
     path = tmp_path / "story.json"
     assert main(["--story-json", str(path), "--seed", "5"]) == 0
     assert json.loads(path.read_text())["captions"] == list(make_story(5).captions)
-    assert main(["--story-json", str(tmp_path / "no" / "story.json")]) == 2
+    assert main(["--story-json", str(tmp_path / "new" / "story.json")]) == 0
+    capsys.readouterr()
+    assert main(["--story-json", "/proc/no/story.json"]) == 2
+    assert capsys.readouterr().err == "error: cannot use /proc/no: No such file or directory\n"
     assert main(["--seed", "-1", "--story-json", str(path)]) == 2
     assert "seed must be >= 0" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
