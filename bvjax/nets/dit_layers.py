@@ -89,7 +89,8 @@ def gather_context(
     """Rows of the source chunks of each target, roped at the positions they have for that target.
 
     Returns keys, values and the mask of visible rows (kept by their source, or any of an entry that is
-    `whole`, and of a valid entry), with s = e * n.  One layer; `jax.vmap` it over the first three arguments for a stack of layers.
+    `whole`, and of a valid entry), with s = e * n.  One layer; `jax.vmap` it over the first three
+    arguments for a stack of layers.
     On a mesh each device makes the rows of those tokens and heads that it has, and nothing moves:
     their order is another one, which attention does not see.
     """
