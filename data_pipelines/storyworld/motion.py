@@ -180,7 +180,7 @@ def _place_subject(beat: Beat, chunk: ChunkPlan, u: float, seconds: float) -> Pl
     weight = _envelope(beat, u)
     fields = {k: v * weight for k, v in _gesture(beat.action, seconds).items()}
     fields["squash"] = 1.0 + fields.get("squash", 0.0) + 0.012 * np.sin(2 * np.pi * 0.45 * seconds)
-    blink = (seconds / 2.9 + 0.37 * beat.subject) % 1.0
+    blink = (seconds / 2.9 + 0.37 * beat.subject + 0.5) % 1.0  # not in frame 0, which opens a story
     if blink < 0.045:
         fields["shut"] = 1.0
     pose = Pose(

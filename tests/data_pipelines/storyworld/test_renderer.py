@@ -170,6 +170,8 @@ def test_subjects_are_large_and_slow_for_a_latent():
         facts = truth(story)
         heights += list((facts.boxes[..., 3] - facts.boxes[..., 1])[facts.visible] / 64)
         moments = [moment_at(story, frame) for frame in range(num_frames(story))]
+        asleep = story.chunks[0].actions[0].action == "sleep"
+        assert asleep or moments[0].placed[0].pose.shut == 0
         for now, later in zip(moments, moments[4:], strict=False):
             assert abs(later.camera.x - now.camera.x) < 0.6
             where = {p.subject: p.x - now.camera.x for p in now.placed}
