@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from bvjax.config import SamplerConfig
 from bvjax.diffusion import flow, solvers, unipc
@@ -36,7 +36,7 @@ class Timetable:
 
 
 def timetable(
-    timesteps: Float[np.ndarray, "steps"],
+    timesteps: Real[np.ndarray, "steps"],
     frames: int,
     *,
     ready: int = 0,

@@ -149,7 +149,7 @@ def encode_chunks(
 
     Raises `UserError` when there are too few frames.
     """
-    params = jax.device_put({name: params[name] for name in vae.ENCODING})
+    params = jax.device_put({name: params[name] for name in vae.ENCODING if name in params})
     pictures, chunk = iter(frames), model.chunk
     apart = chunk.first == "overlap" and chunk.history == "pixels"
     latents = _encode_frames(params, model, pictures, layout)
