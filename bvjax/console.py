@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, how they log, and how they speak to the person at the terminal."""
+"""Exit codes, logging and messages at the terminal, shared by all commands."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def run_flags(main: Callable[[list[str]], int | None]) -> None:
 
 
 def os_sentence(error: OSError) -> str:
-    """What the system refused, and of which file."""
+    """Returns one sentence: what the system refused, and for which file."""
     files = [str(name) for name in (error.filename, error.filename2) if name is not None]
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     return f"cannot use {' and '.join(files)}: {reason}" if files else reason

@@ -196,7 +196,7 @@ class _Address(UserError):
 
 @contextlib.contextmanager
 def _told(name: str) -> Iterator[None]:
-    """What goes wrong inside is raised as one sentence that names the video."""
+    """Raises whatever goes wrong inside as one sentence that names the video."""
     try:
         yield
     except _Address:
@@ -235,7 +235,7 @@ def _rank(stream: av.VideoStream) -> tuple[bool, bool, int, int]:
 
 
 def _width(frame: av.VideoFrame, pixel: Fraction) -> int:
-    """Of a frame with square pixels, before it is turned."""
+    """The width of a frame with square pixels, before it is turned."""
     if abs(pixel - 1) < _SQUARE:
         return frame.width
     return max(1, round(frame.width * pixel))

@@ -213,7 +213,7 @@ def _intro(found: Comparison) -> str:
 
 
 def _table(found: Comparison) -> list[list[str]]:
-    """Of a single pair: only its numbers, since nothing can be said about chance."""
+    """Returns the numbers of a single pair alone, since nothing can be said about chance."""
     several = len(found.pairs) > 1
     rows = [["", "A", "B", "A - B", *["95 %", "p", "test", "better", "pairs"] * several]]
     for row in found.rows:

@@ -30,7 +30,7 @@ def wrong_class(content: Any) -> Iterator[str]:
 
 
 def wrong_video(video: Video, shortest: float) -> Iterator[str]:
-    """What is wrong with a video that can be decoded: it is too short (seconds)."""
+    """Returns what is wrong with a video that can be decoded: it is too short (seconds)."""
     seconds = seconds_of(video)
     if seconds < shortest:
         yield f"lasts {seconds:.1f} s; it must last at least {shortest:g} s"

@@ -122,7 +122,7 @@ def unfinished_runs(folder: pathlib.Path) -> list[tuple[str, str]]:
 
 
 def story_of(path: pathlib.Path) -> str | None:
-    """What a run's video shows: its captions one after the other; None for other videos.
+    """Returns the prompt of a run's video: its captions one after the other; None for other videos.
 
     Raises `UserError` for a damaged story.
     """

@@ -162,7 +162,7 @@ JSON = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(JSON | st.lists(CAPTION_LIKE, max_size=4))
 def test_any_json_is_a_story_or_one_sentence(content):
-    """Of a story that is read, each caption is in a chunk and can be written."""
+    """Each caption of a story that is read is in a chunk and can be written."""
     try:
         story = parse_story(content, "my.json")
     except UserError as error:

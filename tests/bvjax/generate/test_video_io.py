@@ -155,7 +155,7 @@ def test_what_is_written_says_what_its_numbers_mean(tmp_path):
 
 
 def test_the_first_picture_of_an_mpo(tmp_path):
-    """What telephones write as JPEG."""
+    """The form in which telephones write JPEG."""
     one, other = (PIL.Image.new("RGB", (32, 16), colour) for colour in ("red", "blue"))
     one.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[other])
     with PIL.Image.open(tmp_path / "a.jpg") as image:
