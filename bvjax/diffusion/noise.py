@@ -169,12 +169,12 @@ def draw_sigma(
     key: Key[Array, ""],
     levels: Float[Array | np.ndarray, "*b c"] | None,
     role: str,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     *,
     mix: float | Float[Array, ""] = 0.5,
     shift: float | Float[Array, ""] = 1.0,
     max_shift: float = 20.0,
-) -> Float[Array, "b c"]:
+) -> Float[Array, "..."]:
     """Training levels sigma of B clips of C chunks; eps_c is the schedule's level of chunk c.
 
     Ordinary levels are u ~ U(0, 1), independent for every chunk, shifted by `shift`.  Without
@@ -196,7 +196,7 @@ def draw_sigma(
         key: consumed whole; fold the training step in.
         levels: [C], or [B, C] when clips differ in which chunks they show.
         role: one of the four above.
-        shape: (B, C).
+        shape: (B, C); without `levels` any shape.
         mix: share of clips with ordinary levels.
         shift: of ordinary levels, 1 = uniform.
         max_shift: only for median_shift.
@@ -211,7 +211,7 @@ def draw_sigma(
     if levels is None:
         return ordinary
     levels = jnp.broadcast_to(jnp.asarray(levels, jnp.float32), shape)
-    u = jax.random.uniform(purpose_key(key, "shared level"), (shape[0], 1))
+    u = jax.random.uniform(purpose_key(key, "shared level"), (shape[0], *(1,) * (len(shape) - 1)))
     if role == "median_shift":
         # the clip is on the level, where it also keeps eps_c = 1 from dividing by zero
         capped = jnp.minimum(levels, max_shift / (1.0 + max_shift))
