@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from bvjax.errors import UserError
 
@@ -64,3 +65,10 @@ def size_text(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
+
+
+def listed(items: Iterable[str], limit: int = 5, between: str = ", ") -> str:
+    """The items in one line, those beyond `limit` counted: "a, b, c, d, e and 179 more"."""
+    items = list(items)
+    more = len(items) - limit
+    return between.join(items[:limit]) + (f" and {more} more" if more > 0 else "")

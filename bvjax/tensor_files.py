@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bvjax.errors import UserError
+from bvjax.file_kinds import check_kind
 from bvjax.files import parse_json
 
 # Names of the format -> NumPy's.  8-bit floats are listed so that they can be named when refused.
@@ -58,6 +59,7 @@ class TensorFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise UserError(f"there is no weights file {path}")
+        check_kind(self.path)
         try:
             with safe_open(self.path, "numpy"):  # checks the whole header against the file's size
                 pass

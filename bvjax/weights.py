@@ -24,6 +24,7 @@ from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.files import read_json, write_atomic, write_json
 from bvjax.overrides import from_dict, to_dict
+from bvjax.plain_text import listed
 from bvjax.tensor_files import TensorFile, TensorInfo, TensorWriter
 
 PARTS = ("dit", "vae", "text")
@@ -103,16 +104,25 @@ def check_tensors(path: Path, like: Params) -> TensorFile:
 
 
 def misfits(found: Mapping[str, TensorInfo], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """All in which tensors differ from the names and shapes that are wanted, in a few words each."""
-    problems = [f"missing {name}" for name in sorted(set(wanted) - set(found))]
-    problems += [f"extra {name}" for name in sorted(set(found) - set(wanted))]
-    for name in sorted(set(wanted) & set(found)):
-        info, shape = found[name], wanted[name]
-        if info.shape != shape:
-            problems.append(f"{name} has shape {list(info.shape)} instead of {list(shape)}")
-        if info.dtype not in DTYPES:
-            problems.append(f"{name} has dtype {info.dtype}, which is not {', '.join(DTYPES)}")
-    return problems
+    """All in which tensors differ from the names and shapes that are wanted: up to four phrases,
+    each of one kind, with the first five names and the number of the others."""
+    common = sorted(set(wanted) & set(found))
+    shapes = [
+        f"{name} has shape {list(found[name].shape)} instead of {list(wanted[name])}"
+        for name in common
+        if found[name].shape != wanted[name]
+    ]
+    dtypes = [
+        f"{name} has dtype {found[name].dtype}, which is not {', '.join(DTYPES)}"
+        for name in common
+        if found[name].dtype not in DTYPES
+    ]
+    kinds = {
+        "missing ": sorted(set(wanted) - set(found)),
+        "extra ": sorted(set(found) - set(wanted)),
+    }
+    problems = [f"{kind}{listed(names)}" for kind, names in kinds.items() if names]
+    return problems + [listed(texts, between="; ") for texts in (shapes, dtypes) if texts]
 
 
 def _read_leaf(file: TensorFile, names, shape, leaf, dtype, sharding):

@@ -134,9 +134,14 @@ def text_config(source: Source) -> TextConfig:
 def preset_of(dit: DiTConfig, branch: str) -> str | None:
     """The preset whose DiT has these sizes; of several, by how it was published."""
     fits = [name for name, preset in PRESETS.items() if not difference(preset.dit, dit)]
-    if branch.startswith("generator"):  # as the Self-Forcing family saves it
+    if is_generator(branch):
         fits = [name for name in fits if name == "self-forcing"] or fits
     return fits[0] if fits else None
+
+
+def is_generator(branch: str) -> bool:
+    """Whether weights are named as the Self-Forcing family saves its few-step model."""
+    return any(word.startswith("generator") for word in branch.split("."))
 
 
 def difference(expected: Any, found: Any) -> str:

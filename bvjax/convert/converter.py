@@ -187,7 +187,7 @@ def _made(source: Source) -> dict[str, Any]:
 
 def _told_stage(source: Source) -> str:
     told = _made(source).get("stage")
-    return told or ("few-step" if source.branch.startswith("generator") else "pretrained")
+    return told or ("few-step" if architecture.is_generator(source.branch) else "pretrained")
 
 
 def _problems(plan: Plan) -> list[str]:

@@ -167,11 +167,8 @@ def _is_of(target: Path, sha256: str) -> bool:
 
 
 def _open(path: Path) -> Tensors:
-    """A torch.save file.  What is no tensor is refused, or left out where it lies beside them."""
-    try:
-        infos, read, _ = torch_files.open_torch(path)
-    except UserError:
-        infos, read, _ = torch_files.open_torch(path, ignore_others=True)
+    """A torch.save file.  What is no tensor is left out."""
+    infos, read, _ = torch_files.open_torch(path)
     return Tensors({name: info.shape for name, info in infos.items()}, read)
 
 

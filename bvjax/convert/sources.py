@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bvjax.convert import text_names, torch_files
+from bvjax.convert.quantised import dequantised
+from bvjax.convert.tensors import Tensors
+from bvjax.convert.wrappers import unwrap, unwrapped
 from bvjax.errors import UserError
+from bvjax.file_kinds import OtherFormat
 from bvjax.files import read_json_object
+from bvjax.plain_text import listed
 from bvjax.tensor_files import TensorFile, TensorInfo
 
 COMPONENTS = ("transformer", "vae", "text_encoder")  # subfolders of a diffusers pipeline
@@ -28,24 +34,9 @@ SIGNATURES = (
     ("text", "transformers", "shared.weight"),
     ("text", "transformers", "encoder.embed_tokens.weight"),
 )
-# What training wrappers put before every name.
-PREFIXES = (
-    "",
-    "model.",
-    "module.",
-    "_fsdp_wrapped_module.",
-    "model._fsdp_wrapped_module.",
-    "diffusion_model.",
-    "model.diffusion_model.",
-)
+INDEX = ".safetensors.index.json"
+TOKENIZER = "spiece_model"  # bytes that ComfyUI puts beside the tensors of an encoder
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-
-
-class Tensors(NamedTuple):
-    """Names and sizes of tensors, and a function that reads one."""
-
-    infos: Mapping[str, TensorInfo]
-    read: Callable[[str], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +47,10 @@ class Source:
     part: str  # dit | vae | text
     layout: str  # bvjax | wan | diffusers | transformers
     files: tuple[Path, ...]
-    tensors: Tensors  # under the names of the layout, prefixes taken off
+    tensors: Tensors  # under the names of the layout, without wrappers, scales multiplied in
     config: dict[str, Any]  # of the config.json beside it, {} if there is none
     branch: str = ""  # of a training checkpoint: generator or generator_ema
+    tokenizer: bytes | None = None  # a SentencePiece model inside the file
 
 
 def open_sources(path: Path, branch: str | None = None) -> list[Source]:
@@ -76,15 +68,21 @@ def open_sources(path: Path, branch: str | None = None) -> list[Source]:
     if not path.is_dir():
         raise UserError(f"there is no checkpoint {path}")
     folders = [path, *(path / name for name in COMPONENTS if (path / name).is_dir())]
-    found, strange = [], []
+    found: list[Source] = []
+    strange: list[str] = []
+    others: list[OtherFormat] = []
     for folder in folders:
         for group in _groups(folder):
             try:
                 found.append(_open_group(group, branch, folder))
             except UnknownLayout:
                 strange.append(group[0].name)
+            except OtherFormat as error:
+                others.append(error)
+    if others and not found:
+        raise others[0]
     if not found:
-        seen = f"; of unknown layout: {', '.join(strange)}" if strange else ""
+        seen = f"; of unknown layout: {listed(strange)}" if strange else ""
         raise UserError(
             f"{path} holds no checkpoint that bvjax knows (safetensors, .pt or .pth of a Wan2.1 DiT,"
             f" VAE or umT5 encoder){seen}"
@@ -92,7 +90,7 @@ def open_sources(path: Path, branch: str | None = None) -> list[Source]:
     parts = [source.part for source in found]
     for part in set(parts):
         if parts.count(part) > 1:
-            names = ", ".join(str(s.files[0].name) for s in found if s.part == part)
+            names = listed(s.files[0].name for s in found if s.part == part)
             raise UserError(f"{path} holds more than one {part} ({names}); name the file")
     return found
 
@@ -104,69 +102,82 @@ class UnknownLayout(UserError):
 def _groups(folder: Path) -> list[list[Path]]:
     """The files of each checkpoint in a folder: single ones, and shards after their index."""
     groups, sharded = [], set()
-    for index in sorted(folder.glob("*.safetensors.index.json")):
-        names = sorted(set(read_json_object(index).get("weight_map", {}).values()))
-        if any(Path(name).name != name for name in names):
-            raise UserError(f"{index} names files outside its folder")
+    for index in sorted(folder.glob(f"*{INDEX}")):
+        names = sorted(set(_weight_map(index).values()))
         groups.append([index, *(folder / name for name in names)])
         sharded |= set(names)
     for file in sorted(folder.iterdir()):
         if file.name in sharded or file.name.startswith("."):
             continue
-        if file.suffix == ".safetensors" or file.suffix in TORCH_SUFFIXES:
+        if file.suffix in (".safetensors", ".gguf", *TORCH_SUFFIXES) and file.is_file():
             groups.append([file])
     return groups
 
 
 def _open_group(group: list[Path], branch: str | None, folder: Path) -> Source:
-    files = [file for file in group if not file.name.endswith(".index.json")]
-    used = ""
-    if group[0].name.endswith(".safetensors.index.json"):
-        tensors = _sharded(group[0], files)
-    elif files[0].suffix in TORCH_SUFFIXES:
-        infos, read, used = torch_files.open_torch(files[0], branch)
-        tensors = Tensors(infos, read)
+    path, used = group[0], ""
+    if path.name.endswith(INDEX):
+        tensors = _sharded(path, group[1:])
     else:
-        file = TensorFile(files[0])
-        tensors = Tensors(file.infos, file.read)
-    part, layout, prefix = identify(tensors.infos, group[0])
-    cut = {name.removeprefix(prefix): name for name in tensors.infos}
-    infos = {short: tensors.infos[name] for short, name in cut.items()}
-    tied = text_names.TIED if layout == "transformers" else {}
-    for extra, name in tied.items():
-        if extra in infos and name in infos:
-            infos.pop(extra)  # the same tensor once more
-        elif extra in infos:
-            infos[name], cut[name] = infos.pop(extra), cut[extra]
-    read = tensors.read
+        tensors, used = open_tensors(path, branch, is_known)
+    tensors = tensors.renamed(unwrapped(tensors.infos, path))
+    part, layout = identify(tensors.infos, path)
+    tokenizer = None
+    if part == "text" and TOKENIZER in tensors.infos:
+        tokenizer = np.asarray(tensors.read(TOKENIZER)).tobytes()
+        tensors = tensors.renamed({n: n for n in tensors.infos if n != TOKENIZER})
+    tensors = dequantised(tensors, path)
+    if layout == "transformers":
+        names = {name: name for name in tensors.infos}
+        for extra, name in text_names.TIED.items():
+            if extra in names:  # the same tensor once more, or under this name alone
+                names.setdefault(name, extra)
+                names.pop(extra)
+        tensors = tensors.renamed(names)
     config = (folder if folder.is_dir() else folder.parent) / "config.json"
     # in the original layout the one config.json beside all three parts is the DiT's
     described = layout != "bvjax" and (layout != "wan" or part == "dit")
     return Source(
-        path=group[0],
+        path=path,
         part=part,
         layout=layout,
         files=tuple(group),
-        tensors=Tensors(infos, lambda name: read(cut[name])),
+        tensors=tensors,
         config=read_json_object(config) if described and config.is_file() else {},
         branch=used,
+        tokenizer=tokenizer,
     )
 
 
-def identify(infos: Mapping[str, TensorInfo], path: Path) -> tuple[str, str, str]:
-    """(part, layout, prefix of all names); raises `UserError` for what bvjax cannot take."""
-    for prefix in PREFIXES:
-        for part, layout, name in SIGNATURES:
-            if prefix + name in infos:
-                if part == "text" and any(n.startswith(prefix + "decoder.") for n in infos):
-                    raise UserError(f"{path} is a whole T5 model; give its encoder alone")
-                strangers = [n for n in infos if not n.startswith(prefix)]
-                if strangers:
-                    raise UserError(
-                        f"{path} has tensors without the prefix {prefix!r}: {strangers}"
-                    )
-                return part, layout, prefix
-    shown = ", ".join(list(infos)[:3])
+def open_tensors(
+    path: Path, branch: str | None, wanted: Callable[[Iterable[str]], bool]
+) -> tuple[Tensors, str]:
+    """The tensors of one file and the branch they are of, "" for none; raises `UserError`.
+
+    Args:
+        wanted: whether names are those of the weights that are looked for, see `open_torch`.
+    """
+    if path.suffix in TORCH_SUFFIXES:
+        infos, read, used = torch_files.open_torch(path, branch, wanted)
+        return Tensors(infos, read), used
+    file = TensorFile(path)
+    return Tensors(file.infos, file.read), ""
+
+
+def is_known(names: Iterable[str]) -> bool:
+    """Whether names, wrapped or not, are those of a part in some layout."""
+    bare = set(map(unwrap, names))
+    return any(name in bare for _, _, name in SIGNATURES)
+
+
+def identify(infos: Mapping[str, TensorInfo], path: Path) -> tuple[str, str]:
+    """(part, layout) by names without wrappers; raises `UserError` for what bvjax cannot take."""
+    for part, layout, name in SIGNATURES:
+        if name in infos:
+            if part == "text" and any(n.startswith("decoder.") for n in infos):
+                raise UserError(f"{path} is a whole T5 model; give its encoder alone")
+            return part, layout
+    shown = listed(infos, 3)
     raise UnknownLayout(
         f"{path} is no layout that bvjax knows; its tensors begin {shown or 'nowhere'}"
     )
@@ -174,11 +185,21 @@ def identify(infos: Mapping[str, TensorInfo], path: Path) -> tuple[str, str, str
 
 def _sharded(index: Path, files: list[Path]) -> Tensors:
     """All shards as one; raises `UserError` when they are not what the index says."""
-    where = read_json_object(index).get("weight_map", {})
+    where = _weight_map(index)
     opened = {file.name: TensorFile(file) for file in files}
     infos = {name: info for file in opened.values() for name, info in file.infos.items()}
     astray = [n for n, f in where.items() if n not in opened[f].infos]
     astray += [n for n in infos if n not in where]
     if astray:
-        raise UserError(f"{index} and its shards do not agree about {', '.join(sorted(astray))}")
+        raise UserError(f"{index} and its shards do not agree about {listed(sorted(astray))}")
     return Tensors(infos, lambda name: opened[where[name]].read(name))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """{tensor: file beside the index}; raises `UserError`."""
+    where = read_json_object(index).get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+        raise UserError(f"{index} is damaged: its weight_map must give the file of each tensor")
+    if any(re.search(r"[/\\\0]", name) or name in ("", ".", "..") for name in where.values()):
+        raise UserError(f"{index} names files outside its folder")
+    return where

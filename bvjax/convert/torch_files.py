@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +12,109 @@ import ml_dtypes
 import numpy as np
 
 from bvjax.errors import UserError
+from bvjax.file_kinds import check_kind
+from bvjax.plain_text import listed
 from bvjax.tensor_files import TensorInfo
 
-# Training checkpoints nest the weights under one of these; of two the first is taken.
-BRANCHES = ("generator_ema", "generator", "model", "module", "state_dict")
+# Training checkpoints nest the weights of several networks; of those named here the first is taken.
+BRANCHES = ("generator_ema", "generator", "ema", "model_ema", "model", "module", "state_dict")
+MAX_DEPTH = 4  # dictionaries within each other
 
 
 def open_torch(
-    path: Path, branch: str | None = None, ignore_others: bool = False
+    path: Path,
+    branch: str | None = None,
+    wanted: Callable[[Iterable[str]], bool] = lambda names: True,
 ) -> tuple[dict[str, TensorInfo], Callable[[str], np.ndarray], str]:
     """Names and sizes, a reader, and the branch used ("" when the tensors lie at the top).
 
     The file is memory-mapped where its format allows (PyTorch 1.6 and later), and loaded with
-    `weights_only`, which refuses anything but tensors.
+    `weights_only`, which calls nothing that the file names.  What is no tensor (step counts, the
+    training's configuration) is left out; objects of classes of a file of PyTorch 1.6 and later are
+    read as placeholders, of earlier ones refused.
 
     Args:
-        ignore_others: read a placeholder in place of each object that is none, instead of refusing
-            (some published checkpoints hold their training configuration beside the tensors).
+        branch: which weights of a file that holds several, as "generator" or "state.generator".
+        wanted: whether the names of tensors are those of the weights that are looked for.
 
     Raises:
-        UserError: torch is not installed, the file is damaged or holds more than tensors, or there
-            is no such branch.
+        UserError: torch is not installed, the file is damaged or holds what cannot be read without
+            running it, or there is no such branch.
     """
+    check_kind(path)
     torch = import_torch(path)
     known = contextlib.nullcontext()
+    zipped = zipfile.is_zipfile(path)
     try:
-        if ignore_others and zipfile.is_zipfile(path):
+        if zipped:
             others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
             known = torch.serialization.safe_globals([(_Inert, name) for name in others])
         with known:
-            state = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except Exception as error:  # torch raises half a dozen unrelated kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception:  # torch raises half a dozen unrelated kinds, and advises to load unsafely
         raise UserError(
-            f"{path} is damaged, not a torch.save file, or holds more than tensors ({reason})"
+            f"{path} is damaged, not a torch.save file, or holds more than tensors and plain values"
         ) from None
-    state, used = _weights(state, branch, path)
-    infos = {name: TensorInfo(tuple(x.shape), _dtype(x)) for name, x in state.items()}
-    return infos, lambda name: _array(state[name]), used
+    chosen, used = choose(state, branch, path, wanted, lambda x: isinstance(x, torch.Tensor))
+    for name, tensor in chosen.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise UserError(f"{path}: {name} is no plain tensor")
+    infos = {name: TensorInfo(tuple(x.shape), _dtype(x)) for name, x in chosen.items()}
+    return infos, lambda name: _array(chosen[name]), used
+
+
+def choose(
+    state: Any,
+    branch: str | None,
+    path: Path,
+    wanted: Callable[[Iterable[str]], bool],
+    is_tensor: Callable[[Any], bool],
+) -> tuple[dict[str, Any], str]:
+    """(tensors, branch) in what a file holds: dictionaries of tensors, at any depth.
+
+    Raises:
+        UserError: there are no weights, no such branch, or several and none of them named.
+    """
+    found = dict(_dictionaries(state, is_tensor))
+    usable = {name: x for name, x in found.items() if wanted(x)}
+    legal = listed(name for name in usable if name)
+    if branch:
+        fits = [n for n in usable if n and (n == branch or branch in n.split("."))]
+        if not fits:
+            where = f"it has {legal}" if legal else "its tensors lie at the top; leave out --branch"
+            raise UserError(
+                f"{path} has no {branch!r}: {where}" if usable else f"{path} has no weights"
+            )
+        if len(fits) > 1 and branch not in fits:
+            raise UserError(f"{path} has several {branch!r}: {listed(fits)}")
+        chosen = branch if branch in fits else fits[0]
+        return usable[chosen], chosen
+    if not usable:
+        shown = listed(name for tensors in found.values() for name in tensors)
+        raise UserError(
+            f"{path} has no weights that bvjax knows; its tensors are {shown or 'none'}"
+        )
+    for name in ("", *BRANCHES):
+        for path_there, tensors in usable.items():
+            if name in path_there.split("."):
+                return tensors, path_there
+    if len(usable) > 1:
+        raise UserError(f"{path} holds several weights; name one with --branch: {legal}")
+    return next((tensors, name) for name, tensors in usable.items())
+
+
+def _dictionaries(
+    state: Any, is_tensor: Callable[[Any], bool], where: tuple[str, ...] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("a.b", its tensors) of each dictionary that holds some."""
+    if not isinstance(state, Mapping) or len(where) > MAX_DEPTH:
+        return
+    tensors = {name: x for name, x in state.items() if isinstance(name, str) and is_tensor(x)}
+    if tensors:
+        yield ".".join(where), tensors
+    for name, value in state.items():
+        if isinstance(name, str):
+            yield from _dictionaries(value, is_tensor, (*where, name))
 
 
 def import_torch(path: Path) -> Any:
@@ -79,39 +142,6 @@ class _Inert(dict):
         pass
 
 
-def _weights(state: Any, branch: str | None, path: Path) -> tuple[Mapping[str, Any], str]:
-    """The dictionary of tensors in what was loaded."""
-    import torch
-
-    def is_state(x: Any) -> bool:
-        return isinstance(x, Mapping) and any(isinstance(v, torch.Tensor) for v in x.values())
-
-    if is_state(state):
-        if branch:
-            raise UserError(
-                f"{path} has no {branch!r}: its tensors lie at the top; leave out --branch"
-            )
-        chosen, used = state, ""
-    else:
-        found = {}
-        if isinstance(state, Mapping):
-            found = {name: x for name, x in state.items() if is_state(x)}
-        legal = [name for name in BRANCHES if name in found] + [
-            n for n in found if n not in BRANCHES
-        ]
-        if not legal or (branch and branch not in found):
-            raise UserError(
-                f"{path} has no {branch or 'weights'}; it has {', '.join(legal) or 'none'}"
-            )
-        used = branch or legal[0]
-        chosen = found[used]
-    tensors = {name: x for name, x in chosen.items() if isinstance(x, torch.Tensor)}
-    if len(tensors) != len(chosen):
-        others = sorted(str(name) for name in chosen if name not in tensors)
-        raise UserError(f"{path} holds entries that are not tensors: {', '.join(others)}")
-    return tensors, used
-
-
 def _dtype(tensor: Any) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
@@ -122,4 +152,6 @@ def _array(tensor: Any) -> np.ndarray:
     tensor = tensor.detach().contiguous()
     if tensor.dtype == torch.bfloat16:  # NumPy has no such type of its own
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    if tensor.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        return tensor.view(torch.uint8).numpy().view(_dtype(tensor))
     return tensor.numpy()

@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from bvjax.errors import UserError
 from bvjax.files import sha256_of
 from bvjax.lvbench import suites
 from bvjax.lvbench.metric import Options
+from bvjax.plain_text import listed
 from bvjax.tensor_files import TensorFile
 
 FOLDER_VARIABLE = "BVJAX_METRIC_WEIGHTS"
@@ -186,7 +187,7 @@ def check_tensors(
         ("has too many:", [name for name in found if name not in wanted]),
         ("has tensors of other shapes:", wrong),
     )
-    told = [f"{verb} {_few(names)}" for verb, names in problems if names]
+    told = [f"{verb} {listed(names)}" for verb, names in problems if names]
     if told:
         raise UserError(f"{path} {' and '.join(told)}")
 
@@ -241,11 +242,6 @@ def _state(entry: WeightsFile, folder: pathlib.Path) -> str:
     if present(entry.name, folder):
         return "present"
     return "convert" if (pathlib.Path(folder) / entry.file).is_file() else "missing"
-
-
-def _few(names: Sequence[str], count: int = 6) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
 
 
 def _megabytes(size: int) -> str:

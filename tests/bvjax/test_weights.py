@@ -15,6 +15,7 @@ from bvjax import weights
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.presets import get_preset
+from bvjax.tensor_files import TensorInfo
 from bvjax.weights import load_tensors, save_tensors
 
 
@@ -175,3 +176,13 @@ def test_shapes_follow_the_configuration():
     flat = weights.flatten(weights.shapes(small, "vae"))
     assert flat["encoder/conv1/kernel"].shape == (3, 3, 3, 3 * 8 * 8, 4)
     assert all(leaf.dtype == jnp.float32 for leaf in flat.values())
+
+
+def test_long_lists_show_five_and_count():
+    found = {f"extra{i:03}": TensorInfo((1,), "float32") for i in range(300)}
+    found |= {f"other{i:03}": TensorInfo((2,), "int8") for i in range(99)}
+    wanted = {f"gone{i:03}": (1,) for i in range(184)} | {f"other{i:03}": (1,) for i in range(99)}
+    missing, extra, shapes, dtypes = weights.misfits(found, wanted)
+    assert missing == "missing gone000, gone001, gone002, gone003, gone004 and 179 more"
+    assert extra.endswith("extra004 and 295 more") and shapes.endswith("and 94 more")
+    assert max(map(len, (missing, extra, shapes, dtypes))) < 400

@@ -10,8 +10,9 @@ import pytest
 
 from bvjax.convert import architecture, layouts
 from bvjax.convert.converter import identify
-from bvjax.convert.sources import Source, Tensors, UnknownLayout
+from bvjax.convert.sources import Source, UnknownLayout
 from bvjax.convert.sources import identify as layout_of
+from bvjax.convert.tensors import Tensors
 from bvjax.errors import UserError
 from bvjax.presets import get_preset
 from bvjax.tensor_files import TensorInfo
@@ -31,7 +32,7 @@ def test_full_size_dits(name, layout):
     preset = get_preset(name)
     found = source(preset, "dit", layout)
     assert sum(math.prod(info.shape) for info in found.tensors.infos.values()) == SIZES[name]
-    assert layout_of(found.tensors.infos, found.path) == ("dit", layout, "")
+    assert layout_of(found.tensors.infos, found.path) == ("dit", layout)
     model = identify([found])
     assert (model.name, model.dit) == (name, preset.dit)
 
@@ -54,14 +55,7 @@ def test_a_training_checkpoint_of_self_forcing():
     assert identify([found], preset="wan-1.3b").name == "wan-1.3b"
 
 
-def test_prefixes_of_wrappers_are_known_and_mixtures_refused():
-    infos = source(get_preset("wan-1.3b"), "dit", "wan").tensors.infos
-    for prefix in ("model.", "model._fsdp_wrapped_module.", "diffusion_model."):
-        renamed = {prefix + name: info for name, info in infos.items()}
-        assert layout_of(renamed, Path("x")) == ("dit", "wan", prefix)
-    renamed["stray"] = TensorInfo((1,), "float32")
-    with pytest.raises(UserError, match=r"without the prefix 'diffusion_model\.': \['stray'\]"):
-        layout_of(renamed, Path("x"))
+def test_of_no_layout():
     with pytest.raises(UnknownLayout, match="its tensors begin a"):
         layout_of({"a": TensorInfo((1,), "float32")}, Path("x"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import jax
 import ml_dtypes
@@ -69,10 +70,17 @@ def in_style(style, factors):
         if style == "peft":
             name = f"base_model.model.model.{module}"
             tensors |= {f"{name}.lora_A.default.weight": down, f"{name}.lora_B.default.weight": up}
+        if style in FLAT:
+            name = FLAT[style] + (module if style != "kohya, diffusers" else MODULES[module])
+            name = name.replace(".", "_")
+            tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+            tensors[f"{name}.alpha"] = np.array(ALPHA, np.float32)
     return tensors
 
 
-STYLES = ("original", "original, A and B", "diffusers", "diffusion_model")
+FLAT = {"kohya": "lora_unet_", "kohya, diffusers": "lora_transformer_", "lycoris": "lycoris_",
+        "wrapped": "lora_unet__orig_mod_"}  # fmt: skip
+STYLES = ("original", "original, A and B", "diffusers", "diffusion_model", *FLAT)
 
 
 @pytest.fixture
@@ -114,6 +122,14 @@ def test_all_styles_change_the_same_weights_by_the_same_amount(style, tiny, fact
             np.testing.assert_array_equal(value, before[leaf])
 
 
+def test_one_lora_in_all_dialects_gives_the_same_bits(tiny, factors, saved):
+    """alpha / rank is a power of two here, so that a file may have it multiplied in."""
+    want = lora.merge(tiny.params["dit"], [saved(in_style("original", factors))])
+    for style in STYLES:
+        found = lora.merge(tiny.params["dit"], [saved(in_style(style, factors))])
+        jax.tree.map(np.testing.assert_array_equal, found, want)
+
+
 def test_settings_of_peft_give_alpha(tiny, factors, saved):
     peft = in_style("peft", factors)
     told = json.dumps({"transformer.lora_alpha": ALPHA, "transformer.r": RANK})
@@ -122,9 +138,22 @@ def test_settings_of_peft_give_alpha(tiny, factors, saved):
     jax.tree.map(np.testing.assert_array_equal, ours, want)
     alone = leaves(lora.merge(tiny.params["dit"], [saved(peft)]))  # alpha is the rank
     assert not np.array_equal(alone["head/head/kernel"], leaves(ours)["head/head/kernel"])
-    for name in ("use_rslora", "use_dora", "alpha_pattern"):
-        with pytest.raises(UserError, match=f"has {name}, which bvjax does not merge"):
-            saved(peft, lora_adapter_metadata=json.dumps({f"transformer.{name}": {"q": 1}}))
+    stable = json.dumps({"lora_alpha": ALPHA / RANK**0.5, "use_rslora": True})
+    stable = leaves(lora.merge(tiny.params["dit"], [saved(peft, lora_adapter_metadata=stable)]))
+    for leaf, value in leaves(want).items():
+        np.testing.assert_allclose(stable[leaf], value, atol=2e-6)
+    for told, match in (
+        (
+            '{"transformer.alpha_pattern": {"q": 1}}',
+            "has alpha_pattern, which bvjax does not merge",
+        ),
+        ('{"use_dora": true}', "is a DoRA by its settings, but holds no magnitudes"),
+        ('{"lora_alpha": "8"}', "have lora_alpha '8', not a number"),
+        ("[" * 5000, "settings of .*lora.safetensors is nested too deeply"),
+        ("[1]", "settings of .*lora.safetensors are not a JSON object"),
+    ):
+        with pytest.raises(UserError, match=match):
+            saved(peft, lora_adapter_metadata=told)
 
 
 def test_merging_and_unmerging(tiny, factors, saved):
@@ -163,7 +192,7 @@ def test_whole_changes_of_weights_and_biases(tiny, saved):
     tensors = {
         "diffusion_model.blocks.1.cross_attn.norm_k.diff": scale,
         "diffusion_model.blocks.1.cross_attn.k.diff_b": bias,
-        "diffusion_model.blocks.0.modulation.diff": modulation,
+        "diffusion_model.blocks.0.diff_m": modulation,
         "diffusion_model.patch_embedding.lora_down.weight": down,
         "diffusion_model.patch_embedding.lora_up.weight": up,
     }
@@ -179,35 +208,135 @@ def test_whole_changes_of_weights_and_biases(tiny, saved):
     assert sum(np.any(x != 0) for x in moved.values()) == 4
 
 
-def test_what_does_not_fit_is_said_at_once(tiny, factors, saved):
+def relative(family, rng, out, width, rank=2):
+    """(tensors of one module, the change in float64) of LoHa and LoKr; alpha is 3."""
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    if family == "LoHa":
+        a, b, c, d = draw(out, rank), draw(rank, width), draw(out, rank), draw(rank, width)
+        found = {"hada_w1_a": a, "hada_w1_b": b, "hada_w2_a": c, "hada_w2_b": d}
+        change = np.array([
+            [sum(a[i, r] * b[r, j] for r in range(rank)) * sum(c[i, r] * d[r, j] for r in range(rank))
+             for j in range(width)] for i in range(out)
+        ])  # fmt: skip
+        return found, change * 3.0 / rank
+    w1, w2 = draw(4, 8), draw(out // 4, width // 8)
+    found, scale = {"lokr_w1": w1, "lokr_w2": w2}, 1.0
+    if family == "LoKr, low rank":
+        a, b = draw(out // 4, rank), draw(rank, width // 8)
+        found, w2, scale = {"lokr_w1": w1, "lokr_w2_a": a, "lokr_w2_b": b}, a @ b, 3.0 / rank
+    change = np.block([[w1[i, j] * w2 for j in range(8)] for i in range(4)])
+    return found, change * scale
+
+
+@pytest.mark.parametrize("prefix", ["lycoris_blocks_1_ffn_0.", "diffusion_model.blocks.1.ffn.0."])
+@pytest.mark.parametrize("family", ["LoHa", "LoKr", "LoKr, low rank"])
+def test_products_of_other_kinds(family, prefix, tiny, saved):
+    found, change = relative(family, np.random.default_rng(3), 64, 32)
+    opened = saved({prefix + n: x for n, x in (found | {"alpha": np.float32([3.0])}).items()})
+    before, after = (
+        leaves(p)["blocks/ffn/0/kernel"]
+        for p in (tiny.params["dit"], lora.merge(tiny.params["dit"], [opened]))
+    )
+    np.testing.assert_allclose(after[1].T, before[1].T + 0.5 * change, atol=2e-5)
+    np.testing.assert_array_equal(after[0], before[0])
+    assert np.abs(change).max() > 0.1
+
+
+@pytest.mark.parametrize("magnitude, axis", [
+    ("lora_magnitude_vector", 1), ("lora_magnitude_vector.default.weight", 1),
+    ("dora_scale", 1), ("dora_scale", 0),
+])  # fmt: skip
+def test_dora(magnitude, axis, tiny, factors, saved):
+    module, kernel = "blocks.0.self_attn.q", leaves(tiny.params["dit"])["blocks/self_attn/q/kernel"]
+    weight = np.asarray(kernel[0].T, np.float64)
+    down, up = factors[module]
+    m = np.random.default_rng(4).uniform(0.5, 2, 32).astype(np.float32)
+    shape = {"lora_magnitude_vector": (32,)}.get(magnitude, (32, 1) if axis else (1, 32))
+    shape = (32,) if "vector" in magnitude else shape
+    tensors = in_style("original", {module: (down, up)}) | {
+        f"{module}.{magnitude}": m.reshape(shape)
+    }
+    moved = weight + ALPHA / RANK * (up.astype(np.float64) @ down)
+    norm = np.sqrt((moved**2).sum(axis, keepdims=True))
+    trained = moved / norm * (m[:, None] if axis else m)
+    for strength in (1.0, 0.25):
+        merged = lora.merge(tiny.params["dit"], [saved(tensors, strength)])
+        found = leaves(merged)["blocks/self_attn/q/kernel"][0].T
+        np.testing.assert_allclose(found, weight + strength * (trained - weight), atol=2e-6)
+    for attempt in (lambda: saved(tensors, -1.0), lambda: lora.unmerge(merged, [saved(tensors)])):
+        with pytest.raises(UserError, match="is a DoRA: it cannot be taken out of weights again"):
+            attempt()
+
+
+@pytest.mark.parametrize("ending, name", [
+    ("oft_blocks", "OFT"), ("oft_R.default.weight", "OFT"), ("a1.weight", "GLoRA"), ("on_input", "IA3"),
+    ("lora_mid.weight", "LoRA with a Tucker core"), ("hada_t1", "LoRA with a Tucker core"),
+    ("lokr_t2", "LoRA with a Tucker core"), ("vera_lambda_b", "VeRA"),
+])  # fmt: skip
+def test_other_formats_are_refused_by_their_name(ending, name, factors, saved):
     tensors = in_style("original", factors)
-    tensors["blocks.7.ffn.0.lora_down.weight"] = np.zeros((3, 32), np.float32)
-    tensors["lora_te_layer.lora_up.weight"] = np.zeros((3, 3), np.float32)
-    tensors["blocks.0.ffn.0.dora_scale"] = np.zeros(3, np.float32)
-    tensors["head.head.lora_up.weight"] = tensors["head.head.lora_up.weight"][:, :2]
-    tensors["blocks.0.ffn.2.lora_down.weight"] = np.zeros((RANK, 63), np.float32)
-    tensors["blocks.1.ffn.2.lora_up.weight"] = np.zeros((32, RANK), np.int8)
-    tensors["blocks.1.norm3.diff_b"] = np.zeros(31, np.float32)
-    tensors["time_projection.1.alpha"] = np.array(1.0, np.float32)
-    tensors["blocks.0.self_attn.k.lora_down.weight"] = np.zeros((RANK, 32), np.float32)
-    tensors["transformer.blocks.0.attn1.to_q.diff"] = np.zeros((32, 32), np.float32)
-    tensors["model.blocks.0.self_attn.q.lora_A.weight"] = np.zeros((RANK, 32), np.float32)
-    with pytest.raises(UserError, match="lora.safetensors does not fit the DiT") as error:
-        saved(tensors)
-    for part in (
-        "no tensor of this DiT is called blocks.0.ffn.0.dora_scale, "
-        "blocks.7.ffn.0.lora_down.weight, lora_te_layer.lora_up.weight",
-        "head.head.lora_up.weight has shape [64, 2] instead of [64, 3]",
-        "blocks.0.ffn.2.lora_down.weight has shape [3, 63] instead of [3, 64]",
-        "blocks.1.ffn.2.lora_up.weight has dtype int8",
-        "blocks.1.norm3.diff_b has shape [31] instead of [32]",
-        "time_projection.1.alpha has no weights beside it",
-        "blocks.0.self_attn.k.lora_down.weight has no counterpart",
-        "is there under two names",
-        "is there twice",
-    ):
-        assert part in str(error.value)
+    for module in ("blocks.0.ffn.0", "lora_unet_blocks_0_ffn_0"):
+        with pytest.raises(UserError, match=f"of the format {name} .*, which bvjax does not merge"):
+            saved(tensors | {f"{module}.{ending}": np.zeros((3, 3), np.float32)})
+
+
+ZEROS = lambda *shape: np.zeros(shape, np.float32)
+MISFITS = {
+    "head.head.lora_up.weight has shape [64, 2] instead of [64, 3]": {
+        "head.head.lora_up.weight": ZEROS(64, 2)},
+    "blocks.0.ffn.2.lora_down.weight has shape [3, 63] instead of [3, 64]": {
+        "blocks.0.ffn.2.lora_down.weight": ZEROS(3, 63)},
+    "blocks.1.ffn.2.lora_up.weight has dtype int8": {
+        "blocks.1.ffn.2.lora_up.weight": np.zeros((32, RANK), np.int8)},
+    "blocks.1.norm3.diff_b has shape [31] instead of [32]": {"blocks.1.norm3.diff_b": ZEROS(31)},
+    "time_projection.1.alpha has no weights beside it": {"time_projection.1.alpha": ZEROS()},
+    "blocks.0.ffn.0.dora_scale has shape [3] instead of [64], [64, 1] or [1, 32]": {
+        "blocks.0.ffn.0.dora_scale": ZEROS(3)},
+    "blocks.0.self_attn.k.dora_scale has no weights beside it": {
+        "blocks.0.self_attn.k.dora_scale": ZEROS(32)},
+    "blocks.0.self_attn.k.lora_down.weight has no counterpart": {
+        "blocks.0.self_attn.k.lora_down.weight": ZEROS(RANK, 32)},
+    "head.head.alpha is not a finite number": {"head.head.alpha": ZEROS(0)},
+    "norm3.lora_down.weight is of a tensor with one axis": {
+        "blocks.0.norm3.lora_down.weight": ZEROS(3, 3)},
+    "is beside tensors of LoRA and LoKr": {"blocks.0.ffn.0.lokr_w1": ZEROS(2, 2)},
+    "has no whole lokr_w2 beside it": {"blocks.0.self_attn.k.lokr_w1": ZEROS(2, 2)},
+    "lokr_w1 makes [6, 6] instead of [32, 32]": {
+        "blocks.0.self_attn.k.lokr_w1": ZEROS(2, 2), "blocks.0.self_attn.k.lokr_w2": ZEROS(3, 3)},
+    "has shape [3, 0], which is no matrix": {"head.head.lora_down.weight": ZEROS(3, 0)},
+    "is there under two names": {"transformer.blocks.0.attn1.to_q.diff": ZEROS(32, 32)},
+    "is there twice": {"model.blocks.0.self_attn.q.lora_A.weight": ZEROS(RANK, 32)},
+    "is of no LoRA that bvjax merges": {"blocks.0.self_attn.k.lora_B.bias": ZEROS(32)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("match", MISFITS)
+def test_what_does_not_fit(match, factors, saved):
+    with pytest.raises(UserError, match=re.escape(match)) as error:
+        saved(in_style("original", factors) | MISFITS[match])
+    assert "lora.safetensors does not fit the DiT: " in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_does_not_fit_is_said_at_once_and_counted(factors, saved):
+    tensors = in_style("original", factors)
+    tensors["head.head.lora_up.weight"] = ZEROS(64, 2)
+    tensors |= {f"blocks.{i}.ffn.0.lora_down.weight": ZEROS(3, 32) for i in range(7, 107)}
+    tensors["lora_te_layer.lora_up.weight"] = ZEROS(3, 3)
+    with pytest.raises(UserError, match="head.head.lora_up.weight has shape") as error:
+        saved(tensors)
+    assert "no tensor of this DiT is called blocks.10.ffn.0.lora_down.weight, " in str(error.value)
+    assert " and 96 more" in str(error.value) and len(str(error.value)) < 500
+
+
+def test_bias_of_the_upper_factor(tiny, factors, saved):
+    """As PEFT has it: scaled with the product."""
+    tensors = in_style("original", factors) | {"head.head.lora_B.bias": np.ones(64, np.float32)}
+    before, after = (
+        leaves(p)["head/head/bias"]
+        for p in (tiny.params["dit"], lora.merge(tiny.params["dit"], [saved(tensors)]))
+    )
+    np.testing.assert_allclose(after, before + 0.5 * ALPHA / RANK, atol=1e-6)
 
 
 def test_converting_merges_and_says_so(tiny, factors, saved, tmp_path):
