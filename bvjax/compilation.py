@@ -92,7 +92,7 @@ class _Misses(logging.Handler):
 def _processor() -> str:
     """A mark of this kind of CPU: programs compiled for another may not run on it."""
     try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = [platform.processor()]
     kind = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})

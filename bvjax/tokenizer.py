@@ -56,19 +56,23 @@ class Tokenizer:
         return self._vocabulary.find(MASK_PIECE)
 
     def encode(
-        self, captions: Sequence[str], max_length: int
+        self, captions: Sequence[str], max_length: int, names: Sequence[str] | None = None
     ) -> tuple[Int[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
         """Ids and mask, both [n, max_length]: cleaned caption, end of sentence, pads.
+
+        Args:
+            names: what messages call each caption; by default "caption 1", "caption 2", ...
 
         Raises `UserError` for a caption of more than `max_length` tokens, the end of sentence
         counted.  Wan's own pipelines cut such a caption to `max_length` without a word.
         """
         pieces = [self._pieces(caption) for caption in captions]
-        for number, tokens in enumerate(pieces, start=1):
+        if names is None:
+            names = [f"caption {number}" for number in range(1, len(pieces) + 1)]
+        for name, tokens in zip(names, pieces, strict=True):
             if len(tokens) > max_length:
                 raise UserError(
-                    f"caption {number} has {len(tokens)} tokens, the limit is {max_length}: "
-                    "shorten it"
+                    f"{name} has {len(tokens)} tokens, the limit is {max_length}: shorten it"
                 )
         lengths = np.array([len(tokens) for tokens in pieces], np.int32)
         mask = np.arange(max_length) < lengths[:, None]

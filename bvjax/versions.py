@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
         git = ("git", "-C", str(root), "rev-parse", "HEAD")
         try:
             found["commit"] = subprocess.run(
-                git, capture_output=True, text=True, timeout=10, check=True
+                git, capture_output=True, encoding="utf-8", timeout=10, check=True
             ).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             pass  # no git, or no commit yet: the version number has to do

@@ -71,7 +71,9 @@ def git_commit() -> str | None:
     describe = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
     try:
         folder = Path(__file__).parent
-        done = subprocess.run(describe, cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            describe, cwd=folder, capture_output=True, encoding="utf-8", check=False
+        )
     except OSError:
         return None
     return done.stdout.strip() or None

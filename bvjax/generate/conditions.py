@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -37,6 +37,25 @@ class Conditions:
         return zip(self.text, self.embedding, strict=True)
 
 
+NEGATIVE = "the negative prompt (cfg.negative)"
+
+
+def check_lengths(
+    tokenizer: Tokenizer, captions: Mapping[str, str], config: TextConfig, negative: str = ""
+) -> None:
+    """Raises `UserError` naming the caption, or the negative prompt, that is too long.
+
+    `captions` are by what messages call them, for example {"caption 3": "Pip waves."}.
+    """
+    named = {**captions, NEGATIVE: negative}
+    tokenizer.encode(list(named.values()), config.max_length, list(named))
+
+
+def numbered(captions: Sequence[str]) -> dict[str, str]:
+    """{"caption 1": the first, ...}."""
+    return {f"caption {number}": caption for number, caption in enumerate(captions, start=1)}
+
+
 def encode_captions(
     params: Any,
     config: TextConfig,
@@ -53,6 +72,7 @@ def encode_captions(
 
     Raises `UserError` for a caption that is too long for `config.max_length`.
     """
+    check_lengths(tokenizer, numbered(captions), config, negative)
     return _stack(list(_encode_each(params, config, tokenizer, [*captions, negative])), config)
 
 
@@ -73,7 +93,7 @@ def conditions_from_cache(
     Raises `UserError` as `encode_captions` does, before anything is loaded.
     """
     wanted = [*captions, negative]
-    tokenizer.encode(wanted, config.max_length)
+    check_lengths(tokenizer, numbered(captions), config, negative)
     known = {caption: cache.load(caption) for caption in wanted}
     new = [caption for caption, found in known.items() if found is None]
     if new:

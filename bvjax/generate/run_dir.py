@@ -41,6 +41,7 @@ from bvjax.files import npy_bytes, npz_bytes, parse_json, read_json_object, writ
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.source_video import Frame, read_copy, write_copy
 from bvjax.overrides import from_dict, to_dict
+from bvjax.plain_text import whole_number
 
 GIVEN = "given.mkv"
 SPARE_BYTES = 64 << 20  # left free beyond what the run itself needs
@@ -241,10 +242,15 @@ class RunDir:
             raise ValueError("its content does not match its hash")
         return np.load(io.BytesIO(content))
 
+    def _new_archive(self) -> pathlib.Path:
+        """A folder that is not there yet, numbered one above the largest that was ever there."""
+        folder = self.path / "archive"
+        there = [whole_number(p.name) for p in folder.iterdir()] if folder.is_dir() else []
+        return folder / f"{1 + max([n for n in there if n is not None], default=0):03d}"
+
     def _archive_latents(self, from_id: int) -> pathlib.Path:
         """Moves the chunks from `from_id` on, whole or not, to a new archive folder."""
-        number = 1 + len(list((self.path / "archive").glob("*")))
-        archive = self.path / "archive" / f"{number:03d}"
+        archive = self._new_archive()
         for path in sorted((self.path / "latents").glob("chunk_*.*")):
             if int(path.stem.removeprefix("chunk_")) >= from_id:
                 (archive / "latents").mkdir(parents=True, exist_ok=True)

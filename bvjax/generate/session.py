@@ -17,7 +17,12 @@ from bvjax.files import read_json_object
 from bvjax.generate import decoding, video_io
 from bvjax.generate.bundle import Bundle
 from bvjax.generate.checks import check_image, check_model
-from bvjax.generate.conditions import Conditions, conditions_from_cache
+from bvjax.generate.conditions import (
+    Conditions,
+    check_lengths,
+    conditions_from_cache,
+    numbered,
+)
 from bvjax.generate.prefix import Encoding, encode_given, take
 from bvjax.generate.rollout import Piece, stream
 from bvjax.generate.run_dir import RunDir, Settings
@@ -81,8 +86,7 @@ def begin(
     captions = captions[:chunks]
     if model.retrieval.kind == "oracle":
         raise UserError("retrieval.kind 'oracle' needs scores that only an evaluation has")
-    # refuses captions that are too long
-    bundle.tokenizer.encode([*captions, model.cfg.negative], model.text.max_length)
+    check_lengths(bundle.tokenizer, numbered(captions), model.text, model.cfg.negative)
     if not 0 <= seed < 2**32:
         raise UserError(f"the seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
     if scale is None:
@@ -213,7 +217,8 @@ def redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int, str])
             )
         if not caption.strip():
             raise UserError(f"the new caption {number} is empty")
-    bundle.tokenizer.encode(list(edits.values()), run.settings.model.text.max_length)
+    new = {f"the new caption {number}": caption for number, caption in edits.items()}
+    check_lengths(bundle.tokenizer, new, run.settings.model.text)
     from_id = from_chunk - 1 if run.settings.model.chunk.first == "joined" else from_chunk
     if from_chunk == 1 and run.image() is None:
         from_id = 0
@@ -255,6 +260,8 @@ def _check_architecture(trained: ModelConfig, model: ModelConfig) -> None:
 
 def _conditions(run: RunDir, bundle: Bundle) -> Conditions:
     """Encoded captions; those encoded before are kept to the bit, only new ones are encoded."""
+    model = run.settings.model
+    check_lengths(bundle.tokenizer, numbered(run.captions), model.text, model.cfg.negative)
     stored = run.load_conditions()
     if stored is not None and stored[0] == run.captions:
         return stored[1]

@@ -20,7 +20,7 @@ class MetricWriter:
         self._path = Path(folder) / "metrics.csv"
         self._rows: list[dict[str, str]] = []
         if self._path.exists():
-            with open(self._path, newline="") as f:
+            with open(self._path, newline="", encoding="utf-8") as f:
                 self._rows = [r for r in csv.DictReader(f) if _step(r) <= start_step]
         self._columns = _columns(self._rows)
         self._rewrite()
@@ -39,7 +39,7 @@ class MetricWriter:
             self._columns += new_columns
             self._rewrite()
         else:
-            with open(self._path, "a", newline="") as f:
+            with open(self._path, "a", newline="", encoding="utf-8") as f:
                 csv.DictWriter(f, self._columns, restval="").writerow(self._rows[-1])
         for name, value in scalars.items():
             self._events.add_scalar(name, float(value), step)
@@ -49,7 +49,7 @@ class MetricWriter:
 
     def _rewrite(self) -> None:
         temporary = self._path.with_suffix(".csv.tmp")
-        with open(temporary, "w", newline="") as f:
+        with open(temporary, "w", newline="", encoding="utf-8") as f:
             table = csv.DictWriter(f, self._columns, restval="")
             table.writeheader()
             table.writerows(self._rows)

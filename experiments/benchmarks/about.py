@@ -29,7 +29,7 @@ def cores() -> int:
 def processor() -> str:
     """The CPU's own name, where Linux tells it."""
     try:
-        text = pathlib.Path("/proc/cpuinfo").read_text()
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor() or platform.machine()
     found = re.search(r"model name\s*: (.*)", text)

@@ -56,7 +56,7 @@ def random_checkpoint(path: Path, preset: str, layers: int | None, dtype: str) -
             drawn = rng.standard_normal(info.shape, np.float32) * 0.02
             writer.write(name, drawn.astype(np.dtype(info.dtype)))
     name, config = layouts.config_file(model, "dit", "wan")
-    (path / name).write_text(json.dumps(config))
+    (path / name).write_text(json.dumps(config), encoding="utf-8")
     sizes = [info.nbytes for info in infos.values()]
     return {"tensors": len(sizes), "total": sum(sizes), "largest": max(sizes)}
 
@@ -67,7 +67,7 @@ def main(argv) -> None:
         sizes = random_checkpoint(Path(folder) / "src", _PRESET.value, _LAYERS.value, _DTYPE.value)
         start = time.perf_counter()
         command = [sys.executable, "-c", CHILD, f"{folder}/src", f"{folder}/dst", _TO.value]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
         found = json.loads(done.stdout.splitlines()[-1])
     whole = time.perf_counter() - start
     held = found["peak"] - found["before"]

@@ -29,7 +29,7 @@ _HEADING = re.compile(r"^## Measured on .*\n+", re.MULTILINE)
 def write_section(device: str, name: str, body: str, path: Path | None = None) -> None:
     """Puts a section into the document, in the place of one of the same device and name."""
     path = PATH if path is None else path
-    text = path.read_text() if path.exists() else "# Performance\n"
+    text = path.read_text(encoding="utf-8") if path.exists() else "# Performance\n"
     sections = {(m["device"], m["name"]): m["body"] for m in _SECTION.finditer(text)}
     head = _SECTION.split(text, maxsplit=1)[0]
     sections[device, name] = body.strip()

@@ -145,7 +145,7 @@ def run(parts: Sequence[Part], out: Path, title: str) -> str:
     }  # fmt: skip
     ask = "from experiments.benchmarks.about import device; print(device())"
     told = subprocess.run(
-        [sys.executable, "-c", ask], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", ask], env=environment, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8",
         check=True,
     )  # fmt: skip
     device = told.stdout.strip().splitlines()[-1]
@@ -157,7 +157,7 @@ def run(parts: Sequence[Part], out: Path, title: str) -> str:
     told = "\n".join(["| part | seconds | |", "|---|---:|---|", *outcomes])
     text = f"{table}\n\n{told}"
     docs.write_section(device, title, f"### {title}\n\n{text}", performance)
-    (out / "figures.md").write_text(f"{device}; {versions('torch')}\n\n{text}\n")
+    (out / "figures.md").write_text(f"{device}; {versions('torch')}\n\n{text}\n", encoding="utf-8")
     return text
 
 
@@ -170,9 +170,9 @@ def _run_part(part: Part, out: Path, environment: dict, device: str, performance
     log = out / f"{part.name.replace('/', '-').replace(' ', '-').replace(',', '')}.log"
     command = [sys.executable, "-m", part.module, *part.arguments]
     start = time.perf_counter()
-    with log.open("w") as stderr:
+    with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
-            command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True,
+            command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8",
             start_new_session=True,
         )  # fmt: skip
         try:
@@ -185,7 +185,7 @@ def _run_part(part: Part, out: Path, environment: dict, device: str, performance
     passed = time.perf_counter() - start
     print(text, flush=True)
     if outcome != "done":
-        print("\n".join(log.read_text().splitlines()[-15:]), flush=True)
+        print("\n".join(log.read_text(encoding="utf-8").splitlines()[-15:]), flush=True)
         outcome += f", see {log.name}"
     if part.record and text.strip():
         line = " ".join(["python -m", part.module, *part.arguments])

@@ -20,13 +20,13 @@ def note(name: str, value: float, unit: str, target: float | None = None) -> Non
     """
     if path := os.environ.get(VARIABLE):
         line = dict(name=name, value=value, unit=unit, target=target)
-        with Path(path).open("a") as file:
+        with Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
 def table(path: Path) -> str:
     """The figures of a file as a table; of one name the last counts."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = {row["name"]: row for row in map(json.loads, lines)}
     made = ["| figure | value | target | reached |", "|---|---:|---:|---|"]
     for row in rows.values():

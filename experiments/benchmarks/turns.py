@@ -34,7 +34,7 @@ class Program:
         env = os.environ | {"OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             [str(python), "-m", module, *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", cwd=ROOT, env=env,
         )  # fmt: skip
 
     def ask(self, **request) -> Any:

@@ -153,7 +153,7 @@ def _download(source: Source, folder: Path) -> Path:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", only]
         command += ["--disable-pip-version-check", source.asked]
     try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, encoding="utf-8")
         (archive,) = (path for path in folder.iterdir() if path.is_file())
     except (OSError, ValueError) as error:
         raise UserError(f"cannot fetch {source.asked}: {error}") from None
