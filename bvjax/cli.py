@@ -35,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, 1 where some videos could not be measured, 2 for
     bad input, 130 when stopped by Ctrl-C, 141 when nobody reads its output."""
     args = _parser().parse_args(argv)
-    again = "'resume' goes on (or the same command again)"
-    return console.run(lambda: args.command(args), again=again)
+    return console.run(lambda: args.command(args))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--video", metavar="FILE", help="a video to go on from: captions 1, 2, ... describe it")
     add("--video-chunks", type=int, metavar="N", dest="video_chunks",
         help="chunks to take of it (default: all whole ones, leaving one to generate)")  # fmt: skip
+    add("--video-part", choices=("end", "start"), dest="video_part",
+        help="which part of it to take (default: end, so that the video goes on)")  # fmt: skip
     add("--seed", type=int, default=0, help="another seed, another video (default: 0)")
     add("--steps", type=int, metavar="N", help="solver steps per chunk (default: the preset's)")
     add("--chunks", type=int, metavar="N", help="only the first N chunks of the story; "
@@ -89,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
         "--caption", action="append", default=[], metavar='K="TEXT"', dest="captions",
         help="new caption of chunk K; may be repeated",
     )  # fmt: skip
+    redo.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="another seed for these chunks: other chunks (default: theirs)",
+    )
     _run_command(commands, "decode", _decode, "make video.mp4 again from the latents")
     _run_command(commands, "report", _report, "make report.json and report.png again")
 
@@ -177,14 +184,16 @@ def _generate(args: argparse.Namespace) -> None:
     folder = bundles.find_weights(args.preset, args.weights)
     overrides = list(args.overrides)
     if args.steps is not None:
+        if any(text.partition("=")[0].strip() == "sampler.steps" for text in overrides):
+            raise UserError("--steps and --set sampler.steps are both given; give one of them")
         overrides.append(f"sampler.steps={args.steps}")
     model = apply_overrides(load_config(folder), overrides)
     console.set_up()
     bundle = bundles.load_bundle(folder, _layout(model, args.mesh))
     run = session.begin(
         bundle, model, story, args.out, seed=args.seed, scale=args.scale, image=args.image,
-        video=args.video, video_chunks=args.video_chunks, chunks=args.chunks,
-        overrides=tuple(overrides),
+        video=args.video, video_chunks=args.video_chunks, video_part=args.video_part,
+        chunks=args.chunks, overrides=tuple(overrides),
     )  # fmt: skip
     with run:
         _produce(run, bundle, profile=args.profile)
@@ -199,10 +208,14 @@ def _resume(args: argparse.Namespace) -> None:
 def _redo(args: argparse.Namespace) -> None:
     from bvjax.generate import session
 
-    edits = dict(_edit(text) for text in args.captions)
+    edits: dict[int, str] = {}
+    for chunk, caption in map(_edit, args.captions):
+        if chunk in edits:
+            raise UserError(f"--caption {chunk} is given twice; give it once")
+        edits[chunk] = caption
     run, bundle = _open(args)
     with run:
-        again = session.redo(run, bundle, args.from_chunk, edits)
+        again = session.redo(run, bundle, args.from_chunk, edits, args.seed)
     with again:
         _produce(again, bundle)
 
@@ -289,11 +302,14 @@ def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
     from bvjax.generate import bundle as bundles
     from bvjax.generate import session
     from bvjax.generate.run_dir import RunDir
+    from bvjax.generate.run_settings import weights_folder
 
     run = RunDir.open(args.run)
     try:
         console.set_up()
-        folder = pathlib.Path(args.weights or run.settings.weights)
+        folder = weights_folder(run.settings.weights)
+        if args.weights:
+            folder = pathlib.Path(args.weights)
         if not folder.is_dir():
             raise UserError(f"there is no weights folder {folder}; say where it is with --weights")
         bundle = bundles.load_bundle(folder, _layout(run.settings.model, args.mesh))
@@ -319,6 +335,12 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
     from bvjax.generate import session
     from bvjax.profiling import ChunkTrace
 
+    if not profile and session.is_finished(run):
+        print(
+            f"{run.path} is finished: {run.video} and {run.path / 'report.png'} are there; 'decode' or "
+            "'report' makes them again, 'redo' makes chunks again"
+        )
+        return
     unknown = bundle.unknown_words(run.captions)
     if unknown:
         console.say(f"warning: this model never saw the words {', '.join(unknown)}")
@@ -345,7 +367,9 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
     )
     watched = console.on_terminal()
     total = (grid.num_chunks + first) * steps
+    kept = f"what is finished is kept, 'python -m bvjax resume {run.path}' goes on"
     with (
+        console.going_on(kept),
         tqdm(total=total, unit="step", smoothing=0.2, disable=not watched) as bar,
         compilation.announced(tqdm.write, about),
     ):

@@ -8,25 +8,25 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from bvjax.errors import UserError
 from bvjax.plain_text import shown
 
 BROKEN_PIPE = 141  # what a shell reports of a command that nobody reads any more
-_AGAIN = "the same command again goes on"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def run(command: Callable[[], int | None], name: str = "bvjax", again: str = _AGAIN) -> int:
+def run(command: Callable[[], int | None], name: str = "bvjax") -> int:
     """Runs a command and returns its exit code; whatever a user can get wrong is one sentence.
 
-    2 for bad input and for files that cannot be used, 130 when stopped by Ctrl-C, `BROKEN_PIPE`
-    when its output is a pipe that nobody reads; else what `command` returns, None being 0.
+    2 for bad input and for files that cannot be used, 1 when the disk is full, 130 when stopped by
+    Ctrl-C, `BROKEN_PIPE` when its output is a pipe that nobody reads; else what `command` returns,
+    None being 0.
 
     Args:
         name: the sentences begin with it.
-        again: what to do after it was stopped, or after the disk was full.
     """
     _encode_anything()
     try:
@@ -49,11 +49,11 @@ def run(command: Callable[[], int | None], name: str = "bvjax", again: str = _AG
         _drop_output()
         return BROKEN_PIPE
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return say(f"{name}: no space left on the disk; free some, then {again}", 2)
+        if error.errno in _FULL:
+            return say(f"{name}: no space left on the disk{_notes(error) or '; free some'}", 1)
         return say(f"{name}: {os_sentence(error)}", 2)
-    except KeyboardInterrupt:
-        return say(f"\n{name}: stopped; what is finished is kept, {again}", 130)
+    except KeyboardInterrupt as error:
+        return say(f"\n{name}: stopped{_notes(error)}", 130)
 
 
 def run_flags(main: Callable[[list[str]], int | None]) -> None:
@@ -98,6 +98,17 @@ def set_up() -> None:
     compilation.keep_programs()
 
 
+@contextlib.contextmanager
+def going_on(how: str) -> Iterator[None]:
+    """Ctrl-C or a full disk inside are told together with `how` the work can be gone on with."""
+    try:
+        yield
+    except (KeyboardInterrupt, OSError) as error:
+        if isinstance(error, KeyboardInterrupt) or error.errno in _FULL:
+            error.add_note(how)
+        raise
+
+
 def say(text: str, code: int = 0) -> int:
     """Lines on stderr, with nothing in them that steers the terminal; returns `code`."""
     with contextlib.suppress(BrokenPipeError):
@@ -113,6 +124,11 @@ def tell(text: str) -> None:
 def on_terminal() -> bool:
     """Whether somebody can watch a progress bar; in a log, lines are told instead."""
     return sys.stderr.isatty()
+
+
+def _notes(error: BaseException) -> str:
+    """What `going_on` said about an error, to be put behind it."""
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _plain(text: str) -> str:

@@ -55,7 +55,8 @@ def apply_overrides(config: Config, assignments: Iterable[str]) -> Config:
     """`config` with every "section.key=value" applied, all at once: values that only fit together can change.
 
     Raises:
-        UserError: an unknown key, naming the nearest, or a value that is not legal.
+        UserError: an unknown key, naming the nearest, one that is given twice, or a value that is not
+            legal.
     """
     changes: dict[str, Any] = {}
     for assignment in assignments:
@@ -68,6 +69,8 @@ def apply_overrides(config: Config, assignments: Iterable[str]) -> Config:
         where = changes
         for section in sections:
             where = where.setdefault(section, {})
+        if key in where:
+            raise UserError(f"{path} is given twice; give it once")
         where[key] = _coerce(path, _parse(text.strip(), kind), kind)
     return _replace(config, changes)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from bvjax.chunking import ChunkGrid
-from bvjax.config import ModelConfig
+from bvjax.config import ChunkConfig, ModelConfig
 from bvjax.diffusion import diffusion_forcing, noise, solvers
 from bvjax.errors import UserError
 from bvjax.memory import bank
@@ -16,10 +17,14 @@ from bvjax.nets.vae_layers import CONV_IMPLS
 DTYPES = ("float32", "bfloat16", "float16")
 TEXT_DTYPES = ("float32", "bfloat16")  # T5's activations leave the range of float16
 GUIDANCE_BANKS = ("one", "two")
+MOST = 2**20  # of any number of things in a configuration
+# Of H.264's highest level: longer sides and more squares of 16 pixels no player has to take.
+LONGEST_SIDE, MOST_SQUARES = 16384, 139264
 
 
 def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
     """Raises `UserError` naming the key, its value and the legal ones."""
+    _check_numbers(model)
     grid = ChunkGrid(model.chunk, num_chunks, model.dit.patch)
     bank.check(model)
     solvers.sigmas(model.sampler)
@@ -53,6 +58,27 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
         raise UserError(f"text.max_length is {model.text.max_length}; it must be 1 or more")
 
 
+def check_seed(seed: int) -> None:
+    """Raises `UserError` for what is not a seed."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"the seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
+
+
+def check_scale(chunk: ChunkConfig, scale: int) -> None:
+    """Raises `UserError` for a factor that makes a video of no size, or larger than H.264 allows."""
+    fits = lambda scale: (
+        scale * max(chunk.height, chunk.width) <= LONGEST_SIDE
+        and -(-scale * chunk.height // 16) * -(-scale * chunk.width // 16) <= MOST_SQUARES
+    )
+    if scale >= 1 and fits(scale):
+        return
+    size = f"at {chunk.width}x{chunk.height} pixels"
+    if not fits(1):
+        raise UserError(f"a video {size} is larger than H.264 allows")
+    largest = max(factor for factor in range(1, LONGEST_SIDE + 1) if fits(factor))
+    raise UserError(f"the scale is {scale}; {size} it can be 1 to {largest}")
+
+
 def check_image(model: ModelConfig) -> None:
     """Raises `UserError` when a video cannot begin with an image, which is one latent frame."""
     if model.chunk.first != "separate" and model.sampler.ar_step and model.sampler.causal_block > 1:
@@ -60,6 +86,21 @@ def check_image(model: ModelConfig) -> None:
             f"sampler.causal_block is {model.sampler.causal_block}; with sampler.ar_step and an image "
             "as the first frame it must be 1"
         )
+
+
+def _check_numbers(section: object, where: str = "") -> None:
+    """Raises `UserError` for numbers that are legal where they stand and that nothing can be made of."""
+    for field in dataclasses.fields(section):
+        value, name = getattr(section, field.name), f"{where}{field.name}"
+        if dataclasses.is_dataclass(value):
+            _check_numbers(value, f"{name}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and not isinstance(number, bool) and abs(number) > MOST:
+                raise UserError(f"{name} is {value}; it must not be above {MOST}")
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{name} is {value}; it must be finite")
+    if isinstance(section, ModelConfig) and min(section.dit.patch) < 1:
+        raise UserError(f"dit.patch is {section.dit.patch}; its values must be 1 or more")
 
 
 def _check_diffusion_forcing(model: ModelConfig, grid: ChunkGrid) -> None:

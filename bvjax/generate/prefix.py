@@ -1,4 +1,4 @@
-"""Video-to-video: the beginning of a video becomes the first chunks of a run.
+"""Video-to-video: the end of a video, or its beginning, becomes the first chunks of a run.
 
 The causal VAE takes the video piece by piece, so memory does not grow with its length, and each
 chunk is on disk before the next is encoded.  Chunks given in this way enter the bank as generated
@@ -24,10 +24,12 @@ from bvjax.chunking import TIME_STRIDE, ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.generate import source_video
-from bvjax.generate.run_dir import RunDir
+from bvjax.generate.run_dir import GIVEN, RunDir
 from bvjax.generate.source_video import Frame
 from bvjax.nets import vae
 from bvjax.sharding import ONE_DEVICE, Layout
+
+PARTS = ("end", "start")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +39,33 @@ class Prefix:
     path: pathlib.Path
     model: ModelConfig
     chunks: int
-    num_frames: int  # at chunk.fps
-    sha256: str  # of these frames
+    start: int  # its first frame, at chunk.fps
+    num_frames: int
+    of: int  # frames of the whole video
+    sha256: str  # of the frames taken
 
     def frames(self) -> Iterator[Frame]:
         """The frames, read again."""
         chunk = self.model.chunk
-        frames = source_video.read_frames(self.path, chunk.fps, chunk.height, chunk.width)
+        frames = source_video.read_frames(
+            self.path, chunk.fps, chunk.height, chunk.width, self.start
+        )
         return itertools.islice(frames, self.num_frames)
+
+    def told(self) -> str:
+        """A sentence about what is taken of the video and what is left out."""
+        fps = self.model.chunk.fps
+        stop = self.start + self.num_frames
+        which = f"chunks 1 to {self.chunks} are" if self.chunks > 1 else "chunk 1 is"
+        left = [
+            f"the {name} {frames / fps:.2f} s"
+            for name, frames in (("first", self.start), ("last", self.of - stop))
+            if frames
+        ]
+        return (
+            f"{which} seconds {self.start / fps:.2f} to {stop / fps:.2f} of the video {self.path}, "
+            f"which has {self.of / fps:.2f}" + (f"; left out: {' and '.join(left)}" if left else "")
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +77,25 @@ class Encoding:
 
 
 def take(
-    path: str | pathlib.Path, model: ModelConfig, story_chunks: int, chunks: int | None = None
+    path: str | pathlib.Path,
+    model: ModelConfig,
+    story_chunks: int,
+    chunks: int | None = None,
+    part: str = "end",
 ) -> Prefix:
-    """Reads the beginning of a video and finds out how many chunks to take of it.
+    """Reads a video and finds out what to take of it.
 
     Args:
         chunks: None takes all whole chunks that it holds, but leaves one to generate.
+        part: "end" takes its last frames, so that what is generated goes on where the video stops;
+            "start" its first.
 
     Raises:
         UserError: the file is missing, not a video or too short; no chunk would be left.
     """
     chunk, path = model.chunk, pathlib.Path(path)
+    if part not in PARTS:
+        raise UserError(f"--video-part is {part!r}; it can be {' or '.join(PARTS)}")
     most = story_chunks - 1
     if not most:
         raise UserError(
@@ -77,29 +106,33 @@ def take(
             f"--video-chunks is {chunks}; with {story_chunks} chunks in the story it can be 1 to "
             f"{most}: one must be left to generate"
         )
-    wanted = ChunkGrid(chunk, chunks or most, model.dit.patch)
-    digest, held, count, sha256 = hashlib.sha256(), 0, 0, ""
-    frames = source_video.read_frames(path, chunk.fps, chunk.height, chunk.width)
-    for frame in itertools.islice(frames, wanted.num_frames):
-        count += 1
-        digest.update(frame)
-        if wanted.chunks_in(count) > held:
-            held, sha256 = held + 1, digest.hexdigest()
+    count = source_video.count_frames(path, chunk.fps)
+    held = min(chunks or most, ChunkGrid(chunk, 1, model.dit.patch).chunks_in(count))
     if held < (chunks or 1):
         needed = ChunkGrid(chunk, chunks or 1, model.dit.patch).num_frames
-        what = f"the first {chunks} chunks take" if (chunks or 1) > 1 else "the first chunk takes"
+        what = f"{chunks} chunks take" if (chunks or 1) > 1 else "a chunk takes"
         raise UserError(
             f"the video {path} is too short: {what} {needed} frames ({needed / chunk.fps:.2f} s at "
             f"{chunk.fps} fps), and it has {count} ({count / chunk.fps:.2f} s)"
         )
-    num_frames = ChunkGrid(chunk, held, model.dit.patch).num_frames
     height, width = source_video.frame_size(path)
     if (height, width) != (chunk.height, chunk.width):
         logging.info(
             "the video %s is %dx%d: it is cut to the middle and resized to %dx%d",
             path, width, height, chunk.width, chunk.height,
         )  # fmt: skip
-    return Prefix(path, model, held, num_frames, sha256)
+    num_frames = ChunkGrid(chunk, held, model.dit.patch).num_frames
+    start = count - num_frames if part == "end" else 0
+    taken = Prefix(path, model, held, start, num_frames, count, "")
+    return dataclasses.replace(taken, sha256=sha256_of(taken.frames()))
+
+
+def sha256_of(frames: Iterable[Frame]) -> str:
+    """The hash of all values of frames, in hexadecimal."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(np.ascontiguousarray(frame))
+    return digest.hexdigest()
 
 
 def encode_given(run: RunDir, params: Any, layout: Layout = ONE_DEVICE) -> Iterator[Encoding]:
@@ -111,7 +144,7 @@ def encode_given(run: RunDir, params: Any, layout: Layout = ONE_DEVICE) -> Itera
 
     Yields after every latent frame.
 
-    Raises `UserError` when the run's copy of the video cannot be read.
+    Raises `UserError` when the run's copy of the video cannot be read or is not that copy.
     """
     model, count = run.settings.model, run.settings.video_chunks
     if not count:
@@ -120,6 +153,11 @@ def encode_given(run: RunDir, params: Any, layout: Layout = ONE_DEVICE) -> Itera
     done = run.load_latents(list(sizes))
     if len(done) == len(sizes):
         return
+    if sha256_of(run.video_frames()) != run.settings.video_sha256:
+        raise UserError(
+            f"the frames in {run.path / GIVEN} are not those that the run began with: the file has "
+            "been cut short or changed"
+        )
     encoded, total = 0, sum(new for new, _ in sizes.values())
     for chunk_id, latents in encode_chunks(params, model, count, run.video_frames(), layout):
         encoded += 1

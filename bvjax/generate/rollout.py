@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -132,6 +132,7 @@ def stream(
     done: Mapping[int, Latents] | None = None,
     vae_params: Any = None,
     layout: Layout = ONE_DEVICE,
+    rerolls: Sequence[tuple[int, Key[Array, ""]]] = (),
 ) -> Iterator[Piece]:
     """Generates a video chunk by chunk; the same latents as `rollout`, to the bit on one CPU.
 
@@ -144,17 +145,21 @@ def stream(
             which resumes exactly where another stream stopped.
         vae_params: chunk.history="pixels" of overlapping windows re-encodes their ends with it.
         layout: the devices that share the work; `params` lie as it says.
+        rerolls: (chunk id, seed): the chunks from that id on have this seed instead; ids rise.
     """
     done = {} if done is None else done
     first = model.chunk.first
     grid = ChunkGrid(model.chunk, conditions.num_chunks, model.dit.patch)
     ids = ([0] if first == "separate" else []) + list(grid.chunk_ids)
-    chunks = {i: _written(model, conditions, key, oracle, i) for i in ids}
+    keys = dict.fromkeys(ids, key)
+    for start, other in rerolls:
+        keys |= {i: other for i in ids if i >= start}
+    chunks = {i: _written(model, conditions, keys[i], oracle, i) for i in ids}
     bank, before = _open(params, model, layout, chunks), None
     if first == "separate":
         guidance = done.get(0, image_latent)
         if guidance is None:
-            given = _given(conditions, key, oracle, 0, 0)
+            given = _given(conditions, keys[0], oracle, 0, 0)
             guidance = _anchor_step(params, model, given, layout=layout)
         yield Piece(0, guidance, _write(model, bank, chunks[0], guidance), fresh=0 not in done)
 

@@ -23,9 +23,9 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,32 +35,27 @@ from absl import logging
 from jaxtyping import Float, UInt8
 
 from bvjax.chunking import ChunkGrid
-from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.files import npy_bytes, npz_bytes, parse_json, read_json_object, write_atomic
+from bvjax.files import npy_bytes, npz_bytes, parse_json, write_atomic
 from bvjax.generate.conditions import Conditions
+from bvjax.generate.run_settings import (
+    Settings,
+    as_json,
+    differences,
+    listed,
+    read_settings,
+    read_story,
+)
 from bvjax.generate.source_video import Frame, read_copy, write_copy
-from bvjax.overrides import from_dict, to_dict
+from bvjax.generate.stored_arrays import read_conditions, read_npy, read_picture
 from bvjax.plain_text import whole_number
+from bvjax.video_frames import location
 
 GIVEN = "given.mkv"
 SPARE_BYTES = 64 << 20  # left free beyond what the run itself needs
 
+_CHUNK = re.compile(r"chunk_([0-9]{2,9})\.(npy|json)")
 _BEGUN = {"latents", "image.png", GIVEN, "story.json"}  # what a crash before config.json can leave
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What, besides story and image, decides the video (`weights` is only where to look)."""
-
-    model: ModelConfig
-    seed: int
-    scale: int
-    weights: str
-    weights_sha256: str
-    overrides: tuple[str, ...] = ()
-    video_chunks: int = 0  # chunks 1 to `video_chunks` are given by a video
-    video_sha256: str = ""  # of its frames in `GIVEN`
 
 
 class RunDir:
@@ -89,22 +84,18 @@ class RunDir:
         Raises `UserError` for a folder that holds something else, is read-only or full.
         """
         path = pathlib.Path(path)
-        grid = ChunkGrid(settings.model.chunk, len(captions), settings.model.dit.patch)
         if (path / "config.json").exists():
             run = cls.open(path)
-            if run._is(settings, captions, image):
-                run._check_space()
-                return run
-            run.close()
-            raise UserError(
-                f"{path} already holds another run; choose a new --out folder, or go on with that "
-                f"run by 'python -m bvjax resume {path}'"
-            )
-        if path.exists() and not path.is_dir():
-            raise UserError(f"the output folder {path} is a file; choose a new --out folder")
-        if path.exists() and {p.name for p in path.iterdir()} - _BEGUN:
-            raise UserError(f"the output folder {path} is not empty; choose a new --out folder")
-        check_space(path, required_bytes(settings, grid))
+            try:
+                run._check_same(settings, captions, image)
+                check_space(path, required_bytes(settings, run.grid))
+                if run.settings.scale != settings.scale:
+                    return run._changed(dataclasses.replace(run.settings, scale=settings.scale))
+            except BaseException:
+                run.close()
+                raise
+            return run
+        check_place(path, settings, len(captions))
         try:
             (path / "latents").mkdir(parents=True, exist_ok=True)
             if image is not None:
@@ -114,8 +105,7 @@ class RunDir:
             if video is not None:
                 write_copy(path / GIVEN, video, settings.model.chunk.fps)
             _write_json(path / "story.json", {"title": title, "captions": list(captions)})
-            stored = dataclasses.asdict(settings) | {"model": to_dict(settings.model)}
-            _write_json(path / "config.json", stored)  # last: it makes the folder a run
+            _write_json(path / "config.json", as_json(settings))  # last: it makes the folder a run
         except OSError as error:
             raise _cannot_write(path, error) from None
         return cls(path, settings, captions, title)
@@ -127,15 +117,23 @@ class RunDir:
         if not (path / "config.json").is_file():
             raise UserError(f"{path} is not a run folder: it has no config.json")
         try:
-            stored = read_json_object(path / "config.json")
-            story = read_json_object(path / "story.json")
-            stored["model"] = from_dict(ModelConfig, stored["model"])
-            stored["overrides"] = tuple(stored["overrides"])
-            settings = Settings(**stored)
-            captions, title = story["captions"], story["title"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            captions, title = read_story(path / "story.json")
+            settings = read_settings(path / "config.json", len(captions))
+            latents = path / "latents"
+            if latents.exists() and not latents.is_dir():
+                raise UserError(f"{latents} is not a folder")
+        except UserError as error:
             raise UserError(f"the run folder {path} is damaged: {error}") from None
         return cls(path, settings, captions, title)
+
+    @staticmethod
+    def scale_of(path: str | pathlib.Path) -> int | None:
+        """The scale of the run in a folder; None when there is none.  Raises `UserError`."""
+        path = pathlib.Path(path)
+        if not (path / "config.json").exists():
+            return None
+        with RunDir.open(path) as run:
+            return run.settings.scale
 
     def close(self) -> None:
         """Lets other processes use the folder; may be called twice."""
@@ -149,44 +147,71 @@ class RunDir:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def number_of(self, chunk_id: int) -> int:
+        """The number by which people call a chunk: 1, 2, ..., and 0 for the guidance frame."""
+        return chunk_id + (self.settings.model.chunk.first == "joined")
+
     # ---- pieces -------------------------------------------------------------------------------
     @property
     def video(self) -> pathlib.Path:
         return self.path / "video.mp4"
 
     def image(self) -> UInt8[np.ndarray, "h w 3"] | None:
-        """The first image as it was used."""
-        path = self.path / "image.png"
-        return np.asarray(PIL.Image.open(path).convert("RGB")) if path.exists() else None
+        """The first image as it was used; raises `UserError` where that has been damaged."""
+        path, chunk = self.path / "image.png", self.settings.model.chunk
+        return read_picture(path, chunk.height, chunk.width) if path.exists() else None
 
     def video_frames(self) -> Iterator[Frame]:
         """The frames that were given, as they were used; raises `UserError` for a damaged copy."""
-        return read_copy(self.path / GIVEN)
+        path, chunk = self.path / GIVEN, self.settings.model.chunk
+        for frame in read_copy(path):
+            if frame.shape != (chunk.height, chunk.width, 3):
+                raise UserError(
+                    f"{path} is {frame.shape[1]}x{frame.shape[0]}; the run's videos are "
+                    f"{chunk.width}x{chunk.height}"
+                )
+            yield frame
+
+    def latent_ids(self) -> list[int]:
+        """Ids of all latents that the finished run has, the guidance latent's included."""
+        separate = self.settings.model.chunk.first == "separate"
+        return ([0] if separate else []) + list(self.grid.chunk_ids)
 
     def save_latents(self, chunk_id: int, latents: Float[np.ndarray, "l h w z"]) -> None:
         """Write one chunk; it counts as done once its hash stands beside it."""
         content = npy_bytes(np.asarray(latents, np.float32))
         path = self._latents(chunk_id)
+        path.parent.mkdir(exist_ok=True)
         write_atomic(path, content)
         _write_json(path.with_suffix(".json"), {"sha256": hashlib.sha256(content).hexdigest()})
 
-    def load_latents(self, ids: Sequence[int]) -> dict[int, Float[np.ndarray, "l h w z"]]:
+    def load_latents(
+        self, ids: Sequence[int], *, tidy: bool = True
+    ) -> dict[int, Float[np.ndarray, "l h w z"]]:
         """The chunks that are done and intact, in order, up to the first that is not.
 
-        Chunks after a damaged or missing one go to the archive, because they were made from it.
+        With `tidy`, chunks after a damaged or missing one go to the archive, because they were made
+        from it; without, the folder stays as it is.
+
+        Raises `UserError` for one that is intact and not of this run: whoever wrote it meant it so.
         """
         done = {}
         for chunk_id in ids:
+            path = self._latents(chunk_id)
             try:
                 done[chunk_id] = self._read_latents(chunk_id)
             except FileNotFoundError:
                 break
             except (OSError, ValueError, KeyError, TypeError) as error:
-                path = self._latents(chunk_id)
-                logging.warning("%s is damaged (%s): made again from there on", path, error)
+                then = ": made again from there on" if tidy else ""
+                logging.warning("%s is damaged (%s)%s", path, error, then)
                 break
-        if len(done) < len(ids):
-            self._archive_latents(ids[len(done)])
+        for chunk_id, latents in done.items():
+            self._check_latents(chunk_id, latents)
+        if tidy and len(done) < len(ids):
+            late = self._latents_from(ids[len(done)])
+            if late:
+                self._move(late, self._new_archive())
         return done
 
     def save_conditions(self, conditions: Conditions) -> None:
@@ -196,13 +221,13 @@ class RunDir:
         write_atomic(self.path / "conditions.npz", content)
 
     def load_conditions(self) -> tuple[tuple[str, ...], Conditions] | None:
-        """Encoded captions with the captions they belong to; None when there are none."""
+        """Encoded captions with the captions they belong to; None when there are none to be used."""
         try:
-            with np.load(self.path / "conditions.npz") as stored:
-                arrays = dict(stored)
-            captions = tuple(str(caption) for caption in arrays.pop("captions"))
-            return captions, Conditions(**arrays)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            return read_conditions(self.path / "conditions.npz", self.settings.model)
+        except FileNotFoundError:
+            return None
+        except UserError as error:
+            logging.warning("%s: the captions are encoded again", error)
             return None
 
     def save_bytes(self, name: str, content: bytes) -> None:
@@ -213,21 +238,29 @@ class RunDir:
         """Write `name`, whole or not at all."""
         _write_json(self.path / name, content)
 
-    def replace_captions(self, edits: Mapping[int, str], from_id: int) -> RunDir:
-        """Moves chunks from id `from_id` on to the archive and opens the run with edited captions.
+    def replace_captions(
+        self, edits: Mapping[int, str], from_id: int, seed: int | None = None
+    ) -> RunDir:
+        """Moves chunks from id `from_id` on to a new archive folder; opens the run as it is then.
 
-        `edits` maps chunk numbers (1, 2, ...) to new captions.
+        Args:
+            edits: new captions by chunk number (1, 2, ...).
+            seed: of the chunks from `from_id` on; None leaves theirs.
         """
-        archive = self._archive_latents(from_id)
-        archive.mkdir(parents=True, exist_ok=True)
-        for name in ("report.json", "report.png", "video.mp4"):
-            if (self.path / name).exists():
-                os.replace(self.path / name, archive / name)
-        shutil.copy2(self.path / "story.json", archive / "story.json")
         captions = [edits.get(n, caption) for n, caption in enumerate(self.captions, start=1)]
-        _write_json(self.path / "story.json", {"title": self.title, "captions": captions})
-        self.close()
-        return RunDir.open(self.path)
+        settings = self.settings if seed is None else self.settings.rerolled(from_id, seed)
+        archive = self._new_archive()
+        try:
+            for name in ("story.json", "config.json"):
+                shutil.copy2(self.path / name, archive / name)
+            names = ("report.json", "report.png", "video.mp4")
+            made = [self.path / name for name in names if (self.path / name).exists()]
+            self._move([*made, *self._latents_from(from_id)], archive)
+            _write_json(self.path / "story.json", {"title": self.title, "captions": captions})
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+        logging.info("what was made of the chunks from there on is in %s", archive)
+        return self._changed(settings)
 
     # ---- inside -------------------------------------------------------------------------------
     def _latents(self, chunk_id: int) -> pathlib.Path:
@@ -240,36 +273,89 @@ class RunDir:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != expected:
             raise ValueError("its content does not match its hash")
-        return np.load(io.BytesIO(content))
+        return read_npy(content, path.name)
+
+    def _check_latents(self, chunk_id: int, latents: np.ndarray) -> None:
+        """Raises `UserError` for latents that belong to another run."""
+        model, grid = self.settings.model, self.grid
+        first = chunk_id == 0 and model.chunk.first == "separate"
+        shape = (1 if first else grid.window_latents, *grid.latent_size, model.vae.z_dim)
+        if latents.shape != shape or latents.dtype != np.float32:
+            raise UserError(
+                f"{self._latents(chunk_id)} is {list(latents.shape)} {latents.dtype}; this run's is "
+                f"{list(shape)} float32: it is of another run, or config.json has been changed"
+            )
+
+    def _latents_from(self, from_id: int) -> list[pathlib.Path]:
+        """The files of the chunks from `from_id` on, whole or not, the last first."""
+        found = []
+        for path in (self.path / "latents").glob("chunk_*.*"):
+            number = _CHUNK.fullmatch(path.name)
+            if number and int(number[1]) >= from_id:
+                found.append((int(number[1]), path))
+        return [path for _, path in sorted(found, reverse=True)]
 
     def _new_archive(self) -> pathlib.Path:
-        """A folder that is not there yet, numbered one above the largest that was ever there."""
+        """Makes a folder numbered one above the largest."""
         folder = self.path / "archive"
-        there = [whole_number(p.name) for p in folder.iterdir()] if folder.is_dir() else []
-        return folder / f"{1 + max([n for n in there if n is not None], default=0):03d}"
-
-    def _archive_latents(self, from_id: int) -> pathlib.Path:
-        """Moves the chunks from `from_id` on, whole or not, to a new archive folder."""
-        archive = self._new_archive()
-        for path in sorted((self.path / "latents").glob("chunk_*.*")):
-            if int(path.stem.removeprefix("chunk_")) >= from_id:
-                (archive / "latents").mkdir(parents=True, exist_ok=True)
-                os.replace(path, archive / "latents" / path.name)
+        try:
+            folder.mkdir(exist_ok=True)
+            there = [whole_number(path.name) for path in folder.iterdir()]
+            number = 1 + max([n for n in there if n is not None], default=0)
+            archive = folder / f"{number:03d}"
+            archive.mkdir()
+        except OSError as error:
+            raise _cannot_write(folder, error) from None
         return archive
 
-    def _is(self, settings: Settings, captions: Sequence[str], image: np.ndarray | None) -> bool:
-        mine, theirs = (
-            dataclasses.replace(s, weights="", scale=0, overrides=())
-            for s in (self.settings, settings)
-        )
-        old = self.image()
-        same_image = (
-            np.array_equal(old, image) if old is not None and image is not None else (old is image)
-        )
-        return mine == theirs and self.captions == tuple(captions) and same_image
+    def _move(self, paths: Sequence[pathlib.Path], archive: pathlib.Path) -> None:
+        for path in paths:
+            target = archive / path.relative_to(self.path)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
 
-    def _check_space(self) -> None:
-        check_space(self.path, required_bytes(self.settings, self.grid))
+    def _changed(self, settings: Settings) -> RunDir:
+        """The run with other settings, written and opened again."""
+        if settings != self.settings:
+            _write_json(self.path / "config.json", as_json(settings))
+        self.close()
+        return RunDir.open(self.path)
+
+    def _check_same(
+        self, settings: Settings, captions: Sequence[str], image: np.ndarray | None
+    ) -> None:
+        """Raises `UserError` that names what is not alike, unless this is the very same run."""
+        told = differences((self.settings, self.captions), (settings, captions))
+        old = self.image()
+        if (old is None) != (image is None):
+            told.append(f"it begins with {'no' if old is None else 'an'} image")
+        elif old is not None and not np.array_equal(old, image):
+            told.append("its first image is another")
+        if told:
+            raise UserError(
+                f"{self.path} already holds another run ({listed(told)}); choose a new --out folder, "
+                f"or go on with that run by 'python -m bvjax resume {self.path}'"
+            )
+
+
+def check_place(path: pathlib.Path, settings: Settings, num_chunks: int) -> pathlib.Path:
+    """The folder, there already, in which a run folder can be made, or which can become one.
+
+    Raises `UserError` when it cannot be.
+    """
+    location(path)  # refuses an address
+    if path.exists() and not path.is_dir():
+        raise UserError(f"the output folder {path} is a file; choose a new --out folder")
+    if path.exists() and any(not _is_begun(p.name) for p in path.iterdir()):
+        raise UserError(f"the output folder {path} is not empty; choose a new --out folder")
+    model = settings.model
+    grid = ChunkGrid(model.chunk, num_chunks, model.dit.patch)
+    check_space(path, required_bytes(settings, grid))
+    return _existing(path)
+
+
+def _is_begun(name: str) -> bool:
+    return name in _BEGUN or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def required_bytes(settings: Settings, grid: ChunkGrid) -> int:
@@ -288,7 +374,7 @@ def required_bytes(settings: Settings, grid: ChunkGrid) -> int:
 
 def check_space(path: pathlib.Path, needed: int) -> None:
     """Raises `UserError` unless `path` can be written and has `needed` bytes and some to spare."""
-    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    existing = _existing(path)
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
@@ -300,6 +386,10 @@ def check_space(path: pathlib.Path, needed: int) -> None:
             f"not enough space for {path}: the run needs {(needed + SPARE_BYTES) / 1e6:.0f} MB and "
             f"{free / 1e6:.0f} MB are free"
         )
+
+
+def _existing(path: pathlib.Path) -> pathlib.Path:
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
 
 def _lock(path: pathlib.Path) -> int:

@@ -51,6 +51,7 @@ class RunReport:
         about = {
             "title": run.title,
             "seed": run.settings.seed,
+            "rerolls": self._rerolls(),
             "chunks_done": len(self.drift),
             "chunks_wanted": len(run.captions),
             "chunks_given": run.settings.video_chunks,
@@ -66,8 +67,13 @@ class RunReport:
         report = drift_report.report(run.captions, drift, self.memory, about)
         name = run.title or run.path.name
         headline = f"{name}  ·  {self.frames / chunk.fps:.0f} s  ·  seed {run.settings.seed}"
+        headline += "".join(f", {seed} from chunk {first} on" for first, seed in self._rerolls())
         run.save_bytes("report.png", report_picture.draw(report, self.stills, headline))
         run.save_json("report.json", report)
+
+    def _rerolls(self) -> list[list[int]]:
+        """[number of a chunk, the seed from there on] of what was made again with another seed."""
+        return [[self.run.number_of(first), seed] for first, seed in self.run.settings.rerolls]
 
     def _memory(self, report: ChunkReport) -> dict[str, Any]:
         model = self.run.settings.model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from bvjax.errors import UserError
 from bvjax.files import read_json_object
 from bvjax.generate import decoding, video_io
 from bvjax.generate.bundle import Bundle
-from bvjax.generate.checks import check_image, check_model
+from bvjax.generate.checks import check_image, check_model, check_scale, check_seed
 from bvjax.generate.conditions import (
     Conditions,
     check_lengths,
@@ -25,8 +26,10 @@ from bvjax.generate.conditions import (
 )
 from bvjax.generate.prefix import Encoding, encode_given, take
 from bvjax.generate.rollout import Piece, stream
-from bvjax.generate.run_dir import RunDir, Settings
+from bvjax.generate.run_dir import RunDir, check_place
 from bvjax.generate.run_report import RunReport
+from bvjax.generate.run_settings import Settings, weights_place
+from bvjax.plain_text import is_blank, whole_text
 from bvjax.stages import check_sampler
 from bvjax.story import Story
 from bvjax.versions import versions
@@ -60,6 +63,7 @@ def begin(
     image: str | pathlib.Path | None = None,
     video: str | pathlib.Path | None = None,
     video_chunks: int | None = None,
+    video_part: str | None = None,
     chunks: int | None = None,
     overrides: tuple[str, ...] = (),
 ) -> RunDir:
@@ -67,18 +71,19 @@ def begin(
 
     Args:
         model: the configuration of `bundle` with overrides applied.
-        scale: whole factor by which the video is enlarged; None makes it watchable.
+        scale: whole factor by which the video is enlarged; None leaves that of a run that is there
+            already, and makes a new one watchable.
         image: the first frame.
-        video: its beginning becomes the first chunks, which captions 1, 2, ... describe.
+        video: its end becomes the first chunks, which captions 1, 2, ... describe.
         video_chunks: how many; None takes all that it holds but leaves one to generate.
+        video_part: "start" takes its beginning instead; None and "end" its end.
         chunks: only so many of the story's.
 
     Raises `UserError` before any work is done.
     """
     chunk = model.chunk
     check_model(model)
-    check_sampler(bundle.stage, model.sampler.kind)
-    _check_architecture(bundle.model, model)
+    _check_fit(bundle, model)
     captions = story.chunk_captions(chunk.frames / chunk.fps)
     merged = story.merged(chunk.frames / chunk.fps)
     if chunks is not None and not 1 <= chunks <= len(captions):
@@ -87,12 +92,11 @@ def begin(
     if model.retrieval.kind == "oracle":
         raise UserError("retrieval.kind 'oracle' needs scores that only an evaluation has")
     check_lengths(bundle.tokenizer, numbered(captions), model.text, model.cfg.negative)
-    if not 0 <= seed < 2**32:
-        raise UserError(f"the seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
+    check_seed(seed)
+    there = RunDir.scale_of(out)
     if scale is None:
-        scale = video_io.watchable_scale(chunk.height, chunk.width)
-    if scale < 1:
-        raise UserError(f"the scale is {scale}; it must be 1 or more")
+        scale = there or video_io.watchable_scale(chunk.height, chunk.width)
+    check_scale(chunk, scale)
     picture, prefix = None, None
     if image is not None and video is not None:
         raise UserError("--image and --video are both given; a video begins with one of them")
@@ -100,26 +104,50 @@ def begin(
         check_image(model)
         picture = video_io.read_image(image, chunk.height, chunk.width)
     if video is not None:
-        prefix = take(video, model, len(captions), video_chunks)
-    elif video_chunks is not None:
-        raise UserError(f"--video-chunks is {video_chunks}, but there is no --video")
+        prefix = take(video, model, len(captions), video_chunks, video_part or "end")
+    for option, value in (("chunks", video_chunks), ("part", video_part)):
+        if video is None and value is not None:
+            raise UserError(f"--video-{option} is {value}, but there is no --video")
     settings = Settings(
-        model=model, seed=seed, scale=scale, weights=str(bundle.folder.absolute()),
+        model=model, seed=seed, scale=scale, weights=weights_place(bundle.folder),
         weights_sha256=bundle.sha256, overrides=tuple(overrides),
         video_chunks=prefix.chunks if prefix else 0, video_sha256=prefix.sha256 if prefix else "",
     )  # fmt: skip
     frames = prefix.frames() if prefix else None
+    if there is None:
+        folder = check_place(pathlib.Path(out), settings, len(captions))
+        video_io.check_writer(folder, chunk.height * scale, chunk.width * scale, chunk.fps)
     run = RunDir.create(out, settings, captions, story.title, picture, frames)
     if merged:
         logging.info(merged)
+    if prefix:
+        logging.info(prefix.told())
+    if there not in (None, scale):
+        logging.info("video.mp4 is enlarged %d times from now on, not %d times", scale, there)
     try:
-        video_io.check_writer(run.path, chunk.height * scale, chunk.width * scale, chunk.fps)
         if not (run.path / "versions.json").exists():
             run.save_json("versions.json", versions())
     except BaseException:
         run.close()
         raise
     return run
+
+
+def is_finished(run: RunDir) -> bool:
+    """Whether nothing is left to do: all latents are intact, the video is whole and reported."""
+    chunk, scale, ids = run.settings.model.chunk, run.settings.scale, run.latent_ids()
+    if not (run.path / "report.png").is_file() or not (run.path / "report.json").is_file():
+        return False
+    try:
+        report = read_json_object(run.path / "report.json")
+    except UserError:
+        return False
+    count, size = run.grid.num_frames, (chunk.height * scale, chunk.width * scale)
+    return (
+        report.get("chunks_done") == len(run.captions)
+        and video_io.is_whole(run.video, count, *size)
+        and len(run.load_latents(ids, tidy=False)) == len(ids)
+    )
 
 
 def produce(
@@ -148,8 +176,7 @@ def produce(
         image_latent = decoding.encode_image(bundle.params["vae"], model, image, bundle.layout)
     if not only_report:
         yield from encode_given(run, bundle.params["vae"], bundle.layout)
-    ids = ([0] if model.chunk.first == "separate" else []) + list(run.grid.chunk_ids)
-    done = run.load_latents(ids)
+    done = run.load_latents(run.latent_ids(), tidy=not only_report)
     if only_report:
         count = len(done) - (model.chunk.first == "separate")
         if count < 1:
@@ -161,6 +188,7 @@ def produce(
         bundle.params["dit"], model, conditions, jax.random.key(settings.seed),
         image_latent=image_latent, done=done, vae_params=bundle.params["vae"],
         layout=bundle.layout,
+        rerolls=[(first, jax.random.key(seed)) for first, seed in settings.rerolls],
     )  # fmt: skip
     report = RunReport(run)
     seconds = {"text": time.perf_counter() - started}
@@ -177,30 +205,45 @@ def decode(run: RunDir, bundle: Bundle) -> int:
     """Makes video.mp4 again from the latents on disk; returns its number of frames."""
     check_weights(run, bundle)
     model, state, frames = run.settings.model, None, 0
-    ids = ([0] if model.chunk.first == "separate" else []) + list(run.grid.chunk_ids)
-    done = run.load_latents(ids)
+    done = run.load_latents(run.latent_ids(), tidy=False)
     if not done:
         raise UserError(f"the run {run.path} has no finished chunk yet; resume it first")
-    with video_io.VideoWriter(run.video, model.chunk.fps, run.settings.scale) as writer:
-        for latents in done.values():
-            state, piece = decoding.decode_piece(
-                bundle.params["vae"], model, state, latents, bundle.layout
-            )
-            writer.write(np.asarray(piece))
-            frames += len(piece)
+    made = run.path / f".{run.video.name}.{os.getpid()}.tmp"
+    try:
+        with video_io.VideoWriter(made, model.chunk.fps, run.settings.scale) as writer:
+            for latents in done.values():
+                state, piece = decoding.decode_piece(
+                    bundle.params["vae"], model, state, latents, bundle.layout
+                )
+                writer.write(np.asarray(piece))
+                frames += len(piece)
+        os.replace(made, run.video)
+    finally:
+        made.unlink(missing_ok=True)
     return frames
 
 
-def redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int, str]) -> RunDir:
-    """Takes chunks from number `from_chunk` on out of a run and edits captions, for `produce`.
+def redo(
+    run: RunDir,
+    bundle: Bundle,
+    from_chunk: int,
+    edits: Mapping[int, str],
+    seed: int | None = None,
+) -> RunDir:
+    """Takes chunks from number `from_chunk` on out of a run, for `produce` to make them again.
 
     Chunks before it stay as they are, to the bit; those after it go to the run's archive.  From
     chunk 1 on the first frame is made again too, unless it is an image.
 
+    Args:
+        edits: new captions by chunk number.
+        seed: of the chunks that are made again; None leaves theirs, so that without an edit the
+            same chunks are made.
+
     Raises `UserError` for a number or a caption that does not fit; then nothing is changed.
     """
     check_weights(run, bundle)
-    count = len(run.captions)
+    count, model = len(run.captions), run.settings.model
     if not 1 <= from_chunk <= count:
         raise UserError(f"--from-chunk is {from_chunk}; the run has chunks 1 to {count}")
     given = run.settings.video_chunks
@@ -215,14 +258,28 @@ def redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int, str])
                 f"caption {number} cannot be edited when making again from {from_chunk} on; "
                 f"it can be {from_chunk} to {count}"
             )
-        if not caption.strip():
+        if is_blank(whole_text(caption, f"the new caption {number}")):
             raise UserError(f"the new caption {number} is empty")
     new = {f"the new caption {number}": caption for number, caption in edits.items()}
-    check_lengths(bundle.tokenizer, new, run.settings.model.text)
-    from_id = from_chunk - 1 if run.settings.model.chunk.first == "joined" else from_chunk
-    if from_chunk == 1 and run.image() is None:
+    check_lengths(bundle.tokenizer, new, model.text)
+    if seed is not None:
+        check_seed(seed)
+    from_id = from_chunk - 1 if model.chunk.first == "joined" else from_chunk
+    image = run.image()  # refuses a damaged one while nothing is changed
+    if from_chunk == 1 and image is None:
         from_id = 0
-    return run.replace_captions(edits, from_id)
+    kept = f"chunks 1 to {from_chunk - 1} are" if from_chunk > 2 else "chunk 1 is"
+    logging.info(
+        "%s, chunks %d to %d are made again",
+        f"{kept} kept to the bit" if from_chunk > 1 else "nothing is kept", from_chunk, count,
+    )  # fmt: skip
+    same = all(run.captions[number - 1] == caption for number, caption in edits.items())
+    if same and seed in (None, run.settings.seed_of(from_id)):
+        logging.warning(
+            "neither a caption nor the seed is another: the same chunks are made again; "
+            "--seed N makes others"
+        )
+    return run.replace_captions(edits, from_id, seed)
 
 
 def check_weights(run: RunDir, bundle: Bundle) -> None:
@@ -232,18 +289,32 @@ def check_weights(run: RunDir, bundle: Bundle) -> None:
             f"the weights in {bundle.folder} are not those that {run.path} began with "
             f"({run.settings.weights}); give the right folder with --weights"
         )
+    try:
+        _check_fit(bundle, run.settings.model)
+    except UserError as error:
+        raise UserError(f"the run folder {run.path} is damaged: {error}") from None
 
 
 def _compare_versions(run: RunDir) -> None:
     """Warns when the run began with software that may round differently."""
     path, now = run.path / "versions.json", versions()
-    before = read_json_object(path) if path.exists() else {}
+    try:
+        before = read_json_object(path) if path.exists() else {}
+    except UserError as error:
+        logging.warning("%s: whether this run began with the same software is not known", error)
+        return
     for name in ("jax", "jaxlib", "backend", "device"):
         if before.get(name, now[name]) != now[name]:
             logging.warning(
-                "this run began with %s %s and goes on with %s: new chunks may differ in last bits",
+                "this run began with %s %.100s and goes on with %s: new chunks may differ in last bits",
                 name, before[name], now[name],
             )  # fmt: skip
+
+
+def _check_fit(bundle: Bundle, model: ModelConfig) -> None:
+    """Raises `UserError` for a configuration that these weights cannot be used with."""
+    check_sampler(bundle.stage, model.sampler.kind)
+    _check_architecture(bundle.model, model)
 
 
 def _check_architecture(trained: ModelConfig, model: ModelConfig) -> None:
@@ -316,7 +387,7 @@ def _follow(
             writer.write(frames)
         clock.append(time.perf_counter())
         asked, seconds["decode"], seconds["write"] = np.diff(clock).tolist()
-        number = piece.chunk_id + (model.chunk.first == "joined")
+        number = run.number_of(piece.chunk_id)
         report.add(number, frames, piece.report, seconds)
         yield Progress(number, piece.fresh, seconds)
         seconds, started = {}, time.perf_counter()

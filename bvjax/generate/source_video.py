@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -19,28 +20,43 @@ from bvjax.video_frames import Frame, TimedFrame, location, reason, tag, timed_f
 _LEAST_SHARE = Fraction(1, 10)
 
 
-def read_frames(path: str | pathlib.Path, fps: int, height: int, width: int) -> Iterator[Frame]:
+def read_frames(
+    path: str | pathlib.Path, fps: int, height: int, width: int, start: int = 0
+) -> Iterator[Frame]:
     """RGB frames at k / fps seconds after the first, each the frame of the file nearest in time.
 
     Frames of another size are cut to the middle and resized.  Nothing but the frame at hand is
     held, and reading stops with the caller.
 
+    Args:
+        start: the first k.
+
     Raises `UserError` for a file that is missing, not a video or damaged.
     """
-    count, last = 0, None  # frames made; the one before
-    picture: Frame | None = None  # of `last`, once it is wanted
+    last, picture = None, None  # the frame of the file, once it is wanted as a picture
+    for shown in itertools.islice(_at_rate(path, fps), start, None):
+        if shown is not last:
+            last, picture = shown, _fit(shown, height, width)
+        yield picture
+
+
+def count_frames(path: str | pathlib.Path, fps: int) -> int:
+    """How many frames `read_frames` gives from the first on; raises `UserError`."""
+    return sum(1 for _ in _at_rate(path, fps))
+
+
+def _at_rate(path: str | pathlib.Path, fps: int) -> Iterator[TimedFrame]:
+    count, last = 0, None  # frames given; the one before
     for now in timed_frames(path, Fraction(1, fps)):
         if last is not None:
             while Fraction(count, fps) <= (last.start + now.start) / 2:
-                picture = _fit(last, height, width) if picture is None else picture
-                yield picture
+                yield last
                 count += 1
-        last, picture = now, None
+        last = now
     if last is None:
         raise UserError(f"the video {path} has no frames")
     while count + _LEAST_SHARE < last.end * fps or not count:
-        picture = _fit(last, height, width) if picture is None else picture
-        yield picture
+        yield last
         count += 1
 
 

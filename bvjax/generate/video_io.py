@@ -120,6 +120,18 @@ def check_writer(folder: str | pathlib.Path, height: int, width: int, fps: int) 
         raise UserError(f"the video writer is broken: of 2 test frames {count} could be read back")
 
 
+def is_whole(path: str | pathlib.Path, frames: int, height: int, width: int) -> bool:
+    """Whether a video has been written to its end, with so many frames of this size.
+
+    Only its index is read, which `VideoWriter` writes last.
+    """
+    try:
+        with open_video(path) as (_, stream):
+            return (stream.frames, stream.height, stream.width) == (frames, height, width)
+    except UserError:
+        return False
+
+
 def read_video(path: str | pathlib.Path) -> tuple[UInt8[np.ndarray, "f h w 3"], float]:
     """All RGB frames of a video and its frames per second; raises `UserError`."""
     with open_video(path) as (_, stream):

@@ -99,11 +99,17 @@ def test_names_that_no_disk_takes(tiny, world, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_generate_and_go_on(tiny, world, capsys):
+def test_generate_and_go_on(tiny, world, tmp_path, capsys):
     story, out = world
     assert len(video_io.read_video(out / "video.mp4")[0]) == 25
-    assert cli.main(generate(tiny, story, out)) == 0  # the same command again
-    assert cli.main(["resume", str(out)]) == 0
+    capsys.readouterr()
+    for words in (generate(tiny, story, out), ["resume", str(out)]):  # the same command again
+        assert cli.main(words) == 0
+        text = capsys.readouterr()
+        assert f"{out} is finished" in text.out and "chunk 3/3" not in text.err
+    shutil.copytree(out, tmp_path / "run")
+    (tmp_path / "run" / "report.json").unlink()
+    assert cli.main(["resume", str(tmp_path / "run")]) == 0
     assert cli.main(["decode", str(out)]) == 0
     assert cli.main(["report", str(out)]) == 0
     text = capsys.readouterr()
@@ -130,6 +136,9 @@ def test_redo(world, tmp_path, capsys):
     ):
         refused(capsys, [*words, "--caption", edit], says)
     refused(capsys, [*words, "--caption", "2=x"], "caption 2 cannot be edited")
+    twice = ["--caption", "3=Pip waves.", "--caption", "3=Pip hops."]
+    refused(capsys, [*words, *twice], "--caption 3 is given twice")
+    refused(capsys, [*words, "--seed", "-1"], "the seed is -1")
 
 
 def test_from_an_image_with_overrides(tiny, world, tmp_path):
@@ -199,6 +208,10 @@ def test_from_a_video(tiny, world, tmp_path, capsys):
         (["--set", "dit.products=int8"], "dit.products is 'int8'; it can be float32, bfloat16"),
         (["--set", "dit.dim=64"], "dit.dim is 32 in these weights"),
         (["--steps", "0"], "sampler.steps is 0"),
+        (["--steps", "9", "--set", "sampler.steps=2"], "--steps and --set sampler.steps are both"),
+        (["--set", "memory.tau=0.9", "--set", "memory.tau=0.8"], "memory.tau is given twice"),
+        (["--scale", "300"], "the scale is 300; at 32x32 pixels it can be 1 to 186"),
+        (["--set", "cfg.negative='" + "Pip " * 90 + "'"], "the negative prompt (cfg.negative) has"),
         (["--preset", "mini"], "holds weights of preset 'tiny', not of 'mini'"),
         (["--preset", "maxi"], "there is no preset 'maxi'"),
         (["--image", "nowhere.png"], "nowhere.png"),
@@ -233,7 +246,8 @@ def test_bad_stories(tiny, tmp_path, capsys):
 
 def test_bad_folders(tiny, world, tmp_path, capsys):
     story, out = world
-    refused(capsys, generate(tiny, story, out, "--seed", "9"), "already holds another run")
+    says = "already holds another run (its seed is 0, not 9)"
+    refused(capsys, generate(tiny, story, out, "--seed", "9"), says)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
     refused(capsys, generate(tiny, story, tmp_path / "full"), "is not empty")
@@ -253,8 +267,12 @@ def test_no_space(tiny, world, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("bvjax.generate.run_dir.RunDir.save_latents", full)
     capsys.readouterr()
-    assert cli.main(generate(tiny, world[0], tmp_path / "run")) == 2
-    assert "no space left" in capsys.readouterr().err
+    assert cli.main(generate(tiny, world[0], tmp_path / "run")) == 1
+    told = capsys.readouterr().err
+    assert (
+        f"no space left on the disk; what is finished is kept, 'python -m bvjax resume {tmp_path}"
+        in told
+    )
 
 
 def test_bad_weights(tiny, world, tmp_path, capsys):
@@ -300,7 +318,10 @@ def test_stopped_by_hand(tiny, world, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("bvjax.generate.run_dir.RunDir.save_latents", stop)
     assert cli.main(generate(tiny, world[0], tmp_path / "run")) == 130
-    assert "'resume' goes on" in capsys.readouterr().err
+    assert f"'python -m bvjax resume {tmp_path / 'run'}' goes on" in capsys.readouterr().err
+    monkeypatch.setattr("bvjax.story.load_story", stop)  # before there is a run
+    assert cli.main(generate(tiny, world[0], tmp_path / "other")) == 130
+    assert capsys.readouterr().err.strip() == "bvjax: stopped"
 
 
 def test_doctor(tiny, monkeypatch, capsys):

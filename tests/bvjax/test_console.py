@@ -26,12 +26,29 @@ def raising(error):
         (FileNotFoundError(2, "No such file", "/a\udcff"), 2, "me: cannot use /a\\udcff: No such file\n"),
         (OSError(30, "Read-only", "a", None, "b"), 2, "me: cannot use a and b: Read-only\n"),
         (OSError("several\n  lines"), 2, "me: several lines\n"),
-        (OSError(errno.ENOSPC, "full"), 2, "me: no space left on the disk; free some, then again\n"),
-        (KeyboardInterrupt(), 130, "\nme: stopped; what is finished is kept, again\n"),
+        (OSError(errno.ENOSPC, "full"), 1, "me: no space left on the disk; free some\n"),
+        (KeyboardInterrupt(), 130, "\nme: stopped\n"),
     ],
 )  # fmt: skip
 def test_what_goes_wrong_is_one_sentence(capsys, error, code, told):
-    assert console.run(raising(error), "me", "again") == code
+    assert console.run(raising(error), "me") == code
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "\nme: stopped; again goes on\n"),
+        (OSError(errno.ENOSPC, "full"), 1, "me: no space left on the disk; again goes on\n"),
+        (OSError(30, "Read-only", "a"), 2, "me: cannot use a: Read-only\n"),
+    ],
+)
+def test_how_to_go_on_is_said_where_there_is_something_to_go_on_with(capsys, error, code, told):
+    def command():
+        with console.going_on("again goes on"):
+            raise error
+
+    assert console.run(command, "me") == code
     assert capsys.readouterr().err == told
 
 

@@ -96,7 +96,8 @@ def encode(params, model, frames):
 @pytest.mark.parametrize("layout", CASES)
 def test_given_chunks_are_the_encoded_frames(finished, models, tiny, layout):
     path, progress = finished(layout)
-    model, frames, params = models[layout], moving(19), tiny.params["vae"]
+    model, params = models[layout], tiny.params["vae"]
+    frames = moving(19)[6 if layout == "joined" else 2 :]  # the video's end
     if layout == "separate":  # 1 + 2 * 8 frames: the first is the guidance frame
         whole = encode(params, model, frames[:17])
         want = {0: whole[:1], 1: whole[1:3], 2: whole[3:5]}
@@ -202,7 +203,7 @@ def test_damaged_chunks_are_encoded_again(finished, bundle, story, models, clip,
     assert stored(run.path) == want
     (run.path / "latents" / "chunk_01.npy").unlink()
     content = (run.path / "given.mkv").read_bytes()
-    for damage, says in ((b"damaged", "cannot read the video"), (content[:9000], "ends before")):
+    for damage, says in ((b"damaged", "cannot read the video"), (content[:9000], "cut short")):
         (run.path / "given.mkv").write_bytes(damage)
         with RunDir.open(run.path) as again, pytest.raises(UserError, match=says):
             list(session.produce(again, bundle))
@@ -239,10 +240,37 @@ def test_how_many_chunks_are_taken(models, clip):
         model = models[layout]
         assert take(clip, model, 9).chunks == take(clip, model, 3).chunks == 2
         assert take(clip, model, 2).chunks == take(clip, model, 9, 1).chunks == 1
-        taken = take(clip, model, 9)
+        taken, head = take(clip, model, 9), take(clip, model, 9, part="start")
         assert taken.num_frames == ChunkGrid(model.chunk, 2).num_frames == frames
-        np.testing.assert_array_equal(list(taken.frames()), moving(19)[:frames])
+        np.testing.assert_array_equal(list(taken.frames()), moving(19)[-frames:])
+        np.testing.assert_array_equal(list(head.frames()), moving(19)[:frames])
+        assert taken.sha256 != head.sha256
         assert taken.sha256 == take(clip, model, 9, 2).sha256 != take(clip, model, 9, 1).sha256
+
+
+def test_what_is_taken_is_told(models, clip):
+    model = models["separate"]  # 8 frames a second
+    assert take(clip, model, 9).told() == (
+        f"chunks 1 to 2 are seconds 0.25 to 2.38 of the video {clip}, which has 2.38; left out: the "
+        "first 0.25 s"
+    )
+    assert take(clip, model, 9, 1, "start").told() == (
+        f"chunk 1 is seconds 0.00 to 1.12 of the video {clip}, which has 2.38; left out: the last "
+        "1.25 s"
+    )
+
+
+def test_another_copy_of_the_video_is_refused(bundle, story, models, clip, tmp_path):
+    with begin(bundle, models["separate"], story, tmp_path / "run", clip) as run:
+        for frames, says in (
+            (moving(17)[:, ::-1], "not those that the run began with"),
+            (moving(16), "not those that the run began with"),
+            (moving(17, 16, 32), "is 32x16; the run's videos are 32x32"),
+        ):
+            write_copy(run.path / "given.mkv", frames, 8)
+            with pytest.raises(UserError, match=says):
+                list(session.produce(run, bundle))
+            assert not list((run.path / "latents").iterdir())
 
 
 def test_refused(bundle, story, models, clip, tmp_path):
@@ -257,16 +285,18 @@ def test_refused(bundle, story, models, clip, tmp_path):
     for change, says in (
         ({"video": tmp_path / "none.mp4"}, "No such file"),
         ({"video": tmp_path / "text.mp4"}, "cannot read the video"),
-        ({"video": short}, r"first chunk takes 9 frames \(1.12 s at 8 fps\), and it has 8"),
+        ({"video": short}, r"a chunk takes 9 frames \(1.12 s at 8 fps\), and it has 8"),
         ({"video": picture}, "it has 1 "),
-        ({"video_chunks": 3}, r"first 3 chunks take 25 frames \(3.12 s .* it has 19 \(2.38 s\)"),
-        ({"video_chunks": 3, "model": models["joined"]}, "first 3 chunks take 21 frames"),
-        ({"model": wide}, "first chunk takes 37 frames"),
+        ({"video_chunks": 3}, r"3 chunks take 25 frames \(3.12 s .* it has 19 \(2.38 s\)"),
+        ({"video_chunks": 3, "model": models["joined"]}, "3 chunks take 21 frames"),
+        ({"model": wide}, "a chunk takes 37 frames"),
         ({"video_chunks": 0}, "--video-chunks is 0; .* it can be 1 to 3"),
         ({"video_chunks": 4}, "with 4 chunks in the story it can be 1 to 3: one must be left"),
         ({"chunks": 1}, "no chunk is left to generate"),
         ({"image": picture}, "--image and --video are both given"),
         ({"video": None, "video_chunks": 1}, "there is no --video"),
+        ({"video": None, "video_part": "end"}, "--video-part is end, but there is no --video"),
+        ({"video_part": "middle"}, "it can be end or start"),
     ):
         arguments = {"model": models["separate"], "video": clip} | change
         with pytest.raises(UserError, match=says):
@@ -319,7 +349,10 @@ def test_a_video_of_another_rate_and_size(bundle, story, models, tmp_path):
         for picture in moving(31, 48, 80):
             container.mux(out.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(out.encode())
-    with begin(bundle, models["separate"], story, tmp_path / "run", tmp_path / "clip.mp4") as run:
+    clip = tmp_path / "clip.mp4"
+    with begin(
+        bundle, models["separate"], story, tmp_path / "run", clip, video_part="start"
+    ) as run:
         frames = list(run.video_frames())
         assert run.settings.video_chunks == 1 and len(frames) == 9  # 31 / 24 * 8 is a bit over 10
     for number, frame in enumerate(frames):

@@ -1,6 +1,7 @@
 """The run folder: nothing half written counts, nothing is overwritten, nothing is lost."""
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import pytest
 
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
+from bvjax.files import npz_bytes
 from bvjax.generate import run_dir
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.run_dir import RunDir, Settings
@@ -31,7 +33,7 @@ def chunk(number):
 def filled(path, settings, chunks=4):
     run = RunDir.create(path, settings, CAPTIONS, "a story")
     for number in range(chunks + 1):
-        run.save_latents(number, chunk(number))
+        run.save_latents(number, chunk(number)[: 2 if number else 1])
     return run
 
 
@@ -102,13 +104,25 @@ def test_the_same_run_goes_on_and_another_is_refused(tmp_path, settings):
     RunDir.create(tmp_path / "run", moved, CAPTIONS).close()
     other_seed = dataclasses.replace(settings, seed=4)
     image = np.zeros((32, 32, 3), np.uint8)
-    for different in (
-        (other_seed, CAPTIONS, "", None),
-        (settings, CAPTIONS[:3], "", None),
-        (settings, CAPTIONS, "", image),
-    ):
-        with pytest.raises(UserError, match="already holds another run"):
+    other_model = dataclasses.replace(
+        settings.model, memory=dataclasses.replace(settings.model.memory, tau=0.9, slots=5)
+    )
+    for *different, says in (
+        (other_seed, CAPTIONS, "", None, "its seed is 3, not 4"),
+        (settings.rerolled(2, 9), CAPTIONS, "", None, "made again with another seed"),
+        (dataclasses.replace(settings, model=other_model), CAPTIONS, "", None,
+         r"its memory.slots is 6, not 5, its memory.tau is 0.8, not 0.9\)"),
+        (settings, CAPTIONS[:3], "", None, "it has 4 chunks, not 3"),
+        (settings, ("a", "b", "c", "d"), "", None,
+         "caption 1 is another, caption 2 is another, caption 3 is another and 1 more"),
+        (settings, CAPTIONS, "", image, "it begins with no image"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"already holds another run .*{says}"):
             RunDir.create(tmp_path / "run", *different)
+    larger = dataclasses.replace(settings, scale=3)  # that is applied
+    RunDir.create(tmp_path / "run", larger, CAPTIONS).close()
+    with RunDir.open(tmp_path / "run") as run:
+        assert run.settings == larger
 
 
 def test_folders_that_cannot_be_used(tmp_path, settings, monkeypatch):
@@ -154,12 +168,13 @@ def test_two_processes_do_not_share_a_run(tmp_path, settings):
 
 
 def test_conditions(tmp_path, settings):
-    rng = np.random.default_rng(0)
+    rng, text = np.random.default_rng(0), settings.model.text
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    size = (text.max_length, text.dim)
     conditions = Conditions(
-        text=rng.normal(size=(4, 6, 8)).astype(np.float32),
-        embedding=rng.normal(size=(4, 8)).astype(np.float32),
-        null_text=rng.normal(size=(1, 6, 8)).astype(np.float32),
+        text=draw(4, *size), embedding=draw(4, text.dim), null_text=draw(1, *size)
     )
+    path = tmp_path / "run" / "conditions.npz"
     with RunDir.create(tmp_path / "run", settings, CAPTIONS) as run:
         assert run.load_conditions() is None
         run.save_conditions(conditions)
@@ -167,7 +182,23 @@ def test_conditions(tmp_path, settings):
         assert captions == CAPTIONS
         for field in ("text", "embedding", "null_text"):
             np.testing.assert_array_equal(getattr(stored, field), getattr(conditions, field))
-        (run.path / "conditions.npz").write_bytes(b"PK\3\4 cut short")
+        for damaged in (
+            b"PK\3\4 cut short",
+            path.read_bytes()[:-100],
+            npz_bytes(captions=np.array(CAPTIONS), text=conditions.text),
+            npz_bytes(captions=np.arange(4), **vars(conditions)),
+            npz_bytes(captions=np.array(CAPTIONS[:3]), **vars(conditions)),
+            npz_bytes(
+                captions=np.array(CAPTIONS),
+                **vars(conditions) | {"text": conditions.text.astype(np.float64)},
+            ),
+            npz_bytes(captions=np.array(CAPTIONS), **vars(conditions) | {"text": np.array([{}])}),
+        ):
+            path.write_bytes(damaged)
+            assert run.load_conditions() is None
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, captions=np.array(CAPTIONS), **vars(conditions))
+        path.write_bytes(buffer.getvalue())  # of no size that could be known
         assert run.load_conditions() is None
 
 
@@ -183,8 +214,62 @@ def test_replaced_captions(tmp_path, settings):
         ]  # fmt: skip
         assert json.loads((archive / "story.json").read_text())["captions"][2] == "three."
         assert (archive / "report.json").exists() and not (again.path / "report.json").exists()
-    with RunDir.open(run.path).replace_captions({}, from_id=1) as third:
-        assert (third.path / "archive" / "002" / "latents" / "chunk_01.npy").exists()
+    with RunDir.open(run.path).replace_captions({}, from_id=2) as third:
+        assert (third.path / "archive" / "002" / "latents" / "chunk_02.npy").exists()
+    shutil.rmtree(run.path / "archive" / "001")  # numbers grow from the largest
+    (run.path / "archive" / "notes").mkdir()
+    with RunDir.open(run.path).replace_captions({}, from_id=1) as fourth:
+        assert (fourth.path / "archive" / "003" / "latents" / "chunk_01.npy").exists()
+        assert [p.name for p in (fourth.path / "archive" / "002" / "latents").glob("*.npy")] == [
+            "chunk_02.npy"
+        ]
+
+
+def test_another_seed_from_a_chunk_on(tmp_path, settings):
+    with filled(tmp_path / "run", settings).replace_captions({}, 3, seed=9) as run:
+        assert [run.settings.seed_of(i) for i in range(5)] == [3, 3, 3, 9, 9]
+    with RunDir.open(run.path).replace_captions({}, 4, seed=7) as run:
+        assert [run.settings.seed_of(i) for i in range(5)] == [3, 3, 3, 9, 7]
+    with RunDir.open(run.path).replace_captions({1: "ONE."}, 1, seed=5) as run:
+        assert run.settings.rerolls == ((1, 5),)
+    stored = json.loads((run.path / "archive" / "003" / "config.json").read_text())
+    assert stored["rerolls"] == [[3, 9], [4, 7]]
+
+
+def test_latents_of_another_run_are_refused_and_stray_files_left_alone(tmp_path, settings):
+    with filled(tmp_path / "run", settings) as run:
+        (run.path / "latents" / "chunk_new.npy").write_text("mine")
+        (run.path / "latents" / "chunk_02.npy.orig").write_text("mine")
+        (run.path / "latents" / "chunk_04.npy").unlink()
+        assert list(run.load_latents(range(5), tidy=False)) == [0, 1, 2, 3]
+        assert not (run.path / "archive").exists()
+        assert list(run.load_latents(range(5))) == [0, 1, 2, 3]
+        assert (run.path / "latents" / "chunk_new.npy").exists()
+        run.save_latents(2, np.zeros((3, 4, 4, 16), np.float32))
+        with pytest.raises(UserError, match=r"chunk_02.npy is \[3, 4, 4, 16\] float32; this run's"):
+            run.load_latents(range(5))
+        assert (run.path / "latents" / "chunk_03.npy").exists()
+        shutil.rmtree(run.path / "latents")
+        assert run.load_latents(range(5)) == {}
+        run.save_latents(0, chunk(0)[:1])
+        assert list(run.load_latents(range(5))) == [0]
+
+
+@pytest.mark.parametrize("name", ["take:1", "12:30 fox", "https:", "a é"])
+def test_names_that_look_like_addresses_are_names(tmp_path, settings, name):
+    frames = np.zeros((9, 32, 32, 3), np.uint8)
+    given = dataclasses.replace(settings, video_chunks=1, video_sha256="def")
+    with RunDir.create(tmp_path / name, given, CAPTIONS, video=iter(frames)) as run:
+        assert len(list(run.video_frames())) == 9
+
+
+def test_an_address_is_no_folder(tmp_path, settings, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="s3://bucket/run is an address"):
+        RunDir.create("s3://bucket/run", settings, CAPTIONS)
+    assert not list(tmp_path.iterdir())
+    with RunDir.create("take:1", settings, CAPTIONS) as run:
+        assert run.path.is_dir()
 
 
 def test_needed_space_grows_with_the_story(settings):

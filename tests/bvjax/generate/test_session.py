@@ -146,6 +146,31 @@ def test_redo_without_an_edit_gives_the_same_again(finished, bundle, tmp_path):
     assert latents(path) == latents(finished)
 
 
+def test_redo_with_another_seed(finished, bundle, tmp_path, caplog):
+    """The chunks before stay, the others are not the same, and a resumed run makes these again."""
+    caplog.set_level("INFO", "absl")
+    path, before = copy(finished, tmp_path), latents(finished)
+    with RunDir.open(path) as run:
+        again = session.redo(run, bundle, 3, {}, seed=9)
+    assert "chunks 1 to 2 are kept to the bit, chunks 3 to 5 are made again" in caplog.text
+    assert str(path / "archive" / "001") in caplog.text and "--seed" not in caplog.text
+    with again:
+        list(session.produce(again, bundle))
+        assert session.is_finished(again)
+    after = latents(path)
+    assert {n for n in before if after[n] == before[n]} == {f"chunk_0{i}.npy" for i in range(3)}
+    report = json.loads((path / "report.json").read_text())
+    assert report["seed"] == 5 and report["rerolls"] == [[3, 9]]
+    (path / "latents" / "chunk_04.npy").write_bytes(b"damaged")
+    with RunDir.open(path) as run:
+        assert not session.is_finished(run)
+        list(session.produce(run, bundle))
+    assert latents(path) == after
+    with RunDir.open(path) as run:
+        session.redo(run, bundle, 3, {3: run.captions[2]}, seed=9).close()
+    assert "the same chunks are made again; --seed N makes others" in caplog.text
+
+
 def test_redo_refuses(finished, bundle, tmp_path):
     path = copy(finished, tmp_path)
     for from_chunk, edits, says in (
@@ -154,16 +179,28 @@ def test_redo_refuses(finished, bundle, tmp_path):
         (3, {2: "x"}, "caption 2 cannot be edited"),
         (3, {6: "x"}, "caption 6 cannot be edited"),
         (3, {3: "  "}, "caption 3 is empty"),
-        (3, {3: "Pip waves " * 40}, "shorten it"),
+        (3, {3: "\u200b"}, "caption 3 is empty"),
+        (3, {3: "Pip \udcff"}, "caption 3 has half a character"),
+        (3, {3: "Pip waves " * 40}, "the new caption 3 has .* tokens, the limit is 64: shorten it"),
     ):
         with RunDir.open(path) as run, pytest.raises(UserError, match=says):
             session.redo(run, bundle, from_chunk, edits)
+    with RunDir.open(path) as run, pytest.raises(UserError, match="the seed is -1"):
+        session.redo(run, bundle, 3, {}, seed=-1)
     assert latents(path) == latents(finished) and not (path / "archive").exists()
 
 
 def test_decode_and_report_again(finished, bundle, tmp_path):
     path = copy(finished, tmp_path)
     old = json.loads((path / "report.json").read_text())
+    with RunDir.open(path) as run:
+        assert session.is_finished(run)
+    for name in ("video.mp4", "report.json", "report.png"):
+        content = (path / name).read_bytes()
+        (path / name).unlink()
+        with RunDir.open(path) as run:
+            assert not session.is_finished(run)
+        (path / name).write_bytes(content)
     for name in ("video.mp4", "report.json", "report.png"):
         (path / name).unlink()
     with RunDir.open(path) as run:
@@ -264,7 +301,10 @@ def test_begin_refuses(bundle, story, tiny, tmp_path):
         ({"story": Story(("Pip waves. " * 40,))}, "caption 1 has .* tokens"),
         ({"model": tiny.variant(retrieval={"kind": "oracle"})}, "only an evaluation has"),
         ({"seed": -1}, "the seed is -1"),
-        ({"scale": 0}, "the scale is 0"),
+        ({"scale": 0}, "the scale is 0; at 32x32 pixels it can be 1 to 186"),
+        ({"scale": 187}, "the scale is 187"),
+        ({"model": tiny.variant(cfg={"negative": "Pip " * 90})}, "the negative prompt .* has "),
+        ({"model": tiny.variant(build={"n_random": 2**40})}, "build.n_random is .* above 1048576"),
         ({"chunks": 9}, "this story has 1 to 5"),
         ({"image": tmp_path / "missing.png"}, "No such file"),
         ({"model": tiny.variant(chunk={"history": "both"})}, "pixels, latents"),
@@ -294,6 +334,34 @@ def test_begin_refuses(bundle, story, tiny, tmp_path):
         with pytest.raises(UserError, match=says):
             session.begin(bundle, **arguments)
     assert not (tmp_path / "run").exists()
+
+
+def test_another_scale_is_applied_to_a_run(finished, bundle, story, tmp_path):
+    path, before = copy(finished, tmp_path), latents(finished)
+    begin = lambda scale: session.begin(bundle, bundle.model, story, path, seed=5, scale=scale)
+    with pytest.raises(UserError, match="the scale is 300"):
+        begin(300)
+    begin(None).close()
+    with RunDir.open(path) as run:
+        assert run.settings.scale == 8 and session.is_finished(run)
+    with begin(2) as run:
+        assert not session.is_finished(run)
+        list(session.produce(run, bundle))
+        assert session.is_finished(run)
+    assert read_video(path / "video.mp4")[0].shape == (41, 64, 64, 3) and latents(path) == before
+    with begin(None) as run:
+        assert run.settings.scale == 2
+
+
+def test_what_is_not_resumed_is_not_touched(finished, bundle, tmp_path):
+    """Reports and videos of a damaged run are of what is intact; nothing is moved for them."""
+    path = copy(finished, tmp_path)
+    (path / "latents" / "chunk_03.npy").write_bytes(b"damaged")
+    before = latents(path)
+    with RunDir.open(path) as run:
+        assert session.decode(run, bundle) == 17
+        list(session.produce(run, bundle, only_report=True))
+    assert latents(path) == before and not (path / "archive").exists()
 
 
 def test_other_weights_are_refused(finished, bundle, tmp_path):

@@ -1,0 +1,146 @@
+"""config.json and story.json of a run folder: what decides a video, read as if a stranger had written it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bvjax.config import ModelConfig
+from bvjax.errors import UserError
+from bvjax.files import read_json_object
+from bvjax.generate.checks import check_model, check_scale, check_seed
+from bvjax.overrides import from_dict, to_dict
+from bvjax.plain_text import is_blank
+
+_TOLD = 3  # differences that a message lists
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What, besides story and image, decides the video (`weights` is only where to look)."""
+
+    model: ModelConfig
+    seed: int
+    scale: int
+    weights: str
+    weights_sha256: str
+    overrides: tuple[str, ...] = ()
+    video_chunks: int = 0  # chunks 1 to `video_chunks` are given by a video
+    video_sha256: str = ""  # of its frames in given.mkv
+    # (chunk id, seed): chunks from that id on were made again with that seed; ids rise.
+    rerolls: tuple[tuple[int, int], ...] = ()
+
+    def seed_of(self, chunk_id: int) -> int:
+        """The seed that a chunk is made with."""
+        begun = [seed for first, seed in self.rerolls if first <= chunk_id]
+        return begun[-1] if begun else self.seed
+
+    def rerolled(self, from_id: int, seed: int) -> Settings:
+        """These settings with another seed for the chunks from `from_id` on."""
+        kept = tuple(pair for pair in self.rerolls if pair[0] < from_id)
+        return dataclasses.replace(self, rerolls=(*kept, (from_id, seed)))
+
+
+def weights_place(folder: pathlib.Path) -> str:
+    """The path of a weights folder as config.json keeps it, the same under every locale.
+
+    What is not UTF-8 in it is lost: `--weights` says where the folder is.
+    """
+    return os.fsencode(folder.absolute()).decode("utf-8", errors="replace")
+
+
+def weights_folder(place: str) -> pathlib.Path:
+    """The folder that `weights_place` noted."""
+    return pathlib.Path(os.fsdecode(place.encode()))
+
+
+def as_json(settings: Settings) -> dict[str, Any]:
+    """The content of config.json."""
+    return to_dict(settings)
+
+
+def read_settings(path: pathlib.Path, num_chunks: int) -> Settings:
+    """The content of config.json; raises `UserError` for what no run could have been begun with."""
+    settings = from_dict(Settings, read_json_object(path))
+    check_model(settings.model, num_chunks)
+    check_scale(settings.model.chunk, settings.scale)
+    for seed in (settings.seed, *(seed for _, seed in settings.rerolls)):
+        check_seed(seed)
+    begins = [first for first, _ in settings.rerolls]
+    if begins != sorted(set(begins)) or not all(0 <= first <= num_chunks for first in begins):
+        raise UserError(f"rerolls begin at chunks {begins}; the run has {num_chunks} chunks")
+    if not 0 <= settings.video_chunks < num_chunks:
+        raise UserError(
+            f"video_chunks is {settings.video_chunks}; with {num_chunks} chunks it can be 0 to "
+            f"{num_chunks - 1}"
+        )
+    if "\0" in settings.weights:
+        raise UserError("weights is not a path: it has a character of code 0 in it")
+    return settings
+
+
+def read_story(path: pathlib.Path) -> tuple[tuple[str, ...], str]:
+    """(captions, title) of story.json; raises `UserError`."""
+    stored = read_json_object(path)
+    captions, title = stored.get("captions"), stored.get("title")
+    if not isinstance(title, str):
+        raise UserError(f"the title in {path} is not text")
+    if not isinstance(captions, list) or not captions:
+        raise UserError(f"{path} has no list of captions")
+    for number, caption in enumerate(captions, start=1):
+        if not isinstance(caption, str) or is_blank(caption):
+            raise UserError(f"caption {number} in {path} is not a sentence")
+    return tuple(captions), title
+
+
+def differences(
+    there: tuple[Settings, Sequence[str]], asked: tuple[Settings, Sequence[str]]
+) -> list[str]:
+    """What decides the video and is not alike in two runs, each said in a few words."""
+    told = list(_unlike_settings(there[0], asked[0]))
+    old, new = there[1], asked[1]
+    if len(old) != len(new):
+        told.append(f"it has {len(old)} chunks, not {len(new)}")
+    told += [
+        f"caption {number} is another"
+        for number, (before, after) in enumerate(zip(old, new, strict=False), start=1)
+        if before != after
+    ]
+    return told
+
+
+def listed(told: Sequence[str]) -> str:
+    """The first differences of a list in one phrase, and how many more there are."""
+    more = len(told) - _TOLD
+    return ", ".join(told[:_TOLD]) + (f" and {more} more" if more > 0 else "")
+
+
+def _unlike_settings(there: Settings, asked: Settings) -> Iterator[str]:
+    if there.weights_sha256 != asked.weights_sha256:
+        yield "its weights are others"
+    if there.seed != asked.seed:
+        yield f"its seed is {there.seed}, not {asked.seed}"
+    if there.rerolls != asked.rerolls:
+        yield "chunks of it were made again with another seed"
+    if there.video_sha256 != asked.video_sha256 or there.video_chunks != asked.video_chunks:
+        if not there.video_chunks or not asked.video_chunks:
+            yield f"it goes on from {'a' if there.video_chunks else 'no'} video"
+        elif there.video_chunks != asked.video_chunks:
+            yield f"a video gives {there.video_chunks} of its chunks, not {asked.video_chunks}"
+        else:
+            yield "the frames of its video are others"
+    old, new = (dict(_leaves(to_dict(s.model))) for s in (there, asked))
+    for key in old:
+        if old[key] != new[key]:
+            yield f"its {key} is {old[key]}, not {new[key]}"
+
+
+def _leaves(section: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{where}{key}.")
+        else:
+            yield f"{where}{key}", value
