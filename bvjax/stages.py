@@ -1,7 +1,8 @@
-"""What its training made a checkpoint, and which samplers that allows."""
+"""What its training made a checkpoint, which samplers that allows, and what to expect of it."""
 
 from __future__ import annotations
 
+from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 
 STAGES = ("pretrained", "stage1", "stage2", "few-step")
@@ -26,3 +27,20 @@ def check_sampler(stage: str | None, kind: str) -> None:
             f"these weights are of stage {stage}: sampler.kind few_step is for few-step weights; "
             "use unipc or euler"
         )
+
+
+def memory_warning(stage: str | None, model: ModelConfig) -> str | None:
+    """What to expect when weights meet a memory that they were never trained for; None if they do not.
+
+    Pretrained weights have only seen windows all of whose frames were equally noisy.  The clean keys
+    of earlier chunks are new to them, and nothing taught them what to take from there.
+    """
+    remembers = model.retrieval.kind != "none" and (model.retrieval.recent or model.retrieval.l)
+    if stage != "pretrained" or not (remembers or model.memory.anchor):
+        return None
+    return (
+        "these weights are of stage pretrained: they were never trained with a memory of earlier "
+        "chunks. Expect seams between chunks, colours and subjects that drift, and no reliable return "
+        "of what was shown; training of stage1 teaches it. Without memory (--set memory.anchor=false "
+        "--set retrieval.kind=none) each chunk is a video of its own"
+    )

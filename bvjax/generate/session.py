@@ -30,7 +30,7 @@ from bvjax.generate.run_dir import RunDir, check_place
 from bvjax.generate.run_report import RunReport
 from bvjax.generate.run_settings import Settings, weights_place
 from bvjax.plain_text import is_blank, whole_text
-from bvjax.stages import check_sampler
+from bvjax.stages import check_sampler, memory_warning
 from bvjax.story import Story
 from bvjax.versions import versions
 
@@ -124,6 +124,8 @@ def begin(
         logging.info(prefix.told())
     if there not in (None, scale):
         logging.info("video.mp4 is enlarged %d times from now on, not %d times", scale, there)
+    if untrained := memory_warning(bundle.stage, model):
+        logging.warning(untrained)
     try:
         if not (run.path / "versions.json").exists():
             run.save_json("versions.json", versions())

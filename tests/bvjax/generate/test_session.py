@@ -376,3 +376,10 @@ def test_a_sampler_that_the_weights_were_not_made_for(bundle, tmp_path):
     with pytest.raises(UserError, match="sampler.kind must be few_step, not unipc"):
         session.begin(distilled, bundle.model, Story("", ("Pip waves.",)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_pretrained_weights_with_a_memory_are_warned_of(bundle, story, tmp_path, caplog):
+    plain = dataclasses.replace(bundle, stage="pretrained")
+    session.begin(plain, bundle.model, story, tmp_path / "run").close()
+    (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert "never trained with a memory of earlier chunks" in warning
