@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import re
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -44,6 +45,16 @@ def keep_programs() -> str:
     folder = cache_folder()
     jax.config.update("jax_compilation_cache_dir", folder)
     return folder
+
+
+def can_keep(folder: str) -> bool:
+    """Whether programs can be written into `folder`, which is made if it is not there."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -83,9 +94,11 @@ class _Misses(logging.Handler):
                 above.handle(record)
         elif what := PROGRAMS.get(miss[1]):
             folder = jax.config.jax_compilation_cache_dir
+            kept = (
+                f"kept in {folder}" if can_keep(folder) else f"not kept: {folder} cannot be written"
+            )
             self._say(
-                f"compiling {what} for {self._about} (first run with these sizes and versions; "
-                f"kept in {folder})"
+                f"compiling {what} for {self._about} (first run with these sizes and versions; {kept})"
             )
 
 

@@ -34,8 +34,8 @@ def save_quietly(path: pathlib.Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
     except OSError as error:
-        logging.warning(
-            "cannot keep %s (%s); set %s to another folder or to off",
+        logging.log_first_n(  # a line for each caption would not say more
+            logging.WARNING, "cannot keep %s and others (%s); set %s to another folder or to off", 1,
             path, error.strerror or error, VARIABLE,
         )  # fmt: skip
 
@@ -60,7 +60,9 @@ def file_sha256(path: pathlib.Path, folder: pathlib.Path | None) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there yet, or damaged: made again
     if found.st_size > LARGE:
-        logging.info("hashing %s, %.0f GB (once: the hash is kept)", path, found.st_size / 1e9)
+        logging.info(
+            "hashing %s, %.0f GB (once, if the hash can be kept)", path, found.st_size / 1e9
+        )
     digest = sha256_of(path)
     if time.time() - max(found.st_mtime, found.st_ctime) > RACY_SECONDS:
         save_quietly(record, json.dumps({"state": state, "sha256": digest}).encode())

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+
+from bvjax.generate import drawn_text
 
 INK, FAINT = "#22313f", "#d9dfe5"
 BLUE, ORANGE, GREEN, RED = "#2f6db3", "#e08a2c", "#3c9a5f", "#cf4b4b"
@@ -21,14 +24,20 @@ STRIP = 15  # at most so many frames on top
 
 
 def draw(
-    report: dict[str, Any], stills: Sequence[UInt8[np.ndarray, "h w 3"]], title: str = ""
+    report: dict[str, Any],
+    stills: Sequence[UInt8[np.ndarray, "h w 3"]],
+    title: str = "",
+    facts: str = "",
 ) -> bytes:
-    """A PNG of `report` (see `drift_report.report`) with one still per chunk on top."""
+    """A PNG of `report` (see `drift_report.report`) with one still per chunk on top.
+
+    `title` is a person's text, cut where it is too long; `facts` stand behind it.
+    """
     chunks = report["chunks"]
     x = np.array([chunk["chunk"] for chunk in chunks])
     figure = Figure(figsize=(13, 11.5), facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    figure.suptitle(title or "Drift report", fontsize=15, color=INK, x=0.015, ha="left")
+    _headline(figure, canvas, title or "Drift report", facts)
     strip, plots = figure.subfigures(2, 1, height_ratios=[1.1, 9])
     _strip(strip, stills, x)
     axes = plots.subplots(3, 2)
@@ -63,6 +72,20 @@ def draw(
     buffer = io.BytesIO()
     canvas.print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _headline(figure: Figure, canvas: FigureCanvasAgg, title: str, facts: str) -> None:
+    text, families, lost = drawn_text.drawable(title)
+    if lost:
+        logging.info(
+            "no installed font has %d characters of the title (%s): the picture shows %s for them",
+            len(lost), " ".join(f"U+{ord(c):04X}" for c in lost[:5]), drawn_text.REPLACEMENT,
+        )  # fmt: skip
+    drawn = figure.suptitle(
+        text, fontsize=15, color=INK, x=0.015, ha="left", family=families,
+        parse_math=False,  # a dollar is a dollar
+    )  # fmt: skip
+    drawn_text.shorten(drawn, canvas, 0.97 * figure.bbox.width, facts and f"  \u00b7  {facts}")
 
 
 def _strip(figure, stills: Sequence[np.ndarray], x: np.ndarray) -> None:

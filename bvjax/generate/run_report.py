@@ -66,9 +66,9 @@ class RunReport:
         drift = {number: measured() for number, measured in self.drift.items()}
         report = drift_report.report(run.captions, drift, self.memory, about)
         name = run.title or run.path.name
-        headline = f"{name}  ·  {self.frames / chunk.fps:.0f} s  ·  seed {run.settings.seed}"
-        headline += "".join(f", {seed} from chunk {first} on" for first, seed in self._rerolls())
-        run.save_bytes("report.png", report_picture.draw(report, self.stills, headline))
+        facts = f"{self.frames / chunk.fps:.0f} s  ·  seed {run.settings.seed}"
+        facts += "".join(f", {seed} from chunk {first} on" for first, seed in self._rerolls())
+        run.save_bytes("report.png", report_picture.draw(report, self.stills, name, facts))
         run.save_json("report.json", report)
 
     def _rerolls(self) -> list[list[int]]:

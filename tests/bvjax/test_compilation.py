@@ -1,6 +1,7 @@
 """Compiled programs are kept, and a word is said when one is made."""
 
 import logging
+import types
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,20 @@ def test_where_programs_are_kept(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert compilation.cache_folder().startswith(str(tmp_path / ".cache" / "bvjax" / "xla-"))
+
+
+def test_what_cannot_be_kept_is_not_said_to_be(tmp_path, monkeypatch):
+    assert compilation.can_keep(str(tmp_path / "new" / "folder"))
+    (tmp_path / "file").touch()
+    said = []
+    handler = compilation._Misses(said.append, "32x32")
+    line = "PERSISTENT COMPILATION CACHE MISS for 'jit_denoise'"
+    for folder, kept in ((tmp_path / "file" / "x", "not kept: "), (tmp_path, "kept in ")):
+        monkeypatch.setattr(
+            compilation.jax, "config", types.SimpleNamespace(jax_compilation_cache_dir=str(folder))
+        )
+        handler.handle(logging.LogRecord("jax", logging.DEBUG, "", 0, line, (), None))
+        assert f"versions; {kept}{folder}" in said[-1]
 
 
 @pytest.fixture
