@@ -140,22 +140,25 @@ def _frog(r: Rig) -> None:
 def _turtle(r: Rig) -> None:
     f, h = r.f, 0.05 * r.pose.head
     low = r.lower = 0.12 * r.pose.sit
-    r.cap(-0.40 * f, 0.22 - low, -0.60 * f, 0.16 - low, 0.06, 0.02, r.pale)
-    for i, lx in enumerate((-0.30, 0.28)):
-        r.cap(lx * f - 0.05, 0.22 - low, lx * f - 0.05 + r.swing(i), 0.08, 0.10, 0.095, r.pale)
-    hx, hy = 0.58 * f + h, 0.42 - low + 0.10 * r.pose.arm
-    r.cap(0.30 * f, 0.24 - low, hx - 0.02 * f, hy - 0.06, 0.11, 0.10, r.pale)
-    wide = r.long(0.38, 0.46)
-    dome = [(wide * np.cos(a), 0.20 - low + 0.52 * np.sin(a)) for a in np.linspace(0, np.pi, 15)]
+    r.cap(-0.36 * f, 0.22 - low, -0.56 * f, 0.13 - low, 0.06, 0.02, r.pale)
+    for i, lx in enumerate((-0.27, 0.25)):
+        r.cap(lx * f - 0.05, 0.22 - low, lx * f - 0.05 + r.swing(i), 0.09, 0.10, 0.10, r.pale)
+    hx, hy = 0.47 * f + h, 0.54 - low + 0.08 * r.pose.arm
+    wide = r.long(0.36, 0.43)
+    dome = [(wide * np.cos(a) - 0.06 * f, 0.22 - low + 0.58 * np.sin(a))
+            for a in np.linspace(0, np.pi, 15)]  # fmt: skip
     r.poly(dome, r.main, radius=0.03)
-    for cx, cy, q in ((0.0, 0.50, 0.115), (-0.24, 0.36, 0.09), (0.24, 0.36, 0.09)):
-        r.ell(cx * wide / 0.46, cy - low, q * wide / 0.46, q * 0.85, r.dark, rim=0)
-    r.cap(-wide, 0.20 - low, wide, 0.20 - low, 0.05, 0.05, r.dark)
-    r.legs([0.32 * f + 0.05, -0.26 * f + 0.05], 0.18, 0.09, r.pale)
-    r.ell(hx, hy, 0.17, 0.155, r.pale)
-    r.eyes(hx + 0.05 * f, hy + 0.04, 0.07, 0.042)
-    r.anchors |= {"head": (hx, hy + 0.12, 0.72), "neck": (0.44 * f, 0.31 - low, 0.6),
-                  "back": (-0.10 * f, 0.72 - low, 0.85)}  # fmt: skip
+    for cx, cy, q in ((0.0, 0.60, 0.125), (-0.23, 0.40, 0.10), (0.20, 0.40, 0.10)):
+        r.ell(cx * wide / 0.43 - 0.06 * f, cy - low, q * wide / 0.43, q * 0.9, r.dark, rim=0)
+    r.cap(-wide - 0.06 * f, 0.22 - low, wide - 0.06 * f, 0.22 - low, 0.055, 0.055, r.dark)
+    r.cap(0.30 * f, 0.28 - low, hx, hy - 0.08, 0.12, 0.11, r.pale)
+    r.legs([0.30 * f + 0.05, -0.25 * f + 0.05], 0.18, 0.10, r.pale)
+    r.ell(hx, hy, 0.20, 0.175, r.pale)
+    r.eyes(hx + 0.06 * f, hy + 0.05, 0.085, 0.048)
+    mouth = hx + 0.08 * f
+    r.cap(mouth - 0.06, hy - 0.075, mouth + 0.06, hy - 0.07, 0.014, 0.014, INK, rim=0, gradient=0)
+    r.anchors |= {"head": (hx, hy + 0.14, 0.78), "neck": (0.40 * f, 0.36 - low, 0.7),
+                  "back": (-0.16 * f, 0.80 - low, 0.85)}  # fmt: skip
 
 
 def _elephant(r: Rig) -> None:
@@ -195,11 +198,11 @@ def _giraffe(r: Rig) -> None:
     r.legs([-0.20 * f + 0.08, 0.16 * f + 0.07], 0.42, 0.072, r.main)
     nx, ny = 0.24 * f + h, 1.02 - low
     r.cap(0.10 * f, 0.54 - low, nx, ny, 0.175, 0.125, r.main)
-    for t, q in ((0.24, 0.065), (0.52, 0.058), (0.78, 0.05)):
+    for t, q in ((0.22, 0.078), (0.52, 0.068), (0.80, 0.058)):
         r.ell(0.10 * f + (nx - 0.10 * f) * t - 0.03 * f, 0.54 - low + (ny - 0.54 + low) * t, q, q,
               r.dark, rim=0)  # fmt: skip
     for cx, cy in ((-0.22, 0.53), (-0.02, 0.42)):
-        r.ell(cx * f - 0.02, cy - low, 0.075, 0.065, r.dark, rim=0)
+        r.ell(cx * f - 0.02, cy - low, 0.085, 0.072, r.dark, rim=0)
     hx, hy = nx + 0.05 * f, ny + 0.10
     for s in (-1, 1):
         top = (hx - 0.07 * f + s * 0.09, hy + 0.23)
@@ -215,8 +218,8 @@ BUILDERS = {"fox": _fox, "rabbit": _rabbit, "bear": _bear, "owl": _owl, "frog": 
             "turtle": _turtle, "elephant": _elephant, "giraffe": _giraffe}  # fmt: skip
 # Body height over nominal size: long species are scaled down and low ones up, so that every
 # subject covers a similar area.
-PROPORTION = {"fox": 0.95, "rabbit": 1.02, "bear": 0.98, "owl": 0.98, "frog": 1.05, "turtle": 1.0,
-              "elephant": 0.98, "giraffe": 0.95}  # fmt: skip
+PROPORTION = {"fox": 0.95, "rabbit": 0.98, "bear": 0.98, "owl": 0.98, "frog": 1.05, "turtle": 1.04,
+              "elephant": 0.98, "giraffe": 0.92}  # fmt: skip
 
 
 def build(subject: Subject, pose: Pose, x: float, foot: float, unit: float) -> list[Part]:

@@ -26,7 +26,8 @@ from data_pipelines.storyworld.world import (
 class Truth:
     """Ground truth of n frames of a story with s subjects.
 
-    visible: at least half of the subject's box is inside the frame and not covered.
+    visible: at least half of the subject's box is inside the frame and not covered by the box of
+    who stands in front.
     boxes: x0, y0, x1, y1 in pixels, not cut at the frame; zeros for a subject off stage.
     place: index into PLACES of the place at the frame's centre.
     places_visible: places of which any layer shows a strip.
@@ -53,6 +54,17 @@ def _area(box) -> float:
 def _cut(box, other) -> tuple[float, float, float, float]:
     low = max(box[0], other[0]), max(box[1], other[1])
     return (*low, min(box[2], other[2]), min(box[3], other[3]))
+
+
+def _shares(drawn: list[tuple[int, tuple]], width: int, height: int) -> dict[int, float]:
+    """Share of each box, drawn from back to front, that is inside the frame and not covered. On
+    stage are two at most, so that a box is covered by one other."""
+    shares = {}
+    for k, (who, box) in enumerate(drawn):
+        inside = _cut(box, (0.0, 0.0, width, height))
+        hidden = max((_area(_cut(inside, front)) for _, front in drawn[k + 1 :]), default=0.0)
+        shares[who] = (_area(inside) - hidden) / max(_area(box), 1e-9)
+    return shares
 
 
 def _places_in_view(story: Story, camera: Camera) -> set[int]:
@@ -101,17 +113,14 @@ def truth(
             parts = subject_parts(story, placed, cam, height, width)
             box = tuple(height * v for v in rig.bounds(parts))
             boxes[i, placed.subject] = box
-            inside = _area(_cut(box, (0.0, 0.0, width, height)))
-            visible[i, placed.subject] = inside >= 0.5 * _area(box)
-            for other, behind in drawn:  # later subjects stand in front
-                if _area(_cut(behind, box)) > 0.5 * _area(behind):
-                    visible[i, other] = False
             drawn.append((placed.subject, box))
             if subject_masks is not None and (made := subject_canvas(parts, height, width)):
                 canvas, rows, columns = made
                 solid = canvas.rgba[..., 3] >= 0.5
                 subject_masks[i, :, rows, columns] &= ~solid
                 subject_masks[i, placed.subject, rows, columns] |= solid
+        for who, share in _shares(drawn, width, height).items():
+            visible[i, who] = share >= 0.5
     background = ~subject_masks.any(1) if subject_masks is not None else None
     return Truth(visible, boxes, place, in_view, camera, lights, background, subject_masks)
 

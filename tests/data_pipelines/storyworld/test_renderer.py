@@ -108,6 +108,50 @@ def test_weather_and_place_indices(changing):
     assert fact.places_visible[np.arange(len(fact.place)), fact.place].all()
 
 
+def test_truth_is_what_the_pixels_show_where_two_meet_at_the_edge():
+    """Each subject is painted in another colour: where the picture changes it is on stage, alone."""
+    frames, shares = 0, []
+    for story in map(make_story, range(40)):
+        found = truth(story, fps=2)
+        crowded = np.flatnonzero((found.boxes[..., 2] > found.boxes[..., 0]).sum(1) == 2)[::5]
+        if not len(crowded):
+            continue
+        fact = truth(story, crowded, masks=True, fps=2)
+        plain = render(story, crowded, fps=2).astype(int)
+        for i, subject in enumerate(story.subjects):
+            other = dataclasses.replace(
+                subject, colour="cyan" if subject.colour != "cyan" else "red"
+            )
+            cast = [other if k == i else s for k, s in enumerate(story.subjects)]
+            painted = render(dataclasses.replace(story, subjects=tuple(cast)), crowded, fps=2)
+            changed = np.abs(painted - plain).max(-1) > 12
+            for t, mask in enumerate(fact.subject_masks[:, i]):
+                grown = np.pad(mask, 1)
+                for axis in (0, 1):
+                    grown = grown | np.roll(grown, 1, axis) | np.roll(grown, -1, axis)
+                assert not changed[t][~grown[1:-1, 1:-1]].any()
+                rows, columns = np.nonzero(changed[t])
+                if len(rows):
+                    x0, y0, x1, y1 = fact.boxes[t, i]
+                    assert x0 < columns.min() + 1 and columns.max() < x1
+                    assert y0 < rows.min() + 1 and rows.max() < y1
+                x0, y0, x1, y1 = fact.boxes[t, i]
+                if x1 > x0:
+                    shares.append((mask.sum() / ((x1 - x0) * (y1 - y0)), fact.visible[t, i]))
+        frames += len(crowded)
+        if frames > 40:
+            break
+    share, visible = map(np.array, zip(*shares, strict=True))
+    # of its box a subject fills a half, and what is said to be hidden or outside shows little of it
+    assert (~visible).sum() > 10 and share[visible].min() > 0.25 and share[visible].mean() > 0.5
+    assert share[~visible].mean() < 0.5 * share[visible].mean()
+
+
+def test_eyes_are_open_in_frame_0():
+    for story in map(make_story, range(30)):
+        assert all(placed.pose.shut < 0.5 for placed in moment_at(story, 0).placed)
+
+
 @pytest.mark.parametrize("weather", WEATHERS)
 def test_colours_stay_apart_in_every_light(weather):
     rgb = np.array(list(COLOUR_RGB.values()), np.float32)[None] / 255
