@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +18,51 @@ FREE = (
 )  # fmt: skip
 
 
+def check_same(workdir: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The flat config of the run in `workdir`, {} if there is none; nothing is written.
+
+    Raises:
+        UserError: it is another config than `config`; the message has the keys that differ, with both
+            values.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return {}
+    old = flat(read_json_object(path))
+    new = flat(json.loads(json.dumps(config)))
+    keys = sorted(k for k in {*old, *new} - {*FREE} if old.get(k) != new.get(k))
+    if keys:
+        listed = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys)
+        raise UserError(f"{workdir} holds a run with another config: {listed}")
+    steps = old.get("train.steps")
+    if type(steps) is not int or steps < 0:
+        raise UserError(f"{path} is damaged: train.steps is {steps!r}")
+    return old
+
+
 def claim(workdir: Path, config: dict[str, Any]) -> None:
     """Makes `workdir` the folder of `config`, or checks that it is.
 
+    config.json stays what the run was begun with: the schedule of older checkpoints is known from it alone.
+
     Raises:
-        UserError: the folder cannot be written, or holds a run with another config; the message has
-            the keys that differ, with both values.
+        UserError: the folder cannot be written, or holds a run with another config, see `check_same`.
     """
-    path = workdir / "config.json"
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    if path.exists():
-        old = flat(read_json_object(path))
-        new = flat(json.loads(json.dumps(config)))
-        keys = sorted(k for k in {*old, *new} - {*FREE} if old.get(k) != new.get(k))
-        if keys:
-            listed = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys)
-            raise UserError(f"{workdir} holds a run with another config: {listed}")
+    known = check_same(workdir, config)
+    make_writable(workdir)
+    if not known:
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        write_atomic(workdir / "config.json", text.encode())
+
+
+def make_writable(folder: Path) -> None:
+    """Makes a folder where there is none; raises `UserError` where nothing can be written into it."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text.encode())
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise UserError(f"cannot write to {workdir}: {error.strerror}") from None
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
 
 
 def flat(config: dict[str, Any], where: str = "") -> dict[str, Any]:

@@ -45,6 +45,14 @@ def make_stage(config: Config) -> Stage:
     return STAGES[config.task](config)
 
 
+def check_least(section: Any, where: str, **least: int) -> None:
+    """Raises `UserError` for a number of a section of the config that is below its least legal value."""
+    for name, smallest in least.items():
+        value = getattr(section, name)
+        if value < smallest:
+            raise UserError(f"{where}.{name} is {value}; it must be {smallest} or more")
+
+
 def make_model(config: Config) -> ModelConfig:
     """The preset with the config's own `section.key=value` overrides."""
     return apply_overrides(get_preset(config.preset), config.overrides)
@@ -57,6 +65,9 @@ FRESH_STORIES = 2**20  # to measure latents on, where `data.stories` is 0
 def vae_stage(config: Config) -> Stage:
     """Clips of storyworld, from the source that `config.data.source` names."""
     model, data = make_model(config), config.data
+    check_least(data, "data", stories=0, heldout_stories=1, frames=1, seed=0)
+    check_least(config.vae, "vae", heldout_clips=1, stat_batches=1)
+    check_clip_size(data, model)
     if data.source not in CLIPS:
         raise UserError(f"data.source is {data.source!r}; it can be {' or '.join(CLIPS)}")
     clips, iterate = CLIPS[data.source](data, model.chunk)
@@ -79,6 +90,17 @@ def vae_stage(config: Config) -> Stage:
         trains=config.vae.trains,
     )
     return task, lambda: iterate(crops, config.train.global_batch_size)
+
+
+def check_clip_size(data: Config, model: ModelConfig) -> None:
+    """Raises `UserError` for clips that the VAE cannot encode."""
+    time, space = model.vae.temporal_factor, model.vae.spatial_factor
+    if (data.frames - 1) % time:
+        raise UserError(f"data.frames is {data.frames}; it must be 1 + a multiple of {time}")
+    sizes = {"chunk.height": model.chunk.height, "chunk.width": model.chunk.width}
+    for name, size in {"data.crop": data.crop, **sizes}.items():
+        if size % space:
+            raise UserError(f"{name} is {size}; it must be a multiple of {space}")
 
 
 def rendered_clips(data: Config, chunk: ChunkConfig) -> ClipSource:
@@ -115,6 +137,7 @@ CLIPS = {"render": rendered_clips, "tfds": tfds_clips}
 def text_stage(config: Config) -> Stage:
     """Captions of whole stories; the tokenizer and the word list are made from them first."""
     model, data = make_model(config), config.data
+    check_least(data, "data", tokenizer_stories=1, heldout_stories=1)
     folder = Path(data.tokenizer_dir)
     tokenizer_file, vocabulary = folder / "tokenizer.model", folder / "vocabulary.txt"
     if not (tokenizer_file.exists() and vocabulary.exists()):
@@ -150,6 +173,9 @@ def text_stage(config: Config) -> Stage:
 def dit_stage(config: Config) -> Stage:
     """Stories encoded by the two stages before, `python -m data_pipelines.storyworld.latents`."""
     data, wanted = config.data, make_model(config)
+    check_least(
+        data, "data", stories=0, heldout_stories=1, sample_stories=1, sample_chunks=1, seed=0
+    )
     layout = training_layout(config.train.mesh, "dit")
     check_fits(wanted, layout)
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))

@@ -3,14 +3,15 @@
 python -m experiments.train --config=experiments/configs/mini_vae.py --workdir=runs/vae
 
 Start it again with the same words to resume.  Any key of the config can be set from the command
-line: --config.train.steps=1000.  Exit codes: 0 finished or stopped by SIGTERM (state saved), 1 the
-loss is not finite, 2 something about the command is wrong, 130 stopped by Ctrl-C (state saved).
+line: --config.train.steps=1000.  Another number of steps than a run was begun with needs --extend: its
+learning rate keeps its schedule, and behind that its last value.  Exit codes: 0 finished or stopped by
+SIGTERM (state saved), 1 the loss is not finite, 2 something about the command or a file is wrong,
+130 stopped by Ctrl-C (state saved).
 """
 
 from __future__ import annotations
 
 import signal
-import sys
 from pathlib import Path
 
 from absl import flags, logging
@@ -26,6 +27,9 @@ _WEIGHTS = flags.DEFINE_string(
     "weights", None, "Weights folder that gets the trained part (default WORKDIR/weights)."
 )
 _INIT_FROM = flags.DEFINE_string("init-from", None, "Weights folder or .safetensors to start from.")
+_EXTEND = flags.DEFINE_bool(
+    "extend", False, "Let train.steps differ from what the run in WORKDIR was begun with."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -33,20 +37,20 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.INFO)
     # Orbax writes a page of INFO lines for each checkpoint.
     logging.get_absl_handler().addFilter(lambda r: "orbax" not in r.pathname or r.levelno > 20)
+    if len(argv) > 1:
+        raise UserError(f"unknown argument {argv[1]!r}")
+    compilation.keep_programs()
     try:
-        if len(argv) > 1:
-            raise UserError(f"unknown argument {argv[1]!r}")
-        compilation.keep_programs()
         with compilation.announced(logging.info, "this config"):
             stopped_by = wiring.train(
-                _config(), Path(_WORKDIR.value), _INIT_FROM.value, _WEIGHTS.value
+                _config(),
+                Path(_WORKDIR.value),
+                _INIT_FROM.value,
+                _WEIGHTS.value,
+                extend=_EXTEND.value,
             )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except FloatingPointError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 1
+        return console.say(f"stopped: {error}", 1)
     return 130 if stopped_by == signal.SIGINT else 0
 
 

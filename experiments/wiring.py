@@ -16,7 +16,7 @@ from bvjax.train.optimizer import OptimizerConfig
 from bvjax.train.state import Params
 from bvjax.train.task import Task
 from bvjax.weights import load_config, load_tensors
-from experiments.run_folder import claim
+from experiments.run_folder import check_same, claim, make_writable
 from experiments.stages import make_stage
 
 
@@ -25,8 +25,11 @@ def train(
     workdir: Path,
     init_from: str | None = None,
     weights: str | None = None,
+    extend: bool = False,
 ) -> int | None:
     """Trains as `config` says and adds the part to a weights folder (default WORKDIR/weights).
+
+    `extend` allows other `train.steps` than the run in `workdir` was begun with.
 
     Returns the signal that stopped it, None when it reached its last step.
     """
@@ -43,19 +46,40 @@ def train(
                 "vae.trains='decoder' needs --init-from, a weights folder whose encoder it keeps"
             )
         task = task.with_latents_of(load_config(Path(init_from)).vae)
-    claim(workdir, config.to_dict())
+    content, folder = config.to_dict(), Path(weights) if weights else workdir / "weights"
 
-    result = fit(task, make_data(), optimizer, loop, workdir, params)
+    def begin():
+        claim(workdir, content)
+        make_writable(folder if weights else workdir)
+
+    result = fit(
+        task,
+        make_data(),
+        optimizer,
+        loop,
+        workdir,
+        params,
+        extend=extend,
+        begun_with=check_same(workdir, content).get("train.steps"),
+        begin=begin,
+    )
     if result.stopped_by is None:
         meta = {
-            "config": config.to_dict(),
+            "config": content,
             "init_from": init_from,
             "commit": git_commit(),
             "device": jax.devices()[0].device_kind,
             "metrics": result.metrics,
         }
-        folder = Path(weights) if weights else workdir / "weights"
-        task.export(jax.device_get(result.state.ema), folder, meta)
+        try:
+            task.export(jax.device_get(result.state.ema), folder, meta)
+        except Exception as error:
+            logging.error(
+                "the training is done and saved; the same command writes its weights again"
+            )
+            if isinstance(error, OSError):
+                raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
+            raise
         logging.info("wrote the %s into %s", task.part, folder)
     return result.stopped_by
 

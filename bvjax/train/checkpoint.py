@@ -1,19 +1,35 @@
-"""Orbax checkpoints: the training state and the data iterator's position, written as one unit."""
+"""Orbax checkpoints: the training state, the data iterator's position and the run's plan, written as one unit.
+
+Beside each lie the checksums of its files. What is restored has been compared with them, so that a file that
+was cut, lost or changed is named, and the run goes on from the checkpoint before.
+"""
 
 from __future__ import annotations
 
 import base64
+import binascii
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from bvjax.errors import UserError
+from bvjax.files import read_json_object, sha256_of, write_json
+from bvjax.plain_text import whole_number
+from bvjax.train.plan import Plan
 from bvjax.train.state import TrainState
+from bvjax.train.task import DataIterator
+
+CHECKSUMS = "checksums.json"
+DATA = "data/metadata"  # where Orbax writes the JSON item "data"
 
 
 class Checkpoints:
-    """The checkpoints of one run; the newest `keep` stay.
+    """Writes the checkpoints of one run; the newest `keep` stay.
 
     Orbax renames a finished checkpoint into place, so one cut short by a crash is never found.
     """
@@ -21,46 +37,196 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int):
         # On CPU Orbax would write from the very buffers that the next, donating step overwrites.
         asynchronous = jax.default_backend() != "cpu"
+        self._folder = Path(folder).absolute()
         self._manager = ocp.CheckpointManager(
-            Path(folder).absolute(),
+            self._folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, enable_async_checkpointing=asynchronous
             ),
         )
+        self._unsealed: int | None = None
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest whole checkpoint."""
+        """Step of the newest checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, data_state: Any) -> None:
+    def save(self, step: int, state: TrainState, data_state: Any, plan: Plan | None = None) -> None:
         """Saves unless this step is there already; `data_state` is JSON-able or bytes."""
         if step == self.latest:
             return
+        self._seal()
+        content = _pack(data_state)
+        if plan is not None:
+            content["plan"] = dataclasses.asdict(plan)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(_pack(data_state))
+                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(content)
             ),
         )
-
-    def restore(self, like: TrainState) -> tuple[TrainState, Any]:
-        """The newest checkpoint as (state, data state).
-
-        `like` gives shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves).
-        """
-        restored = self._manager.restore(
-            self.latest,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
-            ),
-        )
-        return restored["state"], _unpack(restored["data"])
+        self._unsealed = step
+        if not self._manager.is_saving_in_progress():
+            self._seal()
 
     def close(self) -> None:
         """Waits for the checkpoint being written."""
-        self._manager.wait_until_finished()
+        self._seal()
         self._manager.close()
+
+    def _seal(self) -> None:
+        """Writes the checksums of the last checkpoint, once it is whole."""
+        self._manager.wait_until_finished()
+        step, self._unsealed = self._unsealed, None
+        if step is not None and jax.process_index() == 0:
+            folder = self._folder / str(step)
+            write_json(
+                folder / CHECKSUMS, {name: sha256_of(folder / name) for name in _files(folder)}
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint as it was found on disk, its state not read yet."""
+
+    step: int
+    folder: Path
+    sealed: bool  # its files are those that were written; without checksums nobody knows
+    data_state: Any
+    plan: Plan | None  # None: older checkpoints do not hold it
+
+    @property
+    def unchecked(self) -> str | None:
+        """What could not be checked of it, None when all was."""
+        lacks = []
+        if not self.sealed:
+            lacks.append(
+                "no checksums (whether its numbers are those that were written is not known)"
+            )
+        if self.plan is None:
+            lacks.append("no plan (its schedule is that of the steps in config.json)")
+        return f"checkpoint {self.folder} has {' and '.join(lacks)}" if lacks else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint with its state."""
+
+    state: TrainState
+    saved: Saved
+    damaged: dict[int, str]  # newer checkpoints, and what is wrong with each
+
+
+def steps_of(folder: Path) -> list[int]:
+    """Steps of all checkpoints in `folder`, newest first."""
+    folder = Path(folder)
+    names = [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+    steps = [step for name in names if (step := whole_number(name)) is not None]
+    return sorted((step for step in steps if str(step) in names), reverse=True)
+
+
+def restore_newest(
+    folder: Path,
+    like: TrainState,
+    data: DataIterator | None = None,
+    accept: Callable[[Saved], Any] = lambda saved: None,
+) -> Restored:
+    """The newest intact checkpoint in `folder`; nothing is written.
+
+    Args:
+        like: gives shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves).
+        data: is put where it stood.
+        accept: called before the state is read; raises for a checkpoint that must not be gone on from.
+
+    Raises:
+        UserError: no checkpoint is intact, or the newest that is does not fit `like`.
+    """
+    damaged: dict[int, str] = {}
+    for step in steps_of(folder):
+        try:
+            saved = _open(Path(folder) / str(step), step)
+            accept(saved)
+            state = _read_state(saved, like)
+            if data is not None:
+                _reading(saved, "its data position", lambda s=saved: data.set_state(s.data_state))
+            return Restored(state, saved, damaged)
+        except _Damaged as error:
+            damaged[step] = str(error)
+    found = "; ".join(f"{step}: {why}" for step, why in damaged.items()) or "there is none"
+    raise UserError(f"no checkpoint in {folder} is intact ({found}); use another --workdir")
+
+
+def set_aside(folder: Path, steps: list[int]) -> None:
+    """Renames damaged checkpoints to STEP.damaged, where no run takes them for its own."""
+    if jax.process_index() != 0:
+        return
+    for step in steps:
+        taken = len(list(Path(folder).glob(f"{step}.damaged*")))
+        name = f"{step}.damaged" + (f".{taken + 1}" if taken else "")
+        (Path(folder) / str(step)).rename(Path(folder) / name)
+
+
+class _Damaged(Exception):
+    """A checkpoint is not what was written; the message says which file."""
+
+
+def _open(folder: Path, step: int) -> Saved:
+    found = _files(folder)
+    sealed = (folder / CHECKSUMS).exists()
+    try:
+        sums = read_json_object(folder / CHECKSUMS) if sealed else {}
+        if sealed and DATA not in sums:
+            raise _Damaged(f"{CHECKSUMS} does not name {DATA}")
+        for name, checksum in sums.items():
+            if name not in found:
+                raise _Damaged(f"{name} is missing")
+            if sha256_of(folder / name) != checksum:
+                raise _Damaged(f"{name} is not what was written")
+        content = read_json_object(folder / DATA)
+        plan = Plan.parse(content["plan"]) if "plan" in content else None
+        return Saved(step, folder, sealed, _unpack(content), plan)
+    except (UserError, OSError, KeyError, binascii.Error) as error:
+        raise _Damaged(f"{DATA} lacks {error}" if isinstance(error, KeyError) else error) from None
+
+
+def _read_state(saved: Saved, like: TrainState) -> TrainState:
+    def read():
+        with ocp.StandardCheckpointer() as reader:
+            return reader.restore(saved.folder.absolute() / "state", like)
+
+    state = _reading(saved, "its state", read)
+    # Checksums say that it is what was written, not that this was right.
+    if int(state.step) != saved.step:
+        raise _Damaged(f"its state is that of step {int(state.step)}")
+    if not _finite(state):
+        raise _Damaged("its state is not finite")
+    return state
+
+
+def _reading(saved: Saved, part: str, read: Callable[[], Any]) -> Any:
+    """What `read` returns; when it fails the checkpoint is damaged or, if it is sealed, of something else."""
+    try:
+        return read()
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # Orbax, TensorStore and Grain raise all kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if not saved.sealed:
+            raise _Damaged(f"{part} cannot be read: {reason}") from None
+        raise UserError(
+            f"checkpoint {saved.folder} is intact, but {part} does not fit this config: {reason}"
+        ) from None
+
+
+@jax.jit
+def _finite(state: TrainState) -> jax.Array:
+    numbers = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
+
+
+def _files(folder: Path) -> list[str]:
+    found = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return [name for p in found if (name := p.relative_to(folder).as_posix()) != CHECKSUMS]
 
 
 def _pack(data_state: Any) -> dict[str, Any]:
@@ -70,6 +236,8 @@ def _pack(data_state: Any) -> dict[str, Any]:
 
 
 def _unpack(packed: dict[str, Any]) -> Any:
-    if "base64" in packed:
-        return base64.b64decode(packed["base64"])
-    return packed["json"]
+    if "base64" not in packed:
+        return packed["json"]
+    if not isinstance(packed["base64"], str):
+        raise UserError(f"{DATA} has a data position that is not text")
+    return base64.b64decode(packed["base64"].encode(), validate=True)

@@ -16,9 +16,15 @@ from tqdm import tqdm
 
 from bvjax.errors import UserError
 from bvjax.train import mesh as mesh_lib
-from bvjax.train.checkpoint import Checkpoints
+from bvjax.train.checkpoint import Checkpoints, Restored, restore_newest, set_aside, steps_of
 from bvjax.train.metrics import MetricWriter
-from bvjax.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from bvjax.train.optimizer import (
+    OptimizerConfig,
+    learning_rate,
+    make_optimizer,
+    scheduled_rate,
+)
+from bvjax.train.plan import go_on, new_plan
 from bvjax.train.signals import StopRequest
 from bvjax.train.state import Params, TrainState, init_state
 from bvjax.train.step import make_train_step
@@ -43,8 +49,18 @@ class LoopConfig:
     keep: int = 2  # checkpoints
 
 
+LEAST = dict(
+    steps=1, global_batch_size=1, device_batch_size=1, log_every=0, sample_every=0,
+    checkpoint_every=0, keep=1,
+)  # fmt: skip
+
+
 def check(optimizer_config: OptimizerConfig, config: LoopConfig, part: str) -> None:
     """Raises `UserError` for what can be known to be wrong before anything is made or written."""
+    for field in dataclasses.fields(config):
+        value, least = getattr(config, field.name), LEAST.get(field.name)
+        if least is not None and value < least:
+            raise UserError(f"train.{field.name} is {value}; it must be {least} or more")
     data = mesh_lib.training_layout(config.mesh, part).size("data")
     mesh_lib.accumulation_steps(config.global_batch_size, config.device_batch_size, data)
     make_optimizer(optimizer_config, learning_rate(optimizer_config, config.steps))
@@ -64,17 +80,24 @@ def fit(
     config: LoopConfig,
     workdir: Path,
     params: Params | Callable[[], Params] | None = None,
+    *,
+    extend: bool = False,
+    begun_with: int | None = None,
+    begin: Callable[[], None] = lambda: None,
 ) -> LoopResult:
-    """Trains until `config.steps`, resuming from the newest checkpoint in `workdir` if any.
+    """Trains until `config.steps`, resuming from the newest intact checkpoint in `workdir` if any.
 
     Args:
         params: where to start when there is no checkpoint, or what makes it; None draws from `task.init`.
+        extend: whether a run may be given other `config.steps` than it was begun with, see `plan.go_on`.
+        begun_with: its steps, for older checkpoints, which do not say; None: `config.steps`.
+        begin: called when all has been checked, before anything is written.
 
     A task whose loss takes a layout must have been given that of `config.mesh`.
 
     Raises:
         UserError: batch sizes that do not divide, a mesh that there are no devices for; data that
-            ends.
+            ends; checkpoints of which none is intact; steps that the run was not begun with.
         FloatingPointError: the loss or a norm is not finite; the last good checkpoint is untouched.
     """
     # ---- where things live
@@ -85,26 +108,39 @@ def fit(
     batch_sharding = mesh_lib.batch_sharding(layout)
 
     # ---- state: checkpoint, else given parameters, else random ones
-    schedule = learning_rate(optimizer_config, config.steps)
-    optimizer = make_optimizer(optimizer_config, schedule, task.frozen)
-    checkpoints = Checkpoints(Path(workdir) / "checkpoints", config.keep)
-    start = checkpoints.latest or 0
+    folder, start, plan = Path(workdir) / "checkpoints", 0, new_plan(optimizer_config, config.steps)
+    resumes = bool(steps_of(folder))
+    if not resumes:
+        begin()
     if callable(params):
-        params = None if start else params()
+        params = None if resumes else params()
+    schedule = scheduled_rate(optimizer_config, plan.milestones)
+    optimizer = make_optimizer(optimizer_config, schedule, task.frozen)
     first = functools.partial(init_state, task.init, optimizer, config.seed)
     shapes = jax.eval_shape(first, params)
     state_sharding = mesh_lib.state_shardings(layout, shapes, task.part)
-    if start:
+    if resumes:
         like = jax.tree.map(
             lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
             shapes,
             state_sharding,
         )
-        state, data_state = checkpoints.restore(like)
-        data.set_state(data_state)
-        logging.info("resumed from step %d in %s", start, workdir)
+
+        def next_plan(saved):
+            before = saved.plan or new_plan(optimizer_config, begun_with or config.steps)
+            return go_on(optimizer_config, config.steps, saved.step, before, extend)
+
+        found = restore_newest(folder, like, data, next_plan)
+        state, start = found.state, found.saved.step
+        plan, change = next_plan(found.saved)
+        begin()
+        _tell(found, change, folder)
+        set_aside(folder, [*found.damaged])
+        schedule = scheduled_rate(optimizer_config, plan.milestones)
+        optimizer = make_optimizer(optimizer_config, schedule, task.frozen)
     else:
         state = jax.jit(first, out_shardings=state_sharding)(params)
+    checkpoints = Checkpoints(folder, config.keep)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logging.info("%s: %s parameters", task.part, f"{count:,}")
 
@@ -135,11 +171,13 @@ def fit(
                 last = done == config.steps or stop.signum is not None
                 if last or _due(done, config.checkpoint_every):
                     progress.flush()  # a state is saved only once its own metrics are known finite
-                    checkpoints.save(done, state, data.get_state())
+                    checkpoints.save(done, state, data.get_state(), plan)
                 if last or _due(done, config.sample_every):
                     progress.flush()
                     if stop.signum is None:
-                        progress.log(done, task.sample(state.ema, Path(workdir) / "samples", done))
+                        progress.log(
+                            done, _sample(task, state.ema, Path(workdir) / "samples", done)
+                        )
                 if stop.signum is not None:
                     logging.info("signal %d: saved step %d and stopping", stop.signum, done)
                     break
@@ -147,6 +185,29 @@ def fit(
     finally:
         checkpoints.close()
         writer.close()
+
+
+def _tell(found: Restored, change: str | None, folder: Path) -> None:
+    start = found.saved.step
+    for step, why in found.damaged.items():
+        logging.warning(
+            "checkpoint %s is damaged (%s): kept as %s.damaged, going on from step %d",
+            folder / str(step), why, step, start,
+        )  # fmt: skip
+    for remark in (found.saved.unchecked, change):
+        if remark:
+            logging.warning("%s", remark)
+    logging.info("resumed from step %d in %s", start, folder.parent)
+
+
+def _sample(task: Task, params: Params, folder: Path, step: int) -> dict[str, float]:
+    """Scalars of `task.sample`; when that fails the training goes on, because its weights are what counts."""
+    try:
+        return task.sample(params, folder, step)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        logging.warning("no samples of step %d, the training goes on (%s)", step, reason)
+        return {}
 
 
 class Progress:
@@ -188,10 +249,11 @@ class Progress:
         step, metrics = pending[0], {k: float(v) for k, v in jax.device_get(pending[1]).items()}
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
-            raise FloatingPointError(
-                f"{', '.join(bad)} not finite at step {step}; "
-                f"the last good checkpoint is that of step {self._checkpoints.latest or 0}"
-            )
+            latest = self._checkpoints.latest
+            good = "there is no checkpoint yet"
+            if latest is not None:
+                good = f"the last good checkpoint is that of step {latest}"
+            raise FloatingPointError(f"{', '.join(bad)} not finite at step {step}; {good}")
         self._interval.append(metrics)
         if step == self._first:  # what came before was compilation
             self._clock, self._clock_step = time.monotonic(), step

@@ -20,8 +20,7 @@ class MetricWriter:
         self._path = Path(folder) / "metrics.csv"
         self._rows: list[dict[str, str]] = []
         if self._path.exists():
-            with open(self._path, newline="", encoding="utf-8") as f:
-                self._rows = [r for r in csv.DictReader(f) if _step(r) <= start_step]
+            self._rows = [row for row in self._read() if _step(row) <= start_step]
         self._columns = _columns(self._rows)
         self._rewrite()
         self._events = SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=30)
@@ -46,6 +45,20 @@ class MetricWriter:
 
     def close(self) -> None:
         self._events.close()
+
+    def _read(self) -> list[dict[str, str]]:
+        """The rows of the file; a damaged one is left out, for the training does not need them."""
+        with open(self._path, newline="", encoding="utf-8", errors="replace") as f:
+            lines = (line.replace("\0", "") for line in f)
+            rows = csv.DictReader(lines, quoting=csv.QUOTE_NONE)
+            try:
+                found = [row for row in rows if None not in row]
+                known = rows.fieldnames is None or "step" in rows.fieldnames
+            except csv.Error:  # a field of megabytes
+                found, known = [], False
+        if not known:
+            os.replace(self._path, self._path.with_suffix(".csv.damaged"))
+        return [{name: value for name, value in row.items() if name} for row in found if known]
 
     def _rewrite(self) -> None:
         temporary = self._path.with_suffix(".csv.tmp")

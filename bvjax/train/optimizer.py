@@ -36,8 +36,26 @@ class OptimizerConfig:
     clip: float = 1.0  # global gradient norm
 
 
+@dataclasses.dataclass(frozen=True)
+class Milestones:
+    """The steps of a schedule: absolute, so that a longer run does not move them."""
+
+    drops: tuple[int, ...]  # stepwise: where the rate drops
+    end: int  # updates that the schedule was made for; cosine: where its last rate is reached
+
+
+def milestones(cfg: OptimizerConfig, steps: int) -> Milestones:
+    """Where the rate changes in a run that is begun for `steps` updates."""
+    return Milestones(tuple(round(m * steps) for m in cfg.milestones), steps)
+
+
 def learning_rate(cfg: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Step -> learning rate for a run of `steps` updates.
+    """Step -> learning rate for a run that is begun for `steps` updates; raises as `scheduled_rate`."""
+    return scheduled_rate(cfg, milestones(cfg, steps))
+
+
+def scheduled_rate(cfg: OptimizerConfig, at: Milestones) -> optax.Schedule:
+    """Step -> learning rate; behind the end of the schedule it stays what it is there.
 
     Raises:
         UserError: unknown schedule, or milestones that do not fit the factors.
@@ -46,7 +64,7 @@ def learning_rate(cfg: OptimizerConfig, steps: int) -> optax.Schedule:
         raise UserError(
             f"optimizer.schedule is {cfg.schedule!r}; it can be {' or '.join(SCHEDULES)}"
         )
-    after_warmup = max(steps - cfg.warmup_steps, 1)
+    after_warmup = max(at.end - cfg.warmup_steps, 1)
     if cfg.schedule == "cosine":
         main = optax.cosine_decay_schedule(cfg.lr, after_warmup, alpha=cfg.final_factor)
     else:
@@ -56,8 +74,13 @@ def learning_rate(cfg: OptimizerConfig, steps: int) -> optax.Schedule:
                 f"optimizer.milestones {tuple(cfg.milestones)} must ascend and be as many as "
                 f"optimizer.factors {tuple(cfg.factors)}"
             )
+        if len(at.drops) != len(cfg.factors) or list(at.drops) != sorted(at.drops):
+            raise UserError(
+                f"the run's rate drops at steps {at.drops}; they must ascend and be as many as "
+                f"optimizer.factors {tuple(cfg.factors)}"
+            )
         rates = [optax.constant_schedule(cfg.lr * f) for f in (1.0, *cfg.factors)]
-        bounds = [max(round(m * steps) - cfg.warmup_steps, 0) for m in cfg.milestones]
+        bounds = [max(drop - cfg.warmup_steps, 0) for drop in at.drops]
         main = optax.join_schedules(rates, bounds)
     if not cfg.warmup_steps:
         return main

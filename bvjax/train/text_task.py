@@ -45,11 +45,12 @@ class TextTask:
         return text_pretrain_loss(params, self.objective, batch, key)
 
     def sample(self, params: Params, folder: Path, step: int) -> dict[str, float]:
-        """Cosine of every two captions of four held-out stories as a picture, and held-out metrics."""
+        """Cosine of every two captions of (at most four) held-out stories as a picture, and held-out metrics."""
         batch = self.heldout(0)
         _, metrics = _evaluate(self.objective, params, batch, jax.random.key(0))
         tiles = [
-            _similarity(self.objective, params, batch["ids"][i], batch["mask"][i]) for i in range(4)
+            _similarity(self.objective, params, batch["ids"][i], batch["mask"][i])
+            for i in range(min(4, len(batch["ids"])))
         ]
         picture = np.concatenate([np.asarray(tile) for tile in tiles], axis=1)
         shades = (

@@ -5,11 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh
 
 from bvjax.sharding import spread
-from bvjax.train.checkpoint import Checkpoints
+from bvjax.train.checkpoint import Checkpoints, restore_newest
+from bvjax.train.state import init_state
 
 
 def place(state, devices: int):
@@ -21,19 +23,16 @@ def place(state, devices: int):
 @pytest.mark.parametrize("before, after", [(8, 4), (8, 1), (4, 2), (2, 8), (1, 8)])
 def test_restored_onto_another_mesh(tmp_path, before, after):
     rng = np.random.default_rng(0)
-    state = {
-        "params": {"kernel": jnp.asarray(rng.normal(size=(16, 24)), jnp.float32)},
-        "count": jnp.int32(7),
-    }
+    params = {"kernel": jnp.asarray(rng.normal(size=(16, 24)), jnp.float32)}
+    state = init_state(lambda key: params, optax.sgd(0.1), 0).replace(step=jnp.int32(3))
     saved = Checkpoints(tmp_path, keep=1)
     saved.save(3, place(state, before), {"position": 5})
     saved.close()
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), place(state, after)
     )
-    opened = Checkpoints(tmp_path, keep=1)
-    restored, data = opened.restore(like)
-    opened.close()
-    assert data == {"position": 5}
-    assert restored["params"]["kernel"].sharding.num_devices == after
+    found = restore_newest(tmp_path, like)
+    restored = found.state
+    assert found.saved.data_state == {"position": 5}
+    assert restored.params["kernel"].sharding.num_devices == after
     jax.tree.map(np.testing.assert_array_equal, restored, state)

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,16 +18,17 @@ import ml_collections
 import numpy as np
 import pytest
 
-from bvjax import presets
+from bvjax import console, presets
 from bvjax.config import ChunkConfig, VAEConfig
 from bvjax.errors import UserError
 from bvjax.overrides import from_dict
 from bvjax.train.loop import LoopConfig
 from bvjax.train.optimizer import OptimizerConfig
+from bvjax.train.vae_task import VAETask
 from bvjax.weights import load_tensors, load_weights, save_tensors
 from data_pipelines.storyworld import grain_clips
 from experiments import stages, wiring
-from experiments.run_folder import claim, flat
+from experiments.run_folder import check_same, claim, flat
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "experiments" / "configs"
@@ -154,7 +156,7 @@ def test_every_key_is_read(trained, monkeypatch):
         for field in dataclasses.fields(cls)
     }
     unread = fields - read
-    assert unread == {"class optimizer.milestones", "class optimizer.factors"}  # of "stepwise"
+    assert unread == {"class optimizer.factors"}  # of "stepwise"
 
 
 def test_every_key_of_the_text_config_is_read(tmp_path, monkeypatch):
@@ -214,19 +216,22 @@ def test_the_command_refuses_unknown_keys_and_bad_values(tmp_path):
 def test_exit_codes(monkeypatch, capsys, tmp_path):
     from experiments import train
 
-    for flag in ("_CONFIG", "_WORKDIR", "_INIT_FROM", "_WEIGHTS"):
+    def command(*words: str) -> int:
+        return console.run(lambda: train.main(["", *words]), "error")
+
+    for flag in ("_CONFIG", "_WORKDIR", "_INIT_FROM", "_WEIGHTS", "_EXTEND"):
         monkeypatch.setattr(train, flag, SimpleNamespace(value=str(tmp_path)))
     for outcome, code in ((None, 0), (signal.SIGTERM, 0), (signal.SIGINT, 130)):
-        monkeypatch.setattr(train.wiring, "train", lambda *a, outcome=outcome: outcome)
-        assert train.main([""]) == code
+        monkeypatch.setattr(train.wiring, "train", lambda *a, outcome=outcome, **k: outcome)
+        assert command() == code
 
-    def diverge(*args):
+    def diverge(*args, **kwargs):
         raise FloatingPointError("loss not finite at step 7")
 
     monkeypatch.setattr(train.wiring, "train", diverge)
-    assert train.main([""]) == 1
+    assert command() == 1
     assert capsys.readouterr().err == "stopped: loss not finite at step 7\n"
-    assert train.main(["", "stray"]) == 2
+    assert command("stray") == 2
     assert capsys.readouterr().err == "error: unknown argument 'stray'\n"
 
 
@@ -241,6 +246,8 @@ def test_exit_codes(monkeypatch, capsys, tmp_path):
             None,
             "nowhere holds no storyworld dataset of version",
         ),
+        ({"preset": "mini"}, None, r"data.frames is 3; it must be 1 \+ a multiple of 4"),
+        ({"preset": "mini", "data.frames": 5, "data.crop": 9}, None, "data.crop is 9; .* of 8"),
         ({"task": "audio"}, None, "there is no task 'audio'"),
         ({"preset": "maxi"}, None, "there is no preset 'maxi'"),
         ({}, "nowhere.safetensors", "there is no weights file nowhere.safetensors"),
@@ -264,6 +271,49 @@ def test_a_folder_with_another_config_is_refused(trained):
     assert (workdir / "config.json").read_text() == before
 
 
+def test_config_json_stays_what_the_run_was_begun_with(tmp_path):
+    claim(tmp_path, smoke().to_dict())
+    claim(tmp_path, smoke(**{"train.steps": 9}).to_dict())
+    assert check_same(tmp_path, smoke().to_dict())["train.steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"train": {"steps": "many"}}', "another config: .*"),
+        ("[1]", "config.json is not a JSON object"),
+        ("{", "config.json is not valid JSON"),
+    ],
+)
+def test_a_damaged_config_json_is_refused(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        claim(tmp_path, smoke().to_dict())
+
+
+def test_weights_that_cannot_be_written_are_told_before_and_kept_after(
+    trained, tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to .*/file: File exists"):
+        wiring.train(smoke(), tmp_path / "run", weights=str(tmp_path / "file"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+    run = Path(shutil.copytree(trained[0], tmp_path / "again"))
+    shutil.rmtree(run / "weights")
+
+    def fail(*args):
+        raise IndexError("5 is out of bounds")
+
+    with monkeypatch.context() as patch, pytest.raises(IndexError):
+        patch.setattr(VAETask, "export", fail)
+        wiring.train(smoke(), run)
+    assert "saved; the same command writes its weights again" in caplog.text
+    assert wiring.train(smoke(), run) is None
+    before, after = (load_weights(d / "weights", ["vae"])[1] for d in (trained[0], run))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
 def test_init_from_a_folder_or_a_file(trained, tmp_path):
     workdir, _ = trained
     task = stages.make_stage(smoke())[0]
@@ -273,6 +323,8 @@ def test_init_from_a_folder_or_a_file(trained, tmp_path):
     like = from_file["decoder"]["head_2"]["kernel"]
     np.testing.assert_array_equal(from_folder["decoder"]["head_2"]["kernel"], like)
     save_tensors(tmp_path / "w.safetensors", from_file["encoder"])
-    with pytest.raises(UserError, match="does not fit the model: .*missing encoder/conv1/bias"):
+    with pytest.raises(
+        UserError, match="does not fit the model: missing conv2/bias, .* more; extra"
+    ):
         wiring.initial_params(task, tmp_path / "w.safetensors")
     assert load_tensors(path, from_file)["conv1"]["bias"].dtype == np.float32

@@ -135,13 +135,6 @@ def test_start_from_given_parameters(tmp_path):
     np.testing.assert_allclose(result.state.params["dense"]["kernel"], 9.0, atol=0.1)
 
 
-def test_more_steps_continue_a_finished_run(tmp_path):
-    fit(Regression(), batches(), OPTIMIZER, dataclasses.replace(CONFIG, steps=3), tmp_path)
-    result = fit(Regression(), batches(), OPTIMIZER, CONFIG, tmp_path)
-    assert result.state.step == 6
-    assert [row["step"] for row in rows(tmp_path)] == list("123456")
-
-
 def test_wrong_batches_are_refused(tmp_path):
     small = dataclasses.replace(CONFIG, global_batch_size=6)
     with pytest.raises(UserError, match="global_batch_size is 6"):

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import csv
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bvjax.train.metrics import MetricWriter
 
@@ -50,6 +55,32 @@ def test_a_row_cut_short_by_a_crash_is_dropped(tmp_path):
     writer.write(2, {"loss": 2.0})
     writer.close()
     assert [r["step"] for r in read(tmp_path)] == ["1", "2"]
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    content=st.binary(max_size=60)
+    | st.text(alphabet='steplo,1\n\r"\0', max_size=60).map(str.encode)
+)
+def test_whatever_is_in_the_file_the_run_goes_on(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.csv"
+        path.write_bytes(b"step,loss\n1,0.5\n" + content)
+        for step in (10, 11):
+            writer = MetricWriter(Path(folder), start_step=step)
+            writer.write(step + 1, {"loss": 2.0})
+            writer.close()
+        assert [r["step"] for r in read(Path(folder))][-2:] == ["11", "12"]
+        path.write_bytes(content)
+        MetricWriter(Path(folder)).close()
+
+
+def test_a_file_that_is_no_table_of_steps_is_set_aside(tmp_path):
+    for content in ("loss\n1.0\n", "x" * 200_000 + "\n"):
+        (tmp_path / "metrics.csv").write_text(content)
+        MetricWriter(tmp_path, start_step=1).close()
+        assert (tmp_path / "metrics.csv.damaged").read_text() == content
+        assert (tmp_path / "metrics.csv").read_text().strip() == "step"
 
 
 def test_event_files_hold_the_scalars(tmp_path):

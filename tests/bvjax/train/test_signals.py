@@ -32,7 +32,8 @@ config = loop.LoopConfig(steps=int(sys.argv[2]), global_batch_size=2, device_bat
                          log_every=1, sample_every=0, checkpoint_every=0)
 batch = lambda i: {"x": np.random.default_rng(i).normal(size=(2, 2)).astype(np.float32)}
 adam = optimizer.OptimizerConfig(milestones=(), factors=())
-result = loop.fit(Line(), IndexedBatches(batch), adam, config, pathlib.Path(sys.argv[1]))
+result = loop.fit(Line(), IndexedBatches(batch), adam, config, pathlib.Path(sys.argv[1]),
+                  extend=True)
 np.save(sys.argv[1] + "/kernel.npy", result.state.params["kernel"])
 print("ended by", result.stopped_by)
 """
