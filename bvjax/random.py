@@ -10,6 +10,7 @@ import math
 import zlib
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 
@@ -42,4 +43,4 @@ def normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
 
     They are drawn flat: XLA:CPU compiles a draw of five axes seven times as long as a flat one.
     """
-    return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
+    return jax.random.normal(key, (math.prod(shape),), jnp.float32).reshape(shape)

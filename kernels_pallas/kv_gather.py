@@ -102,21 +102,21 @@ def _write_in_a_loop(slots, x, index, length, slot):
     lead, (num_slots, *shape) = index.shape[:-1], slots.shape[index.ndim - 1 :]
 
     def put(i, slots):
-        at = tuple(jnp.unravel_index(i, lead))
+        at = tuple(part.astype(jnp.int32) for part in jnp.unravel_index(i, lead))
 
         def pick(a):
             one = (1,) * len(lead) + a.shape[len(lead) :]
-            start = at + (0,) * (a.ndim - len(lead))
+            start = at + (jnp.int32(0),) * (a.ndim - len(lead))
             return jax.lax.dynamic_slice(a, start, one).reshape(a.shape[len(lead) :])
 
         rows = take_rows(pick(x), pick(index), pick(length))
-        here = pick(slot)
-        start = (*at, jnp.clip(here, 0, num_slots - 1), *(0,) * len(shape))
+        here = pick(slot).astype(jnp.int32)
+        start = (*at, jnp.clip(here, 0, num_slots - 1), *(jnp.int32(0),) * len(shape))
         old = jax.lax.dynamic_slice(slots, start, (1,) * (len(lead) + 1) + tuple(shape))
         new = jnp.where(here < num_slots, rows.reshape(old.shape), old)
         return jax.lax.dynamic_update_slice(slots, new, start)
 
-    return jax.lax.fori_loop(0, math.prod(lead), put, slots)
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(math.prod(lead)), put, slots)
 
 
 def pack(
@@ -154,7 +154,7 @@ def pack(
     lengths = lengths.astype(jnp.int32)
     own = jnp.arange(lengths.shape[-1], dtype=jnp.int32) if slots is None else slots
     slots = jnp.broadcast_to(own, lengths.shape).astype(jnp.int32)
-    length = lengths.sum(-1)
+    length = lengths.sum(-1, dtype=jnp.int32)
     form = _form("pack", implementation, parts)
     if form == "mosaic":
         flat = _flat(axis, parts, lengths, slots, angles)

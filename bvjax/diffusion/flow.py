@@ -17,7 +17,7 @@ def align(
     values: ArrayLike, x: Float[Array | np.ndarray, "..."]
 ) -> Float[Array | np.ndarray, "..."]:
     """`values`, whose axes are the leading axes of `x`, with axes of size 1 appended."""
-    values = jnp.asarray(values, jnp.promote_types(jnp.result_type(values), jnp.float32))
+    values = jnp.asarray(values, jnp.float32)
     return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
 
 

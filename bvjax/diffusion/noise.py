@@ -30,9 +30,9 @@ def gaussian(key: Key[Array, ""], batch: int, shape: tuple[int, ...]) -> Float[A
     """Standard normal float32 noise whose row b depends on (key, b) only, not on the batch size."""
     # drawn flat: the same numbers, and XLA:CPU compiles a 5-D draw of this kind 4 to 8 times slower
     size = math.prod(shape)
-    rows = jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), (size,)))(
-        jnp.arange(batch)
-    )
+    rows = jax.vmap(
+        lambda row: jax.random.normal(jax.random.fold_in(key, row), (size,), jnp.float32)
+    )(jnp.arange(batch, dtype=jnp.int32))
     return rows.reshape(batch, *shape)
 
 
@@ -74,7 +74,7 @@ def initial_noise(
     # Under a condition, which always holds: without it XLA:TPU draws inside the gather, a program
     # that takes half a minute to compile where these two take two seconds.
     draw = lambda key: gaussian(key, batch, shape)
-    nothing = lambda key: jnp.zeros((batch, *shape))
+    nothing = lambda key: jnp.zeros((batch, *shape), jnp.float32)
     base = jax.lax.cond(order[0] >= 0, draw, nothing, key_of_base)
     return jnp.take(base, order, axis=1)
 
@@ -206,12 +206,13 @@ def draw_sigma(
     """
     if role not in ROLES:
         raise UserError(f"the role of levels is {role!r}; it must be one of {', '.join(ROLES)}")
-    ordinary = jax.random.uniform(purpose_key(key, "ordinary levels"), shape)
+    ordinary = jax.random.uniform(purpose_key(key, "ordinary levels"), shape, jnp.float32)
     ordinary = flow.shift_sigma(ordinary, shift)
     if levels is None:
         return ordinary
     levels = jnp.broadcast_to(jnp.asarray(levels, jnp.float32), shape)
-    u = jax.random.uniform(purpose_key(key, "shared level"), (shape[0], *(1,) * (len(shape) - 1)))
+    ones = (1,) * (len(shape) - 1)
+    u = jax.random.uniform(purpose_key(key, "shared level"), (shape[0], *ones), jnp.float32)
     if role == "median_shift":
         # the clip is on the level, where it also keeps eps_c = 1 from dividing by zero
         capped = jnp.minimum(levels, max_shift / (1.0 + max_shift))
@@ -223,5 +224,7 @@ def draw_sigma(
     else:
         earlier = jnp.pad(levels[:, :-1], ((0, 0), (1, 0)))
         scheduled = (1.0 - u) * levels + u * earlier
-    is_ordinary = jax.random.bernoulli(purpose_key(key, "level mix"), mix, (shape[0], 1))
+    is_ordinary = jax.random.bernoulli(
+        purpose_key(key, "level mix"), jnp.float32(mix), (shape[0], 1)
+    )
     return jnp.where(is_ordinary, ordinary, scheduled)

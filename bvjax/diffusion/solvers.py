@@ -96,7 +96,7 @@ def solve(
             return unipc.step(state, v, sigma, weights)
 
     else:
-        init, per_step = noise, np.arange(len(labels))
+        init, per_step = noise, np.arange(len(labels), dtype=np.int32)
 
         def sample(x):
             return x

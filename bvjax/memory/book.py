@@ -92,7 +92,7 @@ def _choose_slot(
     )
     if memory.anchor:
         slot = jnp.where(chunk_id == 0, 0, slot)
-    return slot
+    return slot.astype(jnp.int32)
 
 
 def _redundancy(

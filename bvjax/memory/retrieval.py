@@ -112,7 +112,7 @@ def rolling_scores(chunk_id: Int[Array, "*rows slot"]) -> Float[Array, "*rows sl
 
 def random_scores(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Uniform scores: with them the top l are any l chunks."""
-    return jax.random.uniform(key, shape)
+    return jax.random.uniform(key, shape, jnp.float32)
 
 
 def entry_scores(

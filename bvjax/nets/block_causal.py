@@ -41,12 +41,13 @@ def split(
     positions = positions.reshape(batch, blocks, -1, 3)
     if context is not None:
         context = jax.tree.map(lambda x: repeat(x, 2), context)
-    index = jnp.arange(blocks - 1)
+    index = jnp.arange(blocks - 1, dtype=jnp.int32)
     shape = (batch, blocks, blocks - 1)
     sources = SelfContext(
         index=jnp.broadcast_to(index, shape),
         valid=jnp.broadcast_to(index < jnp.arange(blocks)[:, None], shape),
         entry_positions=jnp.broadcast_to(positions[:, None, :-1], (*shape, *positions.shape[2:])),
-        similarity=jnp.zeros(shape),  # a block is no chunk of the past that a caption could name
+        # a block is no chunk of the past that a caption could name
+        similarity=jnp.zeros(shape, jnp.float32),
     )
     return (latents, sigma, repeat(text), positions, context), sources

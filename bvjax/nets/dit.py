@@ -87,7 +87,9 @@ class _Head(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b c n d"], e: Float[Array, "b c f d"]):
         cfg = self.cfg
-        modulation = self.param("modulation", nn.initializers.normal(cfg.dim**-0.5), (2, cfg.dim))
+        modulation = self.param(
+            "modulation", nn.initializers.normal(cfg.dim**-0.5), (2, cfg.dim), jnp.float32
+        )
         shift, scale = modulation[0] + e, modulation[1] + e
         x = LayerNorm(cfg.eps, self.layout, name="norm")(x, shift, scale)
         features = int(np.prod(cfg.patch)) * cfg.out_channels
@@ -240,7 +242,7 @@ def place_features(place: Int[Array, "*n 2"]) -> Float[Array, "*n f"]:
     RoPE tells attention how far apart two tokens are, and nothing tells a token where in the frame it is until its
     neighbours show something: in pure noise, nothing does.
     """
-    phase = place[..., None].astype(jnp.float32) * 0.5 ** jnp.arange(6)
+    phase = place[..., None].astype(jnp.float32) * jnp.asarray(0.5 ** np.arange(6), jnp.float32)
     features = jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
     return features.reshape(*place.shape[:-1], -1)
 
@@ -282,8 +284,8 @@ def init_params(cfg: DiTConfig, text_dim: int, key: Array) -> dict:
     Xavier-uniform linears with zero biases, N(0, 0.02) text and time embeddings, modulation
     randn / sqrt(dim), zero head.
     """
-    latents = jnp.zeros((1, 1, *cfg.patch, cfg.in_channels))
-    text = jnp.zeros((1, 1, 1, text_dim))
+    latents = jnp.zeros((1, 1, *cfg.patch, cfg.in_channels), jnp.float32)
+    text = jnp.zeros((1, 1, 1, text_dim), jnp.float32)
     positions = jnp.zeros((1, 1, 1, 3), jnp.int32)
     init = functools.partial(WanDiT(cfg, text_dim).init, fps=16)
-    return jax.jit(init)(key, latents, jnp.zeros((1, 1)), text, positions)["params"]
+    return jax.jit(init)(key, latents, jnp.zeros((1, 1), jnp.float32), text, positions)["params"]

@@ -231,7 +231,9 @@ class SelfAttention(_Projections):
         super().setup()
         if self.cfg.similarity_keys:
             shape = (self.cfg.num_heads, self.cfg.head_dim)
-            self.similarity_key = self.param("similarity_key", nn.initializers.zeros, shape)
+            self.similarity_key = self.param(
+                "similarity_key", nn.initializers.zeros, shape, jnp.float32
+            )
 
     def __call__(
         self, x: Float[Array, "b c n d"], context: Context | None, cond: Conditioning

@@ -133,7 +133,9 @@ def _convolve(
     full = [n * m * a.stride + r for n, m, a, r in zip(counts, block, axes, reach, strict=True)]
     x = jnp.pad(x, ((0, 0), *((0, n - m) for n, m in zip(full, x.shape[1:4], strict=True)), (0, 0)))
     for i, axis in enumerate(axes):
-        kernel = jnp.moveaxis(jnp.tensordot(jnp.array(axis.kernel), kernel, (1, i)), 0, i)
+        kernel = jnp.moveaxis(
+            jnp.tensordot(jnp.array(axis.kernel, jnp.float32), kernel, (1, i)), 0, i
+        )
     batch, features = x.shape[0], kernel.shape[-1]
     kernel = kernel.transpose(0, 2, 1, 3, 4).reshape(-1, *kernel.shape[-2:])
     inside = [m * a.stride + r for m, a, r in zip(block, axes, reach, strict=True)]

@@ -60,7 +60,7 @@ class T5Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + EPS)
         return scale * x32.astype(scale.dtype)
@@ -145,7 +145,7 @@ class UMT5Encoder(nn.Module):
             name="token_embedding",
         )(ids)  # fmt: skip
         buckets = jnp.asarray(relative_buckets(ids.shape[1], cfg.num_buckets, cfg.max_distance))
-        mask_bias = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
+        mask_bias = jnp.where(mask, jnp.float32(0.0), jnp.finfo(jnp.float32).min)
         layers = nn.scan(
             Block,
             variable_axes={"params": 0},

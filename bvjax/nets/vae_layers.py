@@ -230,8 +230,12 @@ class CausalConv3d(nn.Module):
         self, x: Float[Array, "b f h w c"], cache: Cache, first: bool
     ) -> tuple[Float[Array, "b fout h w o"], Cache]:
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32).astype(
+            self.dtype
+        )
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
+            self.dtype
+        )
         memory = self.kernel_size[0] - self.stride_t
         if memory:
             past = jnp.zeros((x.shape[0], memory, *x.shape[2:]), x.dtype) if first else cache
@@ -254,8 +258,12 @@ class Conv2d(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 o"]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32).astype(
+            self.dtype
+        )
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
+            self.dtype
+        )
         y = conv_2d(_fold(x), kernel, stride=self.stride, padding=self.padding)
         return y.reshape(*x.shape[:2], *y.shape[1:]) + bias
 
@@ -270,8 +278,12 @@ class DoubledConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f 2h 2w o"]:
         shape = (3, 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32).astype(
+            self.dtype
+        )
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(
+            self.dtype
+        )
         fast = resolve("VAE convolutions", self.impl, BY_PLATFORM) == "winograd"
         conv = _fast_doubled_conv if fast and _is_wide(x, kernel) else _doubled_conv
         return conv(x, kernel) + bias
@@ -287,7 +299,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
-        gamma = self.param("gamma", nn.initializers.ones, (x.shape[-1],))
+        gamma = self.param("gamma", nn.initializers.ones, (x.shape[-1],), jnp.float32)
 
         def normed(x, gamma):
             x32 = x.astype(jnp.float32)
