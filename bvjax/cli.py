@@ -32,8 +32,8 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, 1 where some videos could not be measured, 2 for
-    bad input, 130 when stopped by Ctrl-C, 141 when nobody reads its output."""
+    """Runs one command; returns the exit code: 0, 1 where work failed or some videos could not be
+    measured, 2 for bad input, 130 when stopped by Ctrl-C, 141 when nobody reads its output."""
     args = _parser().parse_args(argv)
     return console.run(lambda: args.command(args))
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from bvjax.errors import UserError
+from bvjax.errors import UserError, WorkError
 from bvjax.plain_text import shown
 
 BROKEN_PIPE = 141  # what a shell reports of a command that nobody reads any more
@@ -21,9 +21,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def run(command: Callable[[], int | None], name: str = "bvjax") -> int:
     """Runs a command and returns its exit code; whatever a user can get wrong is one sentence.
 
-    2 for bad input and for files that cannot be used, 1 when the disk is full, 130 when stopped by
-    Ctrl-C, `BROKEN_PIPE` when its output is a pipe that nobody reads; else what `command` returns,
-    None being 0.
+    2 for bad input and for files that cannot be used, 1 for work that failed and when the disk is
+    full, 130 when stopped by Ctrl-C, `BROKEN_PIPE` when its output is a pipe that nobody reads;
+    else what `command` returns, None being 0.
 
     Args:
         name: the sentences begin with it.
@@ -35,6 +35,8 @@ def run(command: Callable[[], int | None], name: str = "bvjax") -> int:
         return code
     except UserError as error:
         return say(f"{name}: {error}", 2)
+    except WorkError as error:
+        return say(f"{name}: {error}", 1)
     except ModuleNotFoundError as error:
         from bvjax.extras import extra_of
 

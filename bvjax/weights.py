@@ -23,6 +23,7 @@ from tqdm import tqdm
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.files import read_json, write_atomic, write_json
+from bvjax.finite import is_finite
 from bvjax.overrides import from_dict, to_dict
 from bvjax.plain_text import listed
 from bvjax.tensor_files import TensorFile, TensorInfo, TensorWriter
@@ -53,7 +54,7 @@ def save_tensors(
             value = np.asarray(flat[leaf] if layer is None else flat[leaf][layer])
             with np.errstate(over="ignore"):  # reported below, by name
                 stored = value.astype(jnp.dtype(dtype))
-            if not np.isfinite(stored.astype(np.float32)).all():
+            if not is_finite(stored):
                 raise UserError(f"weights {name!r} have values that are not finite in {dtype}")
             writer.write(name, stored)
 
@@ -75,7 +76,8 @@ def load_tensors(
 
     Raises:
         UserError: the file is missing or damaged, or tensors are missing, extra, of another shape
-            or not floating point; one message with the whole list.
+            or not floating point (one message with the whole list), or have values that are not
+            finite.
     """
     file, wanted = check_tensors(path, like), flatten(like)
     on_disk = disk_names(wanted)
@@ -101,6 +103,19 @@ def check_tensors(path: Path, like: Params) -> TensorFile:
     if problems:
         raise UserError(f"{path} does not fit the model: {'; '.join(problems)}")
     return file
+
+
+def check_values(file: TensorFile) -> None:
+    """Reads all tensors of a file, one at a time; raises `UserError` for one that is not finite."""
+    for name in file.infos:
+        if not is_finite(file.read(name)):
+            raise not_finite(file.path, name)
+
+
+def not_finite(path: Path, name: str, dtype: str | None = None) -> UserError:
+    """The refusal of a tensor with NaN or infinity in it, or that overflows when read as `dtype`."""
+    told = f"{path} has values that are not finite (NaN or infinite) in {name}"
+    return UserError(told + (f" when read as {dtype}: take a wider dtype" if dtype else ""))
 
 
 def misfits(found: Mapping[str, TensorInfo], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -130,11 +145,18 @@ def _read_leaf(file: TensorFile, names, shape, leaf, dtype, sharding):
     stacked = leaf.startswith(STACKED)
     kind = jnp.dtype(dtype or file.infos[names[0]].dtype)
 
+    def tensor(name: str, index: tuple[slice, ...]) -> np.ndarray:
+        stored = file.read(name, index)
+        with np.errstate(over="ignore"):  # reported here, by name
+            part = stored.astype(kind, copy=False)
+        if is_finite(part):
+            return part
+        raise not_finite(file.path, name, kind.name if is_finite(stored) else None)
+
     def read(index: tuple[slice, ...] = (slice(None),) * len(shape)) -> np.ndarray:
         if not stacked:
-            return file.read(names[0], index).astype(kind, copy=False)
-        parts = [file.read(name, index[1:]) for name in names[index[0]]]
-        return np.stack([part.astype(kind, copy=False) for part in parts])
+            return tensor(names[0], index)
+        return np.stack([tensor(name, index[1:]) for name in names[index[0]]])
 
     if sharding is None:
         return read()

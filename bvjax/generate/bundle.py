@@ -24,6 +24,7 @@ from bvjax.generate.placement import choose_layout
 from bvjax.generate.text_cache import TextCache
 from bvjax.presets import get_preset
 from bvjax.sharding import ONE_DEVICE, Layout, spread
+from bvjax.tensor_files import TensorFile
 from bvjax.tokenizer import Tokenizer
 from bvjax.tokenizer_files import find_tokenizer
 
@@ -138,7 +139,7 @@ def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bun
 
     `layout` says which devices generate; None takes what `choose_layout` finds for the weights.
     Of the tensors only names, shapes and dtypes are read, and the bytes, if they are not known yet,
-    for their hash.
+    for their hash and to see that all values are finite.
     """
     folder = pathlib.Path(folder)
     file = find_tokenizer(folder)
@@ -162,7 +163,17 @@ def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bun
 
 
 def hash_files(paths: Sequence[pathlib.Path]) -> str:
-    """SHA-256 over the hashes of files, which are kept between runs (`cache_folder`)."""
+    """SHA-256 over the hashes of files, which are kept between runs (`cache_folder`).
+
+    Raises `UserError` for weights that are not finite.
+    """
     folder = cache_folder()
-    hashes = (bytes.fromhex(file_sha256(path, folder)) for path in paths)
-    return hashlib.sha256(b"".join(hashes)).hexdigest()
+    digest = hashlib.sha256()
+    for path in paths:
+        check = _check_values if path.suffix == ".safetensors" else None
+        digest.update(bytes.fromhex(file_sha256(path, folder, check)))
+    return digest.hexdigest()
+
+
+def _check_values(path: pathlib.Path) -> None:
+    weights.check_values(TensorFile(path))

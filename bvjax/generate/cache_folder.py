@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Callable
 
 from absl import logging
 
@@ -40,22 +41,31 @@ def save_quietly(path: pathlib.Path, content: bytes) -> None:
         )  # fmt: skip
 
 
-def file_sha256(path: pathlib.Path, folder: pathlib.Path | None) -> str:
+def file_sha256(
+    path: pathlib.Path,
+    folder: pathlib.Path | None,
+    check: Callable[[pathlib.Path], None] | None = None,
+) -> str:
     """SHA-256 of a file, in hexadecimal; kept in `folder` until the file changes.
 
     A file counts as unchanged while its size, its times of change and its place on the disk are
     the same.  Files changed within the last seconds are hashed every time.
+
+    `check` raises for a file that is no good; a file that it has let pass is looked at again only
+    when it changes.
     """
-    path = pathlib.Path(path).resolve()
+    named, path = path, pathlib.Path(path).resolve()
     found = path.stat()
     if folder is None:
+        if check is not None:
+            check(named)
         return sha256_of(path)
     name = hashlib.sha256(str(path).encode()).hexdigest()[:32]
     record = folder / "files" / f"{name}.json"
     state = [str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
     try:
         stored = read_json(record)
-        if stored["state"] == state:
+        if stored["state"] == state and (check is None or stored["checked"]):
             return str(stored["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there yet, or damaged: made again
@@ -63,7 +73,10 @@ def file_sha256(path: pathlib.Path, folder: pathlib.Path | None) -> str:
         logging.info(
             "hashing %s, %.0f GB (once, if the hash can be kept)", path, found.st_size / 1e9
         )
+    if check is not None:
+        check(named)
     digest = sha256_of(path)
     if time.time() - max(found.st_mtime, found.st_ctime) > RACY_SECONDS:
-        save_quietly(record, json.dumps({"state": state, "sha256": digest}).encode())
+        made = {"state": state, "sha256": digest, "checked": check is not None}
+        save_quietly(record, json.dumps(made).encode())
     return digest

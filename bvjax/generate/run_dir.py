@@ -1,4 +1,4 @@
-"""A run folder: what a video was made from, and every chunk on disk before the next one begins.
+"""A run folder: what a video was made from, and every chunk on disk before the next is finished.
 
   config.json      model, overrides, seed, scale, weights and their hash
   story.json       title and the caption of each chunk (readable as a story again)
@@ -35,9 +35,11 @@ from absl import logging
 from jaxtyping import Float, UInt8
 
 from bvjax.chunking import ChunkGrid
-from bvjax.errors import UserError
+from bvjax.errors import UserError, WorkError
 from bvjax.files import npy_bytes, npz_bytes, parse_json, write_atomic
+from bvjax.finite import is_finite
 from bvjax.generate.conditions import Conditions
+from bvjax.generate.finished import chunk_name
 from bvjax.generate.run_settings import (
     Settings,
     as_json,
@@ -55,6 +57,7 @@ GIVEN = "given.mkv"
 SPARE_BYTES = 64 << 20  # left free beyond what the run itself needs
 
 _CHUNK = re.compile(r"chunk_([0-9]{2,9})\.(npy|json)")
+_DAMAGED = (OSError, ValueError, KeyError, TypeError)  # what reading a damaged chunk raises
 _BEGUN = {"latents", "image.png", GIVEN, "story.json"}  # what a crash before config.json can leave
 
 
@@ -178,7 +181,13 @@ class RunDir:
         return ([0] if separate else []) + list(self.grid.chunk_ids)
 
     def save_latents(self, chunk_id: int, latents: Float[np.ndarray, "l h w z"]) -> None:
-        """Write one chunk; it counts as done once its hash stands beside it."""
+        """Write one chunk; it counts as done once its hash stands beside it.
+
+        Raises `WorkError` when it is not finite: nothing is written.
+        """
+        if not is_finite(latents):
+            whose = chunk_name(self.number_of(chunk_id))
+            raise WorkError(f"the latents of {whose} are not finite; they are not saved")
         content = npy_bytes(np.asarray(latents, np.float32))
         path = self._latents(chunk_id)
         path.parent.mkdir(exist_ok=True)
@@ -193,7 +202,8 @@ class RunDir:
         With `tidy`, chunks after a damaged or missing one go to the archive, because they were made
         from it; without, the folder stays as it is.
 
-        Raises `UserError` for one that is intact and not of this run: whoever wrote it meant it so.
+        Raises `UserError` for one that is intact but not finite or not of this run: whoever wrote it
+        meant it so.
         """
         done = {}
         for chunk_id in ids:
@@ -202,7 +212,7 @@ class RunDir:
                 done[chunk_id] = self._read_latents(chunk_id)
             except FileNotFoundError:
                 break
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except _DAMAGED as error:
                 then = ": made again from there on" if tidy else ""
                 logging.warning("%s is damaged (%s)%s", path, error, then)
                 break
@@ -213,6 +223,15 @@ class RunDir:
             if late:
                 self._move(late, self._new_archive())
         return done
+
+    def check_latents(self, ids: Iterable[int]) -> None:
+        """Raises `UserError` as `load_latents`; passes over chunks that are missing or damaged."""
+        for chunk_id in ids:
+            try:
+                latents = self._read_latents(chunk_id)
+            except _DAMAGED:
+                continue
+            self._check_latents(chunk_id, latents)
 
     def save_conditions(self, conditions: Conditions) -> None:
         """Keep the encoded captions, marked with the captions they belong to."""
@@ -277,13 +296,19 @@ class RunDir:
 
     def _check_latents(self, chunk_id: int, latents: np.ndarray) -> None:
         """Raises `UserError` for latents that belong to another run."""
-        model, grid = self.settings.model, self.grid
+        model, grid, path = self.settings.model, self.grid, self._latents(chunk_id)
         first = chunk_id == 0 and model.chunk.first == "separate"
         shape = (1 if first else grid.window_latents, *grid.latent_size, model.vae.z_dim)
         if latents.shape != shape or latents.dtype != np.float32:
             raise UserError(
-                f"{self._latents(chunk_id)} is {list(latents.shape)} {latents.dtype}; this run's is "
+                f"{path} is {list(latents.shape)} {latents.dtype}; this run's is "
                 f"{list(shape)} float32: it is of another run, or config.json has been changed"
+            )
+        if not is_finite(latents):
+            number = self.number_of(chunk_id)
+            raise UserError(
+                f"{chunk_name(number)} of {self.path} is not finite ({path.name}): make it again with "
+                f"'python -m bvjax redo {self.path} --from-chunk {max(number, 1)}'"
             )
 
     def _latents_from(self, from_id: int) -> list[pathlib.Path]:

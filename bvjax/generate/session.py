@@ -15,6 +15,7 @@ from absl import logging
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.files import read_json_object
+from bvjax.finite import is_finite
 from bvjax.generate import decoding, video_io
 from bvjax.generate.bundle import Bundle
 from bvjax.generate.checks import check_image, check_model, check_scale, check_seed
@@ -24,6 +25,7 @@ from bvjax.generate.conditions import (
     conditions_from_cache,
     numbered,
 )
+from bvjax.generate.finished import check_chunk, check_text_states, not_finite
 from bvjax.generate.prefix import Encoding, encode_given, take
 from bvjax.generate.rollout import Piece, stream
 from bvjax.generate.run_dir import RunDir, check_place
@@ -41,10 +43,10 @@ FREE = ("dit.dtype", "dit.remat", "text.dtype")  # weights do not fix these
 class Progress:
     """One finished chunk (0: the guidance frame), with the seconds that passed for it.
 
-    `generate` is from the chunk before to latents on disk, `decode` from there to frames, `write`
-    until they are in the video; `text` is what came before the first.  They add up to the run but for
-    what the report measures.  The device begins with a chunk while the one before is written, so
-    `generate` is what was left to wait for.
+    `generate` is from the chunk before to latents, `decode` from there to frames, `write` until the
+    latents are on disk and the frames in the video; `text` is what came before the first.  They add
+    up to the run but for what the report measures.  The device begins with a chunk while the one
+    before is written, so `generate` is what was left to wait for.
     """
 
     chunk: int
@@ -163,8 +165,9 @@ def produce(
     stopped.  With `only_report` nothing new is generated and the video is left alone.
 
     Raises:
-        UserError: the weights are not those the run began with; `only_report` and there is no
-            chunk.
+        UserError: the weights are not those the run began with; a chunk on disk is not finite;
+            `only_report` and there is no chunk.
+        WorkError: a part of a chunk is not finite; nothing of it is saved.
     """
     check_weights(run, bundle)
     _compare_versions(run)
@@ -176,6 +179,8 @@ def produce(
     image_latent = None
     if image is not None:
         image_latent = decoding.encode_image(bundle.params["vae"], model, image, bundle.layout)
+        if not is_finite(image_latent):
+            raise not_finite("the first image", "latents", "vae", model)
     if not only_report:
         yield from encode_given(run, bundle.params["vae"], bundle.layout)
     done = run.load_latents(run.latent_ids(), tidy=not only_report)
@@ -213,10 +218,11 @@ def decode(run: RunDir, bundle: Bundle) -> int:
     made = run.path / f".{run.video.name}.{os.getpid()}.tmp"
     try:
         with video_io.VideoWriter(made, model.chunk.fps, run.settings.scale) as writer:
-            for latents in done.values():
+            for chunk_id, latents in done.items():
                 state, piece = decoding.decode_piece(
                     bundle.params["vae"], model, state, latents, bundle.layout
                 )
+                check_chunk(model, run.number_of(chunk_id), latents, None, state.finite)
                 writer.write(np.asarray(piece))
                 frames += len(piece)
         os.replace(made, run.video)
@@ -270,6 +276,7 @@ def redo(
     image = run.image()  # refuses a damaged one while nothing is changed
     if from_chunk == 1 and image is None:
         from_id = 0
+    run.check_latents(range(from_id))
     kept = f"chunks 1 to {from_chunk - 1} are" if from_chunk > 2 else "chunk 1 is"
     logging.info(
         "%s, chunks %d to %d are made again",
@@ -346,6 +353,7 @@ def _conditions(run: RunDir, bundle: Bundle) -> Conditions:
         load = lambda: bundle.load_text(config)
         negative = run.settings.model.cfg.negative
         fresh = conditions_from_cache(load, config, bundle.tokenizer, new, cache, negative)
+        check_text_states(run.settings.model, fresh, [1 + run.captions.index(c) for c in new])
         known |= zip(new, fresh.each(), strict=True)
         null_text = fresh.null_text if null_text is None else null_text
     rows = [known[caption] for caption in run.captions]
@@ -366,10 +374,13 @@ def _follow(
     writer: video_io.VideoWriter | None,
     seconds: dict[str, float],
 ) -> Iterator[Progress]:
-    """Saves, decodes, writes and measures each piece as it comes.
+    """Decodes, checks, saves, writes and measures each piece as it comes.
 
-    The next chunk is asked for as soon as the latents of this one are on disk, before its frames are
-    there, so that the device never waits for the disk, the video or the report.
+    A piece is saved, and so is done, when its frames are there and all of it is finite.  The next
+    chunk is asked for before that, so that the device never waits for the disk, the video or the
+    report.
+
+    Raises `WorkError` for a piece that is not finite.
     """
     model, state, params = run.settings.model, None, bundle.params["vae"]
     started, asked = time.perf_counter(), 0.0
@@ -377,19 +388,21 @@ def _follow(
     while piece is not None:
         state, frames = decoding.decode_piece(params, model, state, piece.latents, bundle.layout)
         latents = np.asarray(piece.latents)  # waits for them
-        if piece.fresh:
-            run.save_latents(piece.chunk_id, latents)
+        finite = state.finite
         clock = [time.perf_counter()]
         seconds["generate"] = clock[0] - started + asked
         following = next(pieces, None)  # asks for the next chunk, does not wait for it
         clock.append(time.perf_counter())
         frames = np.asarray(frames)  # waits for them
         clock.append(time.perf_counter())
+        number = run.number_of(piece.chunk_id)
+        check_chunk(model, number, latents, piece.report, finite)
+        if piece.fresh:
+            run.save_latents(piece.chunk_id, latents)
         if writer is not None:
             writer.write(frames)
         clock.append(time.perf_counter())
         asked, seconds["decode"], seconds["write"] = np.diff(clock).tolist()
-        number = run.number_of(piece.chunk_id)
         report.add(number, frames, piece.report, seconds)
         yield Progress(number, piece.fresh, seconds)
         seconds, started = {}, time.perf_counter()

@@ -74,6 +74,7 @@ class ChunkReport:
     kept: Int[Array, "y"]  # tokens of this chunk that went into the bank
     wanted: Int[Array, "y"]  # before the slot's capacity clipped them
     coverage: Float[Array, "y"]
+    finite: Bool[Array, ""]  # whether all that goes into the bank is
 
 
 def grid_of(model: ModelConfig) -> ChunkGrid:
@@ -150,7 +151,7 @@ def denoise(
     scale = model.cfg.scale
     if model.cfg.memory:
         found = selection.retrieved(model.memory.anchor).any()
-        scale = jnp.where(found, model.cfg.memory, scale)
+        scale = jnp.where(found, jnp.float32(model.cfg.memory), jnp.float32(scale))
     block = model.sampler.causal_block
     net = WanDiT(model.dit, model.text.dim, layout)
     velocity = _velocity(net, params, model, given, context, null_context, positions, scale, block)
@@ -163,7 +164,9 @@ def denoise(
 
     def behind(x, sigma):
         x = jnp.concatenate([history, x], axis=1)
-        return velocity(x, jnp.where(jnp.arange(x.shape[1]) < fixed, 0.0, sigma))[:, fixed:]
+        return velocity(x, jnp.where(jnp.arange(x.shape[1]) < fixed, jnp.float32(0.0), sigma))[
+            :, fixed:
+        ]
 
     free = solve(model.sampler, behind, noise[:, fixed:], key)
     return jnp.concatenate([prefix, free[0]])
@@ -219,11 +222,11 @@ def build(
     memory = model.memory
     selection, context, null_context, own_base = _look_back(model, state, given, layout)
     if not selection.index.shape[-1]:
-        none, layers = jnp.zeros(0), jnp.zeros(model.dit.num_layers)
+        none, layers = jnp.zeros(0, jnp.float32), jnp.zeros(model.dit.num_layers, jnp.float32)
         kept = layers.astype(jnp.int32)
         return None, ChunkReport(
             chunk_id=selection.chunk_id[0], valid=selection.valid[0], score=none,
-            kept=kept, wanted=kept, coverage=layers,
+            kept=kept, wanted=kept, coverage=layers, finite=jnp.ones((), bool),
         )  # fmt: skip
     if model.build.context == "none":
         context, null_context, own_base = None, None, jnp.int32(0)
@@ -242,13 +245,16 @@ def build(
     keep = keep | whole
     dense, dtype = model.retrieval.dense_recent, storage_dtype(model)
 
-    def entry(kv: ChunkKV) -> Kept | Entry:
+    def entry(kv: ChunkKV) -> tuple[Kept | Entry, Bool[Array, ""]]:
         kept = kv_bank.keep_rows(kv, keep, local, memory.capacity, dense, dtype)
-        return kv_bank.gather(kept, layout) if apart else kept
+        return (kv_bank.gather(kept, layout) if apart else kept), kv_bank.is_finite(kept.rows)
 
+    made, finite = entry(kv)
+    finite &= jnp.isfinite(kv.salience).all()
     null_entry = None
     if state.null_bank is not None:
-        null_entry = entry(clean(given.null_text, null_context))
+        null_entry, also = entry(clean(given.null_text, null_context))
+        finite &= also
     index = selection.index[0]
     report = ChunkReport(
         chunk_id=selection.chunk_id[0],
@@ -257,8 +263,9 @@ def build(
         kept=jnp.where(whole, len(local), cover.kept[:, 0, 0]),
         wanted=jnp.where(whole, len(local), cover.wanted[:, 0, 0]),
         coverage=jnp.where(whole, 1.0, cover.coverage[:, 0, 0]),
+        finite=finite,
     )
-    return Built(entry=entry(kv), null_entry=null_entry), report
+    return Built(entry=made, null_entry=null_entry), report
 
 
 def choose(model: ModelConfig, book: KVBank | Book, given: ChunkInput) -> Selection:
@@ -373,7 +380,7 @@ def _clean_pass(
     """Keys, values and importances of clean latents (Algorithm 2, lines 2-9)."""
     index, visible = probes
     _, kv = net.apply(
-        {"params": params}, latents[None, None], jnp.full((1, 1), model.build.label),
+        {"params": params}, latents[None, None], jnp.full((1, 1), model.build.label, jnp.float32),
         text[None, None], positions[None, None], context, probe_index=index, probe_visible=visible,
         return_kv=True, fps=model.chunk.fps,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
+from bvjax.finite import is_finite
 from bvjax.generate.conditions import Conditions
 
 
@@ -107,6 +108,8 @@ def _check_arrays(
             raise UserError(
                 f"{name} in {where} is {list(found.shape)} {found.dtype}, not {list(shape)} float32"
             )
+        if not is_finite(found):
+            raise UserError(f"{name} in {where} is not finite")
 
 
 def _first_line(error: Exception) -> str:

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from safetensors.numpy import save
 
 from bvjax.config import TextConfig
+from bvjax.finite import is_finite
 from bvjax.generate.cache_folder import save_quietly
 from bvjax.tensor_files import TensorFile
 from bvjax.tokenizer import clean
@@ -68,9 +69,9 @@ class TextCache:
             return None
 
     def save(self, caption: str, made: CaptionStates) -> None:
-        """Keeps the states of a caption; a full or read-only disk is only warned of."""
+        """Keeps the states of a caption if they are finite; a full disk is only warned of."""
         path = self.path(caption)
-        if path is not None:
+        if path is not None and is_finite(made.states) and is_finite(made.embedding):
             arrays = {"states": made.states, "embedding": made.embedding, "sha256": _hash(made)}
             arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
             save_quietly(path, save(arrays, {"caption": clean(caption)}))
@@ -85,6 +86,8 @@ class TextCache:
             raise ValueError(f"its states have shape {list(found.states.shape)}")
         if found.states.dtype != jnp.dtype(config.dtype):
             raise ValueError(f"its states are {found.states.dtype}")
+        if not (is_finite(found.states) and is_finite(found.embedding)):
+            raise ValueError("its states are not finite")
         return found
 
 

@@ -228,6 +228,16 @@ def keep_rows(
     return Kept(Entry(keys, values, tokens, lengths, stored, key_scales, value_scales), index)
 
 
+def is_finite(rows: Entry) -> Bool[Array, ""]:
+    """Whether keys and values are; rows in 8 bits are when their scales are."""
+    parts = (
+        (rows.keys, rows.values)
+        if rows.key_scales is None
+        else (rows.key_scales, rows.value_scales)
+    )
+    return jnp.stack([jnp.isfinite(part).all() for part in parts]).all()
+
+
 def gather(kept: Kept, layout: Layout = ONE_DEVICE) -> Entry:
     """The kept rows alone, in position order (Algorithm 2, line 13).
 

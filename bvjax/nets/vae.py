@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from bvjax.config import VAEConfig
 from bvjax.nets import vae_layers as layers
@@ -76,6 +76,7 @@ class VAEState:
     """
 
     caches: Any
+    finite: Bool[Array, ""] | None = None  # whether the last pictures were; None when encoding
 
 
 class Encoder(nn.Module):
@@ -225,7 +226,7 @@ def init_params(config: VAEConfig, key: PRNGKeyArray, height: int = 32, width: i
     shapes = jax.eval_shape(WanVAE(config).init, key, frames)["params"]
     sizes = [math.prod(s.shape) for s in jax.tree.leaves(shapes) if len(s.shape) > 1]
     # 0.8796 is the standard deviation of a unit normal truncated at 2.
-    draw = jax.random.truncated_normal(key, -2.0, 2.0, (sum(sizes),)) / 0.87962566
+    draw = jax.random.truncated_normal(key, -2.0, 2.0, (sum(sizes),), jnp.float32) / 0.87962566
     pieces = iter(jnp.split(draw, np.cumsum(sizes)[:-1].tolist()))
 
     def leaf(path, s: jax.ShapeDtypeStruct) -> Array:
@@ -270,7 +271,8 @@ def init_decode_state(config: VAEConfig, batch: int, height: int, width: int) ->
     _check_frames(config, (batch, 1, height, width, 3), first=True)
     s = config.spatial_factor
     z = jax.ShapeDtypeStruct((batch, 1, height // s, width // s, config.z_dim), jnp.float32)
-    return _zero_state(config, lambda m, x: m.decode_piece(x, None, True)[1], z)
+    state = _zero_state(config, lambda m, x: m.decode_piece(x, None, True)[1], z)
+    return state.replace(finite=jnp.ones((), bool))
 
 
 def _zero_state(config, method, x: jax.ShapeDtypeStruct) -> VAEState:
@@ -323,9 +325,10 @@ def decode_stream(
     layout: Layout = ONE_DEVICE,
 ) -> tuple[VAEState, Float[Array, "b f h w 3"]]:
     """Decodes the next l normalised latents to 4l frames (1 + 4(l-1) with `first`) in [-1, 1]."""
-    clip = lambda frames: jnp.clip(frames, -1.0, 1.0)
-    caches, frames = _decode_stream(params, config, state.caches, latents, first, layout, clip)
-    return VAEState(caches), frames
+    finish = lambda frames, finite: (jnp.clip(frames, -1.0, 1.0), finite)
+    carried = state.caches, state.finite
+    (caches, _), frames = _decode_stream(params, config, carried, latents, first, layout, finish)
+    return state.replace(caches=caches), frames
 
 
 def decode_pictures(
@@ -337,23 +340,33 @@ def decode_pictures(
     first: bool,
     layout: Layout = ONE_DEVICE,
 ) -> tuple[VAEState, UInt8[Array, "b f h w 3"]]:
-    """Like `decode_stream`, to 0..255: of a long piece the frames never all exist as floats."""
-    caches, frames = _decode_stream(params, config, state.caches, latents, first, layout, to_uint8)
-    return VAEState(caches), frames
+    """Like `decode_stream`, to 0..255: of a long piece the frames never all exist as floats.
+
+    In 0..255 nothing shows that a frame was not finite; `finite` of the state returned says it.
+    """
+    finish = lambda frames, finite: (to_uint8(frames), finite & jnp.isfinite(frames).all())
+    carried = state.caches, jnp.ones((), bool)
+    (caches, finite), frames = _decode_stream(
+        params, config, carried, latents, first, layout, finish
+    )
+    return VAEState(caches, finite), frames
 
 
-def _decode_stream(params, config, caches, latents, first, layout, finish):
+def _decode_stream(params, config, carried, latents, first, layout, finish):
+    """`finish` makes of (frames, flag) what comes out, and the next flag, from piece to piece."""
     _check_latents(config, latents.shape)
     batch, _, height, width, _ = latents.shape
-    s = config.spatial_factor
+    s, before = config.spatial_factor, carried[1]
 
-    def step(caches, latents, first):
+    def step(carried, latents, first):
+        caches, flag = carried or (None, before)
         z = denormalise(config, latents, first)
         frames, caches = _decode_piece(params, config, z, caches, first, layout)
-        return caches, finish(frames)
+        frames, flag = finish(frames, flag)
+        return (caches, flag), frames
 
     most = latents_at_once(config, batch, s * height, s * width, layout)
-    return in_pieces(step, caches, latents, first, unit=1, start=1, most=most)
+    return in_pieces(step, carried, latents, first, unit=1, start=1, most=most)
 
 
 def encode(

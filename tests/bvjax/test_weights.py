@@ -104,6 +104,9 @@ def test_missing_file_and_unknown_dtype(tmp_path, params):
     with pytest.raises(UserError, match="'a' have values that are not finite in float16"):
         save_tensors(tmp_path / "w.safetensors", huge, dtype="float16")
     assert not list(tmp_path.iterdir())
+    save_tensors(tmp_path / "w.safetensors", huge)
+    with pytest.raises(UserError, match="not finite .* in a when read as float16"):
+        load_tensors(tmp_path / "w.safetensors", like(huge), dtype="float16")
 
 
 # ---- the folder; networks are replaced by two small trees

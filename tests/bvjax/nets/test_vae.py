@@ -394,7 +394,7 @@ def test_bfloat16_keeps_its_caches_and_gives_float32():
     config = VAEConfig(dim=4, dtype="bfloat16")
     params = jax.eval_shape(functools.partial(vae.init_params, config), jax.random.key(0))
     state = vae.init_decode_state(config, 1, 8, 8)
-    assert {a.dtype for a in jax.tree.leaves(state)} == {jnp.dtype(jnp.bfloat16)}
+    assert {a.dtype for a in jax.tree.leaves(state.caches)} == {jnp.dtype(jnp.bfloat16)}
     run = lambda p, s, z: vae.decode_stream(p, config, s, z, first=False)
     after, out = jax.eval_shape(run, params, state, jnp.zeros((1, 1, 1, 1, 16)))
     assert out.dtype == jnp.float32

@@ -1,0 +1,64 @@
+"""Whether a chunk counts as done: its text states, latents, memory entry and frames are finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from bvjax.config import ModelConfig
+from bvjax.errors import WorkError
+from bvjax.finite import is_finite
+from bvjax.generate.conditions import Conditions
+from bvjax.generate.steps import ChunkReport
+
+
+def chunk_name(number: int) -> str:
+    """How messages call chunk `number`, 0 being the guidance frame."""
+    return f"chunk {number}" if number else "the first frame"
+
+
+def check_chunk(
+    model: ModelConfig,
+    number: int,
+    latents: Float[np.ndarray, "l h w z"],
+    report: ChunkReport | None,
+    frames_finite: Bool[Array, ""],
+) -> None:
+    """Raises `WorkError` that names the chunk and the first of its parts that is not finite.
+
+    Waits for the report and the frames.
+    """
+    entry_finite = report is None or bool(report.finite)
+    for part, section, finite in (
+        ("latents", "dit", is_finite(latents)),
+        ("memory entry", "dit", entry_finite),
+        ("frames", "vae", bool(frames_finite)),
+    ):
+        if not finite:
+            raise not_finite(chunk_name(number), part, section, model)
+
+
+def check_text_states(model: ModelConfig, made: Conditions, numbers: Sequence[int]) -> None:
+    """Raises `WorkError` that names the first chunk whose caption's states are not finite.
+
+    `numbers` are the chunks of the rows of `made`, which are checked before its negative prompt.
+    """
+    names = [*map(chunk_name, numbers), "the negative prompt"]
+    for whose, states in zip(names, [*made.text, *made.null_text], strict=True):
+        if not is_finite(states):
+            raise not_finite(whose, "text states", "text", model)
+
+
+def not_finite(whose: str, part: str, section: str, model: ModelConfig) -> WorkError:
+    """The one sentence about a part that `section` of the model made, with what to do about it."""
+    dtype = getattr(model, section).dtype
+    advice = "check the weights"
+    if dtype == "float16":
+        advice = (
+            f"numbers above 65504 overflow in {section}.dtype float16: take bfloat16 or float32"
+        )
+    return WorkError(
+        f"{whose} failed: values of its {part} are not finite, and nothing of it is saved; {advice}"
+    )
