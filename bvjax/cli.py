@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  python -m bvjax generate --preset mini --story experiments/stories/fox.json --out runs/fox
-  python -m bvjax generate --story my.json --out runs/mine --image first.png --set memory.tau=0.97
-  python -m bvjax generate --story my.json --out runs/longer --video clip.mp4 --video-chunks 2
+  python -m bvjax generate --story experiments/stories/fox.json --out runs/fox
+  python -m bvjax generate --prompt "A small orange fox called Pip waves hello." --chunks 3 --out runs/pip
+  python -m bvjax generate --story experiments/stories/fox.json --out runs/longer --video runs/pip/video.mp4
   python -m bvjax resume runs/fox
-  python -m bvjax redo runs/fox --from-chunk 7 --caption 7="Pip comes back to Willow Hollow."
+  python -m bvjax redo runs/fox --from-chunk 12 --caption 12="Ada comes back to Willow Hollow."
 """
 
 

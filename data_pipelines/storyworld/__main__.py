@@ -11,6 +11,7 @@ from bvjax.errors import UserError
 from bvjax.files import write_json
 from data_pipelines.storyworld.plan import SPLITS, make_story
 from data_pipelines.storyworld.preview import preview
+from data_pipelines.storyworld.words import word_list
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,16 +24,20 @@ def main(argv: list[str] | None = None) -> int:
                         help="write OUT/sheet.png (contact sheet) and OUT/story.mp4")  # fmt: skip
     parser.add_argument("--story-json", type=Path, metavar="FILE",
                         help='write {"captions": [...]} of the story to FILE')  # fmt: skip
+    parser.add_argument("--words", action="store_true",
+                        help="print the words that the small model knows")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="which story (default 0)")
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--size", type=int, default=256, help="pixels of the video (default 256)")
     parser.add_argument("--fps", type=int, default=24, help="frame rate of the video (default 24)")
     parser.add_argument("--out", type=Path, default=Path("runs/storyworld"), metavar="DIR")
     args = parser.parse_args(argv)
-    if not args.preview and args.story_json is None:
-        parser.error("nothing to do: give --preview, --story-json FILE, or both")
+    if not (args.preview or args.words or args.story_json is not None):
+        parser.error("nothing to do: give --preview, --words, --story-json FILE, or several")
 
     def command() -> None:
+        if args.words:
+            print(word_list(), end="")
         story = make_story(args.seed, args.split)
         if args.story_json is not None:
             content = {"captions": list(story.captions)}

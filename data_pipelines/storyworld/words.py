@@ -1,0 +1,27 @@
+"""The words that the small model knows, as a Markdown list for whoever writes a story."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from data_pipelines.storyworld import world
+from data_pipelines.storyworld.wordings import ACTION_PHRASES, PLACE_PHRASES, WEATHER_PHRASES
+
+
+def word_list() -> str:
+    """Names, looks, places, lights and phrases, one bullet each; ends with a newline."""
+    bullets = {
+        "Names": world.NAMES,
+        "Animals": world.SPECIES,
+        "Colours": world.COLOURS,
+        "With": (f"a {thing}" for thing in world.ACCESSORIES if thing != "none"),
+        "Place names": world.TOPONYMS,
+        "Places": _every(PLACE_PHRASES.values()),
+        "Light and weather": _every(WEATHER_PHRASES.values()),
+        "What an animal does": _every(ACTION_PHRASES.values()),
+    }
+    return "".join(f"- **{name}**: {', '.join(words)}.\n" for name, words in bullets.items())
+
+
+def _every(groups: Iterable[tuple[str, ...]]) -> list[str]:
+    return [phrase for group in groups for phrase in group]
