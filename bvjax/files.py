@@ -43,8 +43,13 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_atomic` of indented JSON in ASCII, which reads the same under every locale."""
-    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+    """`write_atomic` of `json_bytes`."""
+    write_atomic(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Indented JSON in ASCII, which reads the same under every locale."""
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def read_json(path: str | Path, what: str = "") -> Any:

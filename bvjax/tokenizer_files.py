@@ -67,6 +67,11 @@ def load_vocabulary(path: str | pathlib.Path) -> Vocabulary:
         raise UserError(
             f"cannot read the tokenizer model {path}: {error.strerror or error}"
         ) from error
+    return read_vocabulary(path, content)
+
+
+def read_vocabulary(path: pathlib.Path, content: bytes) -> Vocabulary:
+    """`load_vocabulary` of the content of a file, or of a part of it, that `path` names."""
     if content.lstrip()[:1] == b"{" or path.suffix == ".json":
         return HuggingFaceVocabulary(path, content)
     return SentencePieceVocabulary(path, content)

@@ -220,6 +220,18 @@ def save_config(
     tokenizer: Path | None = None,
 ) -> None:
     """Writes config.json after the parts named in `made`; see `save_weights`."""
+    stored = config_with(folder, model, made)
+    if tokenizer is not None:
+        name = "tokenizer.json" if Path(tokenizer).suffix == ".json" else TOKENIZER
+        if Path(tokenizer).resolve() != (folder / name).resolve():
+            write_atomic(folder / name, Path(tokenizer).read_bytes())
+    write_json(folder / "config.json", stored)
+
+
+def config_with(
+    folder: Path, model: ModelConfig, made: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The content of config.json with the parts named in `made` added; `UserError` if it is damaged."""
     stored = {"model": to_dict(model), "made": {}}
     if (folder / "config.json").exists():
         stored = _read_config(folder)
@@ -229,11 +241,7 @@ def save_config(
         new = {p: getattr(model, p) for p in made}
         stored["model"] = to_dict(dataclasses.replace(base, **kept, **new))
     stored["made"] |= {part: dict(about) for part, about in made.items()}
-    if tokenizer is not None:
-        name = "tokenizer.json" if Path(tokenizer).suffix == ".json" else TOKENIZER
-        if Path(tokenizer).resolve() != (folder / name).resolve():
-            write_atomic(folder / name, Path(tokenizer).read_bytes())
-    write_json(folder / "config.json", stored)
+    return stored
 
 
 def load_weights(
@@ -294,6 +302,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     stored = read_json(path)
     if not isinstance(stored, dict) or set(stored) != {"model", "made"}:
         raise UserError(f"{path} is damaged: it must have exactly the keys model and made")
+    objects = [stored["model"], stored["made"]]
+    if isinstance(stored["made"], dict):
+        objects += stored["made"].values()
+    if not all(isinstance(value, dict) for value in objects):
+        raise UserError(f"{path} is damaged: model, made and what is in made must be objects")
     return stored
 
 

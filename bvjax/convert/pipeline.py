@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import logging
@@ -93,15 +92,18 @@ def read_sampler(sources: Sequence[Source], sampler: SamplerConfig) -> SamplerCo
     return dataclasses.replace(sampler, **changed)
 
 
-def files(model: ModelConfig, tokenizer: Path | None) -> dict[str, dict[str, Any]]:
+def files(model: ModelConfig, tokenizer: bool) -> dict[str, dict[str, Any]]:
     """{path: content} of the JSON files that make a pipeline of the parts of `model`.
 
     There is no scheduler for `sampler.grid` "wan", whose place that of the same kind takes, nor for
     the list of a few-step sampler.  Parts that only bvjax knows are of no pipeline: they get no
     model_index.json.
+
+    Args:
+        tokenizer: whether there is one.
     """
     found = {SCHEDULER: _scheduler(model.sampler)}
-    if tokenizer is not None:
+    if tokenizer:
         found[f"{layouts.TOKENIZER_FOLDERS['diffusers']}/tokenizer_config.json"] = {
             "tokenizer_class": "T5Tokenizer",
             "extra_ids": 0,  # those that the vocabulary has it has already

@@ -20,7 +20,7 @@ import numpy as np
 
 from bvjax.config import ModelConfig
 from bvjax.convert import layouts, text_names
-from bvjax.convert.converter import identify
+from bvjax.convert.identity import identify
 from bvjax.convert.sources import Source, open_sources
 from bvjax.errors import UserError
 from bvjax.nets import vae

@@ -14,21 +14,7 @@ from safetensors.numpy import load_file, save_file
 from bvjax import weights
 from bvjax.convert.converter import convert
 from bvjax.errors import UserError
-
-FILES = {
-    "wan": "diffusion_pytorch_model.safetensors",
-    "skyreels": "model.safetensors",
-    "diffusers": "transformer/diffusion_pytorch_model.safetensors",
-}
-
-
-@pytest.fixture(scope="module")
-def exported(tiny, tmp_path_factory):
-    """{target: folder} of the tiny model in each foreign layout."""
-    folder = tmp_path_factory.mktemp("exported")
-    for target in FILES:
-        convert(tiny.weights, folder / target, target)
-    return {target: folder / target for target in FILES}
+from tests.bvjax.convert.conftest import FILES
 
 
 def copy(folder, tmp_path):
@@ -203,6 +189,92 @@ def test_files_that_are_no_checkpoints(tiny, exported, tmp_path):
         convert(tiny.weights, tmp_path / "dst", "onnx")
     with pytest.raises(UserError, match="exists; give another folder, or --overwrite"):
         convert(exported["wan"], tiny.weights, "bvjax")
+
+
+@pytest.mark.parametrize("dtype", ["keep", "bfloat16"])
+@pytest.mark.parametrize("stored", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_numbers_that_are_none(dtype, stored, exported, tmp_path):
+    """Whatever is kept or cast: refused, with the tensor's name, and nothing is left behind."""
+    src = copy(exported["wan"], tmp_path)
+    for value in (np.nan, -np.inf):
+
+        def change(tensors, value=value):
+            tensors["head.head.bias"] = tensors["head.head.bias"].astype(stored)
+            tensors["head.head.bias"][5] = value
+
+        damage(src / FILES["wan"], change)
+        refused(src, tmp_path, "has values that are not finite .* in head.head.bias", dtype=dtype)
+
+
+def test_what_fails_leaves_what_was_there(exported, tmp_path):
+    src = copy(exported["wan"], tmp_path)
+    (tmp_path / "there").mkdir()
+    convert(src / "Wan2.1_VAE.safetensors", tmp_path / "there", "bvjax")
+    before = {path: path.read_bytes() for path in (tmp_path / "there").iterdir()}
+
+    def change(tensors):
+        tensors["head.head.weight"][3, 4] = 1e30
+
+    damage(src / FILES["wan"], change)
+    with pytest.raises(
+        UserError, match="head.head.weight has values that are not finite in float16"
+    ):
+        convert(src, tmp_path / "there", "bvjax", dtype="float16", overwrite=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "there").iterdir()} == before
+
+
+def test_places_that_are_none(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder/dit.safetensors").mkdir(parents=True)
+    for src, dst, match in (
+        (tiny.weights, "", "DST is empty; it must be the name of a file or a folder"),
+        ("", "dst", "SRC is empty"),
+        (tiny.weights, "file", "file is a file; a folder is to be written there"),
+        (tiny.weights, "file/deeper/still", "file is a file"),
+        (tiny.weights, "folder", "folder/dit.safetensors exists"),
+        (tiny.weights, "a/" + 300 * "b", "b... is a name of 300 bytes; it can have 255"),
+        (tiny.weights, "/proc/nowhere", "cannot write to /proc"),
+    ):
+        with pytest.raises(UserError, match=match):
+            convert(src, dst, "bvjax")
+    names = sorted(path.name for path in tmp_path.rglob("*"))
+    assert names == ["dit.safetensors", "file", "folder"]
+
+
+def test_files_beside_the_tensors_are_not_replaced_unasked(exported, tmp_path):
+    (tmp_path / "dst").mkdir()
+    (tmp_path / "dst/config.json").write_text("mine")
+    with pytest.raises(UserError, match="dst/config.json exists; give another folder, or --over"):
+        convert(exported["wan"], tmp_path / "dst", "wan")
+    assert [path.name for path in (tmp_path / "dst").iterdir()] == ["config.json"]
+
+
+def test_the_tokenizer_inside_an_encoder(tiny, exported, tmp_path):
+    """As ComfyUI publishes umT5; without a file beside it."""
+    model = (tiny.weights / "tokenizer.model").read_bytes()
+    (tmp_path / "src").mkdir()
+    file = tmp_path / "src/umt5.safetensors"
+    tensors = load_file(exported["wan"] / "models_t5_umt5-xxl-enc.safetensors")
+    save_file(tensors | {"spiece_model": np.frombuffer(model, np.uint8)}, file)
+    for to, name in (("bvjax", "tokenizer.model"), ("wan", "google/umt5-xxl/spiece.model")):
+        convert(file, tmp_path / to, to)
+        assert (tmp_path / to / name).read_bytes() == model
+    save_file(tensors | {"spiece_model": np.frombuffer(model[:-1], np.uint8)}, file)
+    refused(file, tmp_path, "umt5.safetensors is not a SentencePiece model: it is damaged")
+
+
+def test_a_tokenizer_that_does_not_belong_to_the_encoder(tiny, exported, tmp_path):
+    src = copy(exported["wan"], tmp_path)
+    (src / "tokenizer.model").write_text("another model's")
+    refused(src, tmp_path, "tokenizer.model is not a SentencePiece model")
+    convert(src / FILES["wan"], tmp_path / "other", "bvjax")  # a DiT needs none
+    assert not (tmp_path / "other/tokenizer.model").exists()
+    with pytest.raises(
+        UserError, match="tokenizer.json is there already, but tokenizer.model comes"
+    ):
+        (tmp_path / "other/tokenizer.json").write_text("{}")
+        convert(tiny.weights / "text.safetensors", tmp_path / "other", "bvjax")
 
 
 def test_memory_is_that_of_the_largest_tensor(exported, tmp_path):

@@ -1,0 +1,77 @@
+"""A folder gets all of its files or none, and nothing else is touched."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from bvjax.convert import staging
+from bvjax.errors import UserError
+
+
+def tree(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.is_dir() or p.read_bytes() for p in folder.rglob("*")
+    }
+
+
+def fill(stage, *names):
+    for name in names:
+        (stage / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage / name).write_text(f"new {name}")
+
+
+def test_all_at_the_end(tmp_path):
+    goal = tmp_path / "a/b"
+    with staging.staged(goal) as stage:
+        fill(stage, "x", "in/y", "z.json")
+        assert [path.name for path in goal.iterdir()] == [stage.name]
+    assert tree(goal) == {"x": b"new x", "in": True, "in/y": b"new in/y", "z.json": b"new z.json"}
+
+
+@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt, OSError])
+def test_nothing_when_it_fails(error, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/x").write_text("old")
+    before = tree(tmp_path)
+    for goal in (tmp_path / "there", tmp_path / "a/b/c"):
+        with pytest.raises(error):
+            with staging.staged(goal) as stage:
+                fill(stage, "x", "in/y")
+                raise error
+        assert tree(tmp_path) == before
+
+
+def test_what_describes_the_others_comes_last(tmp_path, monkeypatch):
+    moved, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(b.name), replace(a, b)))
+    with staging.staged(tmp_path) as stage:
+        fill(stage, "manifest.json", "dit", "in/config.json", "in/vae")
+    assert moved[-1] == "manifest.json" and set(moved[:2]) == {"dit", "vae"}
+
+
+def test_what_is_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    assert staging.check_place(tmp_path / "new/er", ["a/b"]) == tmp_path
+    for folder, name, match in (
+        (tmp_path / "file", "a", "file is a file; a folder is to be written there"),
+        (tmp_path / "file/deeper", "a", "file is a file"),
+        (tmp_path, "file/a", "file is a file"),
+        (tmp_path, "folder", "folder is a folder; a file is to be written there"),
+        (tmp_path / "a" / ("é" * 128), "a", "is a name of 256 bytes; it can have 255"),
+        (tmp_path / "\n".join("a" * 200), "a", "is a name of 399 bytes"),
+    ):
+        with pytest.raises(UserError, match=match):
+            staging.check_place(folder, [name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(staging.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match=f"cannot write to {tmp_path}: Permission denied"):
+        staging.check_place(tmp_path / "new", ["a"])
