@@ -194,7 +194,7 @@ class BuildConfig:
 class RetrievalConfig:
     """Which entries a chunk sees (Eq. 8, 9): the `recent` last ones and `l` of the others."""
 
-    kind: str = "semantic"  # semantic | rolling | random | oracle | none
+    kind: str = "semantic"  # semantic | rolling | oracle | random | none: of `memory.rules.RULES`
     recent: int = 2
     l: int = 2  # noqa: E741  (the paper's name)
     center: bool = False  # subtract the mean caption embedding of the bank before the cosine

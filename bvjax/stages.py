@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
+from bvjax.memory.rules import rule_of
 
 STAGES = ("pretrained", "stage1", "stage2", "few-step")
 
@@ -35,7 +36,8 @@ def memory_warning(stage: str | None, model: ModelConfig) -> str | None:
     Pretrained weights have only seen windows all of whose frames were equally noisy.  The clean keys
     of earlier chunks are new to them, and nothing taught them what to take from there.
     """
-    remembers = model.retrieval.kind != "none" and (model.retrieval.recent or model.retrieval.l)
+    retrieval = model.retrieval
+    remembers = rule_of(retrieval.kind).looks_back and (retrieval.recent or retrieval.l)
     if stage != "pretrained" or not (remembers or model.memory.anchor):
         return None
     return (

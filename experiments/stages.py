@@ -14,9 +14,10 @@ from absl import logging
 from bvjax.config import ChunkConfig, ModelConfig
 from bvjax.errors import UserError
 from bvjax.losses.block_forcing import BlockForcingConfig
-from bvjax.losses.history import HistoryConfig
+from bvjax.losses.history import read_history
 from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig
 from bvjax.losses.text_pretrain import TextPretrainConfig
+from bvjax.memory.rules import check_generation
 from bvjax.overrides import apply_overrides, from_dict
 from bvjax.presets import get_preset
 from bvjax.tokenizer import Tokenizer
@@ -176,6 +177,13 @@ def dit_stage(config: Config) -> Stage:
     check_least(
         data, "data", stories=0, heldout_stories=1, sample_stories=1, sample_chunks=1, seed=0
     )
+    check_generation(wanted.retrieval.kind)
+    history = read_history(config.history.to_dict())
+    if config.forcing.rounds and not history.never and not history.weights[wanted.retrieval.kind]:
+        logging.warning(
+            "history.%s is 0, but it is the retrieval.kind of this model: training never shows what "
+            "generation will retrieve", wanted.retrieval.kind,
+        )  # fmt: skip
     layout = training_layout(config.train.mesh, "dit")
     check_fits(wanted, layout)
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))
@@ -185,7 +193,7 @@ def dit_stage(config: Config) -> Stage:
     check_latents(data.latents, Path(data.weights), model)
     forcing = ForcingConfig(
         block=from_dict(BlockForcingConfig, config.block.to_dict(), "block."),
-        history=from_dict(HistoryConfig, config.history.to_dict(), "history."),
+        history=history,
         levels=from_dict(LevelsConfig, config.levels.to_dict(), "levels."),
         **config.forcing.to_dict(),
     )

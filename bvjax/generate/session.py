@@ -31,6 +31,7 @@ from bvjax.generate.rollout import Piece, stream
 from bvjax.generate.run_dir import RunDir, check_place
 from bvjax.generate.run_report import RunReport
 from bvjax.generate.run_settings import Settings, weights_place
+from bvjax.memory import rules
 from bvjax.plain_text import is_blank, whole_text
 from bvjax.stages import check_sampler, memory_warning
 from bvjax.story import Story
@@ -91,8 +92,7 @@ def begin(
     if chunks is not None and not 1 <= chunks <= len(captions):
         raise UserError(f"--chunks is {chunks}; this story has 1 to {len(captions)}")
     captions = captions[:chunks]
-    if model.retrieval.kind == "oracle":
-        raise UserError("retrieval.kind 'oracle' needs scores that only an evaluation has")
+    rules.check_generation(model.retrieval.kind)
     check_lengths(bundle.tokenizer, numbered(captions), model.text, model.cfg.negative)
     check_seed(seed)
     there = RunDir.scale_of(out)

@@ -1,13 +1,15 @@
 """What a training target is shown of its past: which chunks, with or without the anchor, how clean.
 
-Generation retrieves by caption similarity; training draws, per target, one of five ways of choosing the same
-number of entries, so that one model can be measured under all of them and learns to use what it is given
+Generation retrieves by one rule; training draws, per target, one of all rules (`memory.rules`), each choosing the
+same number of entries, so that one model can be measured under all of them and learns to use what it is given
 rather than to expect it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,28 +18,36 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import RetrievalConfig
 from bvjax.errors import UserError
-from bvjax.memory import retrieval
+from bvjax.memory import rules
+from bvjax.memory.retrieval import select
+from bvjax.memory.rules import RULES
+from bvjax.overrides import from_dict
 from bvjax.random import normal, purpose_key
 
-KINDS = ("semantic", "rolling", "oracle", "random", "none")
+
+def shares() -> dict[str, float]:
+    """The chances of the rules where nobody says otherwise."""
+    return {kind: rule.share for kind, rule in RULES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class HistoryConfig:
-    """Chances are weights (they are normalised); `none` drops the whole history with its anchor."""
+    """What targets are shown.
 
-    semantic: float = 0.5
-    rolling: float = 0.15
-    oracle: float = 0.15
-    random: float = 0.1
-    none: float = 0.1
+    `chances` are the weights of the rules (they are normalised): of those that are named, or each its share.
+    `none` drops the whole history with its anchor.
+    """
+
+    chances: Mapping[str, float] = dataclasses.field(default_factory=shares)
     anchor_drop: float = 0.15  # chance that a target with history does not see the anchor
     caption_drop: float = 0.1  # chance that a target's caption is the null caption
     noise_chance: float = 0.5  # chance that a history chunk is noised (against exposure bias)
     noise_max: float = 0.1  # its sigma is uniform in [0, noise_max], and is told to the model
 
     def __post_init__(self):
-        weights = [getattr(self, kind) for kind in KINDS]
+        for kind in self.chances:
+            rules.rule_of(kind)
+        weights = list(self.weights.values())
         if min(weights) < 0 or sum(weights) <= 0:
             raise UserError(f"history chances are {weights}; they must be >= 0 and not all zero")
         for name in ("anchor_drop", "caption_drop", "noise_chance", "noise_max"):
@@ -45,19 +55,43 @@ class HistoryConfig:
                 raise UserError(f"history.{name} is {getattr(self, name)}; it must lie in [0, 1]")
 
     @property
+    def weights(self) -> dict[str, float]:
+        """Of all rules, in the order of the table."""
+        return {kind: self.chances.get(kind, 0.0) for kind in RULES}
+
+    @property
     def never(self) -> bool:
         """No target is ever shown any history: the clean chunks need not be encoded at all."""
-        return all(getattr(self, kind) == 0 for kind in KINDS if kind != "none")
+        return not any(self.weights[kind] for kind, rule in RULES.items() if rule.looks_back)
+
+
+def read_history(values: Mapping[str, Any], where: str = "history.") -> HistoryConfig:
+    """A `HistoryConfig` from a flat section with a key for each rule.
+
+    Rules that it does not name have their shares.  Raises `UserError` for unknown keys, naming the nearest, and
+    for values that are not legal.
+    """
+    others = [field for field in dataclasses.fields(HistoryConfig) if field.name != "chances"]
+    flat = dataclasses.make_dataclass(
+        "FlatHistory",
+        [(kind, float, share) for kind, share in shares().items()]
+        + [(field.name, float, field.default) for field in others],
+    )
+    made = from_dict(flat, values, where)
+    return HistoryConfig(
+        chances={kind: getattr(made, kind) for kind in RULES},
+        **{field.name: getattr(made, field.name) for field in others},
+    )
 
 
 @struct.dataclass
 class History:
     """The entries each of the `m` targets attends: [top-l | recent], and the anchor or not."""
 
-    kind: Int[Array, "b m"]  # index into KINDS
+    kind: Int[Array, "b m"]  # place of the rule in the table
     index: Int[Array, "b m e"]  # along the chunk axis of the clip, 0 = chunk 1
     valid: Bool[Array, "b m e"]
-    scores: Float[Array, "b m e"]
+    scores: Float[Array, "b m e"]  # Eq. 8, whatever the rule
     whole: Bool[
         Array, "b m e"
     ]  # read with all rows: the recent ones, with `retrieval.dense_recent`
@@ -68,10 +102,15 @@ class History:
         """`scores` (Eq. 8), 0 where there is no entry: what `dit.similarity_keys` is told."""
         return jnp.where(self.valid, self.scores, 0.0)
 
+    @property
+    def alone(self) -> Bool[Array, "b m"]:
+        """Targets whose rule does not look back."""
+        return _alone(self.kind)
+
 
 def draw_kinds(key: Array, history: HistoryConfig, shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """One of KINDS per target."""
-    weights = jnp.array([getattr(history, kind) for kind in KINDS])
+    """The place of a rule in the table per target."""
+    weights = jnp.array(list(history.weights.values()))
     return jax.random.categorical(key, jnp.log(weights), shape=shape)
 
 
@@ -94,33 +133,24 @@ def draw_history(
         config: how many recent and retrieved entries, and whether the recent are read whole; `center` for
             the semantic scores.
         history: the chances.
-        kind: index into KINDS, drawn when not given (evaluation gives it).
+        kind: places of rules in the table, drawn when not given (evaluation gives them).
     """
-    batch, chunks, _ = embedding.shape
     if kind is None:
         kind = draw_kinds(purpose_key(key, "kind"), history, target.shape)
-    ids = jnp.arange(1, chunks + 1)
-    before = ids < target[..., None]  # [b, m, c]
-    row = jnp.take_along_axis
-    wanted = row(embedding, (target - 1)[..., None], axis=1)
-    semantic = retrieval.semantic_scores(wanted, embedding[:, None], before, config.center)
-    oracle = row(relevance, (target - 1)[..., None], axis=1)
-    rolling = jnp.broadcast_to(retrieval.rolling_scores(ids), before.shape)
-    chance = retrieval.random_scores(purpose_key(key, "random"), before.shape)
+    entries = _candidates(key, target, embedding, relevance)
     scores = jnp.select(
-        [kind[..., None] == KINDS.index(k) for k in ("semantic", "rolling", "oracle")],
-        [semantic, rolling, oracle],
-        chance,
+        [kind[..., None] == i for i in range(len(RULES))],
+        [rules.score(name, entries, config) for name in RULES],
     )
-    usable = before & (kind != KINDS.index("none"))[..., None]
+    alone = _alone(kind)
+    usable = entries.valid & ~alone[..., None]
+    ids = entries.chunk_id[0, 0]
 
     def flat(x):
         return x.reshape(-1, *x.shape[2:])
 
     selected = jax.vmap(
-        lambda s, v, t: retrieval.select(
-            s[None], ids[None], v[None], t, config.recent, config.l, anchor=False
-        )
+        lambda s, v, t: select(s[None], ids[None], v[None], t, config.recent, config.l, False)
     )(flat(scores), flat(usable), flat(target))
     shape = (*target.shape, -1)
     index, valid, recent = (
@@ -133,10 +163,30 @@ def draw_history(
         kind=kind,
         index=index,
         valid=valid,
-        scores=jnp.take_along_axis(semantic, index, axis=-1),
+        scores=jnp.take_along_axis(rules.semantic(entries, config), index, axis=-1),
         whole=recent & config.dense_recent,
-        anchor=keep_anchor & (kind != KINDS.index("none")),
+        anchor=keep_anchor & ~alone,
     )
+
+
+def _candidates(key, target, embedding, relevance) -> rules.Candidates:
+    """All chunks of the clips, for each target those before it."""
+    ids = jnp.arange(1, embedding.shape[1] + 1)
+    row = jnp.take_along_axis
+    return rules.Candidates(
+        target=target,
+        chunk_id=ids[None, None],
+        valid=ids < target[..., None],
+        target_caption=row(embedding, (target - 1)[..., None], axis=1),
+        captions=embedding[:, None],
+        key=purpose_key(key, "random"),
+        oracle=row(relevance, (target - 1)[..., None], axis=1),
+    )
+
+
+def _alone(kind: Int[Array, "..."]) -> Bool[Array, "..."]:
+    """Whether a rule does not look back."""
+    return ~jnp.array([rule.looks_back for rule in RULES.values()])[kind]
 
 
 def noise_history(

@@ -30,8 +30,9 @@ from bvjax.losses.block_forcing import (
     block_forcing_loss,
     semantic_reference,
 )
-from bvjax.losses.history import KINDS, History, HistoryConfig, draw_history, noise_history
+from bvjax.losses.history import History, HistoryConfig, draw_history, noise_history
 from bvjax.memory.positions import time_bases
+from bvjax.memory.rules import RULES, rule_of
 from bvjax.memory.salience import keep_mask, probe_indices
 from bvjax.nets.dit import ChunkKV, Context, SelfContext, WanDiT, variances
 from bvjax.nets.dit_layers import gather_context, per_row
@@ -85,7 +86,7 @@ class ForcingConfig:
     """The whole training draw."""
 
     block: BlockForcingConfig = BlockForcingConfig()
-    history: HistoryConfig = HistoryConfig()
+    history: HistoryConfig = dataclasses.field(default_factory=HistoryConfig)
     levels: LevelsConfig = LevelsConfig()
     rounds: int = 2  # times each chunk of a clip is denoised in a step
     returns: float = 0.0  # share of the rounds after the first that goes to `returning` chunks
@@ -168,7 +169,8 @@ class TeacherForcing:
     layout: Layout = ONE_DEVICE
 
     def __post_init__(self):
-        """Raises `UserError` for settings of the clean pass that only generation has."""
+        """Raises `UserError` for an unknown retrieval rule and for what only generation has."""
+        rule_of(self.model.retrieval.kind)
         for name in ("label", "context_noise"):
             value = getattr(self.model.build, name)
             if value:
@@ -352,8 +354,7 @@ class TeacherForcing:
         # ---- noisy targets
         rows = jnp.arange(batch)[:, None], target - 1
         x_start = clip.chunks[rows]
-        alone = history.kind == KINDS.index("none")
-        text = self._caption(key, clip.text[rows], clip.described[rows], alone)
+        text = self._caption(key, clip.text[rows], clip.described[rows], history.alone)
         sigma = self._sigma(purpose_key(key, "sigma"), target.reshape(-1, chunks), chunks)
         sigma = sigma.reshape(target.shape)
         noise = normal(purpose_key(key, "noise"), x_start.shape)
@@ -365,7 +366,7 @@ class TeacherForcing:
         plain = jnp.mean(jnp.square(velocity - flow.velocity(x_start, noise)), axis=(2, 3, 4, 5))
         loss = jnp.mean(self._weight(sigma) * losses)
         metrics = {"block": losses.mean(), "flow": plain.mean(), "kept": kept}
-        for i, kind in enumerate(KINDS):
+        for i, kind in enumerate(RULES):
             chosen = history.kind == i
             # A kind may be absent from a step: then the mean of all stands in and the log stays finite.
             mean = jnp.where(chosen, plain, 0.0).sum() / jnp.maximum(chosen.sum(), 1)

@@ -30,13 +30,12 @@ from jaxtyping import Array, Bool, Float, Int
 from bvjax.chunking import ChunkGrid
 from bvjax.config import MemoryConfig, ModelConfig
 from bvjax.errors import UserError
-from bvjax.memory import salience, storage
+from bvjax.memory import rules, salience, storage
 from bvjax.memory.book import EVICT, Book, enter, init_book
 from bvjax.nets.dit import ChunkKV
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 from kernels_pallas.kv_gather import kept_first, take_rows, write_rows
 
-RETRIEVE = ("semantic", "rolling", "random", "oracle", "none")
 CONTEXTS = ("none", "with")
 ROPE_MODES = ("absolute", "local", "window", "packed")
 
@@ -91,6 +90,7 @@ class Kept:
 def check(model: ModelConfig) -> None:
     """Raises `UserError`, in one sentence, when the memory cannot work as `model` says."""
     memory, build, retrieval = model.memory, model.build, model.retrieval
+    rules.rule_of(retrieval.kind)
     for name, value, legal in (
         ("memory.evict", memory.evict, EVICT),
         ("memory.cover", memory.cover, salience.COVERS),
@@ -100,7 +100,6 @@ def check(model: ModelConfig) -> None:
         ("build.context", build.context, CONTEXTS),
         ("build.mask", build.mask, salience.MASKS),
         ("build.probe", build.probe, salience.PROBES),
-        ("retrieval.kind", retrieval.kind, RETRIEVE),
         ("rope.mode", model.rope.mode, ROPE_MODES),
     ):
         if value not in legal:

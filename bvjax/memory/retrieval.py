@@ -11,13 +11,11 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from bvjax.config import ModelConfig, RetrievalConfig
-from bvjax.errors import UserError
-from bvjax.memory import storage
-from bvjax.memory.bank import RETRIEVE, Entry, KVBank
+from bvjax.config import ModelConfig
+from bvjax.memory import rules, storage
+from bvjax.memory.bank import Entry, KVBank
 from bvjax.memory.bank import axes as bank_axes
 from bvjax.memory.book import Book
-from bvjax.memory.similarity import cosine
 from bvjax.nets.dit import Context
 from bvjax.nets.rope import angles, apply_rope
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
@@ -70,90 +68,6 @@ class Active:
     @property
     def stored(self) -> Int[Array, "Y B E"]:
         return jnp.stack([entry.stored for entry in self.entries], axis=2)
-
-
-def semantic_scores(
-    target: Float[Array, "*rows Dt"],
-    entries: Float[Array, "*#rows slot Dt"],
-    valid: Bool[Array, "*#rows slot"],
-    center: bool = False,
-) -> Float[Array, "*rows slot"]:
-    """cos(E_c, E_i) of caption embeddings (Eq. 8).
-
-    `center` subtracts the mean of the valid entries first: mean-pooled states of a language model
-    share a large common direction, which the raw cosine mostly measures.
-    """
-    target = target[..., None, :].astype(jnp.float32)
-    entries = entries.astype(jnp.float32)
-    if center:
-        counted = valid[..., None]
-        count = jnp.maximum(counted.sum(-2, keepdims=True), 1)
-        mean = jnp.where(counted, entries, 0).sum(-2, keepdims=True) / count
-        target, entries = target - mean, entries - mean
-    return cosine(target, entries)
-
-
-def caption_scores(
-    retrieval: RetrievalConfig,
-    bank: KVBank | Book,
-    target_embedding: Float[Array, "B Dt"],
-    anchor: bool,
-) -> Float[Array, "B slot"]:
-    """`semantic_scores` of each slot of a bank; the anchor's slot does not count for `center`."""
-    first = jnp.arange(bank.valid.shape[-1]) == 0
-    counted = bank.valid & ~first if anchor else bank.valid
-    return semantic_scores(target_embedding, bank.embedding, counted, retrieval.center)
-
-
-def rolling_scores(chunk_id: Int[Array, "*rows slot"]) -> Float[Array, "*rows slot"]:
-    """The later the better: with them the top l are the chunks before the recent ones."""
-    return chunk_id.astype(jnp.float32)
-
-
-def random_scores(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Uniform scores: with them the top l are any l chunks."""
-    return jax.random.uniform(key, shape, jnp.float32)
-
-
-def entry_scores(
-    retrieval: RetrievalConfig,
-    bank: KVBank | Book,
-    target_embedding: Float[Array, "B Dt"],
-    anchor: bool,
-    key: Key[Array, ""] | None = None,
-    oracle: Float[Array, "B slot"] | None = None,
-) -> tuple[Float[Array, "B slot"], Bool[Array, "B slot"]]:
-    """Score of each slot by `retrieval.kind`, and which slots may be seen at all.
-
-    `none` lets nothing be seen but the anchor, the recent chunks included.
-
-    Args:
-      key: for kind="random".
-      oracle: for kind="oracle"; -inf marks entries that must not be chosen.
-
-    Raises:
-      UserError: unknown kind.  ValueError: the kind's own argument is missing.
-    """
-    kind, valid = retrieval.kind, bank.valid
-    first = jnp.arange(valid.shape[-1]) == 0
-    if kind == "semantic":
-        scores = caption_scores(retrieval, bank, target_embedding, anchor)
-    elif kind == "rolling":
-        scores = rolling_scores(bank.chunk_id)
-    elif kind == "random":
-        if key is None:
-            raise ValueError("retrieval.kind='random' needs a key")
-        scores = random_scores(key, valid.shape)
-    elif kind == "oracle":
-        if oracle is None:
-            raise ValueError("retrieval.kind='oracle' needs oracle scores")
-        scores = oracle
-    elif kind == "none":
-        scores = jnp.zeros(valid.shape, jnp.float32)
-        valid = valid & first if anchor else jnp.zeros_like(valid)
-    else:
-        raise UserError(f"retrieval.kind is {kind!r}; it can be {', '.join(RETRIEVE)}")
-    return scores, valid
 
 
 def select(
@@ -210,12 +124,33 @@ def retrieve(
     key: Key[Array, ""] | None = None,
     oracle: Float[Array, "B slot"] | None = None,
 ) -> Selection:
-    """`entry_scores` and `select` with the sizes of `model` (Algorithm 1, stage B)."""
+    """Scores by `retrieval.kind` and `select` with the sizes of `model` (Algorithm 1, stage B).
+
+    Args:
+      key: for a rule that draws.
+      oracle: for a rule that is told what is relevant; -inf marks entries that must not be chosen.
+
+    Raises:
+      UserError: unknown kind.  ValueError: what the rule needs is missing.
+    """
     r, anchor = model.retrieval, model.memory.anchor
-    scores, valid = entry_scores(r, bank, target_embedding, anchor, key, oracle)
+    rule = rules.rule_of(r.kind)
+    first = jnp.arange(bank.valid.shape[-1]) == 0
+    entries = rules.Candidates(
+        target=jnp.broadcast_to(target_chunk, bank.valid.shape[:-1]),
+        chunk_id=bank.chunk_id,
+        valid=bank.valid & ~first if anchor else bank.valid,
+        target_caption=target_embedding,
+        captions=bank.embedding,
+        key=key,
+        oracle=oracle,
+    )
+    scores, valid = rules.score(r.kind, entries, r), bank.valid
+    if not rule.looks_back:
+        valid = valid & first if anchor else jnp.zeros_like(valid)
     picked = select(scores, bank.chunk_id, valid, target_chunk, r.recent, r.l, anchor)
-    if r.kind != "semantic":
-        scores = caption_scores(r, bank, target_embedding, anchor)
+    if rule.score is not rules.semantic:
+        scores = rules.semantic(entries, r)
     known = picked.valid & (jnp.arange(picked.valid.shape[-1]) >= anchor)
     similarity = jnp.take_along_axis(scores, picked.index, axis=-1)
     return picked.replace(similarity=jnp.where(known, similarity, 0.0))

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from bvjax.losses.history import shares
+
 
 def get_config() -> ConfigDict:
     return ConfigDict(
@@ -66,7 +68,8 @@ def get_config() -> ConfigDict:
                 described=0.5,
             ),
             block=dict(target="blend", gamma=0.1),  # see `BlockForcingConfig`
-            history=dict(  # see `HistoryConfig`
+            history=shares()  # of rules that are not named here
+            | dict(  # see `HistoryConfig`
                 semantic=0.5,
                 rolling=0.1,
                 oracle=0.15,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,9 +22,10 @@ from bvjax.diffusion import flow
 from bvjax.diffusion.noise import initial_noise
 from bvjax.diffusion.solvers import solve
 from bvjax.errors import UserError
-from bvjax.losses.history import KINDS, History, HistoryConfig, draw_history
+from bvjax.losses.history import History, HistoryConfig, draw_history
 from bvjax.losses.teacher_forcing import Clip, ForcingConfig, TeacherForcing, make_clip
 from bvjax.lvbench.clarity import clarity
+from bvjax.memory.rules import RULES, Rule, number_of, rule_of
 from bvjax.nets import vae
 from bvjax.nets.dit import ChunkKV
 from bvjax.random import purpose_key
@@ -42,7 +43,7 @@ WARM_LATENTS = 8  # true latents that the decoder has seen before the return chu
 class Arm:
     """A way of choosing the entries, with or without the anchor (frame 0) beside them."""
 
-    kind: str  # of losses.history.KINDS
+    kind: str  # of memory.rules.RULES
     anchor: bool
 
     @property
@@ -51,15 +52,21 @@ class Arm:
 
     @property
     def anchor_setting(self) -> str:
-        """on | off; "none" never has an anchor and belongs to the arms of "on"."""
-        return "on" if self.anchor or self.kind == "none" else "off"
+        """on | off; what does not look back never has an anchor and belongs to the arms of "on"."""
+        return "on" if self.anchor or not rule_of(self.kind).looks_back else "off"
 
 
-ARMS = {
-    arm.name: arm
-    for anchor in (True, False)
-    for arm in (Arm(kind, anchor and kind != "none") for kind in KINDS)
-}
+def arms_of(rules: Mapping[str, Rule]) -> dict[str, Arm]:
+    """All arms of the rules by name, those with the anchor first."""
+    arms = [
+        Arm(kind, anchor and rule.looks_back)
+        for anchor in (True, False)
+        for kind, rule in rules.items()
+    ]
+    return {arm.name: arm for arm in arms}
+
+
+ARMS = arms_of(RULES)
 
 
 @struct.dataclass
@@ -255,7 +262,7 @@ def _run(
     seeds = np.array([seed + case.seed for case in cases], np.uint32)
     bank = None
     for arm in arms:
-        kind, anchor = np.int32(KINDS.index(arm.kind)), np.bool_(arm.anchor)
+        kind, anchor = np.int32(number_of(arm.kind)), np.bool_(arm.anchor)
         if bank is None or model.build.context == "with":
             bank = program.bank(params["dit"], clip, kind, anchor, seeds)
         latents, entries = program.generate(params["dit"], bank, clip, target, kind, anchor, seeds)

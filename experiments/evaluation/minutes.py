@@ -8,6 +8,7 @@ showed at the introduction (`same`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from bvjax.config import ModelConfig
 from bvjax.generate.decoding import decode_piece
 from bvjax.generate.rollout import stream
 from bvjax.lvbench.intervals import rate
+from bvjax.memory.rules import RULES, Rule, rule_of
 from data_pipelines.storyworld import Story, chunk_frames, make_story
 from experiments.evaluation.cases import Case, judged_frames, shows, story_cases
 from experiments.evaluation.judge import Judge
@@ -34,20 +36,25 @@ def _retrieval(model: ModelConfig, **changes: Any) -> ModelConfig:
     return dataclasses.replace(model, retrieval=dataclasses.replace(model.retrieval, **changes))
 
 
-def _without_memory(model: ModelConfig) -> ModelConfig:
-    memory = dataclasses.replace(model.memory, anchor=False)
-    return dataclasses.replace(_retrieval(model, kind="none"), memory=memory)
+def _by_rule(model: ModelConfig, kind: str) -> ModelConfig:
+    """Another rule; without the anchor as well where it does not look back."""
+    model = _retrieval(model, kind=kind)
+    if rule_of(kind).looks_back:
+        return model
+    return dataclasses.replace(model, memory=dataclasses.replace(model.memory, anchor=False))
 
 
-# How each arm changes the configuration.  "full" sees every earlier chunk and retrieves none.
-ARMS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
-    **{
-        kind: lambda model, kind=kind: _retrieval(model, kind=kind)
-        for kind in ("semantic", "rolling", "oracle", "random")
-    },
-    "none": _without_memory,
-    "full": lambda model: _retrieval(model, kind="rolling", l=0, recent=STORY_CHUNKS - 1),
-}
+def arms_of(rules: Mapping[str, Rule]) -> dict[str, Callable[[ModelConfig], ModelConfig]]:
+    """How each arm changes the configuration: an arm for each rule, and "full".
+
+    "full" sees every earlier chunk and retrieves none.
+    """
+    arms = {kind: functools.partial(_by_rule, kind=kind) for kind in rules}
+    full = dict(kind="rolling", l=0, recent=STORY_CHUNKS - 1)
+    return {**arms, "full": functools.partial(_retrieval, **full)}
+
+
+ARMS = arms_of(RULES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +76,7 @@ def generate_minute(
     tested.need("dit", "vae", "text")
     model = ARMS[arm](tested.model)
     conditions, scores = tested.conditions(story), None
-    if model.retrieval.kind == "oracle":
+    if "oracle" in rule_of(model.retrieval.kind).needs:
         scores = np.pad(oracle, ((0, 0), (1, 0)))  # ids count from 1; 0 is the anchor
     first, count = int(model.memory.anchor), model.retrieval.l
     state, frames, retrieved = None, [], []

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bvjax.errors import UserError
+from bvjax.memory.rules import RULES
 from bvjax.versions import versions
 from data_pipelines.storyworld import make_story
 from experiments.evaluation import captions, drift, memory, memory_scores, minutes, reconstruction
@@ -23,7 +24,7 @@ from experiments.evaluation.results import Record, Results
 from experiments.evaluation.under_test import SPLIT, EncodedStories, UnderTest
 
 PARTS = ("reconstruction", "judge", "captions", "memory", "minutes", "drift")
-MINUTE_ARMS = ("semantic", "rolling", "oracle", "random", "none")
+MINUTE_ARMS = tuple(RULES)
 DRIFT_ARMS = ("semantic", "rolling", "full")
 
 

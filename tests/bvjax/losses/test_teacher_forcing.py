@@ -20,7 +20,7 @@ from bvjax.config import (
 from bvjax.errors import UserError
 from bvjax.generate import steps
 from bvjax.losses.block_forcing import BlockForcingConfig
-from bvjax.losses.history import KINDS, HistoryConfig, draw_history, draw_kinds, noise_history
+from bvjax.losses.history import HistoryConfig, draw_history, draw_kinds, noise_history
 from bvjax.losses.teacher_forcing import (
     ForcingConfig,
     LevelsConfig,
@@ -29,6 +29,7 @@ from bvjax.losses.teacher_forcing import (
     make_clip,
     returning,
 )
+from bvjax.memory.rules import RULES, number_of
 from bvjax.nets import dit
 from bvjax.random import purpose_key
 
@@ -44,9 +45,7 @@ MODEL = ModelConfig(
     retrieval=RetrievalConfig(recent=1, l=1),
     rope=RopeConfig(mode="window"),
 )
-CLEAN = HistoryConfig(
-    semantic=1, rolling=0, oracle=0, random=0, none=0, anchor_drop=0, caption_drop=0, noise_chance=0
-)
+CLEAN = HistoryConfig({"semantic": 1}, anchor_drop=0, caption_drop=0, noise_chance=0)
 
 
 def teacher(model=MODEL, history=CLEAN, **kwargs):
@@ -216,8 +215,8 @@ def test_history_is_causal_and_follows_its_kind():
     relevance = jax.random.uniform(keys[1], (2, 9, 9))
     target = jnp.broadcast_to(jnp.arange(1, 10), (2, 9))
     config = RetrievalConfig(recent=2, l=2)
-    for kind in KINDS:
-        number = jnp.full(target.shape, KINDS.index(kind))
+    for kind in RULES:
+        number = jnp.full(target.shape, number_of(kind))
         h = draw_history(
             keys[0], target, embedding, relevance, config, HistoryConfig(anchor_drop=0), number
         )
@@ -240,7 +239,7 @@ def test_history_is_causal_and_follows_its_kind():
 
 
 def test_kinds_are_drawn_with_their_chances():
-    history = HistoryConfig(semantic=3, rolling=0, oracle=1, random=0, none=0)
+    history = HistoryConfig({"semantic": 3, "oracle": 1})
     kinds = np.asarray(draw_kinds(jax.random.key(0), history, (4000,)))
     share = np.bincount(kinds, minlength=5) / 4000
     np.testing.assert_allclose(share, [0.75, 0, 0.25, 0, 0], atol=0.03)

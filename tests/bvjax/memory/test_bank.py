@@ -245,7 +245,7 @@ def test_presets_are_legal():
         (["build.probe=last"], "build.probe is 'last'; it can be recent_random"),
         (["build.n_recent=0", "build.n_random=0"], "their sum must be 1 or more"),
         (["build.n_recent=-1"], "build.n_recent is -1; it must be 0 or more"),
-        (["retrieval.kind=top"], "retrieval.kind is 'top'; it can be semantic, rolling, random"),
+        (["retrieval.kind=top"], "retrieval.kind is 'top'; it can be semantic, rolling, oracle"),
         (["retrieval.l=-1"], "retrieval.l is -1; it must be 0 or more"),
         (
             ["rope.mode=relative"],

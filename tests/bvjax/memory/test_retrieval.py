@@ -16,7 +16,6 @@ from bvjax.config import (
     DiTConfig,
     MemoryConfig,
     ModelConfig,
-    RetrievalConfig,
     TextConfig,
 )
 from bvjax.errors import UserError
@@ -24,11 +23,10 @@ from bvjax.memory.bank import gather, init_bank, keep_rows, write
 from bvjax.memory.positions import time_bases
 from bvjax.memory.retrieval import (
     assemble,
-    entry_scores,
     retrieve,
     select,
-    semantic_scores,
 )
+from bvjax.memory.rules import semantic_scores
 from bvjax.memory.salience import keep_mask
 from bvjax.nets.dit import ChunkKV
 from bvjax.nets.rope import angles, apply_rope
@@ -197,7 +195,7 @@ def test_kinds_want_their_arguments(bank7):
         ("best", UserError, "retrieval.kind is 'best'; it can be semantic, rolling"),
     ):
         with pytest.raises(error, match=message):
-            entry_scores(RetrievalConfig(kind=kind), bank7, caption(0), True)
+            retrieved(kind, bank7)
 
 
 # ---- selection ------------------------------------------------------------------------------
