@@ -92,11 +92,12 @@ def convert(
     if loras and not any(plan.source.part == "dit" for plan in plans):
         raise UserError(f"{src} has no DiT that --lora could change")
     opened = [lora.open_lora(path, strength, model) for path, strength in loras]
+    staging.check_place(dst, [plan.name for plan in plans])
     target = Target(dst, to, model, [source.part for source in sources])
     files = target.files(tokenizer_of(sources, src, model))
+    _check_space(plans, dst, files)
     if not overwrite:
         _check_free(plans, dst, files)
-    _check_space(plans, dst, files)
     with staging.staged(dst) as folder:
         for plan in plans:
             source = plan.source

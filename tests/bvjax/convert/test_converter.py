@@ -232,7 +232,7 @@ def test_places_that_are_none(tiny, tmp_path, monkeypatch):
         ("", "dst", "SRC is empty"),
         (tiny.weights, "file", "file is a file; a folder is to be written there"),
         (tiny.weights, "file/deeper/still", "file is a file"),
-        (tiny.weights, "folder", "folder/dit.safetensors exists"),
+        (tiny.weights, "folder", "dit.safetensors is a folder; a file is to be written there"),
         (tiny.weights, "a/" + 300 * "b", "b... is a name of 300 bytes; it can have 255"),
         (tiny.weights, "/proc/nowhere", "cannot write to /proc"),
     ):
