@@ -29,9 +29,7 @@ MODEL = ModelConfig(
     dit=DiTConfig(dim=16, num_heads=2, num_layers=1, ffn_dim=16, freq_dim=8),
     retrieval=RetrievalConfig(recent=1, l=1),
 )
-SEMANTIC = HistoryConfig(
-    semantic=1, rolling=0, oracle=0, random=0, none=0, anchor_drop=0, caption_drop=0, noise_chance=0
-)
+SEMANTIC = HistoryConfig({"semantic": 1}, anchor_drop=0, caption_drop=0, noise_chance=0)
 
 
 @dataclasses.dataclass(frozen=True)
