@@ -76,7 +76,7 @@ class VAEState:
     """
 
     caches: Any
-    finite: Bool[Array, ""] | None = None  # whether the last pictures were; None when encoding
+    finite: Bool[Array, ""] | None = None  # whether the last pictures were; None before the first
 
 
 class Encoder(nn.Module):
@@ -271,8 +271,7 @@ def init_decode_state(config: VAEConfig, batch: int, height: int, width: int) ->
     _check_frames(config, (batch, 1, height, width, 3), first=True)
     s = config.spatial_factor
     z = jax.ShapeDtypeStruct((batch, 1, height // s, width // s, config.z_dim), jnp.float32)
-    state = _zero_state(config, lambda m, x: m.decode_piece(x, None, True)[1], z)
-    return state.replace(finite=jnp.ones((), bool))
+    return _zero_state(config, lambda m, x: m.decode_piece(x, None, True)[1], z)
 
 
 def _zero_state(config, method, x: jax.ShapeDtypeStruct) -> VAEState:
