@@ -1,31 +1,37 @@
-"""ChunkGrid: the one owner of frames <-> latents <-> tokens <-> chunks <-> positions, and of legal sizes.
+"""ChunkGrid: the one owner of frames <-> latents <-> tokens <-> chunks <-> positions, of ids and of legal sizes.
 
-Three layouts (`ChunkConfig.first`) of N chunks with T pixel frames, L = T/4 latent frames each:
+Three layouts (`ChunkConfig.first`) of N chunks with T pixel frames, L = T/s latent frames each, where the VAE makes
+one latent of s frames (`VAEConfig.temporal_factor`, 4 in all published ones):
 
   separate  latent 0 (frame 0, the guidance frame) is a one-latent chunk of its own with id 0, then N chunks of
             L latents with ids 1..N: 1 + T*N frames.
-  joined    latent 0 is one of the first chunk's L latents; ids 0..N-1: 4*(N*L - 1) + 1 frames.
+  joined    latent 0 is one of the first chunk's L latents; ids 0..N-1: s*(N*L - 1) + 1 frames.
   overlap   a window of P + L latents per chunk, P of them the last `overlap_frames` pixel frames of the
             chunk before, encoded again or (`history`) their latents; ids 1..N: overlap_frames + T*N frames.
 
-The causal VAE turns 1 + 4k pixel frames into 1 + k latent frames; a patch is 2 x 2 latent pixels.
+The causal VAE turns 1 + s*k pixel frames into 1 + k latent frames; a patch is 2 x 2 latent pixels.
+
+A video is made in *pieces*, one a chunk and one for the guidance latent; a piece and the entry of the bank that it
+becomes have the same id.  What people call chunk 1, 2, ... is its *number*, 0 the guidance frame; its caption is in
+*row* number - 1.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int
 
-from bvjax.config import ChunkConfig
+from bvjax.config import ChunkConfig, ModelConfig, VAEConfig
 from bvjax.errors import UserError
 
-TIME_STRIDE = 4  # pixel frames per latent frame, after the first
-SPACE_STRIDE = 8  # pixels per latent pixel
 FIRST_MODES = ("separate", "joined", "overlap")
 HISTORIES = ("pixels", "latents")
 OVERLAPS = (1, 17)  # the paper's (1 + T) read for every chunk, and SkyReels-V2's 17
+
+Id = TypeVar("Id", bound=Any)  # int, or an array of them
 
 
 def _nearest_multiple(value: int, step: int) -> int:
@@ -39,6 +45,12 @@ class ChunkGrid:
     config: ChunkConfig
     num_chunks: int
     patch: tuple[int, int, int] = (1, 2, 2)
+    vae: VAEConfig = VAEConfig()  # its strides
+
+    @classmethod
+    def of(cls, model: ModelConfig, num_chunks: int = 1) -> ChunkGrid:
+        """That of a model; raises `UserError` for sizes that do not fit it."""
+        return cls(model.chunk, num_chunks, model.dit.patch, model.vae)
 
     def __post_init__(self):
         c = self.config
@@ -47,9 +59,9 @@ class ChunkGrid:
         if c.history not in HISTORIES:
             raise UserError(f"chunk.history is {c.history!r}; it can be {', '.join(HISTORIES)}")
         for name, value, step in (
-            ("height", c.height, SPACE_STRIDE * self.patch[1]),
-            ("width", c.width, SPACE_STRIDE * self.patch[2]),
-            ("frames", c.frames, TIME_STRIDE * self.patch[0]),
+            ("height", c.height, self.vae.spatial_factor * self.patch[1]),
+            ("width", c.width, self.vae.spatial_factor * self.patch[2]),
+            ("frames", c.frames, self.vae.temporal_factor * self.patch[0]),
         ):
             if value <= 0 or value % step:
                 raise UserError(
@@ -69,19 +81,25 @@ class ChunkGrid:
             raise UserError(
                 f"chunk.overlap_frames is {c.overlap_frames}; it must not exceed chunk.frames, {c.frames}"
             )
+        stride = self.vae.temporal_factor
+        if c.first == "overlap" and (c.overlap_frames - 1) % stride:
+            raise UserError(
+                f"chunk.overlap_frames is {c.overlap_frames}; with this VAE it must be 1 + a multiple of "
+                f"{stride}"
+            )
 
     # ---- sizes of one chunk -------------------------------------------------------------------
     @property
     def latents_per_chunk(self) -> int:
         """L: latent frames a chunk adds."""
-        return self.config.frames // TIME_STRIDE
+        return self.config.frames // self.vae.temporal_factor
 
     @property
     def overlap_latents(self) -> int:
         """P: clean latent frames at the head of each denoised window (0 unless first="overlap")."""
         if self.config.first != "overlap":
             return 0
-        return 1 + (self.config.overlap_frames - 1) // TIME_STRIDE
+        return 1 + (self.config.overlap_frames - 1) // self.vae.temporal_factor
 
     @property
     def window_latents(self) -> int:
@@ -91,7 +109,10 @@ class ChunkGrid:
     @property
     def latent_size(self) -> tuple[int, int]:
         """(h, w) of a latent frame."""
-        return self.config.height // SPACE_STRIDE, self.config.width // SPACE_STRIDE
+        return (
+            self.config.height // self.vae.spatial_factor,
+            self.config.width // self.vae.spatial_factor,
+        )
 
     @property
     def tokens_per_latent(self) -> int:
@@ -112,15 +133,55 @@ class ChunkGrid:
     def seconds_per_chunk(self) -> float:
         return self.config.frames / self.config.fps
 
-    # ---- sizes of the whole video -------------------------------------------------------------
+    # ---- ids ----------------------------------------------------------------------------------
+    @property
+    def first_id(self) -> int:
+        """Id of chunk 1: 0 when joined, else 1, because id 0 is the anchor."""
+        return 0 if self.config.first == "joined" else 1
+
     @property
     def chunk_ids(self) -> range:
-        """Ids of the chunks in the bank, in time order (id 0 is the anchor or, joined, the first chunk)."""
-        return (
-            range(self.num_chunks)
-            if self.config.first == "joined"
-            else range(1, self.num_chunks + 1)
-        )
+        """Ids of the chunks in time order."""
+        return range(self.first_id, self.first_id + self.num_chunks)
+
+    @property
+    def piece_ids(self) -> range:
+        """Ids of all pieces in time order: with "separate" the guidance latent, 0, then the chunks."""
+        return range(0 if self.config.first == "separate" else self.first_id, self.chunk_ids.stop)
+
+    def entry_ids(self, piece_id: int, anchor: bool) -> tuple[int, ...]:
+        """Ids of the entries that a piece becomes, in the order in which they are written.
+
+        A guidance latent is one only with `anchor` (`memory.anchor`); with overlap, chunk 1 then brings
+        entry 0, its first latent, as well.
+        """
+        if piece_id == 0 and self.config.first == "separate":
+            return (0,) * anchor
+        if piece_id == 1 and self.config.first == "overlap":
+            return (0,) * anchor + (1,)
+        return (piece_id,)
+
+    def number_of(self, piece_id: Id) -> Id:
+        """The number by which people call a piece; ids may be arrays."""
+        return piece_id + (1 - self.first_id)
+
+    def id_of(self, number: int) -> int:
+        """Id of chunk `number`."""
+        return number - 1 + self.first_id
+
+    def row_of(self, piece_id: int) -> int:
+        """Row of its caption; the guidance latent has that of chunk 1."""
+        return max(0, self.number_of(piece_id) - 1)
+
+    def piece_latents(self, piece_id: int) -> int:
+        """Latent frames of a piece: the whole window, or the guidance latent alone."""
+        alone = piece_id == 0 and self.config.first == "separate"
+        return 1 if alone else self.window_latents
+
+    # ---- sizes of the whole video -------------------------------------------------------------
+    def frames_of_latents(self, latents: int) -> int:
+        """Pixel frames that decode from the first `latents` latent frames: 1 + s (n - 1)."""
+        return 1 + self.vae.temporal_factor * (latents - 1)
 
     @property
     def num_latents(self) -> int:
@@ -134,7 +195,7 @@ class ChunkGrid:
         c = self.config
         if c.first == "overlap":
             return c.overlap_frames + c.frames * self.num_chunks
-        return frames_of_latents(self.num_latents)
+        return self.frames_of_latents(self.num_latents)
 
     def chunks_in(self, frames: int) -> int:
         """Whole chunks that a video of `frames` pixel frames holds; what is left over is no chunk."""
@@ -153,8 +214,8 @@ class ChunkGrid:
     def frame_range(self, chunk_id: int) -> tuple[int, int]:
         """[start, stop) of the pixel frames that entry `chunk_id` owns in the whole video."""
         start, stop = self.latent_range(chunk_id)
-        first = 0 if start == 0 else frames_of_latents(start)
-        return first, frames_of_latents(stop)
+        first = 0 if start == 0 else self.frames_of_latents(start)
+        return first, self.frames_of_latents(stop)
 
     def time_base(self, chunk_id: int) -> int:
         """Absolute latent-frame index at which entry `chunk_id` starts (RoPE's absolute time)."""
@@ -174,23 +235,3 @@ class ChunkGrid:
             indexing="ij",
         )
         return np.stack(grid, axis=-1).reshape(-1, 3).astype(np.int32)
-
-
-def frames_of_latents(latents: int) -> int:
-    """Pixel frames that decode from the first `latents` latent frames: 1 + 4 (n - 1)."""
-    return 1 + TIME_STRIDE * (latents - 1)
-
-
-def latents_of_frames(frames: int) -> int:
-    """Latent frames of a video of `frames` pixel frames; raises `UserError` unless frames = 1 + 4k."""
-    if frames < 1 or (frames - 1) % TIME_STRIDE:
-        nearest = 1 + TIME_STRIDE * max(0, round((frames - 1) / TIME_STRIDE))
-        raise UserError(
-            f"a video of {frames} frames cannot be encoded; it must have 1 + 4k, e.g. {nearest}"
-        )
-    return 1 + (frames - 1) // TIME_STRIDE
-
-
-def chunks_for_seconds(seconds: float, config: ChunkConfig) -> int:
-    """Whole chunks needed to cover `seconds` of video (rounded up)."""
-    return max(1, int(np.ceil(seconds * config.fps / config.frames - 1e-9)))

@@ -358,7 +358,7 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
     )
     if given := run.settings.video_chunks:
         console.tell(f"a video gives chunk 1{f' to {given}' if given > 1 else ''}")
-    steps, first = model.sampler.steps, int(model.chunk.first == "separate")
+    steps = model.sampler.steps
     trace = ChunkTrace(run.path / "profile") if profile else None
     devices = 1 if bundle.layout.mesh is None else bundle.layout.mesh.size
     about = (
@@ -366,7 +366,7 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
         f"device{'s' if devices > 1 else ''}"
     )
     watched = console.on_terminal()
-    total = (grid.num_chunks + first) * steps
+    total = len(grid.piece_ids) * steps
     kept = f"what is finished is kept, 'python -m bvjax resume {run.path}' goes on"
     with (
         console.going_on(kept),

@@ -25,7 +25,7 @@ LONGEST_SIDE, MOST_SQUARES = 16384, 139264
 def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
     """Raises `UserError` naming the key, its value and the legal ones."""
     _check_numbers(model)
-    grid = ChunkGrid(model.chunk, num_chunks, model.dit.patch)
+    grid = ChunkGrid.of(model, num_chunks)
     bank.check(model)
     solvers.sigmas(model.sampler)
     _check_diffusion_forcing(model, grid)

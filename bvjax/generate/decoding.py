@@ -44,7 +44,7 @@ def decode_piece(
     windows = chunk.first == "overlap"
     overlap = windows and chunk.history == "pixels"
     first = state is None or overlap
-    skip = ChunkGrid(chunk, 1, model.dit.patch).overlap_latents if windows and not first else 0
+    skip = ChunkGrid.of(model).overlap_latents if windows and not first else 0
     drop = chunk.overlap_frames if overlap and state is not None else 0
     if first:
         state = vae.init_decode_state(model.vae, 1, chunk.height, chunk.width)
@@ -73,7 +73,7 @@ def overlap_prefix(
     "latents" takes the latents as they are, as diffusers' pipeline does.
     """
     if model.chunk.history == "latents":
-        return window[-ChunkGrid(model.chunk, 1, model.dit.patch).overlap_latents :]
+        return window[-ChunkGrid.of(model).overlap_latents :]
     return _reencode(params, model.vae, window, model.chunk.overlap_frames, layout)
 
 

@@ -34,7 +34,7 @@ def training_misfit(model: ModelConfig, sizes: dict[str, int]) -> str | None:
 
 def _network(model: ModelConfig, sizes: dict[str, int], latents: int) -> list[tuple]:
     """What the DiT has cut: (axis, parts, total, what); `latents` go through it at the least."""
-    grid, tensor = ChunkGrid(model.chunk, 1, model.dit.patch), sizes.get("tensor", 1)
+    grid, tensor = ChunkGrid.of(model), sizes.get("tensor", 1)
     rows = math.prod(sizes.get(axis, 1) for axis in TOKENS)
     return [
         ("tensor", tensor, model.dit.num_heads, "heads"),

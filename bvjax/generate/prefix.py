@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from bvjax.chunking import TIME_STRIDE, ChunkGrid
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.generate import source_video
@@ -107,9 +107,9 @@ def take(
             f"{most}: one must be left to generate"
         )
     count = source_video.count_frames(path, chunk.fps)
-    held = min(chunks or most, ChunkGrid(chunk, 1, model.dit.patch).chunks_in(count))
+    held = min(chunks or most, ChunkGrid.of(model).chunks_in(count))
     if held < (chunks or 1):
-        needed = ChunkGrid(chunk, chunks or 1, model.dit.patch).num_frames
+        needed = ChunkGrid.of(model, chunks or 1).num_frames
         what = f"{chunks} chunks take" if (chunks or 1) > 1 else "a chunk takes"
         raise UserError(
             f"the video {path} is too short: {what} {needed} frames ({needed / chunk.fps:.2f} s at "
@@ -121,7 +121,7 @@ def take(
             "the video %s is %dx%d: it is cut to the middle and resized to %dx%d",
             path, width, height, chunk.width, chunk.height,
         )  # fmt: skip
-    num_frames = ChunkGrid(chunk, held, model.dit.patch).num_frames
+    num_frames = ChunkGrid.of(model, held).num_frames
     start = count - num_frames if part == "end" else 0
     taken = Prefix(path, model, held, start, num_frames, count, "")
     return dataclasses.replace(taken, sha256=sha256_of(taken.frames()))
@@ -212,27 +212,26 @@ def encode_chunks(
 
 def _latents_of(model: ModelConfig, count: int) -> dict[int, tuple[int, int]]:
     """{chunk id: (latent frames to encode for it, latent frames it is stored with)}."""
-    grid, chunk = ChunkGrid(model.chunk, count, model.dit.patch), model.chunk
-    window, own = grid.window_latents, grid.latents_per_chunk
-    if chunk.first == "separate":
-        return {0: (1, 1)} | {chunk_id: (own, own) for chunk_id in grid.chunk_ids}
-    sizes = {chunk_id: (own, window) for chunk_id in grid.chunk_ids}
-    if chunk.history == "pixels":
-        return {chunk_id: (window, window) for chunk_id in sizes}
-    return sizes | {grid.chunk_ids[0]: (window, window)}
+    grid, chunk = ChunkGrid.of(model, count), model.chunk
+    sizes = {piece_id: grid.piece_latents(piece_id) for piece_id in grid.piece_ids}
+    again = chunk.first == "overlap" and chunk.history == "pixels"  # the head is encoded again
+    return {
+        i: (size if again or i == grid.piece_ids[0] else grid.latents_per_chunk, size)
+        for i, size in sizes.items()
+    }
 
 
 def _encode_frames(
     params: Any, model: ModelConfig, frames: Iterable[Frame], layout: Layout
 ) -> Iterator[Float[np.ndarray, "1 h w z"]]:
-    """One latent frame after the other: of the first frame, then of four frames each."""
+    """One latent frame after the other: of the first frame, then of 4 frames (`temporal_factor`) each."""
     frames, chunk = iter(frames), model.chunk
     state, first = vae.init_encode_state(model.vae, 1, chunk.height, chunk.width), True
     length = 1
     while len(piece := list(itertools.islice(frames, length))) == length:
         state, latents = _encode(params, model.vae, state, np.stack(piece), layout, first=first)
         yield np.asarray(latents)
-        first, length = False, TIME_STRIDE
+        first, length = False, model.vae.temporal_factor
 
 
 @functools.partial(jax.jit, static_argnames=("config", "layout", "first"), donate_argnames="state")

@@ -90,9 +90,9 @@ def rollout(
             "do; use stream, or chunk.first='separate'"
         )
     state, guidance = steps.init_state(model, layout), None
-    ids = jnp.arange(conditions.num_chunks, dtype=jnp.int32)
+    ids = jnp.asarray(ChunkGrid.of(model, conditions.num_chunks).chunk_ids, jnp.int32)
     given = ChunkInput(
-        chunk_id=ids if model.chunk.first == "joined" else ids + 1,
+        chunk_id=ids,
         text=conditions.text,
         embedding=conditions.embedding,
         null_text=jnp.broadcast_to(conditions.null_text, conditions.text.shape),
@@ -149,12 +149,11 @@ def stream(
     """
     done = {} if done is None else done
     first = model.chunk.first
-    grid = ChunkGrid(model.chunk, conditions.num_chunks, model.dit.patch)
-    ids = ([0] if first == "separate" else []) + list(grid.chunk_ids)
-    keys = dict.fromkeys(ids, key)
+    grid = ChunkGrid.of(model, conditions.num_chunks)
+    keys = dict.fromkeys(grid.piece_ids, key)
     for start, other in rerolls:
-        keys |= {i: other for i in ids if i >= start}
-    chunks = {i: _written(model, conditions, keys[i], oracle, i) for i in ids}
+        keys |= {i: other for i in keys if i >= start}
+    chunks = {i: _written(model, conditions, keys[i], oracle, i) for i in keys}
     bank, before = _open(params, model, layout, chunks), None
     if first == "separate":
         guidance = done.get(0, image_latent)
@@ -166,7 +165,7 @@ def stream(
     for chunk_id in grid.chunk_ids:
         latents = done.get(chunk_id)
         if latents is None:
-            prefix = image_latent if chunk_id == grid.chunk_ids[0] and first != "separate" else None
+            prefix = image_latent if chunk_id == grid.first_id and first != "separate" else None
             if before is not None:
                 prefix = overlap_prefix(vae_params, model, before, layout)
             given = chunks[chunk_id][-1]
@@ -239,14 +238,10 @@ def _written(
     chunk_id: int,
 ) -> tuple[ChunkInput, ...]:
     """What goes into the bank when a chunk is done: with overlap, chunk 1 brings the anchor."""
-    first, anchor = model.chunk.first, model.memory.anchor
-    row = chunk_id if first == "joined" else max(chunk_id - 1, 0)
-    given = _given(conditions, key, oracle, row, chunk_id)
-    if first == "separate" and chunk_id == 0 and not anchor:
-        return ()
-    if first == "overlap" and chunk_id == 1 and anchor:
-        return given.replace(chunk_id=np.int32(0)), given
-    return (given,)
+    grid = ChunkGrid.of(model)
+    given = _given(conditions, key, oracle, grid.row_of(chunk_id), chunk_id)
+    entries = grid.entry_ids(chunk_id, model.memory.anchor)
+    return tuple(given.replace(chunk_id=np.int32(i)) for i in entries)
 
 
 def _write(

@@ -67,7 +67,7 @@ class RunDir:
     def __init__(self, path: pathlib.Path, settings: Settings, captions: Sequence[str], title: str):
         self.path, self.settings, self.title = path, settings, title
         self.captions = tuple(captions)
-        self.grid = ChunkGrid(settings.model.chunk, len(self.captions), settings.model.dit.patch)
+        self.grid = ChunkGrid.of(settings.model, len(self.captions))
         self._lock: int | None = _lock(path)
 
     @classmethod
@@ -152,7 +152,7 @@ class RunDir:
 
     def number_of(self, chunk_id: int) -> int:
         """The number by which people call a chunk: 1, 2, ..., and 0 for the guidance frame."""
-        return chunk_id + (self.settings.model.chunk.first == "joined")
+        return self.grid.number_of(chunk_id)
 
     # ---- pieces -------------------------------------------------------------------------------
     @property
@@ -177,8 +177,7 @@ class RunDir:
 
     def latent_ids(self) -> list[int]:
         """Ids of all latents that the finished run has, the guidance latent's included."""
-        separate = self.settings.model.chunk.first == "separate"
-        return ([0] if separate else []) + list(self.grid.chunk_ids)
+        return list(self.grid.piece_ids)
 
     def save_latents(self, chunk_id: int, latents: Float[np.ndarray, "l h w z"]) -> None:
         """Write one chunk; it counts as done once its hash stands beside it.
@@ -297,8 +296,7 @@ class RunDir:
     def _check_latents(self, chunk_id: int, latents: np.ndarray) -> None:
         """Raises `UserError` for latents that belong to another run."""
         model, grid, path = self.settings.model, self.grid, self._latents(chunk_id)
-        first = chunk_id == 0 and model.chunk.first == "separate"
-        shape = (1 if first else grid.window_latents, *grid.latent_size, model.vae.z_dim)
+        shape = (grid.piece_latents(chunk_id), *grid.latent_size, model.vae.z_dim)
         if latents.shape != shape or latents.dtype != np.float32:
             raise UserError(
                 f"{path} is {list(latents.shape)} {latents.dtype}; this run's is "
@@ -374,7 +372,7 @@ def check_place(path: pathlib.Path, settings: Settings, num_chunks: int) -> path
     if path.exists() and any(not _is_begun(p.name) for p in path.iterdir()):
         raise UserError(f"the output folder {path} is not empty; choose a new --out folder")
     model = settings.model
-    grid = ChunkGrid(model.chunk, num_chunks, model.dit.patch)
+    grid = ChunkGrid.of(model, num_chunks)
     check_space(path, required_bytes(settings, grid))
     return _existing(path)
 

@@ -77,13 +77,12 @@ class RunReport:
 
     def _memory(self, report: ChunkReport) -> dict[str, Any]:
         model = self.run.settings.model
-        joined = model.chunk.first == "joined"
         report = jax.device_get(report)
         roles = ["anchor"] * model.memory.anchor + ["semantic"] * model.retrieval.l
         roles += ["recent"] * model.retrieval.recent
         retrieved = [
             {
-                "chunk": int(report.chunk_id[e]) + joined,
+                "chunk": self.run.number_of(int(report.chunk_id[e])),
                 "role": roles[e],
                 "score": round(float(report.score[e]), 4),
             }

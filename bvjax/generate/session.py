@@ -185,7 +185,7 @@ def produce(
         yield from encode_given(run, bundle.params["vae"], bundle.layout)
     done = run.load_latents(run.latent_ids(), tidy=not only_report)
     if only_report:
-        count = len(done) - (model.chunk.first == "separate")
+        count = sum(i in run.grid.chunk_ids for i in done)
         if count < 1:
             raise UserError(f"the run {run.path} has no finished chunk yet; resume it first")
         conditions = conditions.replace(
@@ -272,7 +272,7 @@ def redo(
     check_lengths(bundle.tokenizer, new, model.text)
     if seed is not None:
         check_seed(seed)
-    from_id = from_chunk - 1 if model.chunk.first == "joined" else from_chunk
+    from_id = run.grid.id_of(from_chunk)
     image = run.image()  # refuses a damaged one while nothing is changed
     if from_chunk == 1 and image is None:
         from_id = 0

@@ -79,7 +79,7 @@ class ChunkReport:
 
 def grid_of(model: ModelConfig) -> ChunkGrid:
     """Sizes of one chunk of `model`."""
-    return ChunkGrid(model.chunk, 1, model.dit.patch)
+    return ChunkGrid.of(model)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "layout"))
@@ -140,7 +140,7 @@ def denoise(
         model, state, given, layout, guided=True
     )
     frame = (*grid.latent_size, model.dit.in_channels)
-    number = given.chunk_id + (model.chunk.first == "joined")  # counted from 1 in every layout
+    number = grid.number_of(given.chunk_id)
     noise = initial_noise(model.noise, given.key, number, (grid.latents_per_chunk, *frame))
     if grid.overlap_latents:
         head = anchor_noise(given.key, (grid.overlap_latents, *frame))

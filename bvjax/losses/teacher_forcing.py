@@ -181,7 +181,7 @@ class TeacherForcing:
 
     @property
     def grid(self) -> ChunkGrid:
-        return ChunkGrid(self.model.chunk, 1, self.model.dit.patch)
+        return ChunkGrid.of(self.model)
 
     @property
     def dit(self) -> WanDiT:

@@ -130,7 +130,7 @@ def check(model: ModelConfig) -> None:
             f"memory.slots is {memory.slots}; it must be {needed} or more: the anchor (if on), the "
             f"retrieval.recent = {retrieval.recent} last chunks, never evicted, and one more"
         )
-    grid = ChunkGrid(model.chunk, 1, model.dit.patch)
+    grid = ChunkGrid.of(model)
     anchor_tokens = grid.first_entry_latents // model.dit.patch[0] * grid.tokens_per_latent
     if memory.anchor and memory.capacity < anchor_tokens:
         raise UserError(

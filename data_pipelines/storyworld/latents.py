@@ -100,7 +100,7 @@ class Encoders:
 
 def encode_story(encoders: Encoders, story: Story, frames: np.ndarray) -> dict[str, np.ndarray]:
     """Everything the DiT's training needs of one story; latents and text as float16."""
-    grid = ChunkGrid(encoders.model.chunk, len(story.captions), encoders.model.dit.patch)
+    grid = ChunkGrid.of(encoders.model, len(story.captions))
     states, embedding = encoders.text([split_times(c)[0] for c in story.captions])
     seen, place = chunk_truth(story, grid)
     full, _ = encoders.text(described_captions(encoders, story))

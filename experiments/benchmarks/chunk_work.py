@@ -63,7 +63,7 @@ def chunk_work(model: ModelConfig, state: steps.State, given: steps.ChunkInput) 
     look = jax.jit(lambda s, g: steps._look_back(model, s, g, guided=True))
     selection, context, null_context, base = look(state, given)
     size = (grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
-    number = int(given.chunk_id) + (model.chunk.first == "joined")
+    number = grid.number_of(int(given.chunk_id))
     base = int(base)
     encoded = base if model.build.context == "with" else 0
     scale = model.cfg.scale

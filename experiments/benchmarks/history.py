@@ -44,8 +44,7 @@ def variant(model: ModelConfig, mode: str, chunk: int) -> ModelConfig:
     if mode != "full":
         retrieval = dataclasses.replace(model.retrieval, kind=mode)
         return dataclasses.replace(model, retrieval=retrieval)
-    past = chunk - 1 if model.chunk.first == "separate" else chunk
-    past -= int(model.memory.anchor and model.chunk.first == "joined")
+    past = chunk - max(steps.grid_of(model).first_id, int(model.memory.anchor))
     recent = min(model.retrieval.recent, past)
     retrieval = dataclasses.replace(
         model.retrieval, kind="semantic", recent=recent, l=past - recent, dense_recent=False

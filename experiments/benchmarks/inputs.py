@@ -28,7 +28,7 @@ def chunk_input(model: ModelConfig, chunk_id: int) -> steps.ChunkInput:
 
 def steady_chunk(model: ModelConfig) -> int:
     """The first chunk by which every slot but one has been written."""
-    return model.memory.slots - model.memory.anchor + (model.chunk.first == "separate")
+    return model.memory.slots - model.memory.anchor + steps.grid_of(model).first_id
 
 
 def full_state(model: ModelConfig, chunk_id: int) -> steps.State:
@@ -45,8 +45,7 @@ def full_state(model: ModelConfig, chunk_id: int) -> steps.State:
 def _full_bank(model: ModelConfig, chunk_id: int) -> KVBank:
     memory, grid = model.memory, steps.grid_of(model)
     bank = steps.init_state(model).bank
-    first = 0 if model.chunk.first == "joined" else 1
-    latest = range(max(first, chunk_id - (memory.slots - memory.anchor - 1)), chunk_id)
+    latest = range(max(grid.first_id, chunk_id - (memory.slots - memory.anchor - 1)), chunk_id)
     ids = [0] * memory.anchor + [i for i in latest if not (memory.anchor and i == 0)]
     anchor_rows = grid.first_entry_latents // model.dit.patch[0] * grid.tokens_per_latent
     kept = [min(memory.capacity, grid.tokens_per_chunk)] * len(ids)

@@ -30,7 +30,8 @@ class Measured:
     @property
     def first_frame(self) -> int:
         """Chunks of `chunks` that are the first frame: 1 or 0."""
-        return int(self.model.chunk.first == "separate")
+        grid = ChunkGrid.of(self.model)
+        return len(grid.piece_ids) - len(grid.chunk_ids)
 
     def steady(self) -> dict[str, float]:
         """Median seconds of each part, of the chunks behind the first one."""
@@ -47,7 +48,7 @@ class Measured:
     def frames(self) -> int:
         """Pixel frames of all chunks."""
         count = len(self.chunks) - self.first_frame
-        return ChunkGrid(self.model.chunk, count, self.model.dit.patch).num_frames
+        return ChunkGrid.of(self.model, count).num_frames
 
     def whole(self) -> float:
         """Seconds of the whole video with a caption for each chunk, compilation apart."""

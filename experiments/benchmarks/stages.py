@@ -46,7 +46,7 @@ def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool)
         raise UserError("chunk.first is 'overlap'; the benchmark times 'separate' and 'joined'")
     if model.memory.place != "device":
         raise UserError(f"memory.place is {model.memory.place!r}; the benchmark times 'device'")
-    first_id = int(model.chunk.first == "separate")
+    first_id = steps.grid_of(model).first_id
     start = inputs.steady_chunk(model) if full else first_id
     given = inputs.chunk_input(model, start)
     programs = Programs(model, params, given)

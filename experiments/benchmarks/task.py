@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from experiments.benchmarks import models
 
@@ -51,8 +52,7 @@ class Task:
 
 def latents(model: ModelConfig, frames: int) -> np.ndarray:
     """Random latents [l, h, w, z]; the same in every process."""
-    chunk = model.chunk
-    size = (frames, chunk.height // 8, chunk.width // 8, model.dit.in_channels)
+    size = (frames, *ChunkGrid.of(model).latent_size, model.dit.in_channels)
     return np.random.default_rng(0).standard_normal(size, np.float32)
 
 

@@ -97,7 +97,7 @@ def minute(asked: Task, compiled: bool = False) -> Callable[[], torch.Tensor]:
     def whole():
         for _ in range(MINUTE):
             step()
-        return _decoded(module, z)[-4 * count :]
+        return _decoded(module, z)[-model.chunk.frames :]
 
     return whole
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from bvjax.chunking import ChunkGrid
 from bvjax.generate.decoding import decode_piece
 from bvjax.losses.reconstruction import psnr, ssim
 from bvjax.lvbench.intervals import mean
@@ -26,7 +27,7 @@ def through_vae(
 ) -> UInt8[np.ndarray, "f h w 3"]:
     """A whole video encoded and decoded, streamed chunk by chunk as generation decodes."""
     latents, model = tested.encoders.latents(frames), tested.model
-    cuts = [0, *range(1, len(latents), model.chunk.frames // 4), len(latents)]
+    cuts = [0, *range(1, len(latents), ChunkGrid.of(model).latents_per_chunk), len(latents)]
     state, out = None, []
     for start, stop in zip(cuts, cuts[1:], strict=False):
         state, piece = decode_piece(tested.params["vae"], model, state, latents[start:stop])

@@ -7,23 +7,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bvjax.chunking import ChunkGrid, chunks_for_seconds, frames_of_latents, latents_of_frames
-from bvjax.config import ChunkConfig
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ChunkConfig, VAEConfig
 from bvjax.errors import UserError
 from bvjax.presets import MINI, PRESETS
 
+FIRST = ("separate", "joined", "overlap")
+
+
+def grid_of(h, w, t, n, first, time=2, space=3):
+    """Of a VAE that halves `time` times and `space` times."""
+    vae = VAEConfig(
+        temporal_downsample=(True,) * time + (False,) * (3 - time),
+        spatial_downsample=(True,) * space + (False,) * (3 - space),
+    )
+    side = 2 * 2**space
+    chunk = ChunkConfig(
+        height=side * h, width=side * w, fps=8, frames=2**time * t, first=first
+    )  # fmt: skip
+    return ChunkGrid(chunk, n, vae=vae)
+
+
 grids = st.builds(
-    lambda h, w, t, n, first: ChunkGrid(
-        ChunkConfig(height=16 * h, width=16 * w, fps=8, frames=4 * t, first=first), n
-    ),
-    st.integers(1, 4), st.integers(1, 4), st.integers(1, 9), st.integers(1, 20),
-    st.sampled_from(["separate", "joined", "overlap"]),
+    grid_of, st.integers(1, 4), st.integers(1, 4), st.integers(1, 9), st.integers(1, 20),
+    st.sampled_from(FIRST), st.integers(0, 3), st.integers(0, 3),
 )  # fmt: skip
 
 
 def entries(grid):
-    ids = list(grid.chunk_ids)
-    return ids if grid.config.first == "joined" else [0, *ids]
+    return [i for piece in grid.piece_ids for i in grid.entry_ids(piece, anchor=True)]
 
 
 @settings(deadline=None, max_examples=60)
@@ -53,9 +65,30 @@ def test_positions_are_a_raster(grid):
     assert len({tuple(p) for p in positions}) == len(positions)
 
 
-@given(st.integers(1, 400))
-def test_frames_and_latents_invert(latents):
-    assert latents_of_frames(frames_of_latents(latents)) == latents
+@pytest.mark.parametrize(
+    ("first", "pieces", "numbers", "rows", "with_anchor", "without"),
+    [
+        ("separate", [0, 1, 2, 3], [0, 1, 2, 3], [0, 0, 1, 2], [0, 1, 2, 3], [1, 2, 3]),
+        ("joined", [0, 1, 2], [1, 2, 3], [0, 1, 2], [0, 1, 2], [0, 1, 2]),
+        ("overlap", [1, 2, 3], [1, 2, 3], [0, 1, 2], [0, 1, 2, 3], [1, 2, 3]),
+    ],
+)
+def test_ids_numbers_and_rows(first, pieces, numbers, rows, with_anchor, without):
+    grid = grid_of(1, 1, 3, 3, first)
+    assert list(grid.piece_ids) == pieces
+    assert [grid.number_of(i) for i in pieces] == numbers
+    assert grid.number_of(np.array(pieces)).tolist() == numbers
+    assert [grid.row_of(i) for i in pieces] == rows
+    assert [grid.id_of(n) for n in (1, 2, 3)] == list(grid.chunk_ids) == pieces[-3:]
+    for anchor, entries in ((True, with_anchor), (False, without)):
+        assert [i for piece in pieces for i in grid.entry_ids(piece, anchor)] == entries
+
+
+@given(grids)
+def test_pieces_have_all_latents(grid):
+    """With overlap the head of each window but the first is there twice."""
+    latents = sum(grid.piece_latents(i) for i in grid.piece_ids)
+    assert latents - (grid.num_chunks - 1) * grid.overlap_latents == grid.num_latents
 
 
 def test_the_papers_and_the_small_geometry():
@@ -95,17 +128,22 @@ def test_illegal_sizes_name_the_nearest_legal_one(change, chunks, message):
 def test_whole_chunks_of_a_video(grid):
     """Exactly the frames of n chunks hold n, one frame less holds n - 1."""
     frames = grid.num_frames
-    assert grid.chunks_in(frames) == grid.num_chunks == grid.chunks_in(frames + 3)
+    assert grid.chunks_in(frames) == grid.num_chunks
+    assert grid.chunks_in(frames + grid.config.frames - 1) == grid.num_chunks
     assert grid.chunks_in(frames - 1) == grid.num_chunks - 1
     assert grid.chunks_in(0) == 0
 
 
-def test_a_video_must_have_one_plus_four_k_frames():
-    with pytest.raises(UserError, match="80 frames .* e.g. 81"):
-        latents_of_frames(80)
-
-
-def test_seconds_round_up_to_whole_chunks():
-    assert chunks_for_seconds(60.0, MINI.chunk) == 15
-    assert chunks_for_seconds(53.0, MINI.chunk) == 14
-    assert chunks_for_seconds(0.5, MINI.chunk) == 1
+def test_strides_are_those_of_the_vae():
+    """One latent of 2 frames and 4 pixels: twice as many of each as with the published VAEs."""
+    chunk = ChunkConfig(height=32, width=64, frames=16, first="overlap", overlap_frames=17)
+    chunk = dataclasses.replace(chunk, frames=24)
+    grid = ChunkGrid(chunk, 2, vae=grid_of(1, 1, 1, 1, "joined", time=1, space=2).vae)
+    assert grid.latent_size == (8, 16) and grid.latents_per_chunk == 12
+    assert grid.overlap_latents == 9 and grid.frames_of_latents(grid.num_latents) == 17 + 48
+    with pytest.raises(UserError, match="chunk.frames is 15; .*multiple of 2, the nearest is 16"):
+        ChunkGrid(dataclasses.replace(chunk, frames=15), 2, vae=grid.vae)
+    coarse = dataclasses.replace(grid.vae, dim_mult=(1,) * 6, temporal_downsample=(True,) * 5,
+                                 spatial_downsample=(True,) * 5)  # fmt: skip
+    with pytest.raises(UserError, match="overlap_frames is 17; with this VAE it must be 1 \\+ a"):
+        ChunkGrid(ChunkConfig(256, 256, 8, 32, "overlap", 17), 1, vae=coarse)

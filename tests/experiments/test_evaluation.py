@@ -130,7 +130,7 @@ def test_a_description_on_return_spoils_a_case(cases):
 
 
 def _grid(tested):
-    return ChunkGrid(tested.model.chunk, 15, tested.model.dit.patch)
+    return ChunkGrid.of(tested.model, 15)
 
 
 # ---- captions and minutes on perfect and on wrong pictures --------------------------------------

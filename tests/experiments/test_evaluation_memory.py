@@ -51,7 +51,7 @@ class Stories(dict):
     def __init__(self, tested):
         super().__init__()
         self.tested = tested
-        self.grid = ChunkGrid(tested.model.chunk, 15, tested.model.dit.patch)
+        self.grid = ChunkGrid.of(tested.model, 15)
 
     def __missing__(self, seed):
         model, rng = self.tested.model, np.random.default_rng(seed)

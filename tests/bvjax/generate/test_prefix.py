@@ -10,11 +10,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from bvjax import weights
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
 from bvjax.generate import prefix, session
 from bvjax.generate import rollout as rollouts
 from bvjax.generate.bundle import load_bundle
+from bvjax.generate.checks import check_model
+from bvjax.generate.decoding import decode_piece
 from bvjax.generate.prefix import Encoding, encode_chunks, take
 from bvjax.generate.rollout import rebuild_bank, stream
 from bvjax.generate.run_dir import RunDir
@@ -241,11 +244,30 @@ def test_how_many_chunks_are_taken(models, clip):
         assert take(clip, model, 9).chunks == take(clip, model, 3).chunks == 2
         assert take(clip, model, 2).chunks == take(clip, model, 9, 1).chunks == 1
         taken, head = take(clip, model, 9), take(clip, model, 9, part="start")
-        assert taken.num_frames == ChunkGrid(model.chunk, 2).num_frames == frames
+        assert taken.num_frames == ChunkGrid.of(model, 2).num_frames == frames
         np.testing.assert_array_equal(list(taken.frames()), moving(19)[-frames:])
         np.testing.assert_array_equal(list(head.frames()), moving(19)[:frames])
         assert taken.sha256 != head.sha256
         assert taken.sha256 == take(clip, model, 9, 2).sha256 != take(clip, model, 9, 1).sha256
+
+
+def test_a_vae_of_other_strides(tiny):
+    """One latent of 2 frames and 4 pixels: what is encoded and decoded is what the grid says."""
+    strides = dict(spatial_downsample=(True, True, False), temporal_downsample=(False, True, False))
+    model = tiny.variant(vae=strides, memory={"capacity": 16})
+    check_model(model)
+    grid = ChunkGrid.of(model, 2)
+    shapes = weights.shapes(model, "vae")
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    encoded = dict(encode_chunks(zeros, model, 2, moving(grid.num_frames)))
+    latents = np.concatenate(list(encoded.values()))
+    assert latents.shape == (grid.num_latents, *grid.latent_size, 16) == (9, 8, 8, 16)
+    state, count = None, 0
+    for piece in encoded.values():
+        decode = lambda params, state, piece: decode_piece(params, model, state, piece)
+        state, frames = jax.eval_shape(decode, shapes, state, piece)
+        count += frames.shape[0]
+    assert count == grid.num_frames == 17 and frames.shape[1:] == (32, 32, 3)
 
 
 def test_what_is_taken_is_told(models, clip):

@@ -273,9 +273,8 @@ def test_an_address_is_no_folder(tmp_path, settings, monkeypatch):
 
 
 def test_needed_space_grows_with_the_story(settings):
-    chunk, patch = settings.model.chunk, settings.model.dit.patch
     small, large = (
-        run_dir.required_bytes(settings, ChunkGrid(chunk, count, patch)) for count in (15, 75)
+        run_dir.required_bytes(settings, ChunkGrid.of(settings.model, count)) for count in (15, 75)
     )
     assert large - small > 60 * 2 * 4 * 4 * 16 * 4  # the latents alone
 
