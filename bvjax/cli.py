@@ -287,7 +287,7 @@ def _plan(args: argparse.Namespace) -> None:
     elif args.batch is not None:
         raise UserError("--batch is of --phase train; one video is generated at a time")
     chip, devices = topology_devices(args.topology)
-    more = {"videos": args.batch} if args.phase == "train" else {"decode": args.decode}
+    more = {"batch": args.batch} if args.phase == "train" else {"decode": args.decode}
     plan = report.make_plan(
         model, args.topology, chip, devices, sizes, args.minutes,
         say=lambda text: console.say(f"{text} ..."), **more,

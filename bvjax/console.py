@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ from bvjax.plain_text import shown
 
 BROKEN_PIPE = 141  # what a shell reports of a command that nobody reads any more
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_PARAMETER = re.compile(r"`([A-Za-z_]\w*)`")
+# Options that are not the parameter's name with hyphens: each is given once for every item.
+_OPTIONS = {"overrides": "--set", "captions": "--caption", "loras": "--lora"}
 
 
 def run(command: Callable[[], int | None], name: str = "bvjax") -> int:
@@ -34,9 +38,9 @@ def run(command: Callable[[], int | None], name: str = "bvjax") -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        return say(f"{name}: {error}", 2)
+        return say(f"{name}: {as_options(str(error))}", 2)
     except WorkError as error:
-        return say(f"{name}: {error}", 1)
+        return say(f"{name}: {as_options(str(error))}", 1)
     except ModuleNotFoundError as error:
         from bvjax.extras import extra_of
 
@@ -71,6 +75,18 @@ def run_flags(main: Callable[[list[str]], int | None]) -> None:
             sys.exit(say(f"error: {' '.join(told.split())}", 2))
 
     app.run(lambda argv: run(lambda: main(argv), "error"), flags_parser=parse)
+
+
+def as_options(message: str) -> str:
+    """A message of the library with the command line's options for its parameters.
+
+    "`video_chunks` is 9" becomes "--video-chunks is 9".
+    """
+
+    def option(match: re.Match[str]) -> str:
+        return _OPTIONS.get(match[1], f"--{match[1].replace('_', '-')}")
+
+    return _PARAMETER.sub(option, message)
 
 
 def os_sentence(error: OSError) -> str:

@@ -2,6 +2,9 @@
 
 The command line turns a `UserError` into its one sentence and exit code 2, a `WorkError` into its one sentence and
 exit code 1; library callers can catch them as `ValueError` and `RuntimeError`.
+
+A message that tells of a parameter has its Python name in backquotes, "`video_chunks` is 9; ...", which the
+command line replaces by its option (`console.as_options`): --video-chunks.
 """
 
 

@@ -62,7 +62,7 @@ def apply_overrides(config: Config, assignments: Iterable[str]) -> Config:
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
-            raise UserError(f"--set takes section.key=value, not {assignment!r}")
+            raise UserError(f"`overrides` takes section.key=value, not {assignment!r}")
         path = path.strip()
         *sections, key = path.split(".")
         kind = _kind(type(config), path)

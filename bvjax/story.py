@@ -94,10 +94,10 @@ def load_story(path: str | pathlib.Path) -> Story:
 def repeated(prompt: str, chunks: int) -> Story:
     """The story of one caption for all its chunks; raises `UserError`."""
     if not 1 <= chunks <= LONGEST:
-        raise UserError(f"--chunks is {chunks}; it can be 1 to {LONGEST}")
+        raise UserError(f"`chunks` is {chunks}; it can be 1 to {LONGEST}")
     caption, stamp = read_caption(prompt, "the prompt")
     if stamp is not None:
-        raise UserError("the prompt has times; captions with times need a story, see --story")
+        raise UserError("the prompt has times; captions with times need a `story`")
     return Story((caption,) * chunks)
 
 

@@ -43,7 +43,7 @@ def train(
     if task.frozen:
         if init_from is None or not Path(init_from).is_dir():
             raise UserError(
-                "vae.trains='decoder' needs --init-from, a weights folder whose encoder it keeps"
+                "vae.trains='decoder' needs `init_from`, a weights folder whose encoder it keeps"
             )
         task = task.with_latents_of(load_config(Path(init_from)).vae)
     content, folder = config.to_dict(), Path(weights) if weights else workdir / "weights"

@@ -72,11 +72,11 @@ def convert(
         UserError: with all that is wrong, before anything is written; or a value is not finite.
             `dst` is then as it was before.
     """
-    for name, value, legal in (("--to", to, layouts.TARGETS), ("--dtype", dtype, DTYPES)):
+    for name, value, legal in (("to", to, layouts.TARGETS), ("dtype", dtype, DTYPES)):
         if value not in legal:
-            raise UserError(f"{name} is {value!r}; it can be {', '.join(legal)}")
+            raise UserError(f"`{name}` is {value!r}; it can be {', '.join(legal)}")
     if stage is not None and stage not in STAGES:
-        raise UserError(f"--stage is {stage!r}; it can be {', '.join(STAGES)}")
+        raise UserError(f"`stage` is {stage!r}; it can be {', '.join(STAGES)}")
     if preset is not None:
         get_preset(preset)
     for name, place in (("SRC", src), ("DST", dst)):
@@ -90,7 +90,7 @@ def convert(
     if problems:
         raise UserError("; ".join(problems))
     if loras and not any(plan.source.part == "dit" for plan in plans):
-        raise UserError(f"{src} has no DiT that --lora could change")
+        raise UserError(f"{src} has no DiT that `loras` could change")
     opened = [lora.open_lora(path, strength, model) for path, strength in loras]
     staging.check_place(dst, [plan.name for plan in plans])
     target = Target(dst, to, model, [source.part for source in sources])
@@ -151,7 +151,7 @@ def _check_free(plans: Sequence[Plan], dst: Path, files: Mapping[str, bytes]) ->
         if (dst / name).exists() and (dst / name).read_bytes() != content
     ]
     if there:
-        raise UserError(f"{listed(map(str, there))} exists; give another folder, or --overwrite")
+        raise UserError(f"{listed(map(str, there))} exists; give another folder, or `overwrite`")
 
 
 def _write(plan: Plan, folder: Path, loras: Sequence[lora.Lora]) -> None:

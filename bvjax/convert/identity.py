@@ -80,7 +80,7 @@ def _base(
         (source,) = (source for source in sources if source.part == "dit")
         raise UserError(
             f"{source.path} is of the model {dit.name}, as {_record(source)} says, not of preset "
-            f"{preset}; leave out --preset"
+            f"{preset}; leave out `preset`"
         )
     # the DiT's word counts most
     base = dit or next((found for found in recorded.values() if found), None)

@@ -66,7 +66,7 @@ def _check_vae(vae: VAEConfig, layout: str) -> None:
     parts = [name for name in ("stem_dim", "tail_dim", "first_std") if getattr(vae, name)]
     if parts:
         named = ", ".join(f"vae.{name}" for name in parts)
-        raise UserError(f"the layout {layout} has no place for what {named} adds; --to bvjax has")
+        raise UserError(f"the layout {layout} has no place for what {named} adds; `to` bvjax has")
 
 
 def config_file(model: ModelConfig, part: str, target: str) -> tuple[str, dict[str, Any]] | None:

@@ -64,7 +64,7 @@ def parse(text: str) -> tuple[Path, float]:
     if strength is None:
         return Path(text), 1.0
     if not math.isfinite(strength):
-        raise UserError(f"--lora {text}: the strength must be a finite number")
+        raise UserError(f"`loras` {text}: the strength must be a finite number")
     return Path(file), strength
 
 

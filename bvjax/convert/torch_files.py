@@ -81,7 +81,7 @@ def choose(
     if branch:
         fits = [n for n in usable if n and (n == branch or branch in n.split("."))]
         if not fits:
-            where = f"it has {legal}" if legal else "its tensors lie at the top; leave out --branch"
+            where = f"it has {legal}" if legal else "its tensors lie at the top; leave out `branch`"
             raise UserError(
                 f"{path} has no {branch!r}: {where}" if usable else f"{path} has no weights"
             )
@@ -99,7 +99,7 @@ def choose(
             if name in path_there.split("."):
                 return tensors, path_there
     if len(usable) > 1:
-        raise UserError(f"{path} holds several weights; name one with --branch: {legal}")
+        raise UserError(f"{path} holds several weights; name one with `branch`: {legal}")
     return next((tensors, name) for name, tensors in usable.items())
 
 

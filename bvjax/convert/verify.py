@@ -40,7 +40,7 @@ def check_available() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"--verify needs {', '.join(missing)}: run the command with .venv-torch/bin/python "
+            f"`verify` needs {', '.join(missing)}: run the command with .venv-torch/bin/python "
             "(make setup-torch), or leave it out"
         )
 

@@ -123,7 +123,7 @@ def find_weights(preset: str | None, folder: str | pathlib.Path | None) -> pathl
         if not (folder / "config.json").is_file():
             raise UserError(
                 f"no weights for preset {preset!r} come with this installation; give a weights "
-                "folder with --weights"
+                "folder with `weights`"
             )
     path = pathlib.Path(folder)
     if not path.is_dir():

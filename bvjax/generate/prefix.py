@@ -95,15 +95,15 @@ def take(
     """
     chunk, path = model.chunk, pathlib.Path(path)
     if part not in PARTS:
-        raise UserError(f"--video-part is {part!r}; it can be {' or '.join(PARTS)}")
+        raise UserError(f"`video_part` is {part!r}; it can be {' or '.join(PARTS)}")
     most = story_chunks - 1
     if not most:
         raise UserError(
-            "the story has one chunk, and --video gives the first: no chunk is left to generate"
+            "the story has one chunk, and `video` gives the first: no chunk is left to generate"
         )
     if chunks is not None and not 1 <= chunks <= most:
         raise UserError(
-            f"--video-chunks is {chunks}; with {story_chunks} chunks in the story it can be 1 to "
+            f"`video_chunks` is {chunks}; with {story_chunks} chunks in the story it can be 1 to "
             f"{most}: one must be left to generate"
         )
     count = source_video.count_frames(path, chunk.fps)

@@ -305,8 +305,8 @@ class RunDir:
         if not is_finite(latents):
             number = self.number_of(chunk_id)
             raise UserError(
-                f"{chunk_name(number)} of {self.path} is not finite ({path.name}): make it again with "
-                f"'python -m bvjax redo {self.path} --from-chunk {max(number, 1)}'"
+                f"{chunk_name(number)} of {self.path} is not finite ({path.name}): make it again with redo, "
+                f"`from_chunk` {max(number, 1)}"
             )
 
     def _latents_from(self, from_id: int) -> list[pathlib.Path]:
@@ -356,7 +356,7 @@ class RunDir:
             told.append("its first image is another")
         if told:
             raise UserError(
-                f"{self.path} already holds another run ({listed(told)}); choose a new --out folder, "
+                f"{self.path} already holds another run ({listed(told)}); choose a new `out` folder, "
                 f"or go on with that run by 'python -m bvjax resume {self.path}'"
             )
 
@@ -368,9 +368,9 @@ def check_place(path: pathlib.Path, settings: Settings, num_chunks: int) -> path
     """
     location(path)  # refuses an address
     if path.exists() and not path.is_dir():
-        raise UserError(f"the output folder {path} is a file; choose a new --out folder")
+        raise UserError(f"the output folder {path} is a file; choose a new `out` folder")
     if path.exists() and any(not _is_begun(p.name) for p in path.iterdir()):
-        raise UserError(f"the output folder {path} is not empty; choose a new --out folder")
+        raise UserError(f"the output folder {path} is not empty; choose a new `out` folder")
     model = settings.model
     grid = ChunkGrid.of(model, num_chunks)
     check_space(path, required_bytes(settings, grid))

@@ -90,7 +90,7 @@ def begin(
     captions = story.chunk_captions(chunk.frames / chunk.fps)
     merged = story.merged(chunk.frames / chunk.fps)
     if chunks is not None and not 1 <= chunks <= len(captions):
-        raise UserError(f"--chunks is {chunks}; this story has 1 to {len(captions)}")
+        raise UserError(f"`chunks` is {chunks}; this story has 1 to {len(captions)}")
     captions = captions[:chunks]
     rules.check_generation(model.retrieval.kind)
     check_lengths(bundle.tokenizer, numbered(captions), model.text, model.cfg.negative)
@@ -101,15 +101,15 @@ def begin(
     check_scale(chunk, scale)
     picture, prefix = None, None
     if image is not None and video is not None:
-        raise UserError("--image and --video are both given; a video begins with one of them")
+        raise UserError("`image` and `video` are both given; a video begins with one of them")
     if image is not None:
         check_image(model)
         picture = video_io.read_image(image, chunk.height, chunk.width)
     if video is not None:
         prefix = take(video, model, len(captions), video_chunks, video_part or "end")
-    for option, value in (("chunks", video_chunks), ("part", video_part)):
+    for name, value in (("video_chunks", video_chunks), ("video_part", video_part)):
         if video is None and value is not None:
-            raise UserError(f"--video-{option} is {value}, but there is no --video")
+            raise UserError(f"`{name}` is {value}, but there is no `video`")
     settings = Settings(
         model=model, seed=seed, scale=scale, weights=weights_place(bundle.folder),
         weights_sha256=bundle.sha256, overrides=tuple(overrides),
@@ -253,11 +253,11 @@ def redo(
     check_weights(run, bundle)
     count, model = len(run.captions), run.settings.model
     if not 1 <= from_chunk <= count:
-        raise UserError(f"--from-chunk is {from_chunk}; the run has chunks 1 to {count}")
+        raise UserError(f"`from_chunk` is {from_chunk}; the run has chunks 1 to {count}")
     given = run.settings.video_chunks
     if from_chunk <= given:
         raise UserError(
-            f"--from-chunk is {from_chunk}, but a video gave chunks 1 to {given}; it can be "
+            f"`from_chunk` is {from_chunk}, but a video gave chunks 1 to {given}; it can be "
             f"{given + 1} to {count}"
         )
     for number, caption in edits.items():
@@ -296,7 +296,7 @@ def check_weights(run: RunDir, bundle: Bundle) -> None:
     if bundle.sha256 != run.settings.weights_sha256:
         raise UserError(
             f"the weights in {bundle.folder} are not those that {run.path} began with "
-            f"({run.settings.weights}); give the right folder with --weights"
+            f"({run.settings.weights}); give the right folder with `weights`"
         )
     try:
         _check_fit(bundle, run.settings.model)

@@ -72,9 +72,9 @@ def check(request: Request) -> list[Entry]:
     """
     options = request.options
     if options.segments < 2:
-        raise UserError(f"--chunks is {options.segments}; it must be at least 2")
+        raise UserError(f"`chunks` is {options.segments}; it must be at least 2")
     if options.batch < 1:
-        raise UserError(f"--batch is {options.batch}; it must be at least 1")
+        raise UserError(f"`batch` is {options.batch}; it must be at least 1")
     if options.flow not in flow.METHODS:
         raise UserError(f"the flow is {options.flow!r}; it can be {', '.join(flow.METHODS)}")
     if options.subject not in identity.ENCODERS:
@@ -82,7 +82,7 @@ def check(request: Request) -> list[Entry]:
             f"the subject encoder is {options.subject!r}; it can be {', '.join(identity.ENCODERS)}"
         )
     if not options.static > 0:
-        raise UserError(f"--static is {options.static:g} pixels; it must be above 0")
+        raise UserError(f"`static` is {options.static:g} pixels; it must be above 0")
     if not drift_weights(options.segments, request.weights).any():
         raise UserError("log weights of 2 chunks are all 0; use linear ones, or more chunks")
     find_videos(request.videos)

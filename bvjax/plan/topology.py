@@ -36,18 +36,18 @@ _NAMES = {"h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
 LEGAL = "a TPU like v5p:2x2x1, v5e:4x4 or v6e:2x4, or hosts x GPUs like h100:1x8 or h200:4x8"
 
 
-def topology_devices(name: str) -> tuple[Chip, list[jax.Device]]:
-    """The chip and the devices of `name`.
+def topology_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
+    """The chip and the devices of a topology, such as v5p:2x2x1.
 
     Raises:
-      UserError: the name is not of a known form, the shape is none of the chip's, or the compiler
+      UserError: its name is not of a known form, the shape is none of the chip's, or the compiler
         is not installed.
     """
     # Else JAX complains of the libraries of a CUDA that only compiles.
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
-    kind, colon, shape = name.lower().partition(":")
+    kind, colon, shape = topology.lower().partition(":")
     if not colon or kind not in CHIPS or not re.fullmatch(r"\d+(x\d+){0,2}", shape):
-        raise UserError(f"--topology is {name!r}; it can be {LEGAL}")
+        raise UserError(f"`topology` is {topology!r}; it can be {LEGAL}")
     if kind in _NAMES:
         return find_chip(kind), _gpus(kind, shape)
     return find_chip(kind), _tpus(kind, shape)
@@ -72,7 +72,7 @@ def _gpus(kind: str, shape: str) -> list[jax.Device]:
 
     sizes = shape.split("x")
     if len(sizes) > 2:
-        raise UserError(f"--topology is {kind}:{shape}; GPUs are hosts x GPUs, like {kind}:1x8")
+        raise UserError(f"`topology` is {kind}:{shape}; GPUs are hosts x GPUs, like {kind}:1x8")
     hosts, each = sizes if len(sizes) == 2 else ("1", *sizes)
     found = topologies.get_topology_desc(
         platform="cuda", topology_name=kind, topology=f"1x{hosts}x{each}",

@@ -63,14 +63,14 @@ def make_plan(
     devices: list[jax.Device],
     sizes: dict[str, int] | None,
     minutes: float,
-    videos: int | None,
+    batch: int | None,
     say: Callable[[str], None],
 ) -> TrainingPlan:
     """Compiles the step and works out the rest.
 
     Args:
       minutes: of each video, rounded up to whole chunks.
-      videos: of a step; None: one for each device along `data`.
+      batch: videos of a step; None: one for each device along `data`.
 
     Raises:
       UserError: the mesh does not fit the model, the devices or the batch, or the model is none
@@ -80,9 +80,9 @@ def make_plan(
     layout = make_layout(sizes, devices)
     check_fits(model, layout)
     data = layout.size("data")
-    videos = data if videos is None else videos
+    videos = data if batch is None else batch
     if videos < 1 or videos % data:
-        raise UserError(f"--batch is {videos}; it must be a multiple of data={data}")
+        raise UserError(f"`batch` is {videos}; it must be a multiple of data={data}")
     if model.dit.remat == "none":
         model = dataclasses.replace(model, dit=dataclasses.replace(model.dit, remat="full"))
     chunks = math.ceil(minutes * 60 * model.chunk.fps / model.chunk.frames)

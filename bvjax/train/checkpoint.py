@@ -153,7 +153,7 @@ def restore_newest(
         except _Damaged as error:
             damaged[step] = str(error)
     found = "; ".join(f"{step}: {why}" for step, why in damaged.items()) or "there is none"
-    raise UserError(f"no checkpoint in {folder} is intact ({found}); use another --workdir")
+    raise UserError(f"no checkpoint in {folder} is intact ({found}); use another `workdir`")
 
 
 def set_aside(folder: Path, steps: list[int]) -> None:

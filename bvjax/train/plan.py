@@ -53,7 +53,7 @@ def go_on(
     if steps < done:
         raise UserError(
             f"train.steps is {steps}, but this run has made {done} updates already; "
-            f"it can be {max(done, plan.steps)}, or more with --extend"
+            f"it can be {max(done, plan.steps)}, or more with `extend`"
         )
     if steps == plan.steps:
         return plan, None
@@ -62,7 +62,7 @@ def go_on(
     if steps > end and rate == 0.0:
         raise UserError(
             f"train.steps is {steps}, but the learning rate of this run is 0 after {end} updates; "
-            f"set train.steps={plan.steps}, or begin a run with --init-from"
+            f"set train.steps={plan.steps}, or begin a run with `init_from`"
         )
     if steps > end:
         does = f"the learning rate stays at {rate:.3g}, where its schedule of {end} updates ends"
@@ -73,7 +73,7 @@ def go_on(
     if not extend:
         raise UserError(
             f"train.steps is {steps}, but this run was begun with {plan.steps}; "
-            f"with --extend it makes {steps}: {does}"
+            f"with `extend` it makes {steps}: {does}"
         )
     return dataclasses.replace(
         plan, steps=steps

@@ -152,7 +152,7 @@ def build(root: str | Path, config: LVBenchConfig) -> Path:
         if found != wanted:
             raise UserError(
                 f"{builder.data_path} holds {found} videos, the folder has {wanted}; "
-                "delete it or use another --out"
+                "delete it or use another `out`"
             )
     builder.download_and_prepare(file_format="array_record")
     return Path(builder.data_path)

@@ -99,7 +99,7 @@ def build(root: str | Path, config: StoryworldConfig) -> Path:
     if found and found != wanted:
         raise UserError(
             f"{builder.data_path} holds {_counts(found)} stories, {_counts(wanted)} are wanted; "
-            "delete it or use another --out"
+            "delete it or use another `out`"
         )
     builder.download_and_prepare(file_format="array_record")
     return Path(builder.data_path)

@@ -41,7 +41,7 @@ class Results:
             keys = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
             raise UserError(
                 f"{self.path} holds results of part {part!r} with another {', '.join(keys)}; "
-                "give another --out"
+                "give another `out`"
             )
         stored["fingerprint"] = new
         return stored["records"]

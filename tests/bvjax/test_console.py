@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from bvjax import console
-from bvjax.errors import UserError
+from bvjax.errors import UserError, WorkError
 
 
 def raising(error):
@@ -23,6 +23,9 @@ def raising(error):
     ("error", "code", "told"),
     [
         (UserError("no\x1b[2J good"), 2, "me: no\\u001b[2J good\n"),
+        (UserError("`video_chunks` is 9, no `video`"), 2, "me: --video-chunks is 9, no --video\n"),
+        (UserError("`overrides` takes a=b"), 2, "me: --set takes a=b\n"),
+        (WorkError("another `seed`, not `a b`"), 1, "me: another --seed, not `a b`\n"),
         (FileNotFoundError(2, "No such file", "/a\udcff"), 2, "me: cannot use /a\\udcff: No such file\n"),
         (OSError(30, "Read-only", "a", None, "b"), 2, "me: cannot use a and b: Read-only\n"),
         (OSError("several\n  lines"), 2, "me: several lines\n"),

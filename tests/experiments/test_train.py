@@ -140,7 +140,7 @@ def test_training_the_decoder_keeps_the_latents(trained, tmp_path):
             *(jax.tree.leaves(model[1]["vae"][part]) for model in (before, after)), strict=True
         )
         assert all(np.array_equal(a, b) == same for a, b in pairs), part
-    with pytest.raises(UserError, match="needs --init-from, a weights folder"):
+    with pytest.raises(UserError, match="needs `init_from`, a weights folder"):
         wiring.train(config, tmp_path / "other")
 
 

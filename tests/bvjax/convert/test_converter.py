@@ -180,14 +180,14 @@ def test_files_that_are_no_checkpoints(tiny, exported, tmp_path):
     empty.mkdir()
     refused(empty, tmp_path, "holds no checkpoint that bvjax knows")
     for options, match in (
-        ({"dtype": "int4"}, "--dtype is 'int4'; it can be keep"),
-        ({"stage": "stage3"}, "--stage is 'stage3'; it can be pretrained"),
+        ({"dtype": "int4"}, "`dtype` is 'int4'; it can be keep"),
+        ({"stage": "stage3"}, "`stage` is 'stage3'; it can be pretrained"),
         ({"preset": "wan-2b"}, "no preset 'wan-2b'"),
     ):
         refused(exported["wan"], tmp_path, match, **options)
-    with pytest.raises(UserError, match="--to is 'onnx'; it can be bvjax"):
+    with pytest.raises(UserError, match="`to` is 'onnx'; it can be bvjax"):
         convert(tiny.weights, tmp_path / "dst", "onnx")
-    with pytest.raises(UserError, match="exists; give another folder, or --overwrite"):
+    with pytest.raises(UserError, match="exists; give another folder, or `overwrite`"):
         convert(exported["wan"], tiny.weights, "bvjax")
 
 
@@ -245,7 +245,7 @@ def test_places_that_are_none(tiny, tmp_path, monkeypatch):
 def test_files_beside_the_tensors_are_not_replaced_unasked(exported, tmp_path):
     (tmp_path / "dst").mkdir()
     (tmp_path / "dst/config.json").write_text("mine")
-    with pytest.raises(UserError, match="dst/config.json exists; give another folder, or --over"):
+    with pytest.raises(UserError, match="dst/config.json exists; give another folder, or `over"):
         convert(exported["wan"], tmp_path / "dst", "wan")
     assert [path.name for path in (tmp_path / "dst").iterdir()] == ["config.json"]
 

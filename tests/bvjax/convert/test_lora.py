@@ -410,7 +410,7 @@ def test_bad_arguments_and_files(tiny, factors, saved, tmp_path):
     with pytest.raises(UserError, match="damaged or not a safetensors file"):
         lora.open_lora(text, 1.0, tiny.model)
     path = saved(in_style("original", factors)).path
-    with pytest.raises(UserError, match="has no DiT that --lora could change"):
+    with pytest.raises(UserError, match="has no DiT that `loras` could change"):
         convert(
             tiny.weights / "vae.safetensors", tmp_path / "dst", "diffusers", loras=[(path, 1.0)]
         )

@@ -45,7 +45,7 @@ def test_a_choice():
             {"a": {"teacher": STATE}, "b": {"teacher": STATE}},
             "has several 'teacher': a.teacher, b.t",
         ),
-        (STATE, "x.pt has no 'teacher': its tensors lie at the top; leave out --branch"),
+        (STATE, "x.pt has no 'teacher': its tensors lie at the top; leave out `branch`"),
         ({"step": 7}, "x.pt has no weights"),
     ):
         with pytest.raises(UserError, match=match):
@@ -53,7 +53,7 @@ def test_a_choice():
 
 
 @pytest.mark.parametrize("state, match", [
-    ({"student": STATE, "teacher": OTHER}, "several weights; name one with --branch: student, teacher"),
+    ({"student": STATE, "teacher": OTHER}, "several weights; name one with `branch`: student, teacher"),
     ({"critic": {"w": b"1"}, "step": 3}, "no weights that bvjax knows; its tensors are w"),
     (7, "no weights that bvjax knows; its tensors are none"),
     ([STATE], "its tensors are none"),

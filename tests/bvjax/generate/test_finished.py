@@ -147,7 +147,7 @@ def test_stored_latents_that_are_not_finite_are_refused(finished, tmp_path, caps
     assert cli.main([command, str(path), *more]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"chunk 1 of {path} is not finite (chunk_01.npy)" in told
-    assert f"redo {path} --from-chunk 1" in told
+    assert "redo, --from-chunk 1" in told
     assert content(path) == before
 
 

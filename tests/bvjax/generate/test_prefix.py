@@ -312,12 +312,12 @@ def test_refused(bundle, story, models, clip, tmp_path):
         ({"video_chunks": 3}, r"3 chunks take 25 frames \(3.12 s .* it has 19 \(2.38 s\)"),
         ({"video_chunks": 3, "model": models["joined"]}, "3 chunks take 21 frames"),
         ({"model": wide}, "a chunk takes 37 frames"),
-        ({"video_chunks": 0}, "--video-chunks is 0; .* it can be 1 to 3"),
+        ({"video_chunks": 0}, "`video_chunks` is 0; .* it can be 1 to 3"),
         ({"video_chunks": 4}, "with 4 chunks in the story it can be 1 to 3: one must be left"),
         ({"chunks": 1}, "no chunk is left to generate"),
-        ({"image": picture}, "--image and --video are both given"),
-        ({"video": None, "video_chunks": 1}, "there is no --video"),
-        ({"video": None, "video_part": "end"}, "--video-part is end, but there is no --video"),
+        ({"image": picture}, "`image` and `video` are both given"),
+        ({"video": None, "video_chunks": 1}, "there is no `video`"),
+        ({"video": None, "video_part": "end"}, "`video_part` is end, but there is no `video`"),
         ({"video_part": "middle"}, "it can be end or start"),
     ):
         arguments = {"model": models["separate"], "video": clip} | change

@@ -175,7 +175,7 @@ def test_other_steps_are_refused_unless_the_run_is_extended(run, caplog):
     ):
         train(run, 4, extend=True)
     with pytest.raises(
-        UserError, match="begun with 6; with --extend it makes 10: .* stays at 0.05"
+        UserError, match="begun with 6; with `extend` it makes 10: .* stays at 0.05"
     ):
         train(run, 10)
     with caplog.at_level(logging.WARNING, "absl"):
@@ -184,7 +184,7 @@ def test_other_steps_are_refused_unless_the_run_is_extended(run, caplog):
     # The drop at step 3 has not moved, and there is no other.
     np.testing.assert_allclose(rates(run), [0.1] * 3 + [0.05] * 5, rtol=1e-6)
     assert train(run, 8).state.step == 8  # the checkpoint knows
-    with pytest.raises(UserError, match="begun with 8; with --extend it makes 9"):
+    with pytest.raises(UserError, match="begun with 8; with `extend` it makes 9"):
         train(run, 9)
 
 
@@ -221,7 +221,7 @@ def test_a_schedule_that_ends_at_zero_is_not_extended(tmp_path):
 def test_older_checkpoints_take_their_steps_from_the_config_of_the_run(run):
     for step in (2, 4, 6):
         make_old(run / "checkpoints" / str(step))
-    with pytest.raises(UserError, match="begun with 6; with --extend it makes 8"):
+    with pytest.raises(UserError, match="begun with 6; with `extend` it makes 8"):
         train(run, 8, begun_with=6)
     assert train(run, 8, begun_with=6, extend=True).state.step == 8
     np.testing.assert_allclose(rates(run), [0.1] * 3 + [0.05] * 5, rtol=1e-6)
