@@ -68,7 +68,7 @@ def size_text(count: int) -> str:
 
 
 def listed(items: Iterable[str], limit: int = 5, between: str = ", ") -> str:
-    """The items in one line, those beyond `limit` counted: "a, b, c, d, e and 179 more"."""
-    items = list(items)
+    """The items in one line as `shown`, those beyond `limit` counted: "a, b, c, d, e and 179 more"."""
+    items = [shown(item) for item in items]
     more = len(items) - limit
     return between.join(items[:limit]) + (f" and {more} more" if more > 0 else "")

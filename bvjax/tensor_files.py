@@ -38,6 +38,7 @@ DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
+NAMES = frozenset(dtype.name for dtype in CODES)
 
 
 class TensorInfo(NamedTuple):
@@ -79,21 +80,33 @@ class TensorFile:
         }
 
     def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
-        """One tensor, or its part `index`: whole rows are read, from the first to the last in it."""
+        """One tensor, or its part `index`: whole rows are read, from the first to the last in it.
+
+        Raises `UserError` for a dtype that NumPy has not, and where the file is shorter than it was.
+        """
         info = self.infos[name]
+        if info.dtype not in NAMES:  # not NumPy's: its "U16" is text
+            raise UserError(
+                f"{self.path}: {name} has dtype {info.dtype}, which bvjax does not read"
+            )
         dtype = np.dtype(info.dtype)
         if not index or not info.shape:
-            with open(self.path, "rb") as file:
-                file.seek(self._offsets[name])
-                return np.fromfile(file, dtype, math.prod(info.shape)).reshape(info.shape)
+            return self._values(name, 0, math.prod(info.shape), dtype).reshape(info.shape)
         start, stop, step = index[0].indices(info.shape[0])
         assert step == 1
         row = math.prod(info.shape[1:])
-        with open(self.path, "rb") as file:
-            file.seek(self._offsets[name] + start * row * dtype.itemsize)
-            rows = np.fromfile(file, dtype, (stop - start) * row)
+        rows = self._values(name, start * row, (stop - start) * row, dtype)
         rows = rows.reshape(stop - start, *info.shape[1:])
         return np.ascontiguousarray(rows[(slice(None), *index[1:])])
+
+    def _values(self, name: str, start: int, count: int, dtype: np.dtype) -> np.ndarray:
+        """`count` values of a tensor from value `start` on."""
+        with open(self.path, "rb") as file:
+            file.seek(self._offsets[name] + start * dtype.itemsize)
+            values = np.fromfile(file, dtype, count)
+        if len(values) < count:
+            raise UserError(f"{self.path} was cut short after it was opened: {name} is not whole")
+        return values
 
 
 class TensorWriter:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from bvjax.config import WAN_LATENT_MEAN, WAN_LATENT_STD, DiTConfig, TextConfig, VAEConfig
 from bvjax.convert import dit_names, text_names, vae_names
@@ -15,6 +15,7 @@ from bvjax.convert.tables import Row
 from bvjax.errors import UserError
 from bvjax.presets import PRESETS
 
+Config = TypeVar("Config")
 HEAD_DIM = 128  # of every published Wan DiT; the number of heads is in no tensor's shape
 IMAGE_CHANNELS = 36  # noise, mask and image: Wan's image-to-video models
 
@@ -29,19 +30,19 @@ def dit_config(source: Source) -> tuple[DiTConfig, int]:
             "features, which bvjax does not run; text-to-video weights take an image as frame 0"
         )
     layers = _layers(source)
-    told = {key: source.config.get(key) for key in ("num_layers", "eps")}
-    if told["num_layers"] not in (None, layers):
-        raise UserError(
-            f"{source.path} holds {layers} layers but its config.json says {told['num_layers']}"
-        )
-    heads = source.config.get("num_heads", source.config.get("num_attention_heads"))
+    told = _told(source, "num_layers", int)
+    if told not in (None, layers):
+        raise UserError(f"{source.path} holds {layers} layers but its config.json says {told}")
+    heads = _told(source, "num_heads", int) or _told(source, "num_attention_heads", int)
     if heads is None:
         if dim % HEAD_DIM:
             raise UserError(
                 f"{source.path} has no config.json to say how many heads its width {dim} has"
             )
         heads = dim // HEAD_DIM
-    config = DiTConfig(
+    config = _made(
+        source,
+        DiTConfig,
         dim=dim,
         num_heads=heads,
         num_layers=layers,
@@ -50,7 +51,7 @@ def dit_config(source: Source) -> tuple[DiTConfig, int]:
         in_channels=channels,
         out_channels=shape("head/head", 2)[0] // math.prod(patch),
         patch=tuple(patch),
-        eps=told["eps"] or 1e-6,
+        eps=_told(source, "eps", float) or 1e-6,
         **_additions(source),
     )
     return config, shape("text_embedding/0", 2)[1]
@@ -58,15 +59,15 @@ def dit_config(source: Source) -> tuple[DiTConfig, int]:
 
 def _additions(source: Source) -> dict[str, Any]:
     """What SkyReels-V2 and bvjax add to Wan's DiT."""
-    told, infos = source.config, source.tensors.infos
+    infos = source.tensors.infos
     place = {"place_embedding.weight", "patch_embedding.place.weight"}
     return {
         "fps_embedding": "fps_embedding.weight" in infos,
         "place_embedding": not place.isdisjoint(infos),
         "similarity_keys": any(name.endswith(".similarity_key") for name in infos),
-        "output": told.get("output", "velocity"),
-        "latent_std": tuple(told.get("latents_spread") or ()),
-        "rope_theta": told.get("rope_theta", 10000.0),
+        "output": _told(source, "output", str) or "velocity",
+        "latent_std": _told(source, "latents_spread", list) or (),
+        "rope_theta": _told(source, "rope_theta", float) or 10000.0,
     }
 
 
@@ -81,7 +82,7 @@ def vae_config(source: Source) -> VAEConfig:
     while True:
         if f"{block}.{k}.{conv}.weight" in infos:
             if len(widths) == len(temporal):
-                widths.append(infos[f"{block}.{k}.{conv}.weight"].shape[0])
+                widths.append(_first_axis(source, f"{block}.{k}.{conv}.weight"))
             blocks += not temporal
         else:
             resampled = [f"{block}.{k}.{x}.weight" in infos for x in ("resample.1", "time_conv")]
@@ -92,8 +93,8 @@ def vae_config(source: Source) -> VAEConfig:
         k += 1
     dim = shape("encoder/conv1", 5)[0]
     z_dim = shape("conv2", 5)[0]
-    patch = told.get("fold") or math.isqrt(shape("encoder/conv1", 5)[1] // 3)
-    mean, std = told.get("latents_mean"), told.get("latents_std")
+    patch = _told(source, "fold", int) or math.isqrt(shape("encoder/conv1", 5)[1] // 3)
+    mean, std = (_told(source, name, list) for name in ("latents_mean", "latents_std"))
     if mean is None and z_dim == len(WAN_LATENT_MEAN):
         mean, std = WAN_LATENT_MEAN, WAN_LATENT_STD
     if mean is None or std is None:
@@ -101,7 +102,9 @@ def vae_config(source: Source) -> VAEConfig:
     other = told.get("is_residual") or told.get("patch_size") not in (None, 1)
     if other or (told.get("decoder_base_dim") or dim) != dim:
         raise UserError(f"{source.path} is a Wan2.2 VAE; bvjax runs that of Wan2.1")
-    return VAEConfig(
+    return _made(
+        source,
+        VAEConfig,
         dim=dim,
         z_dim=z_dim,
         patch=patch,
@@ -109,8 +112,8 @@ def vae_config(source: Source) -> VAEConfig:
         num_res_blocks=blocks,
         spatial_downsample=tuple(spatial),
         temporal_downsample=tuple(temporal),
-        latent_mean=tuple(map(float, mean)),
-        latent_std=tuple(map(float, std)),
+        latent_mean=mean,
+        latent_std=std,
     )
 
 
@@ -119,7 +122,9 @@ def text_config(source: Source) -> TextConfig:
     shape = _shapes(source, text_names.rows(), text_names.LAYOUTS)
     vocabulary, dim = shape("token_embedding", 2)
     buckets, heads = shape("blocks/{i}/pos_embedding", 2)
-    return TextConfig(
+    return _made(
+        source,
+        TextConfig,
         vocab_size=vocabulary,
         dim=dim,
         num_layers=_layers(source),
@@ -127,7 +132,7 @@ def text_config(source: Source) -> TextConfig:
         head_dim=shape("blocks/{i}/attn/q", 2)[0] // heads,
         ffn_dim=shape("blocks/{i}/ffn/fc1", 2)[0],
         num_buckets=buckets,
-        max_distance=source.config.get("relative_attention_max_distance", 128),
+        max_distance=_told(source, "relative_attention_max_distance", int) or 128,
     )
 
 
@@ -163,6 +168,37 @@ def difference(expected: Any, found: Any) -> str:
     return ""
 
 
+def _told(source: Source, name: str, kind: type) -> Any:
+    """What the config.json beside a checkpoint says, None where it is silent; raises `UserError`."""
+    value = source.config.get(name)
+    if value is None:
+        return None
+    numbers = value if kind is list and isinstance(value, list) else [value]
+    legal = {int: (int,), float: (int, float), list: (int, float), str: (str,)}[kind]
+    fits = isinstance(value, list) == (kind is list) and all(type(x) in legal for x in numbers)
+    if kind in (int, float):
+        fits = fits and value > 0
+    if not fits:
+        words = {
+            int: "a whole number above 0",
+            float: "a number above 0",
+            list: "a list of numbers",
+            str: "a word",
+        }
+        raise UserError(
+            f"the config.json of {source.path} has {name} {str(value)[:40]!r}; it must be {words[kind]}"
+        )
+    return tuple(map(float, value)) if kind is list else value if kind is str else kind(value)
+
+
+def _made(source: Source, cls: Callable[..., Config], **sizes: Any) -> Config:
+    """The configuration of these sizes; raises `UserError` where there can be no such network."""
+    try:
+        return cls(**sizes)
+    except UserError as error:
+        raise UserError(f"{source.path} is no {source.part} that bvjax runs: {error}") from None
+
+
 def _shapes(source: Source, rows: list[Row], layouts: tuple[str, ...]):
     """A function (our layer, rank) -> shape of its weight there."""
     column = layouts.index(source.layout)
@@ -175,14 +211,33 @@ def _shapes(source: Source, rows: list[Row], layouts: tuple[str, ...]):
         found = source.tensors.infos[name].shape
         if len(found) != rank:
             raise UserError(f"{source.path}: {name} has shape {list(found)}, not {rank} axes")
+        if 0 in found:
+            raise UserError(f"{source.path}: {name} has shape {list(found)}, which is empty")
         return found
 
     return shape
 
 
+def _first_axis(source: Source, name: str) -> int:
+    shape = source.tensors.infos[name].shape
+    if not shape:
+        raise UserError(f"{source.path}: {name} has no axes")
+    return shape[0]
+
+
 def _layers(source: Source) -> int:
-    numbers = [re.match(r"(?:encoder\.block|blocks)\.(\d+)\.", n) for n in source.tensors.infos]
-    return 1 + max((int(found[1]) for found in numbers if found), default=-1)
+    """The number of transformer layers; raises `UserError` where one of them is missing."""
+    matches = [
+        re.match(r"(?:encoder\.block|blocks)\.([0-9]{1,6})\.", name)
+        for name in source.tensors.infos
+    ]
+    numbers = {int(match[1]) for match in matches if match}
+    missing = next(i for i in range(len(numbers) + 1) if i not in numbers)
+    if missing < len(numbers):
+        raise UserError(
+            f"{source.path} is not a whole {source.part}: of its layers number {missing} is missing"
+        )
+    return len(numbers)
 
 
 def sizes(infos: Mapping[str, Any]) -> int:

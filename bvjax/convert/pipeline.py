@@ -54,6 +54,7 @@ SCHEDULERS: dict[str, tuple[str, str, dict[str, Any]]] = {
         },
     ),
 }
+MAX_SHIFT = 1000.0  # far above any pipeline's
 # Of these settings the classes have other values where a file does not name them.
 NEEDED = {"UniPCMultistepScheduler": {"prediction_type": "epsilon", "use_flow_sigmas": False}}
 
@@ -86,10 +87,12 @@ def read_sampler(sources: Sequence[Source], sampler: SamplerConfig) -> SamplerCo
                 "%s has %s, which bvjax has not; %s is kept", path, others, sampler.kind
             )
             return sampler
-        changed = {"kind": kind, "shift": float(told.get(shift, 1.0)), "grid": "diffusers"}
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path} is damaged") from None
-    return dataclasses.replace(sampler, **changed)
+    amount = told.get(shift, 1.0)
+    if type(amount) not in (int, float) or not 0 < amount < MAX_SHIFT:
+        raise UserError(f"{path} is damaged: {shift} is {str(amount)[:40]!r}, not a number above 0")
+    return dataclasses.replace(sampler, kind=kind, shift=float(amount), grid="diffusers")
 
 
 def files(model: ModelConfig, tokenizer: bool) -> dict[str, dict[str, Any]]:

@@ -78,3 +78,27 @@ def test_a_file_cut_short_is_refused(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match="is damaged or not a safetensors file"):
         TensorFile(path)
+
+
+def test_a_dtype_that_numpy_has_not(tmp_path):
+    """Its name is known, so that it can be refused; NumPy's own "U16" is text."""
+    path = tmp_path / "x.safetensors"
+    header = b'{"a":{"dtype":"U16","shape":[2],"data_offsets":[0,4]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    file = TensorFile(path)
+    assert file.infos == {"a": TensorInfo((2,), "U16")}
+    with pytest.raises(
+        UserError, match="x.safetensors: a has dtype U16, which bvjax does not read"
+    ):
+        file.read("a")
+
+
+def test_a_file_that_became_shorter(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": np.zeros(100, np.float32)}, path)
+    file = TensorFile(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    for index in (None, (slice(50, 100),)):
+        with pytest.raises(UserError, match="was cut short after it was opened: a is not whole"):
+            file.read("a", index)
+    np.testing.assert_array_equal(file.read("a", (slice(0, 50),)), np.zeros(50, np.float32))

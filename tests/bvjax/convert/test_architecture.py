@@ -72,3 +72,43 @@ def test_no_heads_without_a_config():
     odd = dataclasses.replace(preset, dit=dataclasses.replace(preset.dit, dim=96, num_heads=2))
     with pytest.raises(UserError, match="no config.json to say how many heads its width 96 has"):
         identify([source(odd, "dit", "wan")])
+
+
+WORDS = {
+    "num_heads": ("dit", [0, -1, 1.5, True, "12", [12], {}]),
+    "eps": ("dit", [0, "small", [1e-6], -1.0]),
+    "output": ("dit", [1, ["velocity"]]),
+    "latents_spread": ("dit", ["x", [1, "x"], [[1.0]], 5, [True]]),
+    "latents_mean": ("vae", [3, "0", [None], {"0": 1}]),
+    "fold": ("vae", [0, 0.5, [2]]),
+    "relative_attention_max_distance": ("text", [0, -3, "far", {}]),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_what_a_config_of_strangers_says(name):
+    part, values = WORDS[name]
+    found = source(get_preset("wan-1.3b"), part, "wan")
+    for value in values:
+        told = dataclasses.replace(found, config={name: value})
+        with pytest.raises(UserError, match=f"the config.json of model.safetensors has {name} "):
+            identify([told])
+
+
+@pytest.mark.parametrize("shape, match", [
+    ((0, 16, 1, 2, 2), "patch_embedding.weight has shape .*, which is empty"),
+    ((1536, 16, 1, 2), "patch_embedding.weight has shape .*, not 5 axes"),
+])  # fmt: skip
+def test_sizes_that_no_network_has(shape, match):
+    found = source(get_preset("wan-1.3b"), "dit", "wan")
+    infos = found.tensors.infos | {"patch_embedding.weight": TensorInfo(shape, "float32")}
+    with pytest.raises(UserError, match=match):
+        identify([dataclasses.replace(found, tensors=Tensors(infos, None))])
+
+
+def test_a_layer_that_is_missing():
+    """Whatever numbers stand in names, no more layers are looked for than there are."""
+    found = source(get_preset("wan-1.3b"), "dit", "wan")
+    last = {n.replace(".29.", ".999999."): i for n, i in found.tensors.infos.items()}
+    with pytest.raises(UserError, match="not a whole dit: of its layers number 29 is missing"):
+        identify([dataclasses.replace(found, tensors=Tensors(last, None))])
