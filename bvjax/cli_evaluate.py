@@ -114,8 +114,7 @@ def _measure(args: argparse.Namespace, weights_folder: pathlib.Path) -> int:
         shard=_shard(args.shard),
     )  # fmt: skip
     console.set_up()
-    kept = "what is measured is kept, the same command again goes on"
-    with console.going_on(kept), _Bar() as progress:
+    with console.going_on(console.AGAIN), _Bar() as progress:
         outcome = evaluation.evaluate(request, progress)
     if outcome.owed:
         print(f"this part is done; the results wait for {', '.join(outcome.owed)}")

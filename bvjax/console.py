@@ -15,6 +15,7 @@ from typing import TextIO
 from bvjax.errors import UserError, WorkError
 from bvjax.plain_text import shown
 
+AGAIN = "what is finished is kept, the same command again goes on"  # for `going_on`
 BROKEN_PIPE = 141  # what a shell reports of a command that nobody reads any more
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _PARAMETER = re.compile(r"`([A-Za-z_]\w*)`")

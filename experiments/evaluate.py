@@ -97,7 +97,8 @@ def evaluate() -> None:
         command=shlex.join(["python", "-m", "experiments.evaluate", *sys.argv[1:]]),
     )
     for part in _WHAT.value:
-        evaluation.run(part)
+        with console.going_on(console.AGAIN):
+            evaluation.run(part)
         print(table({part: evaluation.results.parts[part]}))
 
 

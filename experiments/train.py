@@ -41,7 +41,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unknown argument {argv[1]!r}")
     compilation.keep_programs()
     try:
-        with compilation.announced(logging.info, "this config"):
+        with (
+            console.going_on(console.AGAIN),
+            compilation.announced(logging.info, "this config"),
+        ):
             stopped_by = wiring.train(
                 _config(),
                 Path(_WORKDIR.value),

@@ -99,7 +99,7 @@ with RunDir.open(path) as run:
     assert run.captions == (accents[0], "two."), ascii(run.captions)
     settings = run.settings
 RunDir.create(path, settings, [accents[0], "two."]).close()  # the very same run
-with RunDir.open(path).replace_captions({2: accents[1]}, 1) as again:
+with RunDir.open(path).replace_captions(accents, 1) as again:
     assert again.captions == tuple(accents), ascii(again.captions)
 print(run.path, accents[0])
 """

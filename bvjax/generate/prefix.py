@@ -150,14 +150,14 @@ def encode_given(run: RunDir, params: Any, layout: Layout = ONE_DEVICE) -> Itera
     if not count:
         return
     sizes = _latents_of(model, count)
-    done = run.load_latents(list(sizes))
-    if len(done) == len(sizes):
+    if len(run.load_latents(list(sizes), tidy=False)) == len(sizes):
         return
     if sha256_of(run.video_frames()) != run.settings.video_sha256:
         raise UserError(
             f"the frames in {run.path / GIVEN} are not those that the run began with: the file has "
             "been cut short or changed"
         )
+    done = run.load_latents(list(sizes))
     encoded, total = 0, sum(new for new, _ in sizes.values())
     for chunk_id, latents in encode_chunks(params, model, count, run.video_frames(), layout):
         encoded += 1

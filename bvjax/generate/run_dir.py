@@ -26,7 +26,7 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ import PIL.Image
 from absl import logging
 from jaxtyping import Float, UInt8
 
+from bvjax.array_files import read_npy
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError, WorkError
 from bvjax.files import npy_bytes, npz_bytes, parse_json, write_atomic
@@ -49,7 +50,7 @@ from bvjax.generate.run_settings import (
     read_story,
 )
 from bvjax.generate.source_video import Frame, read_copy, write_copy
-from bvjax.generate.stored_arrays import read_conditions, read_npy, read_picture
+from bvjax.generate.stored_arrays import read_conditions, read_picture
 from bvjax.plain_text import whole_number
 from bvjax.video_frames import location
 
@@ -57,8 +58,12 @@ GIVEN = "given.mkv"
 SPARE_BYTES = 64 << 20  # left free beyond what the run itself needs
 
 _CHUNK = re.compile(r"chunk_([0-9]{2,9})\.(npy|json)")
-_DAMAGED = (OSError, ValueError, KeyError, TypeError)  # what reading a damaged chunk raises
+_DAMAGED = (OSError, UserError)  # what reading a damaged chunk raises
 _BEGUN = {"latents", "image.png", GIVEN, "story.json"}  # what a crash before config.json can leave
+_FILES = (
+    "story.json", "versions.json", "image.png", GIVEN, "conditions.npz", "video.mp4", "report.json",
+    "report.png",
+)  # fmt: skip
 
 
 class RunDir:
@@ -68,6 +73,7 @@ class RunDir:
         self.path, self.settings, self.title = path, settings, title
         self.captions = tuple(captions)
         self.grid = ChunkGrid.of(settings.model, len(self.captions))
+        self._told: set[pathlib.Path] = set()  # damaged files that were warned of
         self._lock: int | None = _lock(path)
 
     @classmethod
@@ -120,11 +126,9 @@ class RunDir:
         if not (path / "config.json").is_file():
             raise UserError(f"{path} is not a run folder: it has no config.json")
         try:
+            _check_kinds(path)
             captions, title = read_story(path / "story.json")
             settings = read_settings(path / "config.json", len(captions))
-            latents = path / "latents"
-            if latents.exists() and not latents.is_dir():
-                raise UserError(f"{latents} is not a folder")
         except UserError as error:
             raise UserError(f"the run folder {path} is damaged: {error}") from None
         return cls(path, settings, captions, title)
@@ -212,15 +216,20 @@ class RunDir:
             except FileNotFoundError:
                 break
             except _DAMAGED as error:
-                then = ": made again from there on" if tidy else ""
-                logging.warning("%s is damaged (%s)%s", path, error, then)
+                if path not in self._told:
+                    why = getattr(error, "strerror", None) or error
+                    logging.warning("%s is damaged: %s", path, why)
+                self._told.add(path)
                 break
         for chunk_id, latents in done.items():
             self._check_latents(chunk_id, latents)
         if tidy and len(done) < len(ids):
             late = self._latents_from(ids[len(done)])
             if late:
-                self._move(late, self._new_archive())
+                archive = self._new_archive()
+                self._move(late, archive)
+                number = self.number_of(ids[len(done)])
+                logging.warning("chunks from %d on are made again; they are in %s", number, archive)
         return done
 
     def check_latents(self, ids: Iterable[int]) -> None:
@@ -257,15 +266,14 @@ class RunDir:
         _write_json(self.path / name, content)
 
     def replace_captions(
-        self, edits: Mapping[int, str], from_id: int, seed: int | None = None
+        self, captions: Sequence[str], from_id: int, seed: int | None = None
     ) -> RunDir:
         """Moves chunks from id `from_id` on to a new archive folder; opens the run as it is then.
 
         Args:
-            edits: new captions by chunk number (1, 2, ...).
+            captions: of all chunks, those before `from_id` as they were.
             seed: of the chunks from `from_id` on; None leaves theirs.
         """
-        captions = [edits.get(n, caption) for n, caption in enumerate(self.captions, start=1)]
         settings = self.settings if seed is None else self.settings.rerolled(from_id, seed)
         archive = self._new_archive()
         try:
@@ -274,7 +282,7 @@ class RunDir:
             names = ("report.json", "report.png", "video.mp4")
             made = [self.path / name for name in names if (self.path / name).exists()]
             self._move([*made, *self._latents_from(from_id)], archive)
-            _write_json(self.path / "story.json", {"title": self.title, "captions": captions})
+            _write_json(self.path / "story.json", {"title": self.title, "captions": list(captions)})
         except OSError as error:
             raise _cannot_write(self.path, error) from None
         logging.info("what was made of the chunks from there on is in %s", archive)
@@ -287,10 +295,10 @@ class RunDir:
     def _read_latents(self, chunk_id: int) -> Float[np.ndarray, "l h w z"]:
         path = self._latents(chunk_id)
         beside = path.with_suffix(".json")
-        expected = parse_json(beside.read_bytes(), str(beside))["sha256"]
+        expected = parse_json(beside.read_bytes(), beside.name)
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != expected:
-            raise ValueError("its content does not match its hash")
+        if expected != {"sha256": hashlib.sha256(content).hexdigest()}:
+            raise UserError(f"its content does not match its hash in {beside.name}")
         return read_npy(content, path.name)
 
     def _check_latents(self, chunk_id: int, latents: np.ndarray) -> None:
@@ -359,6 +367,17 @@ class RunDir:
                 f"{self.path} already holds another run ({listed(told)}); choose a new `out` folder, "
                 f"or go on with that run by 'python -m bvjax resume {self.path}'"
             )
+
+
+def _check_kinds(path: pathlib.Path) -> None:
+    """Raises `UserError` where a folder, a pipe or another thing has the name of a run's file."""
+    for folder in (path / "latents", path / "archive"):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is not a folder")
+    chunks = (p for p in (path / "latents").glob("chunk_*.*") if _CHUNK.fullmatch(p.name))
+    for file in (*(path / name for name in _FILES), *chunks):
+        if file.exists() and not file.is_file():
+            raise UserError(f"{file} is not a file")
 
 
 def check_place(path: pathlib.Path, settings: Settings, num_chunks: int) -> pathlib.Path:

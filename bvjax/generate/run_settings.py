@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bvjax.caption_times import LONGEST
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.files import read_json_object
@@ -90,6 +91,8 @@ def read_story(path: pathlib.Path) -> tuple[tuple[str, ...], str]:
         raise UserError(f"the title in {path} is not text")
     if not isinstance(captions, list) or not captions:
         raise UserError(f"{path} has no list of captions")
+    if len(captions) > LONGEST:
+        raise UserError(f"{path} has {len(captions)} captions; it can have 1 to {LONGEST}")
     for number, caption in enumerate(captions, start=1):
         if not isinstance(caption, str) or is_blank(caption):
             raise UserError(f"caption {number} in {path} is not a sentence")

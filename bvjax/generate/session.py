@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ from bvjax.generate.conditions import (
 from bvjax.generate.finished import check_chunk, check_text_states, not_finite
 from bvjax.generate.prefix import Encoding, encode_given, take
 from bvjax.generate.rollout import Piece, stream
-from bvjax.generate.run_dir import RunDir, check_place
+from bvjax.generate.run_dir import RunDir, check_place, check_space, required_bytes
 from bvjax.generate.run_report import RunReport
 from bvjax.generate.run_settings import Settings, weights_place
 from bvjax.memory import rules
@@ -174,8 +174,13 @@ def produce(
     settings = run.settings
     model = settings.model
     started = time.perf_counter()
-    conditions = _conditions(run, bundle)
-    image = run.image()
+    # What is refused in the folder is refused before anything is written there.
+    image, found = run.image(), run.load_latents(run.latent_ids(), tidy=False)
+    if only_report and not _finished_chunks(run, found):
+        raise UserError(f"the run {run.path} has no finished chunk yet; resume it first")
+    conditions, new = _conditions(run, bundle, run.captions)
+    if new:
+        run.save_conditions(conditions)
     image_latent = None
     if image is not None:
         image_latent = decoding.encode_image(bundle.params["vae"], model, image, bundle.layout)
@@ -183,11 +188,9 @@ def produce(
             raise not_finite("the first image", "latents", "vae", model)
     if not only_report:
         yield from encode_given(run, bundle.params["vae"], bundle.layout)
-    done = run.load_latents(run.latent_ids(), tidy=not only_report)
+    done = found if only_report else run.load_latents(run.latent_ids())
     if only_report:
-        count = sum(i in run.grid.chunk_ids for i in done)
-        if count < 1:
-            raise UserError(f"the run {run.path} has no finished chunk yet; resume it first")
+        count = _finished_chunks(run, done)
         conditions = conditions.replace(
             text=conditions.text[:count], embedding=conditions.embedding[:count]
         )
@@ -213,7 +216,7 @@ def decode(run: RunDir, bundle: Bundle) -> int:
     check_weights(run, bundle)
     model, state, frames = run.settings.model, None, 0
     done = run.load_latents(run.latent_ids(), tidy=False)
-    if not done:
+    if not _finished_chunks(run, done):
         raise UserError(f"the run {run.path} has no finished chunk yet; resume it first")
     made = run.path / f".{run.video.name}.{os.getpid()}.tmp"
     try:
@@ -248,13 +251,43 @@ def redo(
         seed: of the chunks that are made again; None leaves theirs, so that without an edit the
             same chunks are made.
 
-    Raises `UserError` for a number or a caption that does not fit; then nothing is changed.
+    Raises `UserError` for a number or a caption that does not fit, and for damaged weights, pictures
+    or text states; then nothing is changed.
     """
     check_weights(run, bundle)
-    count, model = len(run.captions), run.settings.model
+    _check_redo(run, bundle, from_chunk, edits)
+    if seed is not None:
+        check_seed(seed)
+    from_id = run.grid.id_of(from_chunk)
+    if run.image() is None and from_chunk == 1:
+        from_id = 0
+    run.check_latents(range(from_id))
+    check_space(run.path, required_bytes(run.settings, run.grid))
+    captions = [edits.get(n, caption) for n, caption in enumerate(run.captions, start=1)]
+    conditions, _ = _conditions(run, bundle, captions)
+    for part in ("vae", "dit"):
+        bundle.params[part]  # damaged weights, too, are found while nothing is changed
+    kept = {1: "nothing stays", 2: "chunk 1 stays as it is"}.get(
+        from_chunk, f"chunks 1 to {from_chunk - 1} stay as they are"
+    )
+    made = f"chunks {from_chunk} to {len(captions)} are"
+    made = made if from_chunk < len(captions) else f"chunk {from_chunk} is"
+    logging.info("%s, %s made again", kept, made)
+    if tuple(captions) == run.captions and seed in (None, run.settings.seed_of(from_id)):
+        logging.warning(
+            "neither a caption nor the seed is another: the same chunks are made again; "
+            "--seed N makes others"
+        )
+    again = run.replace_captions(captions, from_id, seed)
+    again.save_conditions(conditions)
+    return again
+
+
+def _check_redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int, str]) -> None:
+    """Raises `UserError` for a number or a caption that does not fit the run."""
+    count, given = len(run.captions), run.settings.video_chunks
     if not 1 <= from_chunk <= count:
         raise UserError(f"`from_chunk` is {from_chunk}; the run has chunks 1 to {count}")
-    given = run.settings.video_chunks
     if from_chunk <= given:
         raise UserError(
             f"`from_chunk` is {from_chunk}, but a video gave chunks 1 to {given}; it can be "
@@ -269,26 +302,7 @@ def redo(
         if is_blank(whole_text(caption, f"the new caption {number}")):
             raise UserError(f"the new caption {number} is empty")
     new = {f"the new caption {number}": caption for number, caption in edits.items()}
-    check_lengths(bundle.tokenizer, new, model.text)
-    if seed is not None:
-        check_seed(seed)
-    from_id = run.grid.id_of(from_chunk)
-    image = run.image()  # refuses a damaged one while nothing is changed
-    if from_chunk == 1 and image is None:
-        from_id = 0
-    run.check_latents(range(from_id))
-    kept = f"chunks 1 to {from_chunk - 1} are" if from_chunk > 2 else "chunk 1 is"
-    logging.info(
-        "%s, chunks %d to %d are made again",
-        f"{kept} kept to the bit" if from_chunk > 1 else "nothing is kept", from_chunk, count,
-    )  # fmt: skip
-    same = all(run.captions[number - 1] == caption for number, caption in edits.items())
-    if same and seed in (None, run.settings.seed_of(from_id)):
-        logging.warning(
-            "neither a caption nor the seed is another: the same chunks are made again; "
-            "--seed N makes others"
-        )
-    return run.replace_captions(edits, from_id, seed)
+    check_lengths(bundle.tokenizer, new, run.settings.model.text)
 
 
 def check_weights(run: RunDir, bundle: Bundle) -> None:
@@ -338,32 +352,39 @@ def _check_architecture(trained: ModelConfig, model: ModelConfig) -> None:
                 )
 
 
-def _conditions(run: RunDir, bundle: Bundle) -> Conditions:
-    """Encoded captions; those encoded before are kept to the bit, only new ones are encoded."""
-    model = run.settings.model
-    check_lengths(bundle.tokenizer, numbered(run.captions), model.text, model.cfg.negative)
+def _finished_chunks(run: RunDir, latents: Mapping[int, np.ndarray]) -> int:
+    """How many chunks there are among latents, of which those of the guidance frame are none."""
+    return sum(chunk_id in run.grid.chunk_ids for chunk_id in latents)
+
+
+def _conditions(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> tuple[Conditions, bool]:
+    """(encoded captions, whether they are others than those on disk).
+
+    Those encoded before are kept to the bit, only new ones are encoded.
+    """
+    model, captions = run.settings.model, tuple(captions)
+    check_lengths(bundle.tokenizer, numbered(captions), model.text, model.cfg.negative)
     stored = run.load_conditions()
-    if stored is not None and stored[0] == run.captions:
-        return stored[1]
+    if stored is not None and stored[0] == captions:
+        return stored[1], False
     known = {} if stored is None else dict(zip(stored[0], stored[1].each(), strict=True))
     null_text = None if stored is None else stored[1].null_text
-    new = tuple(dict.fromkeys(caption for caption in run.captions if caption not in known))
+    new = tuple(dict.fromkeys(caption for caption in captions if caption not in known))
     if new:
         config, cache = run.settings.model.text, bundle.text_cache(run.settings.model.text)
         load = lambda: bundle.load_text(config)
         negative = run.settings.model.cfg.negative
         fresh = conditions_from_cache(load, config, bundle.tokenizer, new, cache, negative)
-        check_text_states(run.settings.model, fresh, [1 + run.captions.index(c) for c in new])
+        check_text_states(run.settings.model, fresh, [1 + captions.index(c) for c in new])
         known |= zip(new, fresh.each(), strict=True)
         null_text = fresh.null_text if null_text is None else null_text
-    rows = [known[caption] for caption in run.captions]
+    rows = [known[caption] for caption in captions]
     made = Conditions(
         text=np.stack([text for text, _ in rows]),
         embedding=np.stack([embedding for _, embedding in rows]),
         null_text=null_text,
     )
-    run.save_conditions(made)
-    return made
+    return made, True
 
 
 def _follow(

@@ -1,15 +1,9 @@
-"""Arrays and pictures of a run folder: read only where they are what the run would have written.
-
-Nothing here believes a file: sizes are compared before memory is taken for them.
-"""
+"""Arrays and pictures of a run folder: read only where they are what the run would have written."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import math
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,29 +11,11 @@ import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
+from bvjax.array_files import first_line, read_npz
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.finite import is_finite
 from bvjax.generate.conditions import Conditions
-
-
-def read_npy(content: bytes, name: str) -> np.ndarray:
-    """The array in the bytes of an .npy file; raises `UserError`, beginning with `name`."""
-    file = io.BytesIO(content)
-    try:
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran, dtype = read_header(file)
-    except Exception as error:  # NumPy raises half a dozen kinds for damaged headers
-        raise UserError(f"{name} is not an array: {_first_line(error)}") from None
-    if dtype.hasobject or fortran or dtype.itemsize == 0:
-        raise UserError(f"{name} is an array of a kind that is never written here: {dtype}")
-    if math.prod(shape) * dtype.itemsize != len(content) - file.tell():
-        raise UserError(f"{name} does not have the {list(shape)} values that it says")
-    return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
 
 
 def read_conditions(path: pathlib.Path, model: ModelConfig) -> tuple[tuple[str, ...], Conditions]:
@@ -47,14 +23,14 @@ def read_conditions(path: pathlib.Path, model: ModelConfig) -> tuple[tuple[str, 
 
     Raises `UserError` for a file that is not of this model, `FileNotFoundError` when there is none.
     """
-    arrays = _read_npz(path)
+    arrays = read_npz(path)
     captions = arrays.pop("captions", None)
     if captions is None or captions.dtype.kind != "U" or captions.ndim != 1:
         raise UserError(f"{path} has no captions")
     try:
         names = tuple(str(caption) for caption in captions)
     except (ValueError, SystemError) as error:  # numbers that are no character
-        raise UserError(f"the captions in {path} are damaged: {_first_line(error)}") from None
+        raise UserError(f"the captions in {path} are damaged: {first_line(error)}") from None
     count, text = len(captions), model.text
     shapes: dict[str, tuple[int, ...]] = {
         "text": (count, text.max_length, text.dim),
@@ -76,25 +52,8 @@ def read_picture(
             if size == (width, height):
                 return np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow's readers raise whatever a damaged file led them to
-        raise UserError(f"{path} cannot be read: {_first_line(error)}") from None
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from None
     raise UserError(f"{path} is {size[0]}x{size[1]}; the run's videos are {width}x{height}")
-
-
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(path) as file:
-            # Compressed entries, which are never written here, could be of any size.
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
-                raise UserError(f"{path} has compressed arrays")
-            entries = {entry.filename: file.read(entry) for entry in file.infolist()}
-    except (FileNotFoundError, UserError):
-        raise
-    except Exception as error:  # zipfile raises half a dozen kinds for damaged files
-        raise UserError(f"{path} is damaged: {_first_line(error)}") from None
-    return {
-        name.removesuffix(".npy"): read_npy(content, f"{name} in {path}")
-        for name, content in entries.items()
-    }
 
 
 def _check_arrays(
@@ -110,7 +69,3 @@ def _check_arrays(
             )
         if not is_finite(found):
             raise UserError(f"{name} in {where} is not finite")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

@@ -20,8 +20,6 @@ import math
 import os
 import pathlib
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -30,6 +28,7 @@ import cv2
 import numpy as np
 import PIL.Image
 
+from bvjax.array_files import read_npz
 from bvjax.errors import UserError
 from bvjax.files import npz_bytes, read_json_object, sha256_of, write_atomic, write_json
 from bvjax.lvbench.metric import Scores
@@ -105,13 +104,10 @@ class Store:
 
     def pictures(self, video: Video, segments: int) -> list[bytes] | None:
         """JPEG files of the middles of the segments, or None."""
-        path = self._pictures(video, segments)
-        if not path.is_file():
-            return None
         try:
-            with np.load(path, allow_pickle=False) as file:
-                found = [file[f"arr_{i}"] for i in range(segments)]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            arrays = read_npz(self._pictures(video, segments))
+            found = [arrays[f"arr_{i}"] for i in range(segments)]
+        except (FileNotFoundError, UserError, KeyError):
             return None
         jpegs = [array.tobytes() for array in found if array.dtype == np.uint8]
         return jpegs if len(jpegs) == segments and all(map(_is_jpeg, jpegs)) else None

@@ -49,7 +49,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}")
     sizes = (_HEIGHT.value, _WIDTH.value, _FPS.value)
-    count = fill(Path(_OUT.value), _SPLIT.value, *sizes, _STORIES.value, _WORKERS.value)
+    with console.going_on(console.AGAIN):
+        count = fill(Path(_OUT.value), _SPLIT.value, *sizes, _STORIES.value, _WORKERS.value)
     print(f"rendered {count} stories into {_OUT.value}")
 
 

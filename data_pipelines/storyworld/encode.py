@@ -43,11 +43,9 @@ _SPLIT = flags.DEFINE_enum("split", "train", SPLITS, "Which split to draw them f
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}")
-    encode(
-        Path(_WEIGHTS.value),
-        Path(_OUT.value),
-        range(_FIRST.value, _FIRST.value + _STORIES.value),
-    )
+    numbers = range(_FIRST.value, _FIRST.value + _STORIES.value)
+    with console.going_on(console.AGAIN):
+        encode(Path(_WEIGHTS.value), Path(_OUT.value), numbers)
 
 
 def encode(weights: Path, root: Path, numbers: range) -> None:

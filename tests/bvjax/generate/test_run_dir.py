@@ -205,7 +205,7 @@ def test_conditions(tmp_path, settings):
 def test_replaced_captions(tmp_path, settings):
     run = filled(tmp_path / "run", settings)
     run.save_json("report.json", {})
-    with run.replace_captions({3: "THREE."}, from_id=3) as again:
+    with run.replace_captions([*CAPTIONS[:2], "THREE.", CAPTIONS[3]], 3) as again:
         assert again.captions == ("one.", "two.", "THREE.", "four.") and again.title == "a story"
         assert list(again.load_latents(range(5))) == [0, 1, 2]
         archive = again.path / "archive" / "001"
@@ -214,11 +214,11 @@ def test_replaced_captions(tmp_path, settings):
         ]  # fmt: skip
         assert json.loads((archive / "story.json").read_text())["captions"][2] == "three."
         assert (archive / "report.json").exists() and not (again.path / "report.json").exists()
-    with RunDir.open(run.path).replace_captions({}, from_id=2) as third:
+    with RunDir.open(run.path).replace_captions(CAPTIONS, 2) as third:
         assert (third.path / "archive" / "002" / "latents" / "chunk_02.npy").exists()
     shutil.rmtree(run.path / "archive" / "001")  # numbers grow from the largest
     (run.path / "archive" / "notes").mkdir()
-    with RunDir.open(run.path).replace_captions({}, from_id=1) as fourth:
+    with RunDir.open(run.path).replace_captions(CAPTIONS, 1) as fourth:
         assert (fourth.path / "archive" / "003" / "latents" / "chunk_01.npy").exists()
         assert [p.name for p in (fourth.path / "archive" / "002" / "latents").glob("*.npy")] == [
             "chunk_02.npy"
@@ -226,11 +226,11 @@ def test_replaced_captions(tmp_path, settings):
 
 
 def test_another_seed_from_a_chunk_on(tmp_path, settings):
-    with filled(tmp_path / "run", settings).replace_captions({}, 3, seed=9) as run:
+    with filled(tmp_path / "run", settings).replace_captions(CAPTIONS, 3, seed=9) as run:
         assert [run.settings.seed_of(i) for i in range(5)] == [3, 3, 3, 9, 9]
-    with RunDir.open(run.path).replace_captions({}, 4, seed=7) as run:
+    with RunDir.open(run.path).replace_captions(CAPTIONS, 4, seed=7) as run:
         assert [run.settings.seed_of(i) for i in range(5)] == [3, 3, 3, 9, 7]
-    with RunDir.open(run.path).replace_captions({1: "ONE."}, 1, seed=5) as run:
+    with RunDir.open(run.path).replace_captions(["ONE.", *CAPTIONS[1:]], 1, seed=5) as run:
         assert run.settings.rerolls == ((1, 5),)
     stored = json.loads((run.path / "archive" / "003" / "config.json").read_text())
     assert stored["rerolls"] == [[3, 9], [4, 7]]

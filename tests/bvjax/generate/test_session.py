@@ -180,7 +180,7 @@ def test_redo_with_another_seed(finished, bundle, tmp_path, caplog):
     path, before = copy(finished, tmp_path), latents(finished)
     with RunDir.open(path) as run:
         again = session.redo(run, bundle, 3, {}, seed=9)
-    assert "chunks 1 to 2 are kept to the bit, chunks 3 to 5 are made again" in caplog.text
+    assert "chunks 1 to 2 stay as they are, chunks 3 to 5 are made again" in caplog.text
     assert str(path / "archive" / "001") in caplog.text and "--seed" not in caplog.text
     with again:
         list(session.produce(again, bundle))
@@ -216,6 +216,28 @@ def test_redo_refuses(finished, bundle, tmp_path):
     with RunDir.open(path) as run, pytest.raises(UserError, match="the seed is -1"):
         session.redo(run, bundle, 3, {}, seed=-1)
     assert latents(path) == latents(finished) and not (path / "archive").exists()
+
+
+@pytest.mark.parametrize("fails", ["load_text", "params"])
+def test_redo_checks_the_weights_before_it_moves_anything(
+    finished, bundle, tmp_path, monkeypatch, fails
+):
+    def damaged(*_):
+        raise UserError("the weights are damaged")
+
+    path = copy(finished, tmp_path)
+    monkeypatch.setenv("BVJAX_TEXT_CACHE", "off")
+    if fails == "params":
+        params = type("Damaged", (dict,), {"__getitem__": damaged})()
+        bundle = dataclasses.replace(bundle, params=params)
+    else:
+        monkeypatch.setattr(type(bundle), "load_text", damaged)
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != ".lock"}
+    with RunDir.open(path) as run, pytest.raises(UserError, match="weights are damaged"):
+        session.redo(run, bundle, 3, {3: "Pip runs."})
+    assert before == {
+        p: p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != ".lock"
+    }
 
 
 def test_decode_and_report_again(finished, bundle, tmp_path):

@@ -1,0 +1,65 @@
+"""Arrays in .npy and .npz files, read as if a stranger had written them.
+
+Nothing here believes a file: sizes are compared before memory is taken for them.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pathlib
+import zipfile
+
+import numpy as np
+
+from bvjax.errors import UserError
+
+
+def read_npy(content: bytes, name: str) -> np.ndarray:
+    """The array in the bytes of an .npy file, not to be written to.
+
+    Raises `UserError`, beginning with `name`, for what is not one, or is one of Python objects or in
+    Fortran's order.
+    """
+    file = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran, dtype = read_header(file)
+    except Exception as error:  # NumPy raises half a dozen kinds for damaged headers
+        raise UserError(f"{name} is not an array: {first_line(error)}") from None
+    if dtype.hasobject or fortran or dtype.itemsize == 0:
+        raise UserError(f"{name} is an array of a kind that is never written here: {dtype}")
+    size = len(content) - file.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
+        raise UserError(f"{name} does not have the {list(shape)} values that it says")
+    return np.ndarray(shape, dtype, content, offset=file.tell())
+
+
+def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file that is not compressed: those that are could be of any size.
+
+    Raises `UserError` for what is not one, `FileNotFoundError` when there is none.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
+                raise UserError(f"{path} has compressed arrays")
+            entries = {entry.filename: file.read(entry) for entry in file.infolist()}
+    except (FileNotFoundError, UserError):
+        raise
+    except Exception as error:  # zipfile raises half a dozen kinds for damaged files
+        raise UserError(f"{path} is damaged: {first_line(error)}") from None
+    return {
+        name.removesuffix(".npy"): read_npy(content, f"{name} in {path}")
+        for name, content in entries.items()
+    }
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line, or its kind where it says nothing."""
+    said = getattr(error, "strerror", None) or str(error)
+    return said.partition("\n")[0] or type(error).__name__
