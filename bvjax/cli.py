@@ -257,12 +257,11 @@ def _convert(args: argparse.Namespace) -> None:
             print(line)
 
 
-def _doctor(args: argparse.Namespace) -> None:
+def _doctor(args: argparse.Namespace) -> int:
     from bvjax.doctor import examine
 
     console.set_up()
-    if not examine(print):
-        raise UserError("something is wrong with this installation; see above")
+    return 0 if examine(console.tell) else 1
 
 
 def _plan(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ ConfigDicts into these classes and refuses unknown keys.  Every field is read so
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from bvjax.errors import UserError
 
@@ -18,6 +19,48 @@ WAN_LATENT_STD = (
     2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+TEXT_DTYPES = ("float32", "bfloat16")  # T5's activations leave the range of float16
+# Far above any network's sizes and far below where products of them no longer are numbers of 64 bits.
+MAX_WIDTH, MAX_LAYERS, MAX_BLOCKS, MAX_STAGES = 2**16, 1024, 32, 8
+MAX_FACTOR, MAX_CAPTION = 64, 4096
+MOST = 2**20  # of any number of things
+
+
+def _check_range(section: object, where: str, most: int, *names: str, least: int = 1) -> None:
+    """Raises `UserError` for a whole number, or one of a tuple of them, that is out of range."""
+    for name in names:
+        value = getattr(section, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not least <= number <= most:
+                raise UserError(f"{where}.{name} is {value}; it must be {least} to {most}")
+
+
+def _check_positive(section: object, where: str, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if not 0 < value < math.inf:
+            raise UserError(f"{where}.{name} is {value}; it must be a finite number above 0")
+
+
+def _check_dtype(name: str, value: str, legal: tuple[str, ...]) -> None:
+    if value not in legal:
+        raise UserError(f"{name} is {value!r}; it can be {', '.join(legal)}")
+
+
+def _check_numbers(section: object, where: str = "") -> None:
+    """Raises `UserError` for numbers that nothing can be made of, whatever they count."""
+    for field in dataclasses.fields(section):
+        value, name = getattr(section, field.name), f"{where}{field.name}"
+        if dataclasses.is_dataclass(value):
+            _check_numbers(value, f"{name}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and abs(number) > MOST:
+                raise UserError(f"{name} is {value}; it must not be above {MOST}")
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{name} is {value}; it must be finite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +103,17 @@ class VAEConfig:
     stage_patch: int = 2  # 1 = at full resolution
 
     def __post_init__(self):
+        _check_range(self, "vae", MAX_WIDTH, "dim", "z_dim")
+        _check_range(self, "vae", MAX_FACTOR, "patch", "dim_mult", "stage_patch")
+        _check_range(
+            self, "vae", MAX_BLOCKS, "num_res_blocks", "stem_blocks", "tail_blocks", least=0
+        )
+        _check_range(self, "vae", MAX_WIDTH, "stem_dim", "tail_dim", least=0)
+        if not 1 <= len(self.dim_mult) <= MAX_STAGES:
+            raise UserError(
+                f"vae.dim_mult has {len(self.dim_mult)} values; it must have 1 to {MAX_STAGES}"
+            )
+        _check_dtype("vae.dtype", self.dtype, DTYPES)
         for name in ("latent_mean", "latent_std"):
             if len(getattr(self, name)) != self.z_dim:
                 raise UserError(
@@ -84,13 +138,8 @@ class VAEConfig:
                     f"vae.{name} needs one value between each two of vae.dim_mult "
                     f"({len(self.dim_mult) - 1}), not {len(getattr(self, name))}"
                 )
-        if self.patch < 1:
-            raise UserError(f"vae.patch is {self.patch}; it must be 1 or more")
-        for name in ("stem_dim", "stem_blocks", "tail_dim", "tail_blocks"):
-            if getattr(self, name) < 0:
-                raise UserError(f"vae.{name} is {getattr(self, name)}; it must be 0 or more")
         staged = self.stem_dim or self.tail_dim
-        if staged and (self.stage_patch < 1 or self.patch % self.stage_patch):
+        if staged and self.patch % self.stage_patch:
             raise UserError(
                 f"vae.stage_patch is {self.stage_patch}; with a stem or a tail it must divide "
                 f"vae.patch = {self.patch}"
@@ -124,6 +173,19 @@ class TextConfig:
         "float32"  # float32 | bfloat16: of parameters and compute when captions are encoded
     )
 
+    def __post_init__(self):
+        _check_range(self, "text", MOST, "vocab_size", "max_distance")
+        _check_range(self, "text", MAX_WIDTH, "dim", "num_heads", "head_dim", "ffn_dim")
+        _check_range(self, "text", MAX_LAYERS, "num_layers")
+        _check_range(self, "text", MAX_CAPTION, "max_length")
+        _check_range(self, "text", MAX_WIDTH, "num_buckets", least=4)
+        if self.max_distance <= self.num_buckets // 4:
+            raise UserError(
+                f"text.max_distance is {self.max_distance}; it must be above a quarter of "
+                f"text.num_buckets = {self.num_buckets}"
+            )
+        _check_dtype("text.dtype", self.dtype, TEXT_DTYPES)
+
 
 @dataclasses.dataclass(frozen=True)
 class DiTConfig:
@@ -152,6 +214,30 @@ class DiTConfig:
     products: str = (
         "float32"  # float32 | bfloat16: how float32 layers multiply, see `nets.products`
     )
+
+    def __post_init__(self):
+        _check_range(self, "dit", MAX_WIDTH, "dim", "num_heads", "in_channels", "out_channels")
+        _check_range(self, "dit", MOST, "ffn_dim")
+        _check_range(self, "dit", MAX_LAYERS, "num_layers")
+        _check_range(self, "dit", MAX_FACTOR, "patch")
+        _check_range(self, "dit", MAX_WIDTH, "freq_dim", least=2)
+        if self.freq_dim % 2:
+            raise UserError(f"dit.freq_dim is {self.freq_dim}; it must be even")
+        if self.dim % self.num_heads or self.head_dim % 2 or self.head_dim < 6:
+            raise UserError(
+                f"dit.num_heads is {self.num_heads}; it must cut dit.dim = {self.dim} into heads of "
+                "an even width of 6 or more"
+            )
+        _check_positive(self, "dit", "eps", "rope_theta", "qk_init")
+        if (
+            len(self.latent_std) not in (0, self.in_channels)
+            or min(self.latent_std, default=1) <= 0
+        ):
+            raise UserError(
+                f"dit.latent_std is {self.latent_std}; it can have none or dit.in_channels = "
+                f"{self.in_channels} values above 0"
+            )
+        _check_dtype("dit.dtype", self.dtype, DTYPES)
 
     @property
     def head_dim(self) -> int:
@@ -272,3 +358,6 @@ class ModelConfig:
     noise: NoiseConfig = NoiseConfig()
     sampler: SamplerConfig = SamplerConfig()
     cfg: CFGConfig = CFGConfig()
+
+    def __post_init__(self):
+        _check_numbers(self)

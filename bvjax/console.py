@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from bvjax import machine
 from bvjax.errors import UserError, WorkError
 from bvjax.plain_text import shown
 
@@ -42,6 +43,11 @@ def run(command: Callable[[], int | None], name: str = "bvjax") -> int:
         return say(f"{name}: {as_options(str(error))}", 2)
     except WorkError as error:
         return say(f"{name}: {as_options(str(error))}", 1)
+    except (MemoryError, RuntimeError, AssertionError) as error:
+        told = machine.translated(error)
+        if told is None:
+            raise
+        return say(f"{name}: {told}", 1 if isinstance(told, WorkError) else 2)
     except ModuleNotFoundError as error:
         from bvjax.extras import extra_of
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
-from bvjax import weights
-from bvjax.errors import UserError
+from bvjax import machine, weights
+from bvjax.errors import UserError, WorkError
 from bvjax.generate import bundle as bundles
 from bvjax.generate import session, video_io
 from bvjax.story import Story
-from bvjax.versions import versions
+from bvjax.versions import software
 
 CAPTIONS = (
     "A red fox named Pip sits in a meadow in the morning.",
@@ -26,23 +27,36 @@ CAPTIONS = (
 
 
 def examine(say: Callable[[str], None]) -> bool:
-    """Reports line by line through `say`; False when something a video needs does not work."""
+    """Reports line by line through `say`, the verdict last; False when something does not work.
+
+    A check that fails, however it fails, keeps none of the others from being made.
+    """
     checks = (
         ("software", _software), ("devices", _devices), ("memory", _memory), ("disk", _disk),
         ("video", _video), ("weights", _weights), ("two chunks", _two_chunks),
     )  # fmt: skip
-    well = True
+    wrong = []
     for name, check in checks:
         try:
             say(f"ok    {name}: {check()}")
-        except UserError as error:
-            well = False
-            say(f"WRONG {name}: {error}")
-    return well
+        except Exception as error:  # whatever is wrong here, the rest is worth knowing
+            wrong.append(name)
+            told = machine.translated(error) or error
+            kind = "" if isinstance(told, UserError | WorkError) else f"{type(told).__name__}: "
+            told = f"{kind}{' '.join(str(told).split())}"
+            say(f"WRONG {name}: {told}")
+    say(_verdict(wrong))
+    return not wrong
+
+
+def _verdict(wrong: Sequence[str]) -> str:
+    if not wrong:
+        return "all is well: videos can be made here"
+    return f"videos cannot be made here as it is: see {', '.join(wrong)}"
 
 
 def _software() -> str:
-    found = versions()
+    found = software()
     return ", ".join(f"{k} {found[k]}" for k in ("bvjax", "jax", "python"))
 
 
@@ -52,12 +66,12 @@ def _devices() -> str:
 
 
 def _memory() -> str:
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = (os.sysconf(n) * page for n in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
-    text = f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        text += f"; {stats['bytes_limit'] / 1e9:.1f} GB on the device"
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    text = f"{machine.host_bytes() / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
+    with contextlib.suppress(Exception):  # what is wrong with the devices is said there
+        size = machine.device_bytes()
+        if size and jax.default_backend() != "cpu":
+            text += f"; {size / 1e9:.1f} GB on the device"
     return text
 
 

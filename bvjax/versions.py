@@ -14,16 +14,21 @@ import bvjax
 PACKAGES = ("bvjax", "jax", "jaxlib", "flax", "numpy", "av", "opencv-python-headless")
 
 
-def versions() -> dict[str, str]:
-    """Software and hardware, for the record: to the bit, results hold for equal versions only."""
-    root = pathlib.Path(bvjax.__file__).parents[1]
+def software() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on; asks for no device."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
-    device = jax.devices()[0]
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Software and hardware, for the record: to the bit, results hold for equal versions only."""
+    root = pathlib.Path(bvjax.__file__).parents[1]
+    found, device = software(), jax.devices()[0]
     found |= {"backend": device.platform, "device": device.device_kind}
     if (root / ".git").exists():
         git = ("git", "-C", str(root), "rev-parse", "HEAD")

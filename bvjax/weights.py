@@ -235,7 +235,7 @@ def config_with(
     stored = {"model": to_dict(model), "made": {}}
     if (folder / "config.json").exists():
         stored = _read_config(folder)
-        old = from_dict(ModelConfig, stored["model"])
+        old = _model_of(folder, stored)
         kept = {p: getattr(old, p) for p in ("vae", "text") if p not in made}
         base = model if "dit" in made else old
         new = {p: getattr(model, p) for p in made}
@@ -269,7 +269,7 @@ def load_weights(
 
 def load_config(folder: Path) -> ModelConfig:
     """The model configuration of a weights folder; raises `UserError`."""
-    return from_dict(ModelConfig, _read_config(Path(folder))["model"])
+    return _model_of(folder, _read_config(Path(folder)))
 
 
 def load_made(folder: Path, part: str) -> dict[str, Any]:
@@ -307,7 +307,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
         objects += stored["made"].values()
     if not all(isinstance(value, dict) for value in objects):
         raise UserError(f"{path} is damaged: model, made and what is in made must be objects")
+    for part, about in stored["made"].items():
+        if not isinstance(about.get("stage"), str | None):
+            raise UserError(f"{path} is damaged: the stage of {part} must be a word")
     return stored
+
+
+def _model_of(folder: Path, stored: Mapping[str, Any]) -> ModelConfig:
+    try:
+        return from_dict(ModelConfig, stored["model"])
+    except UserError as error:
+        raise UserError(f"{Path(folder) / 'config.json'} is damaged: {error}") from None
 
 
 def _check_parts(parts: Iterable[str]) -> None:

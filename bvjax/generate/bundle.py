@@ -19,7 +19,9 @@ from bvjax import tokenizer as text_tokens
 from bvjax import weights
 from bvjax.config import ModelConfig, TextConfig
 from bvjax.errors import UserError
+from bvjax.files import read_text
 from bvjax.generate.cache_folder import cache_folder, file_sha256
+from bvjax.generate.checks import check_model
 from bvjax.generate.placement import choose_layout
 from bvjax.generate.text_cache import TextCache
 from bvjax.presets import get_preset
@@ -128,10 +130,20 @@ def find_weights(preset: str | None, folder: str | pathlib.Path | None) -> pathl
     path = pathlib.Path(folder)
     if not path.is_dir():
         raise UserError(f"there is no weights folder {path}")
-    name = weights.load_config(path).name
+    name = load_model(path).name
     if preset not in (None, name):
         raise UserError(f"{path} holds weights of preset {name!r}, not of {preset!r}")
     return path
+
+
+def load_model(folder: pathlib.Path) -> ModelConfig:
+    """The model of a weights folder; raises `UserError` for one that cannot generate."""
+    model = weights.load_config(folder)
+    try:
+        check_model(model)
+    except UserError as error:
+        raise UserError(f"{folder / 'config.json'} is damaged: {error}") from None
+    return model
 
 
 def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bundle:
@@ -143,7 +155,7 @@ def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bun
     """
     folder = pathlib.Path(folder)
     file = find_tokenizer(folder)
-    tokenizer, model = Tokenizer(file), weights.load_config(folder)
+    tokenizer, model = Tokenizer(file), load_model(folder)
     for part in weights.PARTS:
         weights.check_tensors(folder / f"{part}.safetensors", weights.shapes(model, part))
     if tokenizer.vocab_size > model.text.vocab_size:
@@ -152,7 +164,7 @@ def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bun
             f"has {model.text.vocab_size}: they do not belong together"
         )
     words = folder / VOCABULARY
-    known = frozenset(words.read_text(encoding="utf-8").split()) if words.exists() else None
+    known = frozenset(read_text(words, "the word list").split()) if words.exists() else None
     parts = [folder / f"{part}.safetensors" for part in weights.PARTS]
     layout = choose_layout(model) if layout is None else layout
     return Bundle(

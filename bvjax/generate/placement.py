@@ -8,9 +8,12 @@ from collections.abc import Sequence
 import jax
 from absl import logging
 
+from bvjax import machine
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
+from bvjax.memory.bank import init_bank
+from bvjax.memory.storage import storage_dtype
 from bvjax.sharding import AXES, ONE_DEVICE, TOKENS, Layout, make_layout
 
 
@@ -57,6 +60,23 @@ def check_layout(model: ModelConfig, layout: Layout) -> None:
         why = misfit(model, dict(layout.mesh.shape))
         if why is not None:
             raise UserError(f"this mesh does not fit the model: {why}")
+
+
+def check_memory(model: ModelConfig, layout: Layout = ONE_DEVICE) -> None:
+    """Raises `UserError` when the bank alone is larger than where it is kept."""
+    empty = lambda: init_bank(model, 1, storage_dtype(model))
+    values = jax.tree.leaves(jax.eval_shape(empty))
+    size = (1 + model.cfg.two_banks) * sum(math.prod(x.shape) * x.dtype.itemsize for x in values)
+    room = machine.host_bytes()
+    if model.memory.place == "device":
+        count = 1 if layout.mesh is None else layout.mesh.size
+        each = machine.device_bytes()
+        room = each and each * count
+    if room is not None and size > room:
+        raise UserError(
+            f"the memory of earlier chunks takes {size / 1e9:,.1f} GB; the {model.memory.place} has "
+            f"{room / 1e9:,.1f} GB: {machine.LOWER}"
+        )
 
 
 def choose_mesh(model: ModelConfig, count: int) -> dict[str, int] | None:

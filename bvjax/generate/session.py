@@ -26,6 +26,7 @@ from bvjax.generate.conditions import (
     numbered,
 )
 from bvjax.generate.finished import check_chunk, check_text_states, not_finite
+from bvjax.generate.placement import check_memory
 from bvjax.generate.prefix import Encoding, encode_given, take
 from bvjax.generate.rollout import Piece, stream
 from bvjax.generate.run_dir import RunDir, check_place, check_space, required_bytes
@@ -87,6 +88,7 @@ def begin(
     chunk = model.chunk
     check_model(model)
     _check_fit(bundle, model)
+    check_memory(model, bundle.layout)
     captions = story.chunk_captions(chunk.frames / chunk.fps)
     merged = story.merged(chunk.frames / chunk.fps)
     if chunks is not None and not 1 <= chunks <= len(captions):
@@ -165,14 +167,16 @@ def produce(
     stopped.  With `only_report` nothing new is generated and the video is left alone.
 
     Raises:
-        UserError: the weights are not those the run began with; a chunk on disk is not finite;
-            `only_report` and there is no chunk.
+        UserError: the weights are not those the run began with; the memory is larger than the
+            device's; a chunk on disk is not finite; `only_report` and there is no chunk.
         WorkError: a part of a chunk is not finite; nothing of it is saved.
     """
     check_weights(run, bundle)
     _compare_versions(run)
     settings = run.settings
     model = settings.model
+    if not only_report:
+        check_memory(model, bundle.layout)
     started = time.perf_counter()
     # What is refused in the folder is refused before anything is written there.
     image, found = run.image(), run.load_latents(run.latent_ids(), tidy=False)

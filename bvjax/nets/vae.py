@@ -214,14 +214,18 @@ class WanVAE(nn.Module):
         return self.decode_piece(mu, None, True)[0]
 
 
-def init_params(config: VAEConfig, key: PRNGKeyArray, height: int = 32, width: int = 32) -> Params:
-    """Fresh float32 parameters; they do not depend on `height` and `width`.
+def init_params(
+    config: VAEConfig, key: PRNGKeyArray, height: int | None = None, width: int | None = None
+) -> Params:
+    """Fresh float32 parameters; they do not depend on `height` and `width` (None: any that fit).
 
     Kernels are LeCun normal (a tenth of it where a residual branch ends, so that the network starts
     out nearly linear and learns sooner), biases 0, gains 1.  All kernels
     are cut from one draw: compiling the generator once for every shape takes half a minute on CPU.
     """
-    frames = jax.ShapeDtypeStruct((1, 1 + config.temporal_factor, height, width, 3), jnp.float32)
+    side = math.lcm(32, config.spatial_factor)
+    size = (height or side, width or side)
+    frames = jax.ShapeDtypeStruct((1, 1 + config.temporal_factor, *size, 3), jnp.float32)
     _check_frames(config, frames.shape, first=True)
     shapes = jax.eval_shape(WanVAE(config).init, key, frames)["params"]
     sizes = [math.prod(s.shape) for s in jax.tree.leaves(shapes) if len(s.shape) > 1]

@@ -328,9 +328,28 @@ def test_doctor(tiny, monkeypatch, capsys):
     assert cli.main(["doctor"]) == 0
     text = capsys.readouterr().out
     assert text.count("ok ") == 7 and "17 frames" in text and "backend cpu" in text
+    assert text.splitlines()[-1] == "all is well: videos can be made here"
     monkeypatch.setattr(doctor.video_io, "read_video", lambda _: (np.zeros((1, 2, 2, 3)), 8.0))
-    assert cli.main(["doctor"]) == 2
-    assert "WRONG video" in capsys.readouterr().out
+    monkeypatch.setattr(doctor, "_two_chunks", lambda: 1 // 0)
+    assert cli.main(["doctor"]) == 1
+    text = capsys.readouterr().out
+    assert "WRONG video" in text and "WRONG two chunks: ZeroDivisionError: " in text
+    assert text.splitlines()[-1].endswith("as it is: see video, two chunks")
+
+
+def test_doctor_survives_a_missing_device(tiny, monkeypatch, capsys):
+    def missing():
+        raise RuntimeError("Unable to initialize backend 'cuda': not here\n (set JAX_PLATFORMS='')")
+
+    monkeypatch.setattr(doctor.bundles, "find_weights", lambda *_: tiny.weights)
+    monkeypatch.setattr(doctor.jax, "devices", missing)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert cli.main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    wrong = [line for line in lines if line.startswith("WRONG")]
+    assert [line.split(":")[0] for line in wrong] == ["WRONG devices", "WRONG two chunks"]
+    assert all("JAX cannot use 'cuda' here" in line for line in wrong)
+    assert lines[-1].endswith("see devices, two chunks") and len(lines) == 8
 
 
 @pytest.mark.parametrize("words, says", [

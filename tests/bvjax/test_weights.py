@@ -135,13 +135,13 @@ def test_parts_are_added_one_after_the_other(tmp_path, model):
     tokenizer = tmp_path / "t.model"
     tokenizer.write_bytes(b"pieces")
     weights.save_weights(tmp_path, model, filled(model, "text"), tokenizer=tokenizer)
-    wider = dataclasses.replace(model, dit=dataclasses.replace(model.dit, dim=24))
+    wider = dataclasses.replace(model, dit=dataclasses.replace(model.dit, dim=48))
     weights.save_weights(tmp_path, wider, filled(wider, "dit"), meta={"seed": 2})
 
     loaded, params = weights.load_weights(tmp_path)
     assert loaded == dataclasses.replace(with_vae, dit=wider.dit)
     np.testing.assert_array_equal(params["vae"]["k"], 3.0)
-    assert params["dit"]["k"].shape == (24,)
+    assert params["dit"]["k"].shape == (48,)
     assert (tmp_path / weights.TOKENIZER).read_bytes() == b"pieces"
     made = json.loads((tmp_path / "config.json").read_text())["made"]
     assert made == {"vae": {"seed": 1}, "text": {}, "dit": {"seed": 2}}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bvjax.config import DiTConfig, TextConfig
+from bvjax.config import DiTConfig, TextConfig, VAEConfig
 from bvjax.diffusion.noise import gaussian, initial_noise
 from bvjax.diffusion.solvers import sigmas, timesteps
 from bvjax.generate import rollout as rollouts
@@ -43,6 +43,7 @@ def small(name, *overrides):
         preset,
         chunk=dataclasses.replace(preset.chunk, height=32, width=32),
         text=TextConfig(dim=WIDTH, max_length=ROWS),
+        vae=VAEConfig(z_dim=4, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4),
         dit=DIT,
         memory=dataclasses.replace(preset.memory, capacity=12),
     )

@@ -354,7 +354,6 @@ def test_begin_refuses(bundle, story, tiny, tmp_path):
         ({"scale": 0}, "the scale is 0; at 32x32 pixels it can be 1 to 186"),
         ({"scale": 187}, "the scale is 187"),
         ({"model": tiny.variant(cfg={"negative": "Pip " * 90})}, "the negative prompt .* has "),
-        ({"model": tiny.variant(build={"n_random": 2**40})}, "build.n_random is .* above 1048576"),
         ({"chunks": 9}, "this story has 1 to 5"),
         ({"image": tmp_path / "missing.png"}, "No such file"),
         ({"model": tiny.variant(chunk={"history": "both"})}, "pixels, latents"),
