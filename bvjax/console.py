@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -14,11 +13,11 @@ from typing import TextIO
 
 from bvjax import machine
 from bvjax.errors import UserError, WorkError
+from bvjax.files import DISK_FULL
 from bvjax.plain_text import shown
 
 AGAIN = "what is finished is kept, the same command again goes on"  # for `going_on`
 BROKEN_PIPE = 141  # what a shell reports of a command that nobody reads any more
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PARAMETER = re.compile(r"`([A-Za-z_]\w*)`")
 # Options that are not the parameter's name with hyphens: each is given once for every item.
 _OPTIONS = {"overrides": "--set", "captions": "--caption", "loras": "--lora"}
@@ -62,7 +61,7 @@ def run(command: Callable[[], int | None], name: str = "bvjax") -> int:
         _drop_output()
         return BROKEN_PIPE
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in DISK_FULL:
             return say(f"{name}: no space left on the disk{_notes(error) or '; free some'}", 1)
         return say(f"{name}: {os_sentence(error)}", 2)
     except KeyboardInterrupt as error:
@@ -129,7 +128,7 @@ def going_on(how: str) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, OSError) as error:
-        if isinstance(error, KeyboardInterrupt) or error.errno in _FULL:
+        if isinstance(error, KeyboardInterrupt) or error.errno in DISK_FULL:
             error.add_note(how)
         raise
 

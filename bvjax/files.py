@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ import numpy as np
 
 from bvjax.errors import UserError
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 MAX_DEPTH = 100  # lists and objects within each other; the files here have about ten
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 
@@ -40,6 +42,21 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: Exception, what: str = "") -> Exception:
+    """What to raise when `path` cannot be written: `UserError`, or `OSError` when the disk is full.
+
+    A full disk is nothing that the user got wrong, and what was asked can be gone on with.
+
+    Args:
+        error: of the system, or of a library that passes on its `errno`.
+        what: said before the path, for example "the video".
+    """
+    reason, code = getattr(error, "strerror", None) or str(error), getattr(error, "errno", None)
+    if code in DISK_FULL:
+        return OSError(code, reason, str(path))
+    return UserError(f"cannot write {what or 'to'} {path}: {reason}")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -37,7 +37,7 @@ from jaxtyping import Float, UInt8
 from bvjax.array_files import read_npy
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError, WorkError
-from bvjax.files import npy_bytes, npz_bytes, parse_json, write_atomic
+from bvjax.files import cannot_write, npy_bytes, npz_bytes, parse_json, write_atomic
 from bvjax.finite import is_finite
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.finished import chunk_name
@@ -90,7 +90,8 @@ class RunDir:
 
         `video` are the frames that `settings.video_sha256` tells of; a run that goes on has them.
 
-        Raises `UserError` for a folder that holds something else, is read-only or full.
+        Raises `UserError` for a folder that holds something else, is read-only or has too little
+        space.
         """
         path = pathlib.Path(path)
         if (path / "config.json").exists():
@@ -116,7 +117,7 @@ class RunDir:
             _write_json(path / "story.json", {"title": title, "captions": list(captions)})
             _write_json(path / "config.json", as_json(settings))  # last: it makes the folder a run
         except OSError as error:
-            raise _cannot_write(path, error) from None
+            raise cannot_write(path, error) from None
         return cls(path, settings, captions, title)
 
     @classmethod
@@ -284,7 +285,7 @@ class RunDir:
             self._move([*made, *self._latents_from(from_id)], archive)
             _write_json(self.path / "story.json", {"title": self.title, "captions": list(captions)})
         except OSError as error:
-            raise _cannot_write(self.path, error) from None
+            raise cannot_write(self.path, error) from None
         logging.info("what was made of the chunks from there on is in %s", archive)
         return self._changed(settings)
 
@@ -336,7 +337,7 @@ class RunDir:
             archive = folder / f"{number:03d}"
             archive.mkdir()
         except OSError as error:
-            raise _cannot_write(folder, error) from None
+            raise cannot_write(folder, error) from None
         return archive
 
     def _move(self, paths: Sequence[pathlib.Path], archive: pathlib.Path) -> None:
@@ -421,7 +422,7 @@ def check_space(path: pathlib.Path, needed: int) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise _cannot_write(path, error) from None
+        raise cannot_write(path, error) from None
     free = shutil.disk_usage(existing).free
     if free < needed + SPARE_BYTES:
         raise UserError(
@@ -439,7 +440,7 @@ def _lock(path: pathlib.Path) -> int:
     try:
         handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise _cannot_write(path, error) from None
+        raise cannot_write(path, error) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -450,7 +451,3 @@ def _lock(path: pathlib.Path) -> int:
 
 def _write_json(path: pathlib.Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def _cannot_write(path: pathlib.Path, error: OSError) -> UserError:
-    return UserError(f"cannot write to {path}: {error.strerror or error}")

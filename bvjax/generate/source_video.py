@@ -13,7 +13,8 @@ import PIL.Image
 import PIL.ImageOps
 
 from bvjax.errors import UserError
-from bvjax.video_frames import Frame, TimedFrame, location, reason, tag, timed_frames
+from bvjax.files import cannot_write
+from bvjax.video_frames import Frame, TimedFrame, location, tag, timed_frames
 
 # Of the time a frame is shown: one that the source would fill by less is not made.  The times in
 # Matroska files are rounded to milliseconds, so the end of a video is not exact.
@@ -68,7 +69,7 @@ def frame_size(path: str | pathlib.Path) -> tuple[int, int]:
 
 
 def write_copy(path: pathlib.Path, frames: Iterable[Frame], fps: int) -> None:
-    """Writes frames without any loss (FFV1); raises `UserError`."""
+    """Writes frames without any loss (FFV1); raises `UserError`, `OSError` when the disk is full."""
     try:
         with av.open(location(path), "w", format="matroska") as container:
             stream = None
@@ -83,7 +84,7 @@ def write_copy(path: pathlib.Path, frames: Iterable[Frame], fps: int) -> None:
             if stream is not None:
                 container.mux(stream.encode())
     except (OSError, av.FFmpegError) as error:
-        raise UserError(f"cannot write the video {path}: {reason(error)}") from None
+        raise cannot_write(path, error, "the video") from None
 
 
 def read_copy(path: pathlib.Path) -> Iterator[Frame]:

@@ -7,6 +7,7 @@ front.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from types import TracebackType
@@ -19,6 +20,7 @@ from absl import logging
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
+from bvjax.files import cannot_write
 from bvjax.video_frames import location, open_video, reason, tag, timed_frames, yuv420
 
 WATCHABLE = 256  # pixels: the short side of a video that is pleasant to look at
@@ -39,7 +41,7 @@ def watchable_scale(height: int, width: int) -> int:
 class VideoWriter:
     """Writes uint8 RGB frames to an mp4 as they come; use it as a context manager.
 
-    Raises `UserError` when the file cannot be written.
+    Raises `UserError` when the file cannot be written, `OSError` when the disk is full.
     """
 
     def __init__(self, path: str | pathlib.Path, fps: int, scale: int = 1):
@@ -50,7 +52,7 @@ class VideoWriter:
         try:
             self._container = av.open(location(self.path), "w", format="mp4", options=_FRAGMENTED)
         except (OSError, av.FFmpegError) as error:
-            raise _cannot_write(self.path, error) from None
+            raise cannot_write(self.path, error, "the video") from None
 
     def write(self, frames: UInt8[np.ndarray, "f h w 3"]) -> None:
         """Append frames; the first ones decide the size."""
@@ -61,7 +63,7 @@ class VideoWriter:
                 frame = yuv420(self._enlarge(picture))
                 self._container.mux(self._stream.encode(frame))
         except (OSError, av.FFmpegError) as error:
-            raise _cannot_write(self.path, error) from None
+            raise cannot_write(self.path, error, "the video") from None
 
     def close(self) -> None:
         """Finish the file and move its index to the front."""
@@ -72,7 +74,7 @@ class VideoWriter:
             if self._stream is not None:
                 _move_index(self.path)
         except (OSError, av.FFmpegError) as error:
-            raise _cannot_write(self.path, error) from None
+            raise cannot_write(self.path, error, "the video") from None
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -86,7 +88,8 @@ class VideoWriter:
         if kind is None:
             self.close()
         else:  # what has been written so far stays, as after a kill
-            self._container.close()
+            with contextlib.suppress(OSError, av.FFmpegError):  # the first error is the one to tell
+                self._container.close()
 
     def _open_stream(self, height: int, width: int) -> av.VideoStream:
         stream = self._container.add_stream("libx264", rate=self._fps, options=_CODEC)
@@ -199,7 +202,3 @@ def _move_index(path: pathlib.Path) -> None:
         os.replace(whole, path)
     finally:
         whole.unlink(missing_ok=True)
-
-
-def _cannot_write(path: pathlib.Path, error: Exception) -> UserError:
-    return UserError(f"cannot write the video {path}: {reason(error)}")

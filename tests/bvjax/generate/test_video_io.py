@@ -1,5 +1,6 @@
 """Video files: what goes in comes out, and what was written before a kill can be watched."""
 
+import errno
 import io
 import os
 import subprocess
@@ -189,3 +190,20 @@ def test_any_bytes_are_a_picture_or_refused(tmp_path, data):
         except UserError as error:
             assert str(path) in str(error) and "\n" not in str(error)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_full_disk_is_told_as_one(tmp_path, monkeypatch):
+    """Not as something the user got wrong: the command line says how to go on."""
+    frames = np.zeros((1, 16, 16, 3), np.uint8)
+    for code, kind in ((errno.ENOSPC, OSError), (errno.EACCES, UserError)):
+
+        def refused(*_, code=code):
+            raise av.FFmpegError(code, os.strerror(code))
+
+        monkeypatch.setattr(VideoWriter, "_enlarge", refused)
+        with (
+            pytest.raises(kind, match=os.strerror(code)) as told,
+            VideoWriter(tmp_path / "a.mp4", 8) as writer,
+        ):
+            writer.write(frames)
+        assert getattr(told.value, "errno", code) == code and "a.mp4" in str(told.value)
