@@ -191,7 +191,7 @@ def commit(
     def write(bank: KVBank, made: Kept | Entry) -> KVBank:
         bank = kv_bank.write(
             bank, made, given.embedding[None], given.chunk_id, model.memory,
-            model.retrieval.recent, layout.kernels,
+            model.retrieval.recent, layout.kernels, latents[None],
         )  # fmt: skip
         return kv_bank.cut(bank, layout)
 

@@ -122,6 +122,7 @@ def draw_history(
     config: RetrievalConfig,
     history: HistoryConfig,
     kind: Int[Array, "b m"] | None = None,
+    latents: Float[Array, "b c l h w z"] | None = None,
 ) -> History:
     """The context of each target chunk (Eq. 8, 9), causal by construction: only chunks before it.
 
@@ -134,10 +135,11 @@ def draw_history(
             the semantic scores.
         history: the chances.
         kind: places of rules in the table, drawn when not given (evaluation gives them).
+        latents: of all chunks, clean, for rules that need them.
     """
     if kind is None:
         kind = draw_kinds(purpose_key(key, "kind"), history, target.shape)
-    entries = _candidates(key, target, embedding, relevance)
+    entries = _candidates(key, target, embedding, relevance, latents)
     scores = jnp.select(
         [kind[..., None] == i for i in range(len(RULES))],
         [rules.score(name, entries, config) for name in RULES],
@@ -169,7 +171,7 @@ def draw_history(
     )
 
 
-def _candidates(key, target, embedding, relevance) -> rules.Candidates:
+def _candidates(key, target, embedding, relevance, latents) -> rules.Candidates:
     """All chunks of the clips, for each target those before it."""
     ids = jnp.arange(1, embedding.shape[1] + 1)
     row = jnp.take_along_axis
@@ -181,6 +183,7 @@ def _candidates(key, target, embedding, relevance) -> rules.Candidates:
         captions=embedding[:, None],
         key=purpose_key(key, "random"),
         oracle=row(relevance, (target - 1)[..., None], axis=1),
+        latents=None if latents is None else latents[:, None],
     )
 
 

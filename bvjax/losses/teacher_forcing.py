@@ -342,7 +342,7 @@ class TeacherForcing:
         target = self._targets(purpose_key(key, "targets"), clip)
         history = draw_history(
             purpose_key(key, "history"), target, clip.embedding, clip.relevance,
-            self.model.retrieval, forcing.history,
+            self.model.retrieval, forcing.history, latents=clip.chunks,
         )  # fmt: skip
         if forcing.history.never:
             context, kept, (_, base) = None, jnp.zeros(()), self.positions(history, target)

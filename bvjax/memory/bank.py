@@ -64,6 +64,7 @@ class KVBank:
     valid: Bool[Array, "B slot"]
     key_scales: Float[Array, "Y B slot cap A"] | None = None  # of rows in 8 bits
     value_scales: Float[Array, "Y B slot cap A"] | None = None
+    latents: Float[Array, "B slot l h w z"] | None = None  # for a retrieval rule that needs them
 
 
 @flax.struct.dataclass
@@ -90,7 +91,11 @@ class Kept:
 def check(model: ModelConfig) -> None:
     """Raises `UserError`, in one sentence, when the memory cannot work as `model` says."""
     memory, build, retrieval = model.memory, model.build, model.retrieval
-    rules.rule_of(retrieval.kind)
+    if "latents" in rules.rule_of(retrieval.kind).needs and memory.place == "host":
+        raise UserError(
+            f"retrieval.kind {retrieval.kind!r} looks at latents, and memory.place='host' decides "
+            "what each chunk sees before there are any; use memory.place='device'"
+        )
     for name, value, legal in (
         ("memory.evict", memory.evict, EVICT),
         ("memory.cover", memory.cover, salience.COVERS),
@@ -157,7 +162,7 @@ def init_bank(model: ModelConfig, batch: int, dtype: DTypeLike) -> KVBank:
 
 def book_of(bank: KVBank) -> Book:
     """What of a bank decides about slots and selections."""
-    return Book(embedding=bank.embedding, chunk_id=bank.chunk_id, valid=bank.valid)
+    return Book(bank.embedding, bank.chunk_id, bank.valid, bank.latents)
 
 
 def entry_shapes(model: ModelConfig, batch: int, dtype: DTypeLike) -> Entry:
@@ -279,6 +284,7 @@ def write(
     memory: MemoryConfig,
     recent: int,
     kernels: str = "auto",
+    latents: Float[Array, "B k h w z"] | None = None,
 ) -> KVBank:
     """The bank with chunk `chunk_id` in it; the one write of a step, a resume and a rebuild.
 
@@ -289,16 +295,18 @@ def write(
     Args:
       made: in the `dtype` of the bank.
       kernels: `implementation` of `kv_gather.write_rows`.
+      latents: of the chunk, clean, for a retrieval rule that needs them.
 
     Raises:
-      UserError: unknown `memory.evict`.  ValueError: one of bank and entry has scales.
+      UserError: unknown `memory.evict`.  ValueError: one of bank and entry has scales, or
+        `latents` are missing.
     """
     rows = made.rows if isinstance(made, Kept) else made
     if (bank.key_scales is None) != (rows.key_scales is None):
         raise ValueError(
             f"an entry of {rows.keys.dtype} is no entry of a bank of {bank.keys.dtype}"
         )
-    book, slot = enter(book_of(bank), embedding, chunk_id, memory, recent)
+    book, slot = enter(book_of(bank), embedding, chunk_id, memory, recent, latents)
     batch = jnp.arange(slot.shape[0])
 
     def put(name, value):

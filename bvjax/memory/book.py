@@ -1,6 +1,7 @@
 """Which chunk is in which slot: captions, ids, and who leaves when a new one comes.
 
-Nothing here depends on latents, so all of it is known before a video begins.
+Nothing here depends on latents, so all of it is known before a video begins, unless the retrieval
+rule looks at them: then the book holds them too.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import MemoryConfig, ModelConfig
 from bvjax.errors import UserError
+from bvjax.memory.rules import rule_of
 from bvjax.memory.similarity import cosine
 
 EVICT = ("redundant", "oldest")
@@ -23,15 +26,22 @@ class Book:
     embedding: Float[Array, "B slot Dt"]  # mean text state of the chunk's caption
     chunk_id: Int[Array, "B slot"]
     valid: Bool[Array, "B slot"]
+    # Clean ones, for a retrieval rule that needs them; zeros behind those of a single latent frame.
+    latents: Float[Array, "B slot l h w z"] | None = None
 
 
 def init_book(model: ModelConfig, batch: int) -> Book:
     """A book without entries."""
-    slots = (batch, model.memory.slots)
+    slots, latents = (batch, model.memory.slots), None
+    if "latents" in rule_of(model.retrieval.kind).needs:
+        grid = ChunkGrid.of(model)
+        frames = (grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
+        latents = jnp.zeros((*slots, *frames), jnp.float32)
     return Book(
         embedding=jnp.zeros((*slots, model.text.dim), jnp.float32),
         chunk_id=jnp.full(slots, -1, jnp.int32),
         valid=jnp.zeros(slots, bool),
+        latents=latents,
     )
 
 
@@ -41,6 +51,7 @@ def enter(
     chunk_id: Int[Array, ""],
     memory: MemoryConfig,
     recent: int,
+    latents: Float[Array, "B k h w z"] | None = None,
 ) -> tuple[Book, Int[Array, "B"]]:
     """The book with chunk `chunk_id` in it, and the slot it gets.
 
@@ -50,8 +61,11 @@ def enter(
     The anchor and the ids from `chunk_id - recent` on are never evicted.  A chunk that this
     leaves no slot for (older than all that is kept) is not entered; its slot is their number.
 
+    Args:
+      latents: of the chunk, at most as many frames as a slot has; needed where the book holds them.
+
     Raises:
-      UserError: unknown `memory.evict`.
+      UserError: unknown `memory.evict`.  ValueError: `latents` are missing.
     """
     slot = _choose_slot(book, embedding, chunk_id, memory, recent)
     rows = jnp.arange(slot.shape[0])
@@ -60,7 +74,14 @@ def enter(
         embedding=put(book.embedding, embedding.astype(jnp.float32)),
         chunk_id=put(book.chunk_id, jnp.asarray(chunk_id, jnp.int32)),
         valid=put(book.valid, True),
+        latents=book.latents,
     )
+    if book.latents is not None:
+        if latents is None:
+            raise ValueError("the retrieval rule needs the latents of what is entered")
+        missing = book.latents.shape[2] - latents.shape[1]
+        whole = jnp.pad(latents, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)))
+        entered = entered.replace(latents=put(book.latents, whole.astype(jnp.float32)))
     return entered, slot
 
 

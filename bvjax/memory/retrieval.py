@@ -144,6 +144,7 @@ def retrieve(
         captions=bank.embedding,
         key=key,
         oracle=oracle,
+        latents=bank.latents,
     )
     scores, valid = rules.score(r.kind, entries, r), bank.valid
     if not rule.looks_back:

@@ -38,6 +38,7 @@ class Candidates:
     captions: Float[Array, "*#rows S Dt"] | None = None
     key: Key[Array, ""] | None = None
     oracle: Float[Array, "*rows S"] | None = None  # relevance by ground truth; -inf: never this
+    latents: Float[Array, "*#rows S l h w z"] | None = None  # clean ones
 
 
 # What a rule can need: the fields of `Candidates`, and how they are called where they are missing.
@@ -45,6 +46,7 @@ NEEDS = {
     "caption": (("target_caption", "captions"), "the embeddings of captions"),
     "key": (("key",), "a key"),
     "oracle": (("oracle",), "oracle scores"),
+    "latents": (("latents",), "the latents of chunks"),
 }
 
 

@@ -150,14 +150,16 @@ class ReturnChunks:
         return latents, jnp.where(history.valid, history.index + 1, -1)[:, 0]
 
     def _history(self, clip: Clip, target: Int[Array, "b m"], kind, anchor, keys: Array) -> History:
-        def one(key, target, embedding, relevance):
+        def one(key, target, embedding, relevance, latents):
             given = (x[None] for x in (target, embedding, relevance))
             kinds = jnp.full((1, len(target)), kind)
             config, chances = self.model.retrieval, self.teacher.forcing.history
-            drawn = draw_history(purpose_key(key, "history"), *given, config, chances, kinds)
+            drawn = draw_history(
+                purpose_key(key, "history"), *given, config, chances, kinds, latents[None]
+            )
             return jax.tree.map(lambda x: x[0], drawn)
 
-        history = jax.vmap(one)(keys, target, clip.embedding, clip.relevance)
+        history = jax.vmap(one)(keys, target, clip.embedding, clip.relevance, clip.chunks)
         return history.replace(anchor=history.anchor & anchor)
 
 

@@ -33,14 +33,15 @@ LEGAL = r"retrieval\.kind is 'best'; it can be semantic, rolling, oracle, random
 
 
 def unlike(of: Candidates, config: RetrievalConfig) -> jax.Array:
-    """The less the caption is like the target's, the better."""
-    return -cosine(of.target_caption[..., None, :], of.captions)
+    """The less the caption is like the target's and the brighter the latents, the better."""
+    likeness = cosine(of.target_caption[..., None, :], of.captions)
+    return 10.0 * of.latents.mean((-4, -3, -2, -1)) - likeness
 
 
 @pytest.fixture
 def new(monkeypatch):
     """The name of a rule that a row has just added."""
-    monkeypatch.setitem(RULES, "unlike", Rule(unlike, share=0.3, needs=("caption",)))
+    monkeypatch.setitem(RULES, "unlike", Rule(unlike, share=0.3, needs=("caption", "latents")))
     return "unlike"
 
 
@@ -70,58 +71,78 @@ def story(model):
     return {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
 
 
-def by_likeness(story, recent: int, best) -> list[int]:
-    """By a loop: for chunk 1, 2, ... the earlier one with the `best` likeness of captions, -1: none."""
+def by_hand(story, chunks, recent: int, best=max, bright: float = 10.0) -> list[int]:
+    """By a loop: for chunk 1, 2, ... the earlier one that `unlike` scores best, -1: none."""
     captions = np.asarray(story["embedding"][0], np.float64)
     captions /= np.linalg.norm(captions, axis=-1, keepdims=True)
+    bright = bright * np.asarray(chunks, np.float64).mean((1, 2, 3, 4))
     found = []
     for target in range(1, CHUNKS + 1):
         old = range(1, target - recent)
-        like = {c: captions[c - 1] @ captions[target - 1] for c in old}
-        found.append(best(old, key=like.get) if like else -1)
+        scores = {c: bright[c - 1] - captions[c - 1] @ captions[target - 1] for c in old}
+        found.append(best(old, key=scores.get) if scores else -1)
     return found
 
 
-def test_a_row_is_all_that_generation_and_training_need(new, model, story, monkeypatch):
-    model = with_rule(model, new)
-    params = dit.init_params(model.dit, model.text.dim, jax.random.key(0))
-    want, alike = (by_likeness(story, model.retrieval.recent, best) for best in (min, max))
-    assert want not in (alike, [-1, -1, -1, 1, 2, 3])  # what other rules would choose
-    check_model(model)
+ROLLING = [-1, -1, -1, 1, 2, 3]
 
-    # ---- a video
+
+@pytest.fixture(scope="module")
+def params(model):
+    return dit.init_params(model.dit, model.text.dim, jax.random.key(0))
+
+
+def test_a_row_is_all_that_generation_needs(new, model, params, story):
+    model, recent = with_rule(model, new), model.retrieval.recent
+    check_model(model)
     conditions = Conditions(
         text=story["text"][0], embedding=story["embedding"][0],
         null_text=jnp.zeros_like(story["text"][0, :1]),
     )  # fmt: skip
-    report = rollout(params, model, conditions, jax.random.key(0)).report
-    assert np.where(report.valid, report.chunk_id, -1)[:, 1].tolist() == want
+    made = rollout(params, model, conditions, jax.random.key(0))
+    want = by_hand(story, made.latents, recent)
+    others = [by_hand(story, made.latents, recent, min, bright) for bright in (0.0, 10.0)]
+    assert want not in (*others, ROLLING)  # what other rules would choose
+    assert np.where(made.report.valid, made.report.chunk_id, -1)[:, 1].tolist() == want
 
-    # ---- a step of training
+
+def training_loss(model, kind):
+    """The loss whose targets all have that rule, as a step of training takes it."""
+    forcing = ForcingConfig(history=HistoryConfig({kind: 1}), rounds=1)
+    null = np.zeros((model.text.max_length, model.text.dim), np.float32)
+    teacher = TeacherForcing(with_rule(model, kind), forcing, null)
+    return lambda params, batch, key: teacher.loss(params, make_clip(batch, teacher.grid), key)
+
+
+def test_a_row_is_all_that_training_needs(new, model, params, story, monkeypatch):
     drawn = []
 
-    def noted(*args):
-        history = draw_history(*args)
+    def noted(*args, **options):
+        history = draw_history(*args, **options)
         jax.debug.callback(lambda *h: drawn.append(h), history.index, history.valid)
         return history
 
     monkeypatch.setattr(teacher_forcing, "draw_history", noted)
-    forcing = ForcingConfig(history=HistoryConfig({new: 1}), rounds=1)
-    teacher = TeacherForcing(model, forcing, np.zeros(story["text"].shape[2:], np.float32))
-    optimizer = optax.sgd(0.1)
-    loss = lambda params, batch, key: teacher.loss(params, make_clip(batch, teacher.grid), key)
-    step = make_train_step(loss, optimizer, lambda step: 0.1, donate=False)
-    state = init_state(lambda key: params, optimizer, seed=1)
-    after, metrics = step(state, story)
+    loss, metrics = jax.jit(training_loss(model, new))(params, story, jax.random.key(1))
     jax.effects_barrier()
     ((index, valid),) = drawn
+    chunks, recent = story["latents"][0, 1:].reshape(CHUNKS, 2, 4, 4, 16), model.retrieval.recent
+    want = by_hand(story, chunks, recent)
+    assert want not in (by_hand(story, chunks, recent, bright=0.0), ROLLING)
     assert np.where(valid, index + 1, -1)[0, :, 0].tolist() == want
-    assert np.isfinite(float(metrics["loss"]))
+    assert np.isfinite(float(loss))
     np.testing.assert_allclose(metrics[f"flow_{new}"], metrics["flow"], rtol=1e-5)
-    assert any(
-        (np.asarray(a) != np.asarray(b)).any()
-        for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(params), strict=True)
-    )
+
+
+@pytest.mark.slow
+def test_a_new_rule_trains(new, model, params, story):
+    optimizer = optax.sgd(0.1)
+    step = make_train_step(training_loss(model, new), optimizer, lambda step: 0.1, donate=False)
+    state = init_state(lambda key: params, optimizer, seed=1)
+    after, metrics = step(state, story)
+    assert np.isfinite(float(metrics["loss"])) and float(metrics["grad_norm"]) > 0
+    changed = jax.tree.map(lambda a, b: (np.asarray(a) != b).any(), after.params, params)
+    assert any(jax.tree.leaves(changed))
 
 
 def test_a_new_rule_is_drawn_and_measured_without_being_asked_for(new, tiny):
@@ -170,7 +191,7 @@ def test_rules_are_given_what_their_row_says_and_nothing_else(monkeypatch):
     everything = Candidates(
         target=jnp.ones(1, int), chunk_id=jnp.ones((1, 3), int), valid=jnp.ones((1, 3), bool),
         target_caption=jnp.ones((1, 4)), captions=jnp.ones((1, 3, 4)), key=jax.random.key(0),
-        oracle=jnp.zeros((1, 3)),
+        oracle=jnp.zeros((1, 3)), latents=jnp.zeros((1, 3, 2, 1, 1, 1)),
     )  # fmt: skip
     for need, (fields, words) in rules.NEEDS.items():
         monkeypatch.setitem(RULES, "notes", Rule(notes, share=0.0, needs=(need,)))
@@ -179,6 +200,15 @@ def test_rules_are_given_what_their_row_says_and_nothing_else(monkeypatch):
         assert given == {"target", "chunk_id", "valid", *fields}
         with pytest.raises(ValueError, match=f"retrieval.kind='notes' needs {words}"):
             score("notes", everything.replace(**{fields[-1]: None}), RetrievalConfig())
+
+
+def test_a_rule_that_looks_at_latents_is_not_of_a_memory_that_is_planned(new, model):
+    host = dataclasses.replace(model, memory=dataclasses.replace(model.memory, place="host"))
+    check_model(host)
+    with pytest.raises(
+        UserError, match="retrieval.kind 'unlike' looks at latents, and memory.place"
+    ):
+        check_model(with_rule(host, new))
 
 
 def test_rules_that_look_at_the_truth_are_of_evaluations_only():
