@@ -55,11 +55,12 @@ def shift_sigma(sigma: ArrayLike, shift: ArrayLike) -> ArrayLike:
 def guide(
     v_text: Float[Array | np.ndarray, "..."],
     v_null: Float[Array | np.ndarray, "..."],
-    scale: float | Float[Array, ""],
+    scale: float | Float[Array, "..."],
 ) -> Float[Array | np.ndarray, "..."]:
     """Classifier-free guidance of the velocity: v_null + scale (v_text - v_null).
 
-    scale 1 is `v_text` up to rounding, so callers skip the null branch there (Ho & Salimans 2022,
-    in the convention of Wan2.1).
+    `scale` is a number, or an array that broadcasts to the velocities: one for each row.  scale 1
+    is `v_text` up to rounding, so callers skip the null branch there (Ho & Salimans 2022, in the
+    convention of Wan2.1).
     """
     return v_null + scale * (v_text - v_null)

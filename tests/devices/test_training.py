@@ -12,6 +12,7 @@ import pytest
 
 from bvjax.errors import UserError
 from bvjax.losses.teacher_forcing import ForcingConfig
+from bvjax.overrides import apply_overrides
 from bvjax.sharding import ONE_DEVICE, make_layout
 from bvjax.train.checkpoint import Checkpoints, restore_newest
 from bvjax.train.dit_task import DiTTask
@@ -25,8 +26,9 @@ from data_pipelines.counter_source import IndexedBatches
 CHUNKS, STORIES = 3, 4
 SMALL = ForcingConfig(rounds=1)
 CASES = [
-    (dict(data=2, fsdp=2, context=2), "none", ForcingConfig(frames=4), 2),
-    (dict(tensor=2), "with", SMALL, 1),
+    (dict(data=2, fsdp=2, context=2), "none", ForcingConfig(frames=4), 2, False),
+    (dict(tensor=2), "with", SMALL, 1, False),
+    (dict(context=2, tensor=2), "with", SMALL, 1, True),
 ]
 
 
@@ -34,8 +36,12 @@ def layout_of(sizes):
     return make_layout(sizes, jax.devices()[: int(np.prod(list(sizes.values())))])
 
 
-def make_task(tiny, build="none", forcing=SMALL, layout=ONE_DEVICE):
+def make_task(tiny, build="none", forcing=SMALL, layout=ONE_DEVICE, dense=False):
+    """With `dense` the recent entries are read whole, the others as the bank keeps them."""
     model = tiny.variant(build={"context": build}, dit={"remat": "full"})
+    if dense:
+        whole = ("retrieval.dense_recent=true", "memory.capacity=8")
+        model = apply_overrides(model, whole)
     return DiTTask(
         model=model, forcing=forcing, heldout={}, vae_params=None,
         null_text=np.zeros((model.text.max_length, model.text.dim), np.float32),
@@ -54,9 +60,9 @@ def make_batch(model, seed=0):
     return {name: array.astype(np.float32) for name, array in batch.items()}
 
 
-def step(tiny, build, forcing, layout, accum):
+def step(tiny, build, forcing, layout, accum, dense):
     """State and metrics after one step; the trace of momentum is the gradient."""
-    task, optimizer = make_task(tiny, build, forcing, layout), optax.sgd(0.1, momentum=0.9)
+    task, optimizer = make_task(tiny, build, forcing, layout, dense), optax.sgd(0.1, momentum=0.9)
     state = init_state(task.init, optimizer, 0, tiny.params["dit"])
     where = state_shardings(layout, state, "dit")
     run = make_train_step(
@@ -66,11 +72,13 @@ def step(tiny, build, forcing, layout, accum):
     return run(jax.device_put(state, where), make_batch(task.model))
 
 
-@pytest.mark.parametrize("sizes, build, forcing, accum", CASES, ids=["rows", "heads"])
-def test_a_step_on_a_mesh_is_that_of_one_device(tiny, sizes, build, forcing, accum):
+@pytest.mark.parametrize(
+    "sizes, build, forcing, accum, dense", CASES, ids=["rows", "heads", "whole"]
+)
+def test_a_step_on_a_mesh_is_that_of_one_device(tiny, sizes, build, forcing, accum, dense):
     layout = layout_of(sizes)
-    expected, metrics = step(tiny, build, forcing, ONE_DEVICE, accum)
-    got, same = step(tiny, build, forcing, layout, accum)
+    expected, metrics = step(tiny, build, forcing, ONE_DEVICE, accum, dense)
+    got, same = step(tiny, build, forcing, layout, accum, dense)
     for name, value in metrics.items():
         np.testing.assert_allclose(same[name], value, rtol=1e-5, err_msg=name)
     for (path, a), b in zip(

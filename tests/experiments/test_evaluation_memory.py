@@ -12,6 +12,7 @@ from bvjax.chunking import ChunkGrid
 from bvjax.generate import rollout as rollouts
 from bvjax.generate import steps
 from bvjax.generate.conditions import Conditions
+from bvjax.overrides import apply_overrides
 from data_pipelines.storyworld import make_story
 from data_pipelines.storyworld.latents import chunk_truth, relevance_matrix
 from experiments.evaluation import memory
@@ -139,12 +140,17 @@ def test_a_second_run_does_nothing_and_a_new_arm_is_added(world, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memory_scale", [0.0, 3.0])
-def test_is_what_generation_does_after_the_same_history(world, memory_scale):
-    """Teacher-forced in a batch, and through the bank chunk by chunk: the same return chunk."""
+@pytest.mark.parametrize(("memory_scale", "dense"), [(0.0, False), (3.0, False), (3.0, True)])
+def test_is_what_generation_does_after_the_same_history(world, memory_scale, dense):
+    """Teacher-forced in a batch, and through the bank chunk by chunk: the same return chunk.
+
+    With `dense` the recent chunks are read whole, the retrieved one as the bank keeps it.
+    """
     program, tested, stories, cases, *_ = world
     cfg = dataclasses.replace(tested.model.cfg, scale=1.5, memory=memory_scale)
     model, items = dataclasses.replace(tested.model, cfg=cfg), [stories[c.seed] for c in cases]
+    if dense:
+        model = apply_overrides(model, ("retrieval.dense_recent=true", "memory.capacity=8"))
     program = memory.ReturnChunks(model, program.teacher.null_text)
     clip = memory._clip(program, items, cases, [np.zeros(15, np.float32)] * 2)
     target = np.array([case.chunk for case in cases], np.int32)

@@ -64,3 +64,7 @@ def test_guidance_extrapolates_from_null_to_text():
     np.testing.assert_array_equal(flow.guide(X0, EPS, 0.0), EPS)
     np.testing.assert_allclose(flow.guide(X0, EPS, 1.0), X0, atol=1e-6)
     np.testing.assert_allclose(flow.guide(X0, EPS, 5.0), 5 * X0 - 4 * EPS, atol=1e-5)
+    scales = jnp.linspace(0.0, 5.0, len(X0)).reshape(-1, *[1] * (X0.ndim - 1))
+    for row, scale in enumerate(scales.ravel()):
+        want = flow.guide(X0[row], EPS[row], float(scale))
+        np.testing.assert_allclose(flow.guide(X0, EPS, scales)[row], want, atol=1e-5)
