@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TextIO
 
 from bvjax import machine
@@ -93,6 +94,13 @@ def as_options(message: str) -> str:
         return _OPTIONS.get(match[1], f"--{match[1].replace('_', '-')}")
 
     return _PARAMETER.sub(option, message)
+
+
+def path(text: str) -> Path:
+    """A path that was given to a command; raises `UserError` for text that names nothing."""
+    if not text.strip() or "\0" in text:
+        raise UserError(f"{text!r} is not the name of a file or a folder")
+    return Path(text)
 
 
 def os_sentence(error: OSError) -> str:

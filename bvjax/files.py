@@ -32,6 +32,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     Temporary names begin with a dot and end with .tmp, so that no reader takes them for results.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # Machines that share a disk may have equal process numbers.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bvjax.errors import UserError
-from bvjax.files import read_json_object, write_atomic
+from bvjax.files import parse_json, read_json_object, write_atomic
 
 # Keys that may differ when a run is resumed: how long and how often, not what is learned from what.
 FREE = (
@@ -23,13 +23,13 @@ def check_same(workdir: Path, config: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         UserError: it is another config than `config`; the message has the keys that differ, with both
-            values.
+            values.  Or `config` has numbers that JSON does not have.
     """
     path = workdir / "config.json"
+    new = flat(parse_json(json.dumps(config), "the config"))
     if not path.exists():
         return {}
     old = flat(read_json_object(path))
-    new = flat(json.loads(json.dumps(config)))
     keys = sorted(k for k in {*old, *new} - {*FREE} if old.get(k) != new.get(k))
     if keys:
         listed = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys)

@@ -22,6 +22,7 @@ from bvjax.overrides import apply_overrides, from_dict
 from bvjax.presets import get_preset
 from bvjax.tokenizer import Tokenizer
 from bvjax.train.dit_task import DiTTask
+from bvjax.train.loop import MOST
 from bvjax.train.mesh import check_fits, training_layout
 from bvjax.train.task import DataIterator, Task
 from bvjax.train.text_task import TextTask
@@ -47,11 +48,11 @@ def make_stage(config: Config) -> Stage:
 
 
 def check_least(section: Any, where: str, **least: int) -> None:
-    """Raises `UserError` for a number of a section of the config that is below its least legal value."""
+    """Raises `UserError` for a number of a section of the config that is below its least legal value, or huge."""
     for name, smallest in least.items():
         value = getattr(section, name)
-        if value < smallest:
-            raise UserError(f"{where}.{name} is {value}; it must be {smallest} or more")
+        if not smallest <= value <= MOST:
+            raise UserError(f"{where}.{name} is {value}; it must be {smallest} to {MOST}")
 
 
 def make_model(config: Config) -> ModelConfig:

@@ -12,7 +12,6 @@ SIGTERM (state saved), 1 the loss is not finite, 2 something about the command o
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> int:
         ):
             stopped_by = wiring.train(
                 _config(),
-                Path(_WORKDIR.value),
+                console.path(_WORKDIR.value),
                 _INIT_FROM.value,
                 _WEIGHTS.value,
                 extend=_EXTEND.value,

@@ -33,6 +33,8 @@ def train(
 
     Returns the signal that stopped it, None when it reached its last step.
     """
+    content = config.to_dict()
+    begun = check_same(workdir, content)
     loop = from_dict(LoopConfig, config.train.to_dict(), "train.")
     optimizer = from_dict(OptimizerConfig, config.optimizer.to_dict(), "optimizer.")
     check(optimizer, loop, config.task)
@@ -46,7 +48,7 @@ def train(
                 "vae.trains='decoder' needs `init_from`, a weights folder whose encoder it keeps"
             )
         task = task.with_latents_of(load_config(Path(init_from)).vae)
-    content, folder = config.to_dict(), Path(weights) if weights else workdir / "weights"
+    folder = Path(weights) if weights else workdir / "weights"
 
     def begin():
         claim(workdir, content)
@@ -60,7 +62,7 @@ def train(
         workdir,
         params,
         extend=extend,
-        begun_with=check_same(workdir, content).get("train.steps"),
+        begun_with=begun.get("train.steps"),
         begin=begin,
     )
     if result.stopped_by is None:

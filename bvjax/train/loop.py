@@ -53,14 +53,15 @@ LEAST = dict(
     steps=1, global_batch_size=1, device_batch_size=1, log_every=0, sample_every=0,
     checkpoint_every=0, keep=1,
 )  # fmt: skip
+MOST = 2**31 - 1  # the state counts its steps in 32 bits
 
 
 def check(optimizer_config: OptimizerConfig, config: LoopConfig, part: str) -> None:
     """Raises `UserError` for what can be known to be wrong before anything is made or written."""
     for field in dataclasses.fields(config):
         value, least = getattr(config, field.name), LEAST.get(field.name)
-        if least is not None and value < least:
-            raise UserError(f"train.{field.name} is {value}; it must be {least} or more")
+        if least is not None and not least <= value <= MOST:
+            raise UserError(f"train.{field.name} is {value}; it must be {least} to {MOST}")
     data = mesh_lib.training_layout(config.mesh, part).size("data")
     mesh_lib.accumulation_steps(config.global_batch_size, config.device_batch_size, data)
     make_optimizer(optimizer_config, learning_rate(optimizer_config, config.steps))

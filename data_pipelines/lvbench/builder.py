@@ -142,7 +142,9 @@ def build(root: str | Path, config: LVBenchConfig) -> Path:
     Raises:
         UserError: something is wrong with the folder, or another number of videos is there.
     """
-    builder = LVBench(data_dir=str(root), config=config, file_format="array_record")
+    builder = LVBench(
+        data_dir=str(Path(root).absolute()), config=config, file_format="array_record"
+    )
     found = {name: split.num_examples for name, split in builder.info.splits.items()}
     if found:
         wanted = {
@@ -183,8 +185,8 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m data_pipelines.lvbench.builder",
         description="Writes a local copy of LV-Bench into a tfds dataset (array_record).",
     )
-    parser.add_argument("--folder", type=Path, required=True, metavar="LVBENCH")
-    parser.add_argument("--out", type=Path, default=Path("data/tfds"), metavar="DIR")
+    parser.add_argument("--folder", type=console.path, required=True, metavar="LVBENCH")
+    parser.add_argument("--out", type=console.path, default=Path("data/tfds"), metavar="DIR")
     parser.add_argument("--name", default="local", help="of the dataset, where there are several")
     parser.add_argument("--seed", type=int, default=0, help="of the split, unless it is stored")
     parser.add_argument("--shortest", type=float, default=SHORTEST, metavar="SECONDS",

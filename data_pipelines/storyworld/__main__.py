@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from bvjax import console
-from bvjax.errors import UserError
 from bvjax.files import write_json
 from data_pipelines.storyworld.plan import SPLITS, make_story
 from data_pipelines.storyworld.preview import preview
 from data_pipelines.storyworld.words import word_list
+from data_pipelines.storyworld.world import check_seed, check_size
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--preview", action="store_true",
                         help="write OUT/sheet.png (contact sheet) and OUT/story.mp4")  # fmt: skip
-    parser.add_argument("--story-json", type=Path, metavar="FILE",
+    parser.add_argument("--story-json", type=console.path, metavar="FILE",
                         help='write {"captions": [...]} of the story to FILE')  # fmt: skip
     parser.add_argument("--words", action="store_true",
                         help="print the words that the small model knows")  # fmt: skip
@@ -30,12 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--size", type=int, default=256, help="pixels of the video (default 256)")
     parser.add_argument("--fps", type=int, default=24, help="frame rate of the video (default 24)")
-    parser.add_argument("--out", type=Path, default=Path("runs/storyworld"), metavar="DIR")
+    parser.add_argument("--out", type=console.path, default=Path("runs/storyworld"), metavar="DIR")
     args = parser.parse_args(argv)
     if not (args.preview or args.words or args.story_json is not None):
         parser.error("nothing to do: give --preview, --words, --story-json FILE, or several")
 
     def command() -> None:
+        check_size(args.size, args.size, args.fps)
+        check_seed(args.seed)
         if args.words:
             print(word_list(), end="")
         story = make_story(args.seed, args.split)
@@ -45,11 +47,7 @@ def main(argv: list[str] | None = None) -> int:
             write_json(args.story_json, content)
             print(args.story_json)
         if args.preview:
-            try:
-                made = preview(args.seed, args.split, args.size, args.fps, args.out)
-            except ValueError as error:
-                raise UserError(str(error)) from None
-            print(*made, sep="\n")
+            print(*preview(args.seed, args.split, args.size, args.fps, args.out), sep="\n")
 
     return console.run(command, "error")
 

@@ -22,7 +22,7 @@ from bvjax import console
 from bvjax.errors import UserError
 from data_pipelines.storyworld.example import story_example, story_features
 from data_pipelines.storyworld.plan import SPLITS
-from data_pipelines.storyworld.renderer import check_size
+from data_pipelines.storyworld.world import MOST_STORIES, check_number, check_size
 
 VERSION = "1.0.0"  # raise it when the renderer or the features change
 
@@ -40,13 +40,9 @@ class StoryworldConfig(tfds.core.BuilderConfig):
     workers: int = 1  # processes that render
 
     def __post_init__(self):
-        try:
-            check_size(self.height, self.width, self.fps)
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        check_size(self.height, self.width, self.fps)
         for name in ("stories", "heldout", "workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be >= 1, got {getattr(self, name)}")
+            check_number(name, getattr(self, name), 1, MOST_STORIES)
         self.name = f"{self.height}x{self.width}-{self.fps}fps"
 
 
@@ -54,7 +50,6 @@ class Storyworld(tfds.core.GeneratorBasedBuilder):
     """Item i of a split is the story with the seed i."""
 
     VERSION = tfds.core.Version(VERSION)
-    BUILDER_CONFIGS = [StoryworldConfig()]
     # tfds 4.9 would look for this file by importlib_resources, which it does not install.
     code_path = Path(__file__)
 
@@ -93,7 +88,9 @@ def build(root: str | Path, config: StoryworldConfig) -> Path:
     Raises:
         UserError: the folder holds other numbers of stories.
     """
-    builder = Storyworld(data_dir=str(root), config=config, file_format="array_record")
+    builder = Storyworld(
+        data_dir=str(Path(root).absolute()), config=config, file_format="array_record"
+    )
     found = {name: split.num_examples for name, split in builder.info.splits.items()}
     wanted = dict(zip(SPLITS, (config.stories, config.heldout), strict=True))
     if found and found != wanted:
@@ -146,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m data_pipelines.storyworld.builder",
         description="Renders storyworld into a tfds dataset (array_record).",
     )
-    parser.add_argument("--out", type=Path, default=Path("data/tfds"), metavar="DIR")
+    parser.add_argument("--out", type=console.path, default=Path("data/tfds"), metavar="DIR")
     parser.add_argument("--stories", type=int, default=240, help="of the train split")
     parser.add_argument("--heldout", type=int, default=32, help="of the heldout split")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side")

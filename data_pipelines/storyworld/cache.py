@@ -16,13 +16,14 @@ from bvjax import console
 from bvjax.errors import UserError
 from data_pipelines.storyworld.clips import story_path, write_story
 from data_pipelines.storyworld.plan import SPLITS
+from data_pipelines.storyworld.world import LARGEST_FPS, LARGEST_SIDE, LEAST_SIDE, MOST_STORIES
 
 _OUT = flags.DEFINE_string("out", "data/storyworld", "Folder of rendered stories.")
-_STORIES = flags.DEFINE_integer("stories", 300, "How many: seeds 0, 1, ...", lower_bound=1)
+_STORIES = flags.DEFINE_integer("stories", 300, "How many: seeds 0, 1, ...", 1, MOST_STORIES)
 _SPLIT = flags.DEFINE_enum("split", "train", SPLITS, "Which split to draw them from.")
-_HEIGHT = flags.DEFINE_integer("height", 64, "Pixels.", lower_bound=8)
-_WIDTH = flags.DEFINE_integer("width", 64, "Pixels.", lower_bound=8)
-_FPS = flags.DEFINE_integer("fps", 8, "Frames a second.", lower_bound=1)
+_HEIGHT = flags.DEFINE_integer("height", 64, "Pixels.", LEAST_SIDE, LARGEST_SIDE)
+_WIDTH = flags.DEFINE_integer("width", 64, "Pixels.", LEAST_SIDE, LARGEST_SIDE)
+_FPS = flags.DEFINE_integer("fps", 8, "Frames a second.", 1, LARGEST_FPS)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes.", lower_bound=1)
 
 
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unknown argument {argv[1]!r}")
     sizes = (_HEIGHT.value, _WIDTH.value, _FPS.value)
     with console.going_on(console.AGAIN):
-        count = fill(Path(_OUT.value), _SPLIT.value, *sizes, _STORIES.value, _WORKERS.value)
+        count = fill(console.path(_OUT.value), _SPLIT.value, *sizes, _STORIES.value, _WORKERS.value)
     print(f"rendered {count} stories into {_OUT.value}")
 
 

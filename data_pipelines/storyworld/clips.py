@@ -43,6 +43,10 @@ class Clips:
                 f"{min(self.height, self.width)} pixels"
             )
 
+        whole = num_frames(_story(0, self.split), self.fps)
+        if not 1 <= self.frames <= whole:
+            raise UserError(f"data.frames is {self.frames}; a story has {whole} at {self.fps} fps")
+
     def batch(self, index: int, size: int) -> dict[str, UInt8[np.ndarray, "b f h w 3"]]:
         """`size` clips that are a function of (seed, index): story and first frame are uniform."""
         rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))

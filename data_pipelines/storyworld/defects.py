@@ -34,10 +34,16 @@ from bvjax.files import write_atomic, write_json
 from bvjax.generate.video_io import VideoWriter
 from bvjax.lvbench.video import TRUTH
 from data_pipelines.storyworld.plan import make_story
-from data_pipelines.storyworld.renderer import check_size, render
+from data_pipelines.storyworld.renderer import render
 from data_pipelines.storyworld.steady import steady_story, stranger
 from data_pipelines.storyworld.truth import truth
-from data_pipelines.storyworld.world import Story, num_frames
+from data_pipelines.storyworld.world import (
+    CHUNK_SECONDS,
+    MOST_CHUNKS,
+    Story,
+    check_size,
+    num_frames,
+)
 
 DEFECTS = ("none", "blur", "colour", "jitter", "freeze", "swap", "melt")
 TAKES = ("steady", "story")
@@ -94,10 +100,12 @@ def make_take(
 
     Raises `UserError` for sizes that cannot be drawn, and chunks that are not in the video.
     """
-    try:
-        check_size(size, size, fps)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    check_size(size, size, fps)
+    if not 0 < seconds <= MOST_CHUNKS * CHUNK_SECONDS:
+        raise UserError(
+            f"the video would last {seconds:g} s; it can last more than 0 and up to "
+            f"{MOST_CHUNKS * CHUNK_SECONDS:g} s"
+        )
     frames = int(seconds * fps)
     if frames < 2 * segments:
         raise UserError(f"{frames} frames cannot be cut into {segments} chunks of at least 2")
@@ -241,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
         description="Videos of storyworld with a defect that begins in a known chunk.",
     )
     add = parser.add_argument
-    add("--out", type=Path, default=Path("runs/defects"), metavar="DIR")
+    add("--out", type=console.path, default=Path("runs/defects"), metavar="DIR")
     add("--defect", default="all", help=f"all, or some of {','.join(DEFECTS)}")
     add("--chunk", type=int, default=6, help="that the defect begins in, from 2 on (default 6)")
     add("--chunks", type=int, default=10, metavar="N", help="chunks of the video (default 10)")

@@ -27,16 +27,22 @@ from data_pipelines.storyworld.latents import (
     story_file,
 )
 from data_pipelines.storyworld.plan import SPLITS, make_story
-from data_pipelines.storyworld.world import Story, num_frames
+from data_pipelines.storyworld.world import (
+    LARGEST_SEED,
+    MOST_CHUNKS,
+    MOST_STORIES,
+    Story,
+    num_frames,
+)
 
 _WEIGHTS = flags.DEFINE_string("weights", "runs/mini", "Weights folder with vae and text.")
 _OUT = flags.DEFINE_string("out", "data/latents", "Folder of encoded stories.")
 _CACHE = flags.DEFINE_string("cache", "data/storyworld", "Folder of rendered stories, if any.")
 _STORIES = flags.DEFINE_integer(
-    "stories", 600, "How many: seeds FIRST, FIRST+1, ...", lower_bound=1
+    "stories", 600, "How many: seeds FIRST, FIRST+1, ...", 1, MOST_STORIES
 )
-_FIRST = flags.DEFINE_integer("first", 0, "The first seed.", lower_bound=0)
-_CHUNKS = flags.DEFINE_integer("chunks", 15, "Chunks of a story.", lower_bound=1)
+_FIRST = flags.DEFINE_integer("first", 0, "The first seed.", 0, LARGEST_SEED - MOST_STORIES)
+_CHUNKS = flags.DEFINE_integer("chunks", 15, "Chunks of a story.", 1, MOST_CHUNKS)
 _SPLIT = flags.DEFINE_enum("split", "train", SPLITS, "Which split to draw them from.")
 
 
@@ -45,7 +51,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unknown argument {argv[1]!r}")
     numbers = range(_FIRST.value, _FIRST.value + _STORIES.value)
     with console.going_on(console.AGAIN):
-        encode(Path(_WEIGHTS.value), Path(_OUT.value), numbers)
+        encode(console.path(_WEIGHTS.value), console.path(_OUT.value), numbers)
 
 
 def encode(weights: Path, root: Path, numbers: range) -> None:

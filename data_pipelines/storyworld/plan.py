@@ -11,6 +11,7 @@ from data_pipelines.storyworld.world import (
     ACTIONS,
     COLOURS,
     HELD_OUT_COMBOS,
+    MOST_CHUNKS,
     NAMES,
     PLACE_SPACING,
     PLACES,
@@ -22,6 +23,8 @@ from data_pipelines.storyworld.world import (
     Place,
     Story,
     Subject,
+    check_number,
+    check_seed,
 )
 
 SPLITS = ("train", "heldout")
@@ -160,14 +163,12 @@ def make_story(seed: int, split: str = "train", n_chunks: int = 15) -> Story:
 
     The two splits draw from disjoint random streams; the train split never uses a (species, colour)
     pair of HELD_OUT_COMBOS. A story of n < 15 chunks is the beginning of a 15-chunk script.
-    Raises ValueError for an unknown split, a negative seed or n_chunks < 1.
+    Raises `UserError` for an unknown split, and for a seed or n_chunks that cannot be.
     """
     if split not in SPLITS:
         raise UserError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    if seed < 0:
-        raise UserError(f"seed must be >= 0, got {seed}")
-    if n_chunks < 1:
-        raise UserError(f"n_chunks must be >= 1, got {n_chunks}")
+    check_seed(seed)
+    check_number("n_chunks", n_chunks, 1, MOST_CHUNKS)
     rng = np.random.default_rng([SPLITS.index(split), seed])
     third = bool(rng.random() < 0.65)
     subjects = _cast(rng, split, 2 + third)

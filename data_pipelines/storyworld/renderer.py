@@ -13,7 +13,7 @@ from data_pipelines.storyworld import rig, scenery, sprites, weather
 from data_pipelines.storyworld.motion import Camera, Moment, Placed, moment_at
 from data_pipelines.storyworld.scenery import PIVOT, Layer
 from data_pipelines.storyworld.shapes import Canvas
-from data_pipelines.storyworld.world import Story, num_frames
+from data_pipelines.storyworld.world import Story, check_size, num_frames
 
 FOOT = 0.92  # where subjects stand, in frame heights at zoom 1
 SHADOW = 0.38  # how dark the middle of a shadow is
@@ -177,7 +177,7 @@ def render(
     """Frames of a story, all of them by default.
 
     Each frame is a pure function of its index, so any subset equals the same frames of the whole.
-    Raises ValueError for a frame outside the story or an impossible size.
+    Raises ValueError for a frame outside the story, and `UserError` for an impossible size.
     """
     check_size(height, width, fps)
     wanted = range(num_frames(story, fps)) if frames is None else frames
@@ -186,11 +186,3 @@ def render(
         image = render_frame(story, int(frame), height, width, fps)
         out[i] = (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
     return out
-
-
-def check_size(height: int, width: int, fps: int) -> None:
-    """Raise ValueError for sizes that cannot be rendered."""
-    if height < 16 or width < 16:
-        raise ValueError(f"frames must be at least 16x16 pixels, got {height}x{width}")
-    if fps < 1:
-        raise ValueError(f"fps must be >= 1, got {fps}")

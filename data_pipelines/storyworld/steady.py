@@ -17,6 +17,7 @@ from data_pipelines.storyworld.world import (
     Place,
     Story,
     Subject,
+    check_seed,
 )
 
 WEATHERS = ("morning", "overcast")  # without particles, in light that shows colours
@@ -28,6 +29,7 @@ def steady_story(seed: int, seconds: float) -> Story:
 
     Subject, place and light are a pure function of the seed.
     """
+    check_seed(seed)
     rng = np.random.default_rng([7, seed])
     subject = _subject(rng, list(SPECIES), list(COLOURS))
     place = Place(str(rng.choice(TOPONYMS)), str(rng.choice(PLACES)), 0.0, int(rng.integers(2**31)))

@@ -10,13 +10,14 @@ from jaxtyping import Bool, Float, Int
 
 from data_pipelines.storyworld import rig
 from data_pipelines.storyworld.motion import Camera, moment_at
-from data_pipelines.storyworld.renderer import check_size, subject_canvas, subject_parts
+from data_pipelines.storyworld.renderer import subject_canvas, subject_parts
 from data_pipelines.storyworld.scenery import FADE, LAYERS, SEAM_WANDER, layer_zoom
 from data_pipelines.storyworld.world import (
     PLACE_SPACING,
     PLACES,
     WEATHERS,
     Story,
+    check_size,
     chunk_frames,
     num_frames,
 )

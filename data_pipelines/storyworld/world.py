@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
+
+from bvjax.errors import UserError
 
 SPECIES = ("fox", "rabbit", "bear", "owl", "frog", "turtle", "elephant", "giraffe")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -40,6 +43,9 @@ HELD_OUT_COMBOS = frozenset((s, COLOURS[(3 * i + 2) % 8]) for i, s in enumerate(
 CHUNK_SECONDS = 4.0
 # Horizontal lengths are in frame widths, vertical ones in frame heights.
 PLACE_SPACING = 2.0
+# What can be asked for.  Sides are pixels; a story of the most chunks lasts 11 hours.
+LEAST_SIDE, LARGEST_SIDE, LARGEST_FPS = 16, 4096, 240
+MOST_CHUNKS, MOST_STORIES, LARGEST_SEED = 10_000, 1_000_000, 2**63 - 1
 EXIT_X = 1.05  # a subject this far from the centre of its place is out of every legal view
 
 
@@ -143,6 +149,27 @@ def chunk_frames(chunk: int, fps: int = 8) -> range:
         raise ValueError(f"chunk must be >= 1 (chunks count from 1), got {chunk}")
     length = int(CHUNK_SECONDS * fps)
     return range(1 + length * (chunk - 1), 1 + length * chunk)
+
+
+def check_size(height: int, width: int, fps: int) -> None:
+    """Raises `UserError` for sizes that cannot be rendered."""
+    if not all(LEAST_SIDE <= side <= LARGEST_SIDE for side in (height, width)):
+        raise UserError(
+            f"frames must be {LEAST_SIDE}x{LEAST_SIDE} to {LARGEST_SIDE}x{LARGEST_SIDE} pixels, "
+            f"got {height}x{width}"
+        )
+    check_number("fps", fps, 1, LARGEST_FPS)
+
+
+def check_seed(seed: int) -> None:
+    """Raises `UserError` for a seed that no story has."""
+    check_number("seed", seed, 0, LARGEST_SEED)
+
+
+def check_number(name: str, value: int, least: int, most: int) -> None:
+    """Raises `UserError` for a whole number that is not from `least` to `most`."""
+    if not least <= operator.index(value) <= most:
+        raise UserError(f"{name} must be {least} to {most}, got {value}")
 
 
 def num_frames(story: Story, fps: int = 8) -> int:

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +80,10 @@ def test_nobody_reads_the_output():
     done = subprocess.run([sys.executable, "-c", code], stdout=writes, stderr=subprocess.PIPE)
     os.close(writes)
     assert (done.returncode, done.stderr) == (console.BROKEN_PIPE, b"")
+
+
+@pytest.mark.parametrize("text", ["", " ", "a\0b"])
+def test_a_path_names_something(text):
+    with pytest.raises(UserError, match="is not the name of a file or a folder"):
+        console.path(text)
+    assert console.path("12:30 fox") == Path("12:30 fox")

@@ -16,6 +16,7 @@ from bvjax.files import (
     read_json_lines,
     read_json_object,
     read_text,
+    write_atomic,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -121,3 +122,9 @@ def test_lines_are_cut_where_json_lines_are(tmp_path):
         read_json_lines(path, "the prompts")
     path.write_text('\ufeff"a\u2028b"\r\n\n3\n', encoding="utf-8")
     assert read_json_lines(path, "the prompts") == [(1, "a\u2028b"), (3, 3)]
+
+
+def test_a_folder_is_not_written_over(tmp_path):
+    with pytest.raises(IsADirectoryError) as error:
+        write_atomic(tmp_path, b"x")
+    assert error.value.filename == str(tmp_path) and not list(tmp_path.iterdir())

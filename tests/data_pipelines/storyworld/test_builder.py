@@ -74,18 +74,30 @@ def test_the_command_keeps_a_dataset_that_is_there(data_dir, capsys, monkeypatch
     assert error.startswith("error: ") and "2 train + 1 heldout stories, 5 train + 1" in error
 
 
+BIG = "9" * 20
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--stories", "0"], "stories must be >= 1, got 0"),
-        (["--size", "8"], "frames must be at least 16x16 pixels, got 8x8"),
-        (["--workers", "-1"], "workers must be >= 1, got -1"),
+        (["--stories", "0"], "stories must be 1 to 1000000, got 0"),
+        (["--size", "8"], "frames must be 16x16 to 4096x4096 pixels, got 8x8"),
+        (["--fps", BIG], f"fps must be 1 to 240, got {BIG}"),
+        (["--size", BIG], f"frames must be 16x16 to 4096x4096 pixels, got {BIG}x{BIG}"),
+        (["--stories", BIG], f"stories must be 1 to 1000000, got {BIG}"),
+        (["--workers", "-1"], "workers must be 1 to 1000000, got -1"),
     ],
 )
 def test_bad_numbers_are_refused_in_one_sentence(tmp_path, capsys, words, message):
     assert main(["--out", str(tmp_path / "out"), *words]) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_the_size_of_the_small_model_can_have_any_number_of_stories(tmp_path):
+    config = StoryworldConfig(stories=7, heldout=3, workers=2)
+    made = builder_lib.Storyworld(data_dir=str(tmp_path), config=config)
+    assert made.builder_config == config and made.builder_config.name == "64x64-8fps"
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):

@@ -64,7 +64,7 @@ def test_frame_rates_agree_on_common_moments(changing, whole):
 def test_frames_outside_the_story_are_refused(changing):
     with pytest.raises(ValueError, match="frame 121 is outside"):
         render(changing, [121], fps=2, **SIZE)
-    with pytest.raises(ValueError, match="at least 16x16"):
+    with pytest.raises(ValueError, match="16x16 to 4096x4096"):
         render(changing, [0], height=8, width=8)
 
 
@@ -201,10 +201,14 @@ def test_command_line_writes_captions_and_refuses_nonsense(tmp_path, capsys):
     assert main(["--story-json", "/proc/no/story.json"]) == 2
     assert capsys.readouterr().err == "error: cannot use /proc/no: No such file or directory\n"
     assert main(["--seed", "-1", "--story-json", str(path)]) == 2
-    assert "seed must be >= 0" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stop:
-        main([])
-    assert stop.value.code == 2
+    assert "seed must be 0 to" in capsys.readouterr().err
+    assert main(["--preview", "--size", "-3", "--out", str(tmp_path / "out")]) == 2
+    assert "frames must be 16x16 to 4096x4096 pixels, got -3x-3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    for words in ([], ["--story-json", ""], ["--preview", "--out", " "]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
 
 
 def test_subjects_are_large_and_slow_for_a_latent():
