@@ -77,7 +77,7 @@ def read_history(values: Mapping[str, Any], where: str = "history.") -> HistoryC
         [(kind, float, share) for kind, share in shares().items()]
         + [(field.name, float, field.default) for field in others],
     )
-    made = from_dict(flat, values, where)
+    made: Any = from_dict(flat, values, where)
     return HistoryConfig(
         chances={kind: getattr(made, kind) for kind in RULES},
         **{field.name: getattr(made, field.name) for field in others},

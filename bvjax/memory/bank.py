@@ -108,23 +108,23 @@ def check(model: ModelConfig) -> None:
         ("rope.mode", model.rope.mode, ROPE_MODES),
     ):
         if value not in legal:
-            legal = ", ".join(str(choice) or "''" for choice in legal)
-            raise UserError(f"{name} is {value!r}; it can be {legal}")
-    for name, value, least in (
+            choices = ", ".join(str(choice) or "''" for choice in legal)
+            raise UserError(f"{name} is {value!r}; it can be {choices}")
+    for name, count, least in (
         ("memory.capacity", memory.capacity, 1),
         ("build.n_recent", build.n_recent, 0),
         ("build.n_random", build.n_random, 0),
         ("retrieval.recent", retrieval.recent, 0),
         ("retrieval.l", retrieval.l, 0),
     ):
-        if value < least:
-            raise UserError(f"{name} is {value}; it must be {least} or more")
-    for name, value in (
+        if count < least:
+            raise UserError(f"{name} is {count}; it must be {least} or more")
+    for name, sigma in (
         ("build.label", build.label),
         ("build.context_noise", build.context_noise),
     ):
-        if not 0 <= value < 1:
-            raise UserError(f"{name} is {value}; it is a sigma and must be at least 0 and below 1")
+        if not 0 <= sigma < 1:
+            raise UserError(f"{name} is {sigma}; it is a sigma and must be at least 0 and below 1")
     if not 0 < memory.tau <= 1:
         raise UserError(f"memory.tau is {memory.tau}; it must be above 0 and at most 1")
     if build.probe != "full" and build.n_recent + build.n_random < 1:

@@ -74,15 +74,17 @@ def enter(
         embedding=put(book.embedding, embedding.astype(jnp.float32)),
         chunk_id=put(book.chunk_id, jnp.asarray(chunk_id, jnp.int32)),
         valid=put(book.valid, True),
-        latents=book.latents,
+        latents=None if book.latents is None else put(book.latents, _whole(book, latents)),
     )
-    if book.latents is not None:
-        if latents is None:
-            raise ValueError("the retrieval rule needs the latents of what is entered")
-        missing = book.latents.shape[2] - latents.shape[1]
-        whole = jnp.pad(latents, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)))
-        entered = entered.replace(latents=put(book.latents, whole.astype(jnp.float32)))
     return entered, slot
+
+
+def _whole(book: Book, latents: Float[Array, "B k h w z"] | None) -> Float[Array, "B l h w z"]:
+    """Latents with as many frames as a slot has, zeros behind."""
+    if book.latents is None or latents is None:
+        raise ValueError("the retrieval rule needs the latents of what is entered")
+    missing = book.latents.shape[2] - latents.shape[1]
+    return jnp.pad(latents, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0))).astype(jnp.float32)
 
 
 def _choose_slot(

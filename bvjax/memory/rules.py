@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -90,6 +91,7 @@ def semantic_scores(
 
 def semantic(of: Candidates, config: RetrievalConfig) -> Float[Array, "*rows S"]:
     """`semantic_scores` of the candidates."""
+    assert of.target_caption is not None and of.captions is not None
     return semantic_scores(of.target_caption, of.captions, of.valid, config.center)
 
 
@@ -100,11 +102,13 @@ def rolling(of: Candidates, config: RetrievalConfig) -> Float[Array, "*#rows S"]
 
 def oracle(of: Candidates, config: RetrievalConfig) -> Float[Array, "*rows S"]:
     """Relevance by ground truth."""
+    assert of.oracle is not None
     return of.oracle
 
 
 def random(of: Candidates, config: RetrievalConfig) -> Float[Array, "*rows S"]:
     """Uniform scores: the top l are any l chunks."""
+    assert of.key is not None
     return jax.random.uniform(of.key, of.valid.shape, jnp.float32)
 
 
@@ -144,13 +148,13 @@ def score(kind: str, of: Candidates, config: RetrievalConfig) -> Float[Array, "*
       UserError: unknown kind.  ValueError: what the rule needs is missing.
     """
     rule = rule_of(kind)
-    if not rule.looks_back:
+    if rule.score is None:
         return jnp.zeros(of.valid.shape, jnp.float32)
-    hidden = {}
+    hidden: dict[str, Any] = {}
     for need, (fields, words) in NEEDS.items():
         if need not in rule.needs:
             hidden |= dict.fromkeys(fields)
         elif any(getattr(of, field) is None for field in fields):
             raise ValueError(f"retrieval.kind={kind!r} needs {words}")
-    scores = jnp.asarray(rule.score(of.replace(**hidden), config), jnp.float32)
+    scores = jnp.asarray(rule.score(dataclasses.replace(of, **hidden), config), jnp.float32)
     return jnp.broadcast_to(scores, of.valid.shape)
