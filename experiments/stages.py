@@ -31,7 +31,12 @@ from bvjax.weights import load_weights
 from data_pipelines.counter_source import IndexedBatches
 from data_pipelines.storyworld.clips import Clips, FreshClips
 from data_pipelines.storyworld.corpus import caption_corpus, train_tokenizer, write_vocabulary
-from data_pipelines.storyworld.loader import check_latents, latent_batches, null_text
+from data_pipelines.storyworld.loader import (
+    check_latents,
+    check_stories,
+    latent_batches,
+    null_text,
+)
 from data_pipelines.storyworld.text_data import LABELS, TextBatches
 
 Config = ml_collections.ConfigDict
@@ -173,7 +178,7 @@ def text_stage(config: Config) -> Stage:
 
 # ---- DiT ----------------------------------------------------------------------------------------
 def dit_stage(config: Config) -> Stage:
-    """Stories encoded by the two stages before, `python -m data_pipelines.storyworld.latents`."""
+    """Stories encoded by the two stages before, `python -m data_pipelines.storyworld.encode`."""
     data, wanted = config.data, make_model(config)
     check_least(
         data, "data", stories=0, heldout_stories=1, sample_stories=1, sample_chunks=1, seed=0
@@ -199,10 +204,12 @@ def dit_stage(config: Config) -> Stage:
         **config.forcing.to_dict(),
     )
     heldout = next(latent_batches(data.latents, data.heldout_stories, 0, data.heldout_split))
+    empty = null_text(data.latents)
+    check_stories(heldout, empty, model, data.latents)
     task = DiTTask(
         model=model,
         forcing=forcing,
-        null_text=null_text(data.latents),
+        null_text=empty,
         heldout=heldout,
         vae_params=params["vae"],
         sample_stories=min(data.sample_stories, data.heldout_stories),

@@ -19,7 +19,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from bvjax import console
+from bvjax.array_files import first_line
 from bvjax.errors import UserError
+from bvjax.files import read_json_object
 from data_pipelines.storyworld.example import story_example, story_features
 from data_pipelines.storyworld.plan import SPLITS
 from data_pipelines.storyworld.world import MOST_STORIES, check_number, check_size
@@ -121,15 +123,33 @@ def storyworld_source(data_dir: str | Path, split: str) -> Sequence[dict[str, An
         )
     if len(found) > 1:
         raise UserError(f"{root} holds several datasets; name one: {', '.join(map(str, found))}")
-    builder = tfds.builder_from_directory(found[0])
-    if split not in builder.info.splits:
-        raise UserError(f"{found[0]} has no split {split!r}, only {', '.join(builder.info.splits)}")
-    source = builder.as_data_source(split)
+    return _opened(found[0], split)
+
+
+def _opened(folder: Path, split: str) -> Sequence[dict[str, Any]]:
+    """A split of the dataset in `folder`, whoever wrote it."""
+    about = read_json_object(folder / "dataset_info.json")
+    name, version = about.get("name"), about.get("version")
+    if (name, version) != (Storyworld.name, VERSION):
+        raise UserError(
+            f"{folder} holds the dataset {name!r} {version}, not {Storyworld.name} {VERSION}"
+        )
     try:
-        for end in {0, len(source) - 1}:  # files are opened only when read
-            source[end]
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{found[0]} is damaged ({error}); delete it and build it again") from None
+        builder = tfds.builder_from_directory(folder)
+        splits = list(builder.info.splits)
+        source = builder.as_data_source(split) if split in splits else None
+        if source is not None:
+            ends = [source[end] for end in {0, len(source) - 1}]  # files are opened only when read
+            fields = {name for row in ends for name in row}
+            wanted = set(story_features(16, 16, 1))
+            if fields != wanted:
+                raise ValueError(f"its rows have {', '.join(sorted(fields ^ wanted))} or lack it")
+    except Exception as error:  # tfds and array_record raise whatever a damaged file led them to
+        raise UserError(
+            f"{folder} is damaged: {first_line(error)}; delete it and build it again"
+        ) from None
+    if source is None:
+        raise UserError(f"{folder} has no split {split!r}, only {', '.join(splits)}")
     return source
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from bvjax.array_files import first_line
 from bvjax.errors import UserError
 from bvjax.files import npy_bytes, write_atomic
 from data_pipelines.storyworld.plan import make_story
@@ -60,7 +61,9 @@ class Clips:
         wanted = range(start, start + self.frames)
         whole = None if self.cache is None else self.path(int(number))
         if whole is not None and whole.exists():
-            clip = np.array(open_story(whole)[start : start + self.frames])
+            clip = np.array(open_story(whole, self.height, self.width)[start : start + self.frames])
+            if len(clip) != self.frames:
+                raise UserError(f"{whole} is too short; delete it and render it again")
         else:
             clip = render_frames(story, wanted, self.height, self.width, self.fps)
         return random_square(clip, self.crop, rng)
@@ -79,8 +82,9 @@ class Clips:
             return 0
         numbers = [n for n in range(self.stories) if self.path(n).exists()]
         for number in numbers[:1]:
-            video, story = open_story(self.path(number)), _story(number, self.split)
-            middle = len(video) // 2
+            video = open_story(self.path(number), self.height, self.width)
+            story = _story(number, self.split)
+            middle = min(len(video), num_frames(story, self.fps)) // 2
             fresh = render_frames(story, [middle], self.height, self.width, self.fps)
             if not np.array_equal(video[middle], fresh[0]):
                 raise UserError(
@@ -137,12 +141,17 @@ def story_path(root: Path, split: str, height: int, width: int, fps: int, number
     return Path(root) / f"{split}-{height}x{width}-{fps}fps" / f"story_{number:05d}.npy"
 
 
-def open_story(path: Path) -> Video:
-    """A cached story, mapped from disk; raises `UserError` if the file is damaged."""
+def open_story(path: Path, height: int, width: int) -> Video:
+    """A cached story, mapped from disk; raises `UserError` if the file is damaged or holds something else."""
+    again = "delete it and render it again"
     try:
-        return np.load(path, mmap_mode="r")
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and render it again") from None
+        video = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy raises half a dozen kinds for damaged headers
+        raise UserError(f"{path} is damaged: {first_line(error)}; {again}") from None
+    shape, kind = getattr(video, "shape", ()), getattr(video, "dtype", None)
+    if kind != np.uint8 or len(shape) != 4 or not shape[0] or shape[1:] != (height, width, 3):
+        raise UserError(f"{path} is not a story of {height}x{width} pixels; {again}")
+    return video
 
 
 def write_story(path: Path, split: str, height: int, width: int, fps: int, number: int) -> None:

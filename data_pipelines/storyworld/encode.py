@@ -79,7 +79,7 @@ def frames_of(encoders: Encoders, story: Story) -> np.ndarray:
     size = (chunk.height, chunk.width, chunk.fps)
     cached = story_path(_CACHE.value, story.split, *size, story.seed)
     if cached.exists():
-        frames = np.asarray(open_story(cached))
+        frames = np.asarray(open_story(cached, *size[:2]))
         if len(frames) == num_frames(story, chunk.fps):  # another length is another story
             return frames
     return render_frames(story, range(num_frames(story, chunk.fps)), *size)

@@ -17,10 +17,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from safetensors.numpy import load_file
 
+from bvjax.array_files import read_npz
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.files import read_json, write_atomic
+from bvjax.finite import is_finite
 from bvjax.nets import vae
 from bvjax.nets.text import UMT5Encoder, mean_embedding
 from bvjax.story import split_times
@@ -32,6 +34,9 @@ from data_pipelines.storyworld.world import Story, num_frames
 
 PLACE_WEIGHT = 0.3  # a shared place counts less than a shared subject in the oracle's score
 DESCRIBED_STREAM = 1  # of the random numbers of `described_captions`
+TRAINED_ON = ("latents", "text", "described", "embedding", "relevance")  # arrays of a story
+SHOWN = ("seen", "place")  # who is shown where, for what is measured
+_AGAIN = "if it is to be one, delete it and encode it again"
 SEEN = 0.25  # share of a chunk's frames in which a subject must be visible to count as shown
 
 
@@ -113,6 +118,52 @@ def encode_story(encoders: Encoders, story: Story, frames: np.ndarray) -> dict[s
         "seen": seen,
         "place": place,
     }
+
+
+def read_story(path: Path) -> dict[str, np.ndarray]:
+    """What `encode_story` made, as it was written; `seen` and `place` only where the file has them.
+
+    Raises:
+        UserError: the file is damaged, or it is not an encoded story.
+    """
+    try:
+        found = read_npz(path)
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}") from None
+    except UserError as error:
+        raise UserError(f"{error}, so it is no encoded story; {_AGAIN}") from None
+    missing = [name for name in TRAINED_ON if name not in found]
+    if missing:
+        raise UserError(
+            f"{path} is not an encoded story: it has no {', '.join(missing)}; "
+            "python -m data_pipelines.storyworld.encode makes them"
+        )
+    wrong = _not_a_story(found)
+    if wrong:
+        raise UserError(f"{path} is not an encoded story: {wrong}; {_AGAIN}")
+    return found
+
+
+def _not_a_story(found: dict[str, np.ndarray]) -> str | None:
+    """What keeps arrays from being a story, None if nothing does."""
+    text, latents = found["text"], found["latents"]
+    chunks = len(text) if text.ndim == 3 else 0
+    if not chunks or latents.ndim != 4 or len(latents) <= chunks or (len(latents) - 1) % chunks:
+        return f"latents {list(latents.shape)} and text {list(text.shape)} do not belong together"
+    shapes: dict[str, tuple[int, ...]] = {
+        "described": text.shape, "embedding": (chunks, text.shape[2]), "relevance": (chunks, chunks),
+    }  # fmt: skip
+    for name in (*TRAINED_ON, *SHOWN):
+        array = found.get(name)
+        if array is None:
+            continue
+        if array.dtype.kind not in "fi" or not is_finite(array):
+            return f"{name} holds what is no finite number"
+        if array.shape[:1] != (chunks,) and name != "latents":
+            return f"{name} is {list(array.shape)} for {chunks} chunks"
+        if array.shape != shapes.get(name, array.shape):
+            return f"{name} is {list(array.shape)}, not {list(shapes[name])}"
+    return None
 
 
 def described_captions(encoders: Encoders, story: Story) -> list[str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import grain.python as grain
 import numpy as np
 
+from bvjax import console
+from bvjax.array_files import read_npy
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.files import read_json
-from data_pipelines.storyworld.latents import manifest
+from bvjax.finite import is_finite
+from data_pipelines.storyworld.latents import TRAINED_ON, manifest, read_story
 
 
 class LatentStories(grain.RandomAccessDataSource):
@@ -24,7 +27,7 @@ class LatentStories(grain.RandomAccessDataSource):
         """Reads the first `stories` files (all when None).
 
         Raises:
-            UserError: there are too few, or they are not all of one length.
+            UserError: there are too few, they are not all of one length and size, or one is damaged.
         """
         files = sorted((Path(root) / split).glob("story_*.npz"))
         if not files or (stories or 0) > len(files):
@@ -32,13 +35,20 @@ class LatentStories(grain.RandomAccessDataSource):
                 f"{root}/{split} holds {len(files)} encoded stories, {stories or 1} are wanted; "
                 f"make them with python -m data_pipelines.storyworld.encode --out {root} --split {split}"
             )
-        self._items = [_read(path) for path in files[:stories]]
+        stored = [read_story(path) for path in files[:stories]]
+        self._items = [{name: story[name] for name in TRAINED_ON} for story in stored]
         lengths = sorted({len(item["text"]) for item in self._items})
         if len(lengths) > 1:
             raise UserError(
                 f"{root}/{split} holds stories of {' and '.join(map(str, lengths))} chunks; "
                 "one folder holds stories of one length"
             )
+        for path, item in zip(files, self._items, strict=False):
+            if _shapes(item) != _shapes(self._items[0]):
+                raise UserError(
+                    f"the stories in {root}/{split} are of different models: {path.name} has "
+                    f"{_shapes(item)}, {files[0].name} has {_shapes(self._items[0])}"
+                )
 
     def __len__(self) -> int:
         return len(self._items)
@@ -67,8 +77,33 @@ def latent_batches(
 
 
 def null_text(root: str | Path) -> np.ndarray:
-    """Text states [T, Dt] of the empty caption, made with the encoded stories."""
-    return np.load(Path(root) / "null_text.npy").astype(np.float32)
+    """Text states [T, Dt] of the empty caption, made with the encoded stories; raises `UserError`."""
+    path = Path(root) / "null_text.npy"
+    try:
+        found = read_npy(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(console.os_sentence(error)) from None
+    if found.ndim != 2 or found.dtype.kind != "f" or not is_finite(found):
+        raise UserError(f"{path} is {list(found.shape)} {found.dtype}, not finite text states")
+    return found.astype(np.float32)
+
+
+def check_stories(
+    batch: dict[str, np.ndarray], null: np.ndarray, model: ModelConfig, root: str | Path
+) -> None:
+    """Raises `UserError` unless a batch of encoded stories and the empty caption are of the sizes of `model`."""
+    grid, text = ChunkGrid(model.chunk, 1, model.dit.patch), (model.text.max_length, model.text.dim)
+    chunks = batch["text"].shape[1]
+    frames = (1 + chunks * grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
+    for name, found, wanted in (
+        ("latents", batch["latents"].shape[1:], frames),
+        ("text", batch["text"].shape[2:], text),
+        ("null_text", null.shape, text),
+    ):
+        if found != wanted:
+            raise UserError(
+                f"the stories in {root} are of another model: {name} is {list(found)}, not {list(wanted)}"
+            )
 
 
 def check_latents(root: str | Path, weights: str | Path, model: ModelConfig) -> None:
@@ -83,11 +118,5 @@ def check_latents(root: str | Path, weights: str | Path, model: ModelConfig) -> 
         raise UserError(f"the stories in {root} were encoded by other weights than {weights}")
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path) as file:
-            return {
-                key: file[key] for key in ("latents", "text", "described", "embedding", "relevance")
-            }
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and encode it again") from None
+def _shapes(item: dict[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in item.items())

@@ -21,7 +21,13 @@ from bvjax.story import split_times
 from bvjax.tokenizer import Tokenizer
 from bvjax.weights import PARTS, TOKENIZER, load_config, load_weights
 from data_pipelines.storyworld import Story, make_story, num_frames, render
-from data_pipelines.storyworld.latents import Encoders, claim, encode_story, story_file
+from data_pipelines.storyworld.latents import (
+    Encoders,
+    claim,
+    encode_story,
+    read_story,
+    story_file,
+)
 from data_pipelines.storyworld.world import CHUNK_SECONDS
 
 SPLIT = "heldout"
@@ -109,8 +115,7 @@ class EncodedStories:
         """latents, text, embedding, relevance, seen and place (`latents.encode_story`), float32."""
         path = None if self.cache is None else story_file(self.cache, SPLIT, seed)
         if path is not None and path.exists():
-            with np.load(path) as file:
-                return {name: file[name].astype(np.float32) for name in file.files}
+            return {name: array.astype(np.float32) for name, array in read_story(path).items()}
         story = make_story(seed, SPLIT)
         item = encode_story(self.tested.encoders, story, self.tested.frames(story))
         if path is not None:

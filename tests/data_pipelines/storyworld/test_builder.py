@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bvjax.errors import UserError
 from data_pipelines.storyworld import builder as builder_lib
@@ -133,3 +137,47 @@ def test_which_dataset_is_read(data_dir, tmp_path):
         damage()
         with pytest.raises(UserError, match="is damaged"):
             storyworld_source(folder, "train")
+
+
+def test_a_dataset_of_another_kind_is_not_called_damaged(data_dir, tmp_path):
+    folder = Path(shutil.copytree(next(data_dir.glob("storyworld/*/*")), tmp_path / "copy"))
+    path = folder / "dataset_info.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"name": "lv_bench"}))
+    with pytest.raises(UserError) as error:
+        storyworld_source(folder, "train")
+    assert str(error.value).endswith("holds the dataset 'lv_bench' 1.0.0, not storyworld 1.0.0")
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data(), how=st.sampled_from(["key", "cut", "replace", "remove"]))
+def test_any_files_are_a_dataset_or_refused_in_one_sentence(data_dir, data, how):
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(shutil.copytree(next(data_dir.glob("storyworld/*/*")), Path(root) / "copy"))
+        path = data.draw(st.sampled_from(sorted(folder.iterdir())))
+        content = path.read_bytes()
+        if how == "remove":
+            path.unlink()
+        elif how == "key" and path.suffix == ".json":
+            path.write_text(json.dumps(changed(json.loads(content), data)))
+        elif how == "cut":
+            path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+        else:
+            path.write_bytes(data.draw(st.binary(max_size=40)))
+        try:
+            rows = storyworld_source(folder, "train")
+            assert len(rows[0]["captions"]) == 15
+        except UserError as error:
+            assert root in str(error) and "\n" not in str(error)
+
+
+def changed(content, data):
+    """JSON with another value at one place."""
+    if isinstance(content, dict) and content and data.draw(st.booleans()):
+        key = data.draw(st.sampled_from(sorted(content)))
+        return content | {key: changed(content[key], data)}
+    if isinstance(content, list) and content and data.draw(st.booleans()):
+        return [changed(content[0], data), *content[1:]]
+    return data.draw(
+        st.none() | st.integers(-2, 2**70) | st.text(max_size=4) | st.just([]) | st.just({"a": 1})
+    )

@@ -75,7 +75,7 @@ def test_clips_come_from_the_cache_where_it_has_them(cached, monkeypatch):
 
 def test_a_clip_is_a_run_of_frames_of_its_story(cached):
     clip = cached.batch(0, 12)["frames"]
-    videos = [open_story(cached.path(n)) for n in (0, 2)]
+    videos = [open_story(cached.path(n), 16, 16) for n in (0, 2)]
     found = sum(
         any(np.array_equal(v[s : s + 5], c) for v in videos for s in range(len(v) - 4))
         for c in clip
@@ -104,7 +104,7 @@ def test_fill_renders_only_what_is_missing(tmp_path, capfd):
     names = sorted(p.name for p in (root / "heldout-16x16-1fps").iterdir())
     assert names == ["story_00000.npy", "story_00001.npy"]  # nothing temporary stays
     story = make_story(1, "heldout")
-    video = open_story(root / "heldout-16x16-1fps" / "story_00001.npy")
+    video = open_story(root / "heldout-16x16-1fps" / "story_00001.npy", 16, 16)
     np.testing.assert_array_equal(video[7:8], clips_lib.render_frames(story, [7], 16, 16, 1))
     assert fill(root, "heldout", 16, 16, 1, stories=2, workers=2) == 0
 
