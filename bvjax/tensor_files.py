@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from bvjax.errors import UserError
 from bvjax.file_kinds import check_kind
 from bvjax.files import parse_json
+from bvjax.plain_text import shown
 
 # Names of the format -> NumPy's.  8-bit floats are listed so that they can be named when refused.
 DTYPES = {
@@ -68,8 +69,8 @@ class TensorFile:
                 size = int.from_bytes(file.read(8), "little")
                 header = parse_json(file.read(size), f"the header of {path}")
         except (SafetensorError, OSError, ValueError) as error:
-            message = f"{path} is damaged or not a safetensors file ({error})"
-            raise UserError(message) from None
+            reason = shown(str(error).partition(", expected one of")[0])
+            raise UserError(f"{path} is damaged or not a safetensors file ({reason})") from None
         self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
         self._offsets = {
             name: 8 + size + entry["data_offsets"][0] for name, entry in header.items()

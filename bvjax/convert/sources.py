@@ -200,6 +200,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     where = read_json_object(index).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise UserError(f"{index} is damaged: its weight_map must give the file of each tensor")
-    if any(re.search(r"[/\\\0]", name) or name in ("", ".", "..") for name in where.values()):
-        raise UserError(f"{index} names files outside its folder")
+    for name in where.values():
+        if re.search(r"[/\\\x00-\x1f]", name) or name in ("", ".", ".."):
+            raise UserError(f"{index} names {name[:40]!r}, which is no file in its folder")
     return where
