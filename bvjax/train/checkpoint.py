@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,8 @@ def restore_newest(
             accept(saved)
             state = _read_state(saved, like)
             if data is not None:
-                _reading(saved, "its data position", lambda s=saved: data.set_state(s.data_state))
+                set_state = functools.partial(data.set_state, saved.data_state)
+                _reading(saved, "its data position", set_state)
             return Restored(state, saved, damaged)
         except _Damaged as error:
             damaged[step] = str(error)

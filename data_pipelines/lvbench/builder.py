@@ -21,6 +21,7 @@ import argparse
 import dataclasses
 import functools
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -172,7 +173,7 @@ def lvbench_source(
     if not (folder / "dataset_info.json").is_file():
         raise UserError(
             f"there is no {folder}; make it with "
-            f"python -m data_pipelines.lvbench.builder --folder LVBENCH --out {data_dir}"
+            f"python -m data_pipelines.lvbench.builder --folder LVBENCH --out {shlex.quote(str(data_dir))}"
         )
     if split not in SPLITS:
         raise UserError(f"the splits are {' and '.join(SPLITS)}, not {split!r}")

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import functools
 import multiprocessing
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -119,7 +120,7 @@ def storyworld_source(data_dir: str | Path, split: str) -> Sequence[dict[str, An
     if not found:
         raise UserError(
             f"{root} holds no storyworld dataset of version {VERSION}; make it with "
-            f"python -m data_pipelines.storyworld.builder --out {root}"
+            f"python -m data_pipelines.storyworld.builder --out {shlex.quote(str(root))}"
         )
     if len(found) > 1:
         raise UserError(f"{root} holds several datasets; name one: {', '.join(map(str, found))}")

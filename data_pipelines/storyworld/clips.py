@@ -148,8 +148,8 @@ def open_story(path: Path, height: int, width: int) -> Video:
         video = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy raises half a dozen kinds for damaged headers
         raise UserError(f"{path} is damaged: {first_line(error)}; {again}") from None
-    shape, kind = getattr(video, "shape", ()), getattr(video, "dtype", None)
-    if kind != np.uint8 or len(shape) != 4 or not shape[0] or shape[1:] != (height, width, 3):
+    whole = isinstance(video, np.ndarray) and video.dtype == np.uint8 and video.ndim == 4
+    if not whole or not len(video) or video.shape[1:] != (height, width, 3):
         raise UserError(f"{path} is not a story of {height}x{width} pixels; {again}")
     return video
 

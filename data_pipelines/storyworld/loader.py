@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import grain.python as grain
 import numpy as np
@@ -33,7 +34,7 @@ class LatentStories(grain.RandomAccessDataSource):
         if not files or (stories or 0) > len(files):
             raise UserError(
                 f"{root}/{split} holds {len(files)} encoded stories, {stories or 1} are wanted; "
-                f"make them with python -m data_pipelines.storyworld.encode --out {root} --split {split}"
+                f"make them with python -m data_pipelines.storyworld.encode --out {quote(str(root))} --split {split}"
             )
         stored = [read_story(path) for path in files[:stories]]
         self._items = [{name: story[name] for name in TRAINED_ON} for story in stored]
@@ -112,7 +113,7 @@ def check_latents(root: str | Path, weights: str | Path, model: ModelConfig) -> 
     if not path.exists():
         raise UserError(
             f"{path} is missing; make it with "
-            f"python -m data_pipelines.storyworld.encode --weights {weights} --out {root}"
+            f"python -m data_pipelines.storyworld.encode --weights {quote(str(weights))} --out {quote(str(root))}"
         )
     if read_json(path) != manifest(weights, model):
         raise UserError(f"the stories in {root} were encoded by other weights than {weights}")

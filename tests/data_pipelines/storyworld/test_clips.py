@@ -115,3 +115,24 @@ def test_crops_are_squares_of_the_whole_clip(source):
     assert crops.shape == (5, 9, 9, 3)
     places = [(top, left) for top in range(8) for left in range(8)]
     assert any(np.array_equal(whole[:, y : y + 9, x : x + 9], crops) for y, x in places)
+
+
+def test_a_cached_file_that_is_no_story_of_this_size_is_refused(source, tmp_path):
+    cached = dataclasses.replace(source, cache=tmp_path, stories=1)
+    path = cached.path(0)
+    path.parent.mkdir()
+    for array in (np.zeros((61, 16, 8, 3), np.uint8), np.zeros((61, 16, 16, 3)), np.zeros(3)):
+        np.save(path, array)
+        with pytest.raises(UserError, match="is not a story of 16x16 pixels; delete it"):
+            cached.batch(0, 1)
+    np.save(path, np.zeros((2, 16, 16, 3), np.uint8))
+    with pytest.raises(UserError, match="is too short; delete it"):
+        cached.batch(0, 1)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged"):
+        cached.batch(0, 1)
+
+
+def test_a_clip_is_no_longer_than_a_story(source):
+    with pytest.raises(UserError, match="data.frames is 62; a story has 61 at 1 fps"):
+        dataclasses.replace(source, frames=62)
