@@ -175,10 +175,8 @@ def _mesh_option(parser: argparse.ArgumentParser) -> None:
 # ---- commands ---------------------------------------------------------------------------------
 def _generate(args: argparse.Namespace) -> None:
     from bvjax.generate import bundle as bundles
-    from bvjax.generate import session
-    from bvjax.overrides import apply_overrides
+    from bvjax.generate.pipeline import load
     from bvjax.story import load_story, repeated
-    from bvjax.weights import load_config
 
     story = load_story(args.story) if args.story else repeated(args.prompt, args.chunks or 1)
     folder = bundles.find_weights(args.preset, args.weights)
@@ -187,16 +185,14 @@ def _generate(args: argparse.Namespace) -> None:
         if any(text.partition("=")[0].strip() == "sampler.steps" for text in overrides):
             raise UserError("--steps and --set sampler.steps are both given; give one of them")
         overrides.append(f"sampler.steps={args.steps}")
-    model = apply_overrides(load_config(folder), overrides)
     console.set_up()
-    bundle = bundles.load_bundle(folder, _layout(model, args.mesh))
-    run = session.begin(
-        bundle, model, story, args.out, seed=args.seed, scale=args.scale, image=args.image,
-        video=args.video, video_chunks=args.video_chunks, video_part=args.video_part,
-        chunks=args.chunks, overrides=tuple(overrides),
+    pipeline = load(folder, overrides=overrides, mesh=args.mesh)
+    run = pipeline.begin(
+        story, args.out, seed=args.seed, scale=args.scale, image=args.image, video=args.video,
+        video_chunks=args.video_chunks, video_part=args.video_part, chunks=args.chunks,
     )  # fmt: skip
     with run:
-        _produce(run, bundle, profile=args.profile)
+        _produce(run, pipeline.bundle, profile=args.profile)
 
 
 def _resume(args: argparse.Namespace) -> None:
@@ -300,6 +296,7 @@ def _plan(args: argparse.Namespace) -> None:
 def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
     from bvjax.generate import bundle as bundles
     from bvjax.generate import session
+    from bvjax.generate.pipeline import layout_of
     from bvjax.generate.run_dir import RunDir
     from bvjax.generate.run_settings import weights_folder
 
@@ -311,19 +308,12 @@ def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
             folder = pathlib.Path(args.weights)
         if not folder.is_dir():
             raise UserError(f"there is no weights folder {folder}; say where it is with --weights")
-        bundle = bundles.load_bundle(folder, _layout(run.settings.model, args.mesh))
+        bundle = bundles.load_bundle(folder, layout_of(run.settings.model, args.mesh))
         session.check_weights(run, bundle)
         return run, bundle
     except BaseException:
         run.close()
         raise
-
-
-def _layout(model, mesh: str | None):
-    from bvjax.generate.placement import choose_layout
-    from bvjax.sharding import parse_mesh
-
-    return choose_layout(model, None if mesh is None else parse_mesh(mesh))
 
 
 def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:

@@ -94,28 +94,18 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace, weights_folder: pathlib.Path) -> int:
-    from bvjax.lvbench import evaluation
-    from bvjax.lvbench.metric import Options
+    from bvjax.lvbench.evaluation import evaluate_videos
 
-    request = evaluation.Request(
-        videos=pathlib.Path(args.videos),
-        out=pathlib.Path(args.out) if args.out else None,
-        name=args.name,
-        suite=args.suite,
-        metrics=tuple(filter(None, args.metrics.split(","))),
-        weights=args.weights,
-        weights_folder=weights_folder,
-        prompts=pathlib.Path(args.prompts) if args.prompts else None,
-        options=Options(
-            segments=args.chunks, flow=args.flow, static=args.static, subject=args.subject,
-            aesthetic=args.aesthetic, batch=args.batch,
-        ),
-        devices=_devices(args.mesh),
-        shard=_shard(args.shard),
-    )  # fmt: skip
+    devices, shard = _devices(args.mesh), _shard(args.shard)
     console.set_up()
     with console.going_on(console.AGAIN), _Bar() as progress:
-        outcome = evaluation.evaluate(request, progress)
+        outcome = evaluate_videos(
+            args.videos, out=args.out or None, name=args.name, suite=args.suite,
+            metrics=tuple(filter(None, args.metrics.split(","))), chunks=args.chunks,
+            weights=args.weights, prompts=args.prompts or None, weights_dir=weights_folder,
+            flow=args.flow, static=args.static, subject=args.subject, aesthetic=args.aesthetic,
+            batch=args.batch, devices=devices, shard=shard, progress=progress,
+        )  # fmt: skip
     if outcome.owed:
         print(f"this part is done; the results wait for {', '.join(outcome.owed)}")
     else:

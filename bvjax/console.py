@@ -20,8 +20,14 @@ from bvjax.plain_text import shown
 AGAIN = "what is finished is kept, the same command again goes on"  # for `going_on`
 BROKEN_PIPE = 141  # what a shell reports of a command that nobody reads any more
 _PARAMETER = re.compile(r"`([A-Za-z_]\w*)`")
-# Options that are not the parameter's name with hyphens: each is given once for every item.
-_OPTIONS = {"overrides": "--set", "captions": "--caption", "loras": "--lora"}
+# What is not the parameter's name with hyphens: an option for each item, arguments without a name.
+_OPTIONS = {
+    "overrides": "--set",
+    "captions": "--caption",
+    "loras": "--lora",
+    "src": "SRC",
+    "dst": "DST",
+}
 
 
 def run(command: Callable[[], int | None], name: str = "bvjax") -> int:

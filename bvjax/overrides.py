@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import numbers
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -73,6 +74,35 @@ def apply_overrides(config: Config, assignments: Iterable[str]) -> Config:
             raise UserError(f"{path} is given twice; give it once")
         where[key] = _coerce(path, _parse(text.strip(), kind), kind)
     return _replace(config, changes)
+
+
+def assignments(overrides: Mapping[str, Any] | Iterable[str]) -> tuple[str, ...]:
+    """Overrides as `apply_overrides` takes them: {"memory.tau": 0.97} becomes "memory.tau=0.97".
+
+    Raises `UserError` for a value that cannot be written so.
+    """
+    if isinstance(overrides, str):
+        raise UserError(
+            f"`overrides` is a mapping or a list of section.key=value, not {overrides!r}"
+        )
+    if not isinstance(overrides, Mapping):
+        return tuple(overrides)
+    return tuple(f"{key}={_literal(key, value)}" for key, value in overrides.items())
+
+
+def _literal(key: str, value: Any) -> str:
+    """A value as `_parse` reads it; NumPy's numbers as Python's."""
+    if isinstance(value, (list, tuple)):
+        return f"({''.join(f'{_literal(key, item)},' for item in value)})"
+    if isinstance(value, numbers.Real) and not isinstance(value, (bool, numbers.Integral)):
+        value = float(value)
+    elif isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        value = int(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    raise UserError(
+        f"{key} is of type {type(value).__name__}; it can be a number, text or a list of these"
+    )
 
 
 def all_keys(cls: type, where: str = "") -> list[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from bvjax.errors import UserError
 from bvjax.files import read_json
 from bvjax.plain_text import is_blank, whole_text
 
-__all__ = ["Story", "load_story", "parse_story", "split_times"]
+__all__ = ["Story", "as_story", "load_story", "parse_story", "split_times"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,21 @@ class Story:
 def load_story(path: str | pathlib.Path) -> Story:
     """Read a story file; raises `UserError` with one sentence for whatever is wrong with it."""
     return parse_story(read_json(path, "the story"), str(path))
+
+
+def as_story(story: Story | str | os.PathLike | Mapping | Sequence, chunks: int | None) -> Story:
+    """A story in any of its forms: a file (a path, or text that ends in ".json"), its content (a list
+    of captions, a mapping), or a prompt, which is the caption of `chunks` chunks, by default of one.
+
+    Raises `UserError`.
+    """
+    if isinstance(story, Story):
+        return story
+    if isinstance(story, os.PathLike) or (isinstance(story, str) and story.endswith(".json")):
+        return load_story(pathlib.Path(story))
+    if isinstance(story, str):
+        return repeated(story, 1 if chunks is None else chunks)
+    return parse_story(list(story) if isinstance(story, tuple) else story)
 
 
 def repeated(prompt: str, chunks: int) -> Story:

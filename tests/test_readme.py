@@ -27,10 +27,15 @@ NOT_RUN = {
 }
 
 
+def blocks(language: str = "") -> list[str]:
+    """The fenced blocks in a language; those without one are commands."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [block for name, block in found if name == language]
+
+
 def commands() -> list[str]:
     """Commands of the fenced blocks in order, without comments, prompts of one Python for all."""
-    blocks = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    lines = [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
+    lines = [re.sub(r"\s+#.*", "", line) for block in blocks() for line in block.splitlines()]
     return [re.sub(r"^\.venv[-a-z]*/bin/python", "python", line) for line in lines if line.strip()]
 
 
@@ -89,10 +94,25 @@ def test_the_other_commands_have_their_flags(tmp_path):
             assert re.search(rf"{flag}\b|--\[no\]{flag[2:]}\b", helps[key]), (command, flag)
 
 
+def link_packages(folder: pathlib.Path) -> None:
+    for name in ("bvjax", "experiments", "data_pipelines", "kernels_pallas"):
+        (folder / name).symlink_to(ROOT / name)
+
+
+@pytest.mark.slow
+def test_the_python_runs(tmp_path):
+    (block,) = blocks("python")
+    link_packages(tmp_path)
+    said = run([sys.executable, "-c", block], tmp_path)
+    assert "(97, 64, 64, 3) (25, 8, 8, 16)" in said and "role='recent'" in said
+    assert (tmp_path / "runs" / "fox.mp4").stat().st_size > 10_000
+    assert (tmp_path / "runs" / "python" / "report.png").exists()
+    assert (tmp_path / "runs" / "export" / "model_index.json").exists()
+
+
 @pytest.mark.slow
 def test_the_commands_run_in_order(tmp_path):
-    for name in ("bvjax", "experiments", "data_pipelines", "kernels_pallas"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    link_packages(tmp_path)
     demo = subprocess.run(
         ["make", "--no-print-directory", "-C", str(ROOT), "-n", "demo", "PY=python"],
         capture_output=True, text=True, check=True,

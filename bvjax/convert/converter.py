@@ -23,6 +23,7 @@ from bvjax.convert.target import Target, tokenizer_of
 from bvjax.errors import UserError
 from bvjax.files import sha256_of, write_atomic
 from bvjax.finite import is_finite
+from bvjax.overrides import assignments
 from bvjax.plain_text import listed, size_text
 from bvjax.presets import get_preset
 from bvjax.stages import STAGES
@@ -44,17 +45,17 @@ class Plan:
 
 
 def convert(
-    src: Path,
-    dst: Path,
-    to: str,
+    src: str | Path,
+    dst: str | Path,
+    to: str = "bvjax",
     *,
     dtype: str = "keep",
     preset: str | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Mapping[str, Any] | Sequence[str] = (),
     stage: str | None = None,
     branch: str | None = None,
     overwrite: bool = False,
-    loras: Sequence[tuple[Path, float]] = (),
+    loras: Mapping[str | Path, float] | Sequence[tuple[str | Path, float]] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> ModelConfig:
     """Converts all components found at `src`; returns what the model is.
@@ -63,7 +64,7 @@ def convert(
         to: bvjax, diffusers, wan or skyreels.
         dtype: of what is written; `keep` changes no bit.
         preset: what the model is, if not what its sizes say; its sizes must fit.
-        overrides: "section.key=value" on top, for example dit.num_heads=12.
+        overrides: changes on top, {"dit.num_heads": 12} or ["dit.num_heads=12"].
         stage: what its training made it; default: what the source says, or what its form tells.
         loras: files and strengths, merged into the DiT one after the other, see `convert.lora`.
         say: is told what goes where.
@@ -79,19 +80,20 @@ def convert(
         raise UserError(f"`stage` is {stage!r}; it can be {', '.join(STAGES)}")
     if preset is not None:
         get_preset(preset)
-    for name, place in (("SRC", src), ("DST", dst)):
+    for name, place in (("src", src), ("dst", dst)):
         if not os.fspath(place):
-            raise UserError(f"{name} is empty; it must be the name of a file or a folder")
+            raise UserError(f"`{name}` is empty; it must be the name of a file or a folder")
     src, dst = Path(src), Path(dst)
     sources = open_sources(src, branch)
-    model = identify(sources, preset, overrides)
+    model = identify(sources, preset, assignments(overrides))
     plans = [_plan(source, model, to, dtype, stage) for source in sources]
     problems = [text for plan in plans for text in _problems(plan)]
     if problems:
         raise UserError("; ".join(problems))
     if loras and not any(plan.source.part == "dit" for plan in plans):
         raise UserError(f"{src} has no DiT that `loras` could change")
-    opened = [lora.open_lora(path, strength, model) for path, strength in loras]
+    merged = loras.items() if isinstance(loras, Mapping) else loras
+    opened = [lora.open_lora(Path(path), strength, model) for path, strength in merged]
     staging.check_place(dst, [plan.name for plan in plans])
     target = Target(dst, to, model, [source.part for source in sources])
     files = target.files(tokenizer_of(sources, src, model))

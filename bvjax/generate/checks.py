@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+from typing import Any
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ChunkConfig, ModelConfig
@@ -49,6 +51,15 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
     ):
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"{name} is {value}; it must be 0 or more ({meaning})")
+
+
+def whole_numbers(**values: Any) -> dict[str, Any]:
+    """Parameters that are whole numbers or None, NumPy's as Python's; raises `UserError` for others."""
+    for name, value in values.items():
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if value is not None and not whole:
+            raise UserError(f"`{name}` is {value!r}; it must be a whole number")
+    return {name: None if value is None else int(value) for name, value in values.items()}
 
 
 def check_seed(seed: int) -> None:

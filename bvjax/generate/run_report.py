@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from bvjax.generate import drift_report, report_picture
+from bvjax.generate.chunk_memory import chunk_memory
 from bvjax.generate.run_dir import RunDir
 from bvjax.generate.steps import ChunkReport
 
@@ -76,22 +76,14 @@ class RunReport:
         return [[self.run.number_of(first), seed] for first, seed in self.run.settings.rerolls]
 
     def _memory(self, report: ChunkReport) -> dict[str, Any]:
-        model = self.run.settings.model
-        report = jax.device_get(report)
-        roles = ["anchor"] * model.memory.anchor + ["semantic"] * model.retrieval.l
-        roles += ["recent"] * model.retrieval.recent
+        memory = chunk_memory(report, self.run.settings.model, self.run.grid)
         retrieved = [
-            {
-                "chunk": self.run.number_of(int(report.chunk_id[e])),
-                "role": roles[e],
-                "score": round(float(report.score[e]), 4),
-            }
-            for e in np.flatnonzero(report.valid)
+            {"chunk": entry.chunk, "role": entry.role, "score": round(entry.score, 4)}
+            for entry in memory.retrieved
         ]
-        tokens = self.run.grid.tokens_per_chunk
         return {
             "retrieved": retrieved,
-            "kept_ratio": (report.kept / tokens).tolist(),
-            "clipped": (report.wanted > report.kept).astype(float).tolist(),
-            "coverage": report.coverage.tolist(),
+            "kept_ratio": list(memory.kept_ratio),
+            "clipped": [float(clipped) for clipped in memory.clipped],
+            "coverage": list(memory.coverage),
         }

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
+import PIL.Image
 from absl import logging
+from jaxtyping import Float, UInt8
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
@@ -32,6 +34,7 @@ from bvjax.generate.rollout import Piece, stream
 from bvjax.generate.run_dir import RunDir, check_place, check_space, required_bytes
 from bvjax.generate.run_report import RunReport
 from bvjax.generate.run_settings import Settings, weights_place
+from bvjax.generate.steps import ChunkReport
 from bvjax.memory import rules
 from bvjax.plain_text import is_blank, whole_text
 from bvjax.stages import check_sampler, memory_warning
@@ -54,6 +57,9 @@ class Progress:
     chunk: int
     fresh: bool  # False: it was on disk already
     seconds: dict[str, float]
+    frames: UInt8[np.ndarray, "f h w 3"]
+    latents: Float[np.ndarray, "l h w z"]
+    report: ChunkReport | None  # None for a first frame that is not in the bank
 
 
 def begin(
@@ -64,7 +70,7 @@ def begin(
     *,
     seed: int = 0,
     scale: int | None = None,
-    image: str | pathlib.Path | None = None,
+    image: str | pathlib.Path | PIL.Image.Image | np.ndarray | None = None,
     video: str | pathlib.Path | None = None,
     video_chunks: int | None = None,
     video_part: str | None = None,
@@ -157,14 +163,15 @@ def is_finished(run: RunDir) -> bool:
 
 
 def produce(
-    run: RunDir, bundle: Bundle, *, only_report: bool = False
+    run: RunDir, bundle: Bundle, *, only_report: bool = False, only_chunks: bool = False
 ) -> Iterator[Progress | Encoding]:
     """Makes what a run still lacks: latents, video, report.  Yields after every chunk.
 
     Before the chunks, a video that was given is encoded: an `Encoding` after every latent frame.
 
     Chunks on disk are put back into the bank, so the video goes on exactly as if it had never
-    stopped.  With `only_report` nothing new is generated and the video is left alone.
+    stopped.  With `only_report` nothing new is generated and the video is left alone; with
+    `only_chunks` video and report are.
 
     Raises:
         UserError: the weights are not those the run began with; the memory is larger than the
@@ -204,15 +211,16 @@ def produce(
         layout=bundle.layout,
         rerolls=[(first, jax.random.key(seed)) for first, seed in settings.rerolls],
     )  # fmt: skip
-    report = RunReport(run)
+    report = None if only_chunks else RunReport(run)
     seconds = {"text": time.perf_counter() - started}
-    if only_report:
+    if only_report or only_chunks:
         yield from _follow(run, bundle, pieces, report, None, seconds)
     else:
         (run.path / "report.json").unlink(missing_ok=True)  # until the video is whole again
         with video_io.VideoWriter(run.video, model.chunk.fps, settings.scale) as writer:
             yield from _follow(run, bundle, pieces, report, writer, seconds)
-    report.save()
+    if report is not None:
+        report.save()
 
 
 def decode(run: RunDir, bundle: Bundle) -> int:
@@ -395,7 +403,7 @@ def _follow(
     run: RunDir,
     bundle: Bundle,
     pieces: Iterator[Piece],
-    report: RunReport,
+    report: RunReport | None,
     writer: video_io.VideoWriter | None,
     seconds: dict[str, float],
 ) -> Iterator[Progress]:
@@ -428,7 +436,8 @@ def _follow(
             writer.write(frames)
         clock.append(time.perf_counter())
         asked, seconds["decode"], seconds["write"] = np.diff(clock).tolist()
-        report.add(number, frames, piece.report, seconds)
-        yield Progress(number, piece.fresh, seconds)
+        if report is not None:
+            report.add(number, frames, piece.report, seconds)
+        yield Progress(number, piece.fresh, seconds, frames, latents, piece.report)
         seconds, started = {}, time.perf_counter()
         piece = following

@@ -11,6 +11,7 @@ import contextlib
 import os
 import pathlib
 from types import TracebackType
+from typing import Any
 
 import av
 import numpy as np
@@ -145,13 +146,19 @@ def read_video(path: str | pathlib.Path) -> tuple[UInt8[np.ndarray, "f h w 3"], 
     return np.stack(frames), rate
 
 
-def read_image(path: str | pathlib.Path, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(
+    source: str | pathlib.Path | PIL.Image.Image | np.ndarray, height: int, width: int
+) -> UInt8[np.ndarray, "h w 3"]:
     """A picture as RGB of the wanted size, cut to the middle and resized where it has another.
+
+    Args:
+        source: a file, a picture of Pillow, or an array, uint8 [h, w, 3].
 
     Raises `UserError` for what is not one 8-bit picture.
     """
+    path = source if isinstance(source, (str, pathlib.Path)) else "given"
     try:
-        with PIL.Image.open(path) as image:
+        with _open_image(source) as image:
             # An MPO is a photograph, with its preview or the other eye's view behind it.
             if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
                 raise UserError(
@@ -182,6 +189,19 @@ def read_image(path: str | pathlib.Path, height: int, width: int) -> UInt8[np.nd
         )  # fmt: skip
         image = PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
     return np.asarray(image)
+
+
+def _open_image(source: str | pathlib.Path | PIL.Image.Image | np.ndarray) -> Any:
+    """A picture, as a context manager that closes what it opens."""
+    if isinstance(source, (str, pathlib.Path)):
+        return PIL.Image.open(source)
+    if isinstance(source, PIL.Image.Image):
+        return contextlib.nullcontext(source)
+    if source.ndim != 3 or source.shape[-1] != 3 or source.dtype != np.uint8 or not source.size:
+        raise UserError(
+            f"the image is {list(source.shape)} {source.dtype}; an array must be uint8 [h, w, 3]"
+        )
+    return contextlib.nullcontext(PIL.Image.fromarray(source))
 
 
 def _move_index(path: pathlib.Path) -> None:

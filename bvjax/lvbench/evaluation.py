@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import av
@@ -28,6 +28,7 @@ from bvjax.lvbench.store import Store
 from bvjax.lvbench.suites import Entry, choose
 from bvjax.lvbench.vde import drift_weights
 from bvjax.lvbench.video import find_videos
+from bvjax.lvbench.weights import default_folder
 from bvjax.plain_text import shown
 from bvjax.sharding import Layout, make_layout
 from bvjax.versions import versions
@@ -57,11 +58,16 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of it: lines to print, sentences about what failed, what other shards owe."""
+    """What came of it: lines to print, sentences about what failed, what other shards owe.
+
+    results: the content of results.json; empty while other shards owe something. path: its folder.
+    """
 
     lines: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     owed: tuple[str, ...] = ()
+    results: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    path: pathlib.Path = pathlib.Path()
 
 
 def check(request: Request) -> list[Entry]:
@@ -129,7 +135,7 @@ def evaluate(request: Request, progress: runner.Progress) -> Outcome:
     measured, owed = runner.collect(task)
     if owed:
         failures = tuple(f"{name}: {why}" for name, reasons in failed.items() for why in reasons)
-        return Outcome(failures=failures, owed=tuple(owed))
+        return Outcome(failures=failures, owed=tuple(owed), path=out)
     content = results.build(
         config=_config(request, task, name),
         provenance=_provenance(request, hashes, context.layout, asked),
@@ -142,7 +148,66 @@ def evaluate(request: Request, progress: runner.Progress) -> Outcome:
     }
     files = _write(out, content, pictures)
     failures = tuple(sentence for m in measured for sentence in m.failures)
-    return Outcome(lines=(*table.text(content), "", *map(str, files)), failures=failures)
+    lines = (*table.text(content), "", *map(str, files))
+    return Outcome(lines, failures, results=content, path=out)
+
+
+def evaluate_videos(
+    videos: str | pathlib.Path,
+    *,
+    out: str | pathlib.Path | None = None,
+    name: str | None = None,
+    suite: str | None = None,
+    metrics: Sequence[str] = (),
+    chunks: int = 10,
+    weights: str = "linear",
+    prompts: str | pathlib.Path | None = None,
+    weights_dir: str | pathlib.Path | None = None,
+    flow: str = "dis",
+    static: float = 1.0,
+    subject: str = "histogram",
+    aesthetic: str = "handmade",
+    batch: int = 8,
+    devices: int | None = None,
+    shard: tuple[int, int] | None = None,
+    progress: runner.Progress | None = None,
+) -> Outcome:
+    """Measures how videos drift (VDE) and how good they are: `bvjax.evaluate`.
+
+    Args:
+        videos: a folder, searched with all below it, or one file.
+        out: folder for results, by default runs/evaluation/NAME; what is measured there already is
+            not measured again.
+        name: what made the videos, for tables; by default the folder's.
+        suite: "official", "paper" or "all"; None takes what has its weights.
+        metrics: only these.
+        chunks: equal parts of a video.
+        weights: of VDE: "linear" or "log".
+        prompts: a file of what the videos show.
+        weights_dir: where converted metric networks are.
+        flow, static, subject, aesthetic, batch: see `metric.Options`.
+        devices: how many share the work; None for all of this machine.
+        shard: (i, n): every n-th video from the i-th on, in one of n processes that share `out`.
+
+    Returns:
+        `.results` (the content of results.json), `.failures`, `.path`, `.lines` (a table).
+
+    Raises `UserError` as `check` does, before a video is decoded.
+    """
+    request = Request(
+        videos=pathlib.Path(videos),
+        out=None if out is None else pathlib.Path(out),
+        name=name,
+        suite=suite,
+        metrics=tuple(metrics),
+        weights=weights,
+        weights_folder=default_folder() if weights_dir is None else pathlib.Path(weights_dir),
+        prompts=None if prompts is None else pathlib.Path(prompts),
+        options=Options(chunks, flow, static, subject, aesthetic, batch),
+        devices=devices,
+        shard=shard,
+    )
+    return evaluate(request, runner.Quiet() if progress is None else progress)
 
 
 def _write(

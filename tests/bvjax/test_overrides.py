@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 import bvjax
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.overrides import all_keys, apply_overrides, from_dict, to_dict
+from bvjax.overrides import all_keys, apply_overrides, assignments, from_dict, to_dict
 from bvjax.plain_text import shown
 from bvjax.presets import MINI, PRESETS, get_preset
 
@@ -102,3 +103,12 @@ def test_every_key_is_read_by_the_library():
         key for key in all_keys(ModelConfig) if not re.search(rf"\.{key.split('.')[-1]}\b", source)
     ]
     assert not unread
+
+
+def test_a_mapping_is_written_as_on_the_command_line():
+    written = {"memory.tau": np.float32(0.5), "retrieval.kind": "rolling", "dit.patch": [1, 2, 2]}
+    written |= {"chunk.frames": np.int64(8), "memory.anchor": False, "cfg.negative": "'a' = b"}
+    model = apply_overrides(ModelConfig(name="x"), assignments(written))
+    assert (model.memory.tau, model.retrieval.kind, model.dit.patch) == (0.5, "rolling", (1, 2, 2))
+    assert (model.chunk.frames, model.memory.anchor, model.cfg.negative) == (8, False, "'a' = b")
+    assert assignments(["memory.tau=0.5"]) == ("memory.tau=0.5",)

@@ -228,8 +228,8 @@ def test_places_that_are_none(tiny, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder/dit.safetensors").mkdir(parents=True)
     for src, dst, match in (
-        (tiny.weights, "", "DST is empty; it must be the name of a file or a folder"),
-        ("", "dst", "SRC is empty"),
+        (tiny.weights, "", "`dst` is empty; it must be the name of a file or a folder"),
+        ("", "dst", "`src` is empty"),
         (tiny.weights, "file", "file is a file; a folder is to be written there"),
         (tiny.weights, "file/deeper/still", "file is a file"),
         (tiny.weights, "folder", "dit.safetensors is a folder; a file is to be written there"),
