@@ -10,6 +10,7 @@ from typing import Any
 
 from bvjax.errors import UserError
 from bvjax.files import parse_json, read_json_object, write_atomic
+from bvjax.plain_text import shown
 
 # Keys that may differ when a run is resumed: how long and how often, not what is learned from what.
 FREE = (
@@ -32,7 +33,7 @@ def check_same(workdir: Path, config: dict[str, Any]) -> dict[str, Any]:
     old = flat(read_json_object(path))
     keys = sorted(k for k in {*old, *new} - {*FREE} if old.get(k) != new.get(k))
     if keys:
-        listed = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys)
+        listed = "; ".join(f"{shown(k)} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys)
         raise UserError(f"{workdir} holds a run with another config: {listed}")
     steps = old.get("train.steps")
     if type(steps) is not int or steps < 0:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,8 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bvjax import console, presets
 from bvjax.config import ChunkConfig, VAEConfig
@@ -39,6 +42,11 @@ SMALL_VAE = VAEConfig(
 )  # fmt: skip
 SMALL = dataclasses.replace(
     presets.MINI, vae=SMALL_VAE, chunk=ChunkConfig(height=16, width=16, fps=1, frames=4)
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
 )
 SMOKE = {
     "preset": "small",
@@ -293,6 +301,28 @@ def test_a_damaged_config_json_is_refused(tmp_path, content, message):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=message):
         claim(tmp_path, smoke().to_dict())
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_config_json_is_of_this_run_or_refused_in_one_sentence(data):
+    content = json.loads(json.dumps(smoke().to_dict()))
+    section = data.draw(st.sampled_from(sorted(content)))
+    inner = content if data.draw(st.booleans()) else content[section]
+    value = data.draw(VALUES)
+    if isinstance(inner, dict):
+        inner[data.draw(st.sampled_from(["train", "steps", "new\n", section]))] = value
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        text = json.dumps(content).encode()
+        cut = data.draw(st.integers(0, len(text)))
+        path.write_bytes(data.draw(st.sampled_from([text, text[:cut], text[:cut] + b"\xff"])))
+        before = path.read_bytes()
+        try:
+            assert type(check_same(Path(folder), smoke().to_dict())["train.steps"]) is int
+        except UserError as error:
+            assert folder in str(error) and "\n" not in str(error)
+        assert path.read_bytes() == before
 
 
 def test_weights_that_cannot_be_written_are_told_before_and_kept_after(
