@@ -105,10 +105,33 @@ def build(root: str | Path, config: StoryworldConfig) -> Path:
     return Path(builder.data_path)
 
 
-def storyworld_source(data_dir: str | Path, split: str) -> Sequence[dict[str, Any]]:
+class Rows(Sequence):
+    """Random access to the stories of a split, with one sentence for a row that is damaged.
+
+    `dataset_info` has the features.
+    """
+
+    def __init__(self, source: Any, folder: Path):
+        self._source, self._folder = source, folder
+        self.dataset_info = source.dataset_info
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index):
+        try:
+            return self._source[index]
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"story {index} in {self._folder} is damaged: {first_line(error)}; "
+                "delete the folder and build it again"
+            ) from None
+
+
+def storyworld_source(data_dir: str | Path, split: str) -> Rows:
     """Random access to the stories of a split; `data_dir` is the --out of the builder.
 
-    `.dataset_info` has the features. Text comes back as bytes.
+    Text comes back as bytes.
 
     Raises:
         UserError: there is no dataset, more than one, no such split, or a file is missing or cut.
@@ -127,7 +150,7 @@ def storyworld_source(data_dir: str | Path, split: str) -> Sequence[dict[str, An
     return _opened(found[0], split)
 
 
-def _opened(folder: Path, split: str) -> Sequence[dict[str, Any]]:
+def _opened(folder: Path, split: str) -> Rows:
     """A split of the dataset in `folder`, whoever wrote it."""
     about = read_json_object(folder / "dataset_info.json")
     name, version = about.get("name"), about.get("version")
@@ -151,7 +174,7 @@ def _opened(folder: Path, split: str) -> Sequence[dict[str, Any]]:
         ) from None
     if source is None:
         raise UserError(f"{folder} has no split {split!r}, only {', '.join(splits)}")
-    return source
+    return Rows(source, folder)
 
 
 def _counts(splits: dict[str, int]) -> str:

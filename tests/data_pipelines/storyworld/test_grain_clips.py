@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -103,3 +104,19 @@ def test_far_indices_are_reached_at_once(data_dir):
 def test_a_dataset_that_does_not_fit_is_refused(data_dir, changes, message):
     with pytest.raises(UserError, match=message):
         make(data_dir, **changes)
+
+
+def test_a_story_that_is_damaged_is_named_when_it_is_read(data_dir, tmp_path):
+    """Only the first and the last one are read when a dataset is opened."""
+    root = shutil.copytree(data_dir, tmp_path / "copy")
+    (path,) = root.glob("storyworld/*/*/*train*")
+    content = bytearray(path.read_bytes())
+    at = 75_000  # in story 1: each takes about 49,800 bytes
+    content[at : at + 64] = bytes(64)
+    path.write_bytes(content)
+    batches = make(root).batches(3)
+    with pytest.raises(
+        UserError, match=r"story 1 in .* is damaged: .*; delete the folder"
+    ) as error:
+        next(batches)
+    assert "\n" not in str(error.value)
