@@ -2,7 +2,7 @@
 
   data     the two branches of guidance, rows of a batch
   fsdp     weights; gathered layer by layer when their turn comes
-  context  tokens of a chunk, rows of the bank
+  context  tokens of a chunk, rows of the bank; those of a single latent where they divide
   tensor   heads, and the hidden features between two projections
 
 A `Layout` is passed, static, to the functions that care; the default one is a single device and
@@ -73,6 +73,18 @@ class Layout:
         if self.mesh is None:
             return x
         return jax.lax.with_sharding_constraint(x, self.sharding(*axes))
+
+    def for_tokens(self, count: int) -> Layout:
+        """This layout where `count` tokens divide, else one in which all devices have all tokens.
+
+        The devices and their order are the same, so one program can use both.
+        """
+        if count % self.size(*TOKENS) == 0:
+            return self
+        assert self.mesh is not None
+        data, fsdp, context, tensor = self.mesh.devices.shape
+        copies = self.mesh.devices.reshape(data, 1, 1, fsdp * context, tensor)
+        return Layout(Mesh(copies, ("data", *TOKENS, "copies", "tensor")))
 
     def rows(self, batch: int) -> str | None:
         """The axis that `batch` rows are cut along: `data`, or none where it does not divide."""

@@ -20,9 +20,12 @@ from bvjax.sharding import AXES, ONE_DEVICE, TOKENS, Layout, make_layout
 def misfit(model: ModelConfig, sizes: dict[str, int]) -> str | None:
     """Why `model` cannot be cut so, in one sentence; None if it can."""
     data, rows = sizes.get("data", 1), math.prod(sizes.get(axis, 1) for axis in TOKENS)
-    block = model.sampler.causal_block if model.sampler.causal_block > 1 else 1
+    grid, block = ChunkGrid.of(model), model.sampler.causal_block
+    # What goes through the network at once: a window or its blocks, and a chunk when it is encoded.
+    # The tokens of a single latent, once a video, need not divide (`Layout.for_tokens`).
+    window = block if block > 1 else grid.window_latents
     slot = (" x ".join(TOKENS), rows, model.memory.capacity, "rows of a slot (memory.capacity)")
-    why = _uneven([*_network(model, sizes, block), slot])
+    why = _uneven([*_network(model, sizes, window, grid.latents_per_chunk), slot])
     if why is not None:
         return why
     if data > 2 or (data == 2 and not model.cfg.guided):
@@ -35,14 +38,17 @@ def training_misfit(model: ModelConfig, sizes: dict[str, int]) -> str | None:
     return _uneven(_network(model, sizes, 1))
 
 
-def _network(model: ModelConfig, sizes: dict[str, int], latents: int) -> list[tuple]:
-    """What the DiT has cut: (axis, parts, total, what); `latents` go through it at the least."""
+def _network(model: ModelConfig, sizes: dict[str, int], *latents: int) -> list[tuple]:
+    """What the DiT has cut: (axis, parts, total, what); so many latents go through it at once."""
     grid, tensor = ChunkGrid.of(model), sizes.get("tensor", 1)
     rows = math.prod(sizes.get(axis, 1) for axis in TOKENS)
     return [
         ("tensor", tensor, model.dit.num_heads, "heads"),
         ("tensor", tensor, model.dit.ffn_dim, "hidden features (dit.ffn_dim)"),
-        (" x ".join(TOKENS), rows, grid.tokens_per_latent * latents, "tokens"),
+        *(
+            (" x ".join(TOKENS), rows, grid.tokens_per_latent * (n // model.dit.patch[0]), "tokens")
+            for n in latents
+        ),
     ]
 
 

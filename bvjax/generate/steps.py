@@ -110,9 +110,9 @@ def anchor_step(
     """Generates the guidance latent, [1, h, w, z], from the first caption alone."""
     grid = grid_of(model)
     noise = anchor_noise(given.key, (1, *grid.latent_size, model.dit.in_channels))
-    scale = model.cfg.scale
-    net = WanDiT(model.dit, model.text.dim, layout)
-    velocity = _velocity(net, params, model, given, None, None, grid.positions(1), scale)
+    scale, positions = model.cfg.scale, grid.positions(1)
+    net = WanDiT(model.dit, model.text.dim, layout.for_tokens(len(positions)))
+    velocity = _velocity(net, params, model, given, None, None, positions, scale)
     return solve(model.sampler, velocity, noise, _solver_key(given))[0]
 
 
@@ -237,7 +237,7 @@ def build(
     if model.build.context_noise:
         fresh = normal(purpose_key(given.key, "context noise", given.chunk_id), latents.shape)
         latents = flow.interpolate(latents, fresh, model.build.context_noise)
-    net = WanDiT(model.dit, model.text.dim, layout)
+    net = WanDiT(model.dit, model.text.dim, layout.for_tokens(len(local)))
     clean = functools.partial(_clean_pass, net, params, model, latents, positions, probes)
     kv = clean(given.text, context)
     keep, cover = keep_mask(kv.salience, probes[1], memory, memory.capacity)

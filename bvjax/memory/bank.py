@@ -246,7 +246,7 @@ def gather(kept: Kept, layout: Layout = ONE_DEVICE) -> Entry:
     """The kept rows alone, in position order (Algorithm 2, line 13).
 
     On a mesh each device makes its own rows of the slot, layer by layer, from all of the chunk's:
-    which tokens are kept does not depend on the mesh.
+    which tokens are kept does not depend on the mesh.  Rows that do not divide are on all of them.
     """
     every, index = kept.rows, kept.index
     names = ("keys", "values", "key_scales", "value_scales")
@@ -263,16 +263,20 @@ def _kept_rows(rows, index, stored, layout: Layout):
     if layout.mesh is None:
         return jax.tree.map(lambda x: take_rows(x, index, stored), rows)
 
+    cut = layout.for_tokens(rows["keys"].shape[2]) == layout
+
     def of_layer(layer):
         rows, index, stored = layer
-        rows = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=1, tiled=True), rows)
+        if cut:
+            rows = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=1, tiled=True), rows)
         own = index.shape[-1] // layout.size(*TOKENS)
         first = jax.lax.axis_index(TOKENS) * own
         index = jax.lax.dynamic_slice_in_dim(index, first, own, axis=-1)
         return jax.tree.map(lambda x: take_rows(x, index, stored - first), rows)
 
     where = P(None, None, TOKENS, "tensor")
-    every = layout.manual(lambda *layers: jax.lax.map(of_layer, layers), (where, P(), P()), where)
+    given = where if cut else P(None, None, None, "tensor")
+    every = layout.manual(lambda *layers: jax.lax.map(of_layer, layers), (given, P(), P()), where)
     return every(rows, index, stored)
 
 

@@ -100,6 +100,24 @@ def test_whole_videos(tiny, conditions, capsys):
     close(scanned.latents, np.stack(together[1:]), 1e-4)
 
 
+@pytest.mark.parametrize("sizes", [dict(data=2, context=4), dict(fsdp=4, tensor=2)])
+def test_only_the_tokens_of_a_chunk_must_divide(tiny, conditions, sizes):
+    """Here 4 do and the 2 of the first frame, which all devices then work on, do not."""
+    model = tiny.variant(
+        memory={"capacity": 8}, chunk={"width": 16}, sampler={"steps": 1}, cfg={"bank": "two"}
+    )  # fmt: skip
+    grid, layout, key = steps.grid_of(model), choose_layout(model, sizes), jax.random.key(0)
+    assert (grid.tokens_per_latent, grid.tokens_per_chunk) == (2, 4)
+    assert layout.for_tokens(4) == layout and layout.for_tokens(2).size("context", "fsdp") == 1
+    few = jax.tree.map(lambda x: x[:2] if x.shape[0] == CHUNKS else x, conditions)
+    params = tiny.params["dit"]
+    placed = jax.device_put(params, layout.parameters(params))
+    alone = [p.latents for p in stream(params, model, few, key)]
+    together = [p.latents for p in stream(placed, model, few, key, layout=layout)]
+    for a, b in zip(together, alone, strict=True):
+        close(a, b, 1e-3)
+
+
 def test_a_bank_in_host_memory(tiny, conditions):
     layout, key = make_layout(dict(data=2, context=2, tensor=2)), jax.random.key(0)
     placed = jax.device_put(tiny.params["dit"], layout.parameters(tiny.params["dit"]))
@@ -131,8 +149,10 @@ def test_small_leaves_stay_whole(tiny, part):
 
 def test_meshes_that_do_not_fit_are_refused(tiny):
     model = tiny.variant(memory={"capacity": 8})
+    narrow = tiny.variant(memory={"capacity": 8}, chunk={"width": 16})
+    with pytest.raises(UserError, match="context=8 does not cut 4 tokens evenly"):
+        choose_layout(narrow, dict(context=8))
     for sizes, text in (
-        (dict(context=8), "context=8 does not cut 4 tokens evenly"),
         (dict(tensor=8), "tensor=8 does not cut 2 heads evenly"),
         (dict(data=4, tensor=2), "data=4: there are 2 branches"),
         (dict(context=3), "has 3 devices; there are 8"),
