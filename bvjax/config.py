@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from bvjax.errors import UserError
 
@@ -50,7 +51,7 @@ def _check_dtype(name: str, value: str, legal: tuple[str, ...]) -> None:
         raise UserError(f"{name} is {value!r}; it can be {', '.join(legal)}")
 
 
-def _check_numbers(section: object, where: str = "") -> None:
+def _check_numbers(section: Any, where: str = "") -> None:
     """Raises `UserError` for numbers that nothing can be made of, whatever they count."""
     for field in dataclasses.fields(section):
         value, name = getattr(section, field.name), f"{where}{field.name}"

@@ -41,10 +41,9 @@ def examine(say: Callable[[str], None]) -> bool:
             say(f"ok    {name}: {check()}")
         except Exception as error:  # whatever is wrong here, the rest is worth knowing
             wrong.append(name)
-            told = machine.translated(error) or error
-            kind = "" if isinstance(told, UserError | WorkError) else f"{type(told).__name__}: "
-            told = f"{kind}{' '.join(str(told).split())}"
-            say(f"WRONG {name}: {told}")
+            found = machine.translated(error) or error
+            kind = "" if isinstance(found, UserError | WorkError) else f"{type(found).__name__}: "
+            say(f"WRONG {name}: {kind}{' '.join(str(found).split())}")
     say(_verdict(wrong))
     return not wrong
 

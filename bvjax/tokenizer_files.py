@@ -8,9 +8,11 @@ and transformers writes "unknown", and in captions that quote a special token (`
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import sentencepiece
 
@@ -84,7 +86,7 @@ class SentencePieceVocabulary:
         self._sp = sentencepiece.SentencePieceProcessor()
         try:
             whole = bool(content) and self._sp.LoadFromSerializedProto(content)
-        except RuntimeError:
+        except (RuntimeError, UnicodeDecodeError):  # the second of a message that quotes the file
             whole = False
         if not whole:
             raise UserError(
@@ -92,6 +94,12 @@ class SentencePieceVocabulary:
             )
         _check_ids(path, self._sp.pad_id(), self._sp.eos_id())
         self.size = self._sp.GetPieceSize()
+        try:
+            self._sp.IdToPiece(list(range(self.size)))
+        except UnicodeDecodeError:
+            raise UserError(
+                f"{path} is damaged: it has pieces that are not text in UTF-8"
+            ) from None
 
     def encode(self, text: str) -> list[int]:
         return [*self._sp.EncodeAsIds(text), EOS_ID]
@@ -120,26 +128,52 @@ class HuggingFaceVocabulary:
                 f"{path} holds a {kind} tokenizer; umT5, which captions are encoded with here, has "
                 "a Unigram tokenizer"
             )
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode())
-        except Exception:  # the library raises no narrower class
-            raise UserError(damaged) from None
+        self._tokenizer = _called(tokenizers.Tokenizer.from_str, content.decode(), damaged)
         # The file may remember how it was last used; we cut nothing and pad ourselves.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         _check_ids(path, *map(self._tokenizer.token_to_id, ("<pad>", "</s>")))
-        if self._tokenizer.encode("").ids != [EOS_ID]:
+        if _called(self._tokenizer.encode, "", damaged).ids != [EOS_ID]:
             raise UserError(f"{path} does not end captions with </s>, as a T5 tokenizer does")
         self.size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self._path = str(path)
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text).ids
+        return _called(self._tokenizer.encode, text, f"{self._path} cannot encode {text!r}").ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def find(self, piece: str) -> int | None:
         return self._tokenizer.token_to_id(piece)
+
+
+def _called(function: Callable[[str], Any], text: str, refusal: str) -> Any:
+    """`function(text)` of the tokenizers library; `UserError` with `refusal` where it fails."""
+    try:
+        with _without_stderr():
+            return function(text)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # it raises Exception itself, and panics are not even that
+        raise UserError(refusal) from None
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """The process's stderr goes nowhere: Rust describes a panic there at length."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _check_ids(path: pathlib.Path, pad: int | None, eos: int | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Float
 
 from bvjax.config import ModelConfig
 from bvjax.errors import WorkError
@@ -24,7 +24,7 @@ def check_chunk(
     number: int,
     latents: Float[np.ndarray, "l h w z"],
     report: ChunkReport | None,
-    frames_finite: Bool[Array, ""],
+    frames_finite: bool,
 ) -> None:
     """Raises `WorkError` that names the chunk and the first of its parts that is not finite.
 
@@ -34,7 +34,7 @@ def check_chunk(
     for part, section, finite in (
         ("latents", "dit", is_finite(latents)),
         ("memory entry", "dit", entry_finite),
-        ("frames", "vae", bool(frames_finite)),
+        ("frames", "vae", frames_finite),
     ):
         if not finite:
             raise not_finite(chunk_name(number), part, section, model)

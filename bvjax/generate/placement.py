@@ -73,7 +73,7 @@ def check_memory(model: ModelConfig, layout: Layout = ONE_DEVICE) -> None:
     empty = lambda: init_bank(model, 1, storage_dtype(model))
     values = jax.tree.leaves(jax.eval_shape(empty))
     size = (1 + model.cfg.two_banks) * sum(math.prod(x.shape) * x.dtype.itemsize for x in values)
-    room = machine.host_bytes()
+    room: int | None = machine.host_bytes()
     if model.memory.place == "device":
         count = 1 if layout.mesh is None else layout.mesh.size
         each = machine.device_bytes()

@@ -237,7 +237,7 @@ def decode(run: RunDir, bundle: Bundle) -> int:
                 state, piece = decoding.decode_piece(
                     bundle.params["vae"], model, state, latents, bundle.layout
                 )
-                check_chunk(model, run.number_of(chunk_id), latents, None, state.finite)
+                check_chunk(model, run.number_of(chunk_id), latents, None, bool(state.finite))
                 writer.write(np.asarray(piece))
                 frames += len(piece)
         os.replace(made, run.video)
@@ -429,7 +429,7 @@ def _follow(
         frames = np.asarray(frames)  # waits for them
         clock.append(time.perf_counter())
         number = run.number_of(piece.chunk_id)
-        check_chunk(model, number, latents, piece.report, finite)
+        check_chunk(model, number, latents, piece.report, bool(finite))
         if piece.fresh:
             run.save_latents(piece.chunk_id, latents)
         if writer is not None:

@@ -234,12 +234,9 @@ def keep_rows(
 
 def is_finite(rows: Entry) -> Bool[Array, ""]:
     """Whether keys and values are; rows in 8 bits are when their scales are."""
-    parts = (
-        (rows.keys, rows.values)
-        if rows.key_scales is None
-        else (rows.key_scales, rows.value_scales)
-    )
-    return jnp.stack([jnp.isfinite(part).all() for part in parts]).all()
+    scaled = rows.key_scales is not None
+    parts = (rows.key_scales, rows.value_scales) if scaled else (rows.keys, rows.values)
+    return jnp.stack([jnp.isfinite(part).all() for part in jax.tree.leaves(parts)]).all()
 
 
 def gather(kept: Kept, layout: Layout = ONE_DEVICE) -> Entry:

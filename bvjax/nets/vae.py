@@ -331,7 +331,7 @@ def decode_stream(
     finish = lambda frames, finite: (jnp.clip(frames, -1.0, 1.0), finite)
     carried = state.caches, state.finite
     (caches, _), frames = _decode_stream(params, config, carried, latents, first, layout, finish)
-    return state.replace(caches=caches), frames
+    return VAEState(caches, state.finite), frames
 
 
 def decode_pictures(

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from json_values import changed, places
 
 from bvjax.errors import UserError
 from bvjax.tokenizer import EOS_ID, MASK_PIECE, PAD_ID, Tokenizer, clean, unknown_words, words
@@ -179,6 +180,58 @@ def test_extra_ids_and_the_mask_piece_of_a_json_file(tmp_path):
     assert row(again, text) == row(tokenizer, text)  # neither cut nor padded
     with pytest.raises(UserError, match="caption 1 has .* tokens, the limit is 4"):
         again.encode([text], 4)
+
+
+def test_pieces_that_are_no_text_are_refused(tmp_path, model_file):
+    content = model_file.read_bytes()
+    (tmp_path / "t.model").write_bytes(content.replace("▁".encode(), b"\xffxx", 1))
+    with pytest.raises(UserError, match="t.model is damaged: it has pieces that are not text"):
+        Tokenizer(tmp_path / "t.model")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [("normalizer", "precompiled_charsmap"), ("post_processor", "single", 1, "SpecialToken", "id")],
+)
+def test_panics_of_the_library_are_refusals(tmp_path, capfd, where):
+    path = tmp_path / "tokenizer.json"
+    stored = json.loads((GOLDEN / "tokenizer.json").read_text())
+    path.write_text(json.dumps(changed(stored, where, "x")))
+    with pytest.raises(UserError, match="is not a tokenizer.json: it is damaged"):
+        Tokenizer(path)
+    assert capfd.readouterr().err == ""
+
+
+STRANGE = st.sampled_from(
+    [None, True, 0, 1, -1, 2**31, 2**63, 1e30, "", "x", "\0", [], {}, [0], [["a", 0.0]], "Unigram",
+     "</s>", "<pad>", [["</s>", 0.0]]]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_damaged_file_encodes_or_is_refused(tmp_path, capfd, name, data):
+    content = (GOLDEN / name).read_bytes()
+    if name == "tokenizer.json" and data.draw(st.integers(0, 3)):
+        stored = json.loads(content)
+        where = data.draw(st.sampled_from(sorted(places(stored, first=4), key=str)))
+        content = json.dumps(changed(stored, where, data.draw(STRANGE))).encode()
+    else:
+        at, new = (
+            data.draw(st.integers(0, len(content))),
+            data.draw(st.binary(min_size=1, max_size=8)),
+        )
+        after = data.draw(st.sampled_from([at, at + len(new), len(content)]))
+        content = content[:at] + new + content[after:]
+    (tmp_path / name).write_bytes(content)
+    try:
+        tokenizer = Tokenizer(tmp_path / name)
+        ids, mask = tokenizer.encode(["A red fox, 漢字 </s>", ""], 4096)
+        assert ids.min() >= 0 and ids.max() < tokenizer.vocab_size and mask.any(1).all()
+    except UserError as error:
+        assert str(tmp_path) in str(error) and "\n" not in str(error)
+    assert capfd.readouterr().err == ""
 
 
 def test_refuses_other_json_files(tmp_path):

@@ -6,12 +6,13 @@ import shutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from json_values import changed, places
 
 from bvjax import console, weights
 from bvjax.generate.bundle import find_weights, load_bundle
 
 MANY = settings(
-    max_examples=60, deadline=None, derandomize=True,
+    max_examples=40, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 DEEP = json.loads("[" * 90 + "]" * 90)
@@ -76,29 +77,6 @@ def told(pristine, capsys, changes: dict[str, bytes]) -> str:
     assert code in (0, 1, 2) and bool(code) == bool(said)
     assert said.count("\n") <= 1 and len(said) < 2000
     return said
-
-
-def places(value, where=()):
-    """Paths of all values in JSON."""
-    yield where
-    inner = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    for key, item in inner:
-        yield from places(item, (*where, key))
-
-
-def changed(value, where, new):
-    """JSON with another value at a path."""
-    if not where:
-        return new
-    made = dict(value) if isinstance(value, dict) else list(value)
-    made[where[0]] = changed(value[where[0]], where[1:], new)
-    return made
 
 
 @MANY
