@@ -14,7 +14,7 @@ from absl import logging
 from bvjax.config import ChunkConfig, ModelConfig
 from bvjax.errors import UserError
 from bvjax.losses.block_forcing import BlockForcingConfig
-from bvjax.losses.history import read_history
+from bvjax.losses.history import HistoryConfig, read_history
 from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig
 from bvjax.losses.text_pretrain import TextPretrainConfig
 from bvjax.memory.rules import check_generation
@@ -183,13 +183,8 @@ def dit_stage(config: Config) -> Stage:
     check_least(
         data, "data", stories=0, heldout_stories=1, sample_stories=1, sample_chunks=1, seed=0
     )
-    check_generation(wanted.retrieval.kind)
     history = read_history(config.history.to_dict())
-    if config.forcing.rounds and not history.never and not history.weights[wanted.retrieval.kind]:
-        logging.warning(
-            "history.%s is 0, but it is the retrieval.kind of this model: training never shows what "
-            "generation will retrieve", wanted.retrieval.kind,
-        )  # fmt: skip
+    check_retrieval(wanted.retrieval.kind, history, config.forcing.rounds)
     layout = training_layout(config.train.mesh, "dit")
     check_fits(wanted, layout)
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))
@@ -219,6 +214,16 @@ def dit_stage(config: Config) -> Stage:
     )
     size, stories = config.train.global_batch_size, data.stories or None
     return task, lambda: latent_batches(data.latents, size, data.seed, data.split, stories)
+
+
+def check_retrieval(kind: str, history: HistoryConfig, rounds: int) -> None:
+    """Raises `UserError` for a rule that samples cannot be made with, and warns of one never trained with."""
+    check_generation(kind)
+    if rounds and not history.never and not history.weights[kind]:
+        logging.warning(
+            "history.%s is 0, but it is the retrieval.kind of this model: training never shows what "
+            "generation will retrieve", kind,
+        )  # fmt: skip
 
 
 STAGES = {"vae": vae_stage, "text": text_stage, "dit": dit_stage}

@@ -93,7 +93,7 @@ def check_stories(
     batch: dict[str, np.ndarray], null: np.ndarray, model: ModelConfig, root: str | Path
 ) -> None:
     """Raises `UserError` unless a batch of encoded stories and the empty caption are of the sizes of `model`."""
-    grid, text = ChunkGrid(model.chunk, 1, model.dit.patch), (model.text.max_length, model.text.dim)
+    grid, text = ChunkGrid.of(model), (model.text.max_length, model.text.dim)
     chunks = batch["text"].shape[1]
     frames = (1 + chunks * grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
     for name, found, wanted in (

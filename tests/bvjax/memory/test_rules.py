@@ -27,6 +27,7 @@ from bvjax.train.state import init_state
 from bvjax.train.step import make_train_step
 from experiments.configs import mini_dit
 from experiments.evaluation import memory, minutes
+from experiments.stages import check_retrieval
 
 CHUNKS = 6
 LEGAL = r"retrieval\.kind is 'best'; it can be semantic, rolling, oracle, random, none"
@@ -215,3 +216,14 @@ def test_rules_that_look_at_the_truth_are_of_evaluations_only():
     check_generation("semantic")
     with pytest.raises(UserError, match="'oracle' needs scores that only an evaluation has"):
         check_generation("oracle")
+
+
+def test_training_says_when_it_never_draws_what_generation_will_use(caplog):
+    check_retrieval("rolling", HistoryConfig(), 2)
+    check_retrieval("rolling", HistoryConfig({"semantic": 1}), 0)  # single latents only
+    check_retrieval("rolling", HistoryConfig({"none": 1}), 2)
+    assert not caplog.records
+    check_retrieval("rolling", HistoryConfig({"semantic": 1, "none": 1}), 2)
+    assert caplog.messages[0].startswith("history.rolling is 0, but it is the retrieval.kind")
+    with pytest.raises(UserError, match="'oracle' needs scores"):
+        check_retrieval("oracle", HistoryConfig(), 2)
