@@ -77,7 +77,10 @@ def vae_config(source: Source) -> VAEConfig:
     shape = _shapes(source, vae_names.rows(), vae_names.LAYOUTS)
     block = ("encoder.downsamples", "encoder.down_blocks")[column]
     conv = ("residual.2", "conv1")[column]
-    widths, temporal, spatial, blocks, k = [], [], [], 0, 0
+    widths: list[int] = []
+    temporal: list[bool] = []
+    spatial: list[bool] = []
+    blocks, k = 0, 0
     infos = source.tensors.infos
     while True:
         if f"{block}.{k}.{conv}.weight" in infos:

@@ -38,7 +38,8 @@ def identify(
         differs = architecture.difference(getattr(base, part), config)
         if differs and preset:
             path = next(source.path for source in sources if source.part == part)
-            own = f" (it is of {recorded[part].name})" if recorded[part] else ""
+            known = recorded[part]
+            own = f" (it is of {known.name})" if known else ""
             raise UserError(f"{path} is not the {part} of preset {preset}: {differs}{own}")
         ours = getattr(base, part)
         run_time = [name for name in ("dtype", "remat", "max_length") if hasattr(ours, name)]

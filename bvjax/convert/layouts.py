@@ -183,7 +183,7 @@ def _diffusers_vae(model: ModelConfig) -> dict[str, Any]:
             "diffusers goes by 4"
         )
     # what 1 of a normalised latent is, as `nets.vae.normalise` has it
-    std = np.float32(vae.latent_std) / np.float32(vae.latent_scale or 1.0)
+    std = np.asarray(vae.latent_std, np.float32) / np.asarray(vae.latent_scale or 1.0, np.float32)
     found = {
         "_class_name": "AutoencoderKLWan",
         "base_dim": vae.dim,

@@ -300,10 +300,9 @@ def _check_factors(family: str, keys, out: int, width: int, tensors: Tensors) ->
         if side in keys:
             sizes.append(shapes[side])
             continue
-        parts = [shapes.get(f"{side}_{x}") for x in "ab"]
-        if None in parts:
+        if not {f"{side}_a", f"{side}_b"} <= set(shapes):
             raise _Misfit(f"{next(iter(keys.values()))} has no whole {side} beside it")
-        sizes.append((parts[0][0], parts[1][1]))
+        sizes.append((shapes[f"{side}_a"][0], shapes[f"{side}_b"][1]))
         ranks.append(pair(f"{side}_a", f"{side}_b", *sizes[-1]))
     made = [sizes[0][0] * sizes[1][0], sizes[0][1] * sizes[1][1]]
     if made != [out, width]:
@@ -324,7 +323,7 @@ def _open(path: Path) -> tuple[Tensors, dict[str, Any]]:
     if path.suffix in TORCH_SUFFIXES:
         return open_tensors(path, None, lambda names: True)[0], {}
     file = TensorFile(path)
-    told = file.metadata.get(METADATA)
+    told: str | bytes | None = file.metadata.get(METADATA)
     beside = path.with_name("adapter_config.json")
     if told is None and path.name.startswith("adapter_model") and beside.is_file():
         told = beside.read_bytes()

@@ -47,7 +47,7 @@ def dequantised(tensors: Tensors, path: Path) -> Tensors:
             scales[weight] = name
         elif leaf not in NOT_WEIGHTS:
             infos[name] = info
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for weight, scale in scales.items():
         rows, *rest = infos[weight].shape or (1,)
         size = tensors.infos[scale].shape

@@ -22,7 +22,7 @@ def check_place(folder: Path, names: Iterable[str]) -> Path:
     Raises:
         UserError: something else is in the way, or the place cannot be written to.
     """
-    there = {}
+    there: dict[Path, None] = {}  # in order, each once
     for path in (folder / name for name in names):
         long = next((part for part in path.parts if len(os.fsencode(part)) > NAME_BYTES), None)
         if long is not None:

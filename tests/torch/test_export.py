@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import shutil
+import zipfile
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import UMT5EncoderModel
 from bvjax import weights
 from bvjax.config import DiTConfig, ModelConfig, SamplerConfig, TextConfig, VAEConfig
 from bvjax.convert.converter import convert
+from bvjax.errors import UserError
 from bvjax.nets import vae
 from bvjax.nets.dit import WanDiT
 from bvjax.nets.text import UMT5Encoder
@@ -259,3 +261,42 @@ def test_bfloat16(folders, suffix, tmp_path, record_parity):
     head = params["dit"]["head"]["head"]["kernel"]
     error = difference(head, state["head.head.weight"].float().numpy().T)
     record_parity("bfloat16 files there and back", "itself", error, 0)
+
+
+def test_wrappers_anywhere_and_networks_at_any_depth(folders, tmp_path, record_parity):
+    """As trainers save them: each block wrapped in its own way, weights beside counts and settings."""
+    state = load_file(folders["wan"] / NAMES["wan"]["dit"])
+    wrapped = {
+        "module._orig_mod.model."
+        + n.replace("blocks.1.", "blocks.1._checkpoint_wrapped_module."): x
+        for n, x in state.items()
+    }
+    other = {n: x + 1 for n, x in wrapped.items()}
+    training = {"generator": wrapped, "critic": other, "step": 1000, "lr": torch.tensor(1e-5)}
+    torch.save({"state": training, "config": {"lr": [1e-5]}}, tmp_path / "trained.pt")
+    shutil.copy(folders["wan"] / "config.json", tmp_path)
+    convert(tmp_path / "trained.pt", tmp_path / "back", "bvjax")
+    made = json.loads((tmp_path / "back/config.json").read_text())["made"]["dit"]
+    assert (made["branch"], made["stage"]) == ("state.generator", "few-step")
+    check(folders, tmp_path, "dit", record_parity)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 99, "cut", "zip", "pickle"])
+def test_files_that_torch_cannot_read(folders, content, tmp_path):
+    """One sentence of ours: PyTorch's own advises to load without its checks."""
+    file = tmp_path / "trained.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("a/data.pkl", b"x")
+    else:
+        torch.save({"blocks.0.self_attn.q.weight": torch.ones(9)}, file,
+                   _use_new_zipfile_serialization=content == "cut")  # fmt: skip
+        file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(
+        UserError, match="is damaged, not a torch.save file, or holds more"
+    ) as error:
+        convert(file, tmp_path / "dst", "bvjax")
+    assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["trained.pt"]
