@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import shlex
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -356,7 +357,9 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
     )
     watched = console.on_terminal()
     total = len(grid.piece_ids) * steps
-    kept = f"what is finished is kept, 'python -m bvjax resume {run.path}' goes on"
+    kept = (
+        f"what is finished is kept, 'python -m bvjax resume {shlex.quote(str(run.path))}' goes on"
+    )
     with (
         console.going_on(kept),
         tqdm(total=total, unit="step", smoothing=0.2, disable=not watched) as bar,

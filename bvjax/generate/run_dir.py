@@ -24,6 +24,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -366,7 +367,7 @@ class RunDir:
         if told:
             raise UserError(
                 f"{self.path} already holds another run ({listed(told)}); choose a new `out` folder, "
-                f"or go on with that run by 'python -m bvjax resume {self.path}'"
+                f"or go on with that run by 'python -m bvjax resume {shlex.quote(str(self.path))}'"
             )
 
 

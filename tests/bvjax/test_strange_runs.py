@@ -5,6 +5,7 @@ read by then, and was found good.
 """
 
 import copy
+import hashlib
 import json
 import shutil
 
@@ -24,6 +25,11 @@ VALUES = st.sampled_from(
     [None, True, -1, 0, 1, 3, MORE, 2**63, 10**30, 0.5, -0.5, 1e308, float("nan"), "", "x", "mini"]
     + ["\0", "\ud800", "x" * 5000, "/", "..", [], {}, [None], [[]], [[1, 2]], [[9, -1]], {"a": 1}]
 )
+STRAYS = [
+    "latents/notes.txt", "latents/chunk_.npy", "latents/chunk_xy.json", "latents/chunk_07.npy",
+    "latents/chunk_007.npy", "latents/chunk_" + "9" * 200 + ".npy", "latents/chunk_00.npy.orig",
+    "latents/chunk_02/a", "archive/7", "archive/" + "9" * 250, "archive/notes/a", "other", ".a.tmp",
+]  # fmt: skip
 DECIDING = ["config.json", "story.json"]
 BYTES = st.one_of(
     st.just(lambda content: b""),
@@ -172,13 +178,16 @@ def swapped(content, data):
 
 
 def change(path, data):
+    """Does something to a file of a run."""
     how = ["bytes"] * 3 + ["missing", "folder"] + ["json"] * 6 * (path.suffix == ".json")
     kind = data.draw(st.sampled_from(how), label="kind")
     content = path.read_bytes()
     if kind in ("bytes", "json"):
-        path.write_bytes(
-            data.draw(BYTES)(content) if kind == "bytes" else swapped(json.loads(content), data)
-        )
+        new = data.draw(BYTES)(content) if kind == "bytes" else swapped(json.loads(content), data)
+        path.write_bytes(new)
+        if path.suffix == ".npy" and data.draw(st.booleans(), label="its hash too"):
+            stored = {"sha256": hashlib.sha256(new).hexdigest()}
+            path.with_suffix(".json").write_text(json.dumps(stored))
         return
     path.unlink()
     if kind == "folder":
@@ -204,6 +213,9 @@ def test_any_file_may_be_changed(runs, quick, capsys, data):
     there = sorted(p.relative_to(run) for p in run.rglob("*") if p.is_file() and p.name != ".lock")
     path = data.draw(st.sampled_from([*there, *DECIDING * 5]), label="file")
     change(run / path, data)
+    for stray in data.draw(st.lists(st.sampled_from(STRAYS), max_size=2), label="strays"):
+        (run / stray).parent.mkdir(parents=True, exist_ok=True)
+        (run / stray).write_bytes(b"mine")
     commands = ("resume", "redo", "report", "decode", "generate")
     command = data.draw(st.sampled_from(commands), label="command")
     attempt(words_of(command, made[name], run), folder, run, capsys)
