@@ -24,15 +24,17 @@ if TYPE_CHECKING:  # states that exist need no tokenizer, nor what it imports
 class Conditions:
     """Text of N chunks; rows past a caption are zeros, and the denoiser attends to them."""
 
-    text: Float[Array, "n t d"]
-    embedding: Float[Array, "n d"]  # MEANEMBED of Algorithm 1: what retrieval compares
-    null_text: Float[Array, "1 t d"]  # of `cfg.negative`, for classifier-free guidance
+    text: Float[Array | np.ndarray, "n t d"]
+    embedding: Float[Array | np.ndarray, "n d"]  # MEANEMBED of Algorithm 1: what retrieval compares
+    null_text: Float[Array | np.ndarray, "1 t d"]  # of `cfg.negative`, for classifier-free guidance
 
     @property
     def num_chunks(self) -> int:
         return self.text.shape[0]
 
-    def each(self) -> Iterator[tuple[Float[Array, "t d"], Float[Array, "d"]]]:
+    def each(
+        self,
+    ) -> Iterator[tuple[Float[Array | np.ndarray, "t d"], Float[Array | np.ndarray, "d"]]]:
         """Text and embedding of one chunk after the other."""
         return zip(self.text, self.embedding, strict=True)
 

@@ -131,7 +131,7 @@ def sha256_of(frames: Iterable[Frame]) -> str:
     """The hash of all values of frames, in hexadecimal."""
     digest = hashlib.sha256()
     for frame in frames:
-        digest.update(np.ascontiguousarray(frame))
+        digest.update(np.ascontiguousarray(frame).data)
     return digest.hexdigest()
 
 

@@ -360,9 +360,10 @@ class RunDir:
         """Raises `UserError` that names what is not alike, unless this is the very same run."""
         told = differences((self.settings, self.captions), (settings, captions))
         old = self.image()
-        if (old is None) != (image is None):
-            told.append(f"it begins with {'no' if old is None else 'an'} image")
-        elif old is not None and not np.array_equal(old, image):
+        if old is None or image is None:
+            if old is not image:
+                told.append(f"it begins with {'no' if old is None else 'an'} image")
+        elif not np.array_equal(old, image):
             told.append("its first image is another")
         if told:
             raise UserError(

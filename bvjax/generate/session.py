@@ -426,18 +426,18 @@ def _follow(
         seconds["generate"] = clock[0] - started + asked
         following = next(pieces, None)  # asks for the next chunk, does not wait for it
         clock.append(time.perf_counter())
-        frames = np.asarray(frames)  # waits for them
+        pictures = np.asarray(frames)  # waits for them
         clock.append(time.perf_counter())
         number = run.number_of(piece.chunk_id)
         check_chunk(model, number, latents, piece.report, bool(finite))
         if piece.fresh:
             run.save_latents(piece.chunk_id, latents)
         if writer is not None:
-            writer.write(frames)
+            writer.write(pictures)
         clock.append(time.perf_counter())
         asked, seconds["decode"], seconds["write"] = np.diff(clock).tolist()
         if report is not None:
-            report.add(number, frames, piece.report, seconds)
-        yield Progress(number, piece.fresh, seconds, frames, latents, piece.report)
+            report.add(number, pictures, piece.report, seconds)
+        yield Progress(number, piece.fresh, seconds, pictures, latents, piece.report)
         seconds, started = {}, time.perf_counter()
         piece = following

@@ -34,11 +34,11 @@ def read_frames(
 
     Raises `UserError` for a file that is missing, not a video or damaged.
     """
-    last, picture = None, None  # the frame of the file, once it is wanted as a picture
+    made: tuple[TimedFrame, Frame] | None = None  # a frame of the file and its picture
     for shown in itertools.islice(_at_rate(path, fps), start, None):
-        if shown is not last:
-            last, picture = shown, _fit(shown, height, width)
-        yield picture
+        if made is None or shown is not made[0]:
+            made = shown, _fit(shown, height, width)
+        yield made[1]
 
 
 def count_frames(path: str | pathlib.Path, fps: int) -> int:

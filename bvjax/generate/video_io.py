@@ -49,7 +49,7 @@ class VideoWriter:
         """`scale` is a whole factor by which frames are enlarged for watching."""
         self.path = pathlib.Path(path)
         self._fps, self._scale = fps, scale
-        self._stream = None
+        self._stream: av.VideoStream | None = None
         try:
             self._container = av.open(location(self.path), "w", format="mp4", options=_FRAGMENTED)
         except (OSError, av.FFmpegError) as error:
@@ -158,18 +158,19 @@ def read_image(
     """
     path = source if isinstance(source, (str, pathlib.Path)) else "given"
     try:
-        with _open_image(source) as image:
+        with _open_image(source) as file:
             # An MPO is a photograph, with its preview or the other eye's view behind it.
-            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            count = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
+            if count > 1:
                 raise UserError(
-                    f"the image {path} is an animation of {image.n_frames} frames; give one picture"
+                    f"the image {path} is an animation of {count} frames; give one picture"
                 )
-            if image.mode not in _EIGHT_BIT:
+            if file.mode not in _EIGHT_BIT:
                 raise UserError(
-                    f"the image {path} has pixels of kind {image.mode}; save it with 8 bits a "
+                    f"the image {path} has pixels of kind {file.mode}; save it with 8 bits a "
                     "channel, as PNG or JPEG"
                 )
-            image = PIL.ImageOps.exif_transpose(image)
+            image = PIL.ImageOps.exif_transpose(file)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 white = PIL.Image.new("RGBA", image.size, "white")
