@@ -57,7 +57,10 @@ def encoded(monkeypatch):
 
 
 def conditions_of(run, bundle):
-    return jax.tree.map(np.asarray, session._conditions(run, bundle))
+    conditions, new = session._conditions(run, bundle, run.captions)
+    if new:
+        run.save_conditions(conditions)
+    return jax.tree.map(np.asarray, conditions)
 
 
 def begin(bundle, captions, path, model=None):
@@ -129,8 +132,8 @@ def test_redo_encodes_the_edited_caption_only(tiny, cache, encoded, tmp_path, mo
     bundle = load_bundle(tiny.weights)
     with begin(bundle, tiny.captions, tmp_path / "run") as run:
         before = conditions_of(run, bundle)
+        del encoded[:]
         again = session.redo(run, bundle, 2, {2: tiny.captions[3], 4: "Pip waves."})
-    del encoded[:]
     with again:
         after = conditions_of(again, bundle)
         assert again.load_conditions()[0] == again.captions
