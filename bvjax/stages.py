@@ -43,6 +43,6 @@ def memory_warning(stage: str | None, model: ModelConfig) -> str | None:
     return (
         "these weights are of stage pretrained: they were never trained with a memory of earlier "
         "chunks. Expect seams between chunks, colours and subjects that drift, and no reliable return "
-        "of what was shown; training of stage1 teaches it. Without memory (--set memory.anchor=false "
-        "--set retrieval.kind=none) each chunk is a video of its own"
+        "of what was shown; training of stage1 teaches it. Without memory (memory.anchor=false and "
+        "retrieval.kind=none) each chunk is a video of its own"
     )

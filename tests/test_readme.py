@@ -104,10 +104,10 @@ def test_the_python_runs(tmp_path):
     (block,) = blocks("python")
     link_packages(tmp_path)
     said = run([sys.executable, "-c", block], tmp_path)
-    assert "(97, 64, 64, 3) (25, 8, 8, 16)" in said and "role='recent'" in said
+    assert "(97, 64, 64, 3) (25, 8, 8, 32)" in said and "Retrieved(chunk=1" in said
     assert (tmp_path / "runs" / "fox.mp4").stat().st_size > 10_000
     assert (tmp_path / "runs" / "python" / "report.png").exists()
-    assert (tmp_path / "runs" / "export" / "model_index.json").exists()
+    assert (tmp_path / "runs" / "export" / "transformer" / "config.json").exists()
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+from absl import logging
 from jaxtyping import Float, UInt8
 
 from bvjax.config import ChunkConfig, ModelConfig
@@ -208,7 +209,9 @@ class Pipeline:
         )
         model, overrides, steps = self.model, self.overrides, counts.pop("steps")
         if steps is not None:
-            others = [text for text in overrides if not text.startswith("sampler.steps=")]
+            others = [
+                text for text in overrides if text.partition("=")[0].strip() != "sampler.steps"
+            ]
             overrides = (*others, f"sampler.steps={steps}")
             model = apply_overrides(model, overrides[-1:])
         return session.begin(
@@ -243,6 +246,8 @@ class Pipeline:
         self, run: RunDir, folder: tempfile.TemporaryDirectory | None = None
     ) -> Iterator[Chunk]:
         model = run.settings.model
+        if unknown := self.bundle.unknown_words(run.captions):
+            logging.warning("this model never saw the words %s", ", ".join(unknown))
         with run, folder or contextlib.nullcontext():
             kept = folder is None and not session.is_finished(run)
             for done in session.produce(run, self.bundle, only_chunks=not kept):

@@ -288,7 +288,7 @@ def redo(
     if tuple(captions) == run.captions and seed in (None, run.settings.seed_of(from_id)):
         logging.warning(
             "neither a caption nor the seed is another: the same chunks are made again; "
-            "--seed N makes others"
+            "another seed makes others"
         )
     again = run.replace_captions(captions, from_id, seed)
     again.save_conditions(conditions)

@@ -86,6 +86,11 @@ def test_a_stream_that_nobody_begins_with_gives_its_folder_back(pipeline, tmp_pa
     pipeline.stream(CAPTIONS, seed=3, out=tmp_path / "run").close()
 
 
+def test_words_that_the_model_never_saw_are_told(pipeline, tmp_path, caplog):
+    next(pipeline.stream("Pip rides a zeppelin.")).frames  # noqa: B018
+    assert "this model never saw the words rides, zeppelin" in caplog.text
+
+
 def test_redo(pipeline, video, tmp_path):
     pipeline.generate(CAPTIONS, seed=3, out=tmp_path / "run")
     made = pipeline.redo(tmp_path / "run", 3, {3: "A blue owl hops in."}, seed=4)
