@@ -83,8 +83,12 @@ def run_flags(main: Callable[[list[str]], int | None]) -> None:
         try:
             return flags.FLAGS(argv)
         # ml_collections lets pass whatever a key or a value of a config meets.
+        except (SyntaxError, ImportError) as error:  # of a config file, which is Python
+            sys.exit(say(f"error: cannot read the config: {error}", 2))
         except (flags.Error, LookupError, AttributeError, ValueError, TypeError, OSError) as error:
             told = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+            head, traceback, rest = told.partition("Traceback (most recent call last)")
+            told = head + rest.strip().splitlines()[-1] if traceback else told
             sys.exit(say(f"error: {' '.join(told.split())}", 2))
 
     app.run(lambda argv: run(lambda: main(argv), "error"), flags_parser=parse)

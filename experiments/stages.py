@@ -45,6 +45,24 @@ Stage = tuple[Task, Callable[[], DataIterator]]
 ClipSource = tuple[Callable[..., Any], Callable[[Any, int], DataIterator]]
 
 
+def check_sections(config: Any) -> None:
+    """Raises `UserError` for what is no config, or lacks a part that every task has."""
+    if not isinstance(getattr(config, "to_dict", None), Callable):
+        raise UserError(
+            f"the config is {type(config).__name__}; get_config must return a ConfigDict"
+        )
+    content = config.to_dict()
+    for name in ("task", "preset", "overrides", "weights_dtype"):
+        if name not in content:
+            raise UserError(f"the config has no {name}; experiments/configs has whole ones")
+    for name in ("train", "optimizer", "data"):
+        if not isinstance(content.get(name), dict):
+            raise UserError(f"the config has no section {name}; experiments/configs has whole ones")
+    overrides = content["overrides"]
+    if not isinstance(overrides, list | tuple) or not all(isinstance(o, str) for o in overrides):
+        raise UserError(f"overrides is {overrides!r}; it must be a list like ('vae.dim=8',)")
+
+
 def make_stage(config: Config) -> Stage:
     """The task that `config.task` names, and what makes its batches."""
     if config.task not in STAGES:

@@ -57,8 +57,8 @@ def main(argv: list[str]) -> int:
 
 
 def _config():
-    config = _CONFIG.value
     try:
+        config = _CONFIG.value
         getattr(config, "train", None)  # a config that could not be read says so only when asked
     except OSError as error:
         raise UserError(f"cannot read the config: {str(error).rpartition('] ')[2]}") from None

@@ -17,7 +17,7 @@ from bvjax.train.state import Params
 from bvjax.train.task import Task
 from bvjax.weights import load_config, load_tensors
 from experiments.run_folder import check_same, claim, make_writable
-from experiments.stages import make_stage
+from experiments.stages import check_sections, make_stage
 
 
 def train(
@@ -33,6 +33,7 @@ def train(
 
     Returns the signal that stopped it, None when it reached its last step.
     """
+    check_sections(config)
     content = config.to_dict()
     begun = check_same(workdir, content)
     loop = from_dict(LoopConfig, config.train.to_dict(), "train.")

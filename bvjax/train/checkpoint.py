@@ -119,8 +119,10 @@ class Restored:
 
 
 def steps_of(folder: Path) -> list[int]:
-    """Steps of all checkpoints in `folder`, newest first."""
+    """Steps of all checkpoints in `folder`, newest first; raises `UserError` where it is a file."""
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; checkpoints are kept in a folder")
     names = [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
     steps = [step for name in names if (step := whole_number(name)) is not None]
     return sorted((step for step in steps if str(step) in names), reverse=True)

@@ -62,6 +62,10 @@ def check(optimizer_config: OptimizerConfig, config: LoopConfig, part: str) -> N
         value, least = getattr(config, field.name), LEAST.get(field.name)
         if least is not None and not least <= value <= MOST:
             raise UserError(f"train.{field.name} is {value}; it must be {least} to {MOST}")
+    if not -MOST <= config.seed <= MOST:
+        raise UserError(f"train.seed is {config.seed}; it must be {-MOST} to {MOST}")
+    if not 0.0 <= config.ema_decay < 1.0:
+        raise UserError(f"train.ema_decay is {config.ema_decay}; it must be 0 or more and below 1")
     data = mesh_lib.training_layout(config.mesh, part).size("data")
     mesh_lib.accumulation_steps(config.global_batch_size, config.device_batch_size, data)
     make_optimizer(optimizer_config, learning_rate(optimizer_config, config.steps))

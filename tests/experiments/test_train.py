@@ -256,6 +256,12 @@ def test_exit_codes(monkeypatch, capsys, tmp_path):
             "nowhere holds no storyworld dataset of version",
         ),
         ({"data.frames": 63}, None, "data.frames is 63; a story has 61 at 1 fps"),
+        ({"train.seed": 2**40}, None, "train.seed is 1099511627776; it must be -2147483647 to"),
+        (
+            {"train.ema_decay": 1.0},
+            None,
+            "train.ema_decay is 1.0; it must be 0 or more and below 1",
+        ),
         ({"train.steps": 2**31}, None, "train.steps is 2147483648; it must be 1 to 2147483647"),
         ({"data.stories": 10**20}, None, "the config has a whole number of more than 64 bits"),
         ({"preset": "mini"}, None, r"data.frames is 3; it must be 1 \+ a multiple of 4"),
@@ -346,6 +352,35 @@ def test_weights_that_cannot_be_written_are_told_before_and_kept_after(
     assert wiring.train(smoke(), run) is None
     before, after = (load_weights(d / "weights", ["vae"])[1] for d in (trained[0], run))
     jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_config(:", "cannot read the config: invalid syntax (config.py, line 1)"),
+        ("get_config = lambda: 5", "the config is int; get_config must return a ConfigDict"),
+    ],
+)
+def test_a_config_file_that_is_none_is_refused(tmp_path, content, message):
+    (tmp_path / "config.py").write_text(content)
+    done = run(f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2 and f"error: {message}\n" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": None}, "the config has no task"),
+        ({"train": 5}, "the config has no section train"),
+        ({"overrides": 5}, "overrides is 5; it must be a list"),
+    ],
+)
+def test_configs_without_their_parts_are_refused(changes, message):
+    content = {**smoke().to_dict(), **changes}
+    content = {name: value for name, value in content.items() if value is not None}
+    with pytest.raises(UserError, match=message):
+        stages.check_sections(ml_collections.ConfigDict(content))
 
 
 def test_init_from_a_folder_or_a_file(trained, tmp_path):

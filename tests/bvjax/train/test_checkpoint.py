@@ -124,6 +124,18 @@ def test_when_no_checkpoint_is_intact_one_sentence_says_so(run):
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
+def test_a_damaged_checkpoint_that_is_not_the_newest_does_no_harm(run, whole):
+    for path in (run / "checkpoints" / "4").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"\xff{")
+    (run / "checkpoints" / "note.txt").write_text("not a checkpoint")
+    assert train(run, 8, extend=True).state.step == 8
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").write_text("")
+    with pytest.raises(UserError, match="checkpoints is a file"):
+        train(run)
+
+
 @pytest.mark.parametrize("damage", [None, cut, Path.unlink])
 def test_older_checkpoints_are_restored_unless_they_cannot_be_read(run, whole, caplog, damage):
     """Without checksums one line says what could not be checked."""
