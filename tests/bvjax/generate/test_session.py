@@ -113,6 +113,7 @@ def test_the_next_chunk_begins_while_this_one_is_written(bundle, story, tmp_path
     assert min(parts) > 0
 
 
+@pytest.mark.slow
 def test_64_bit_numbers_switched_on_change_nothing(finished, tiny, tmp_path):
     """Every dtype is said, so JAX's default for those that are not does not matter."""
     root = pathlib.Path(bvjax.__file__).parents[1]
