@@ -25,6 +25,7 @@ from experiments.evaluation.parts import PARTS, Amounts, Evaluation
 from experiments.evaluation.results import Results
 from experiments.evaluation.table import table
 from experiments.evaluation.under_test import UnderTest
+from experiments.run_folder import make_writable
 
 _WEIGHTS = flags.DEFINE_string("weights", "bvjax/assets/mini", "Weights folder to measure.")
 _WHAT = flags.DEFINE_list("what", list(PARTS), "Which parts.")
@@ -82,6 +83,7 @@ def evaluate() -> None:
         if kind not in ALL_ARMS:
             raise UserError(f"there is no arm {kind!r}; the arms are {', '.join(ALL_ARMS)}")
     arms = [arm for arm in ARMS.values() if arm.kind in kinds]
+    make_writable(console.path(_OUT.value).parent)  # now, and not after the first hour
     evaluation = Evaluation(
         tested=UnderTest.load(_WEIGHTS.value, overrides),
         judge_file=Path(_JUDGE.value),

@@ -31,7 +31,7 @@ from bvjax.train.vae_task import VAETask
 from bvjax.weights import load_tensors, load_weights, save_tensors
 from data_pipelines.storyworld import grain_clips
 from experiments import stages, wiring
-from experiments.run_folder import check_same, claim, flat
+from experiments.run_folder import check_same, claim, flat, make_writable
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "experiments" / "configs"
@@ -397,3 +397,11 @@ def test_init_from_a_folder_or_a_file(trained, tmp_path):
     ):
         wiring.initial_params(task, tmp_path / "w.safetensors")
     assert load_tensors(path, from_file)["conv1"]["bias"].dtype == np.float32
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to .*/file: File exists"):
+        make_writable(tmp_path / "file")
+    make_writable(tmp_path / "new" / "folder")
+    assert (tmp_path / "new" / "folder").is_dir()
