@@ -21,7 +21,7 @@ os.environ["BVJAX_TEXT_CACHE"] = "off"  # tests of the cache choose a folder of 
 
 import jaxtyping  # noqa: E402
 
-TYPED = ("bvjax.diffusion", "bvjax.memory", "kernels_pallas")
+TYPED = ("bvjax.diffusion", "bvjax.losses", "bvjax.memory", "bvjax.nets", "kernels_pallas")
 # Before anything of these packages is imported: every call then checks the shapes it was promised.
 jaxtyping.install_import_hook(TYPED, "shape_checks.functions")
 
@@ -110,6 +110,14 @@ def make_tokenizer(folder: pathlib.Path) -> pathlib.Path:
         minloglevel=2, num_threads=1,
     )  # fmt: skip
     return folder / "tokenizer.model"
+
+
+@pytest.fixture
+def unchecked_types():
+    """For wrong shapes that the product itself refuses: without the tests' own check of types."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

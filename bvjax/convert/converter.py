@@ -56,7 +56,7 @@ def convert(
     branch: str | None = None,
     overwrite: bool = False,
     loras: Mapping[str | Path, float] | Sequence[tuple[str | Path, float]] = (),
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> ModelConfig:
     """Converts all components found at `src`; returns what the model is.
 

@@ -39,7 +39,7 @@ class Tensors(NamedTuple):
 def convert(
     sources: Path | Sequence[Path],
     folder: Path | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], object] = print,
 ) -> list[str]:
     """Converts all published files among `sources` and returns the weights' names.
 
@@ -102,7 +102,7 @@ def convert_file(
     path: Path,
     sha256: str,
     target: Path,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], object] = print,
 ) -> None:
     """Checks a published file and writes its network's tensors, float32, to `target`.
 
@@ -139,7 +139,7 @@ def convert_file(
     say(f"{path.name}: {len(wanted)} tensors, {entry.licence}, in {target}")
 
 
-def _files(sources: Iterable[Path], say: Callable[[str], None]) -> list[Path]:
+def _files(sources: Iterable[Path], say: Callable[[str], object]) -> list[Path]:
     """The files to convert; of folders those of published names, anything else is passed over."""
     known, chosen = {entry.file for entry in FILES.values()}, []
     for source in map(Path, sources):

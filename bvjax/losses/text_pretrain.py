@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -58,7 +59,10 @@ def init_params(cfg: TextPretrainConfig, key: Array) -> dict[str, Any]:
 
 
 def corrupt(
-    ids: Int[Array, "n t"], mask: Bool[Array, "n t"], cfg: TextPretrainConfig, key: Array
+    ids: Int[Array | np.ndarray, "n t"],
+    mask: Bool[Array | np.ndarray, "n t"],
+    cfg: TextPretrainConfig,
+    key: Array,
 ) -> tuple[Int[Array, "n t"], Bool[Array, "n t"]]:
     """Hides or replaces a share of the tokens; also says which ones must be predicted.
 
@@ -73,7 +77,9 @@ def corrupt(
 
 
 def target_similarity(
-    names: Float[Array, "n names"], toponyms: Float[Array, "n toponyms"], cfg: TextPretrainConfig
+    names: Float[Array | np.ndarray, "n names"],
+    toponyms: Float[Array | np.ndarray, "n toponyms"],
+    cfg: TextPretrainConfig,
 ) -> Float[Array, "n n"]:
     """What the cosine of two captions should be, from their multi-hot mentions.
 
@@ -86,7 +92,7 @@ def target_similarity(
     return cosine(jnp.concatenate([weight**0.5 * unit(x) for weight, x in parts], axis=1))
 
 
-def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+def unit(x: Float[Array | np.ndarray, "n d"]) -> Float[Array, "n d"]:
     """Rows of length 1; a row of zeros stays."""
     square = jnp.sum(x * x, axis=1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))

@@ -70,7 +70,7 @@ def conv_3x3x3_at_once(
 
 def doubled_conv_3x3(
     x: Float[Array, "b f h w c"], kernel: Float[Array, "3 3 c o"]
-) -> Float[Array, "b f 2h 2w o"]:
+) -> Float[Array, "b f 2*h 2*w o"]:
     """Each frame doubled by nearest neighbour, then convolved with zero padding to the same size."""
     padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
     _, frames, height, width, _ = x.shape

@@ -34,7 +34,7 @@ def rope_frequencies(head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarra
 
 
 def angles(
-    positions: Int[Array, "*rows n 3"], head_dim: int, theta: float
+    positions: Int[Array | np.ndarray, "*rows n 3"], head_dim: int, theta: float
 ) -> Float[Array, "*rows n half"]:
     """Rotation angles in radians, float32, of tokens at integer (t, h, w) positions."""
     parts = [
@@ -46,8 +46,11 @@ def angles(
 
 def apply_rope(
     x: Float[Array, "*rows n a k"],
-    angles: Float[Array, "*rows n half"],
+    angles: Float[Array, "... n half"],
     implementation: str = "auto",
 ) -> Float[Array, "*rows n a k"]:
-    """Rotates each pair (x[2k], x[2k+1]) by its angle in float32; returns the dtype of `x`."""
+    """Rotates each pair (x[2k], x[2k+1]) by its angle in float32; returns the dtype of `x`.
+
+    Angles without the leading dimensions of `x` serve all rows.
+    """
     return rotate(x, angles, implementation)

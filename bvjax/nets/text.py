@@ -163,7 +163,9 @@ def init_params(cfg: TextConfig, key: Array) -> dict[str, Any]:
     return UMT5Encoder(cfg).init(key, ids, jnp.ones((1, 1), bool))["params"]
 
 
-def mean_embedding(states: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b d"]:
+def mean_embedding(
+    states: Float[Array, "b t d"], mask: Bool[Array | np.ndarray, "b t"]
+) -> Float[Array, "b d"]:
     """Mean of the states of the valid tokens, float32: MEANEMBED of Algorithm 1.
 
     A row without a valid token gives zeros.

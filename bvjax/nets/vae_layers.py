@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ CONV_IMPLS = ("auto", "taps", "3d", "winograd")
 BY_PLATFORM = {"cpu": "winograd", "gpu": "3d", "tpu": "3d", "taps": "taps"}
 
 
+@runtime_checkable
 class StreamLayer(Protocol):
     """Anything that takes (piece, cache, first) and gives (output, new cache)."""
 
@@ -276,7 +277,7 @@ class DoubledConv(nn.Module):
     impl: str = "auto"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f 2h 2w o"]:
+    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f 2*h 2*w o"]:
         shape = (3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32).astype(
             self.dtype

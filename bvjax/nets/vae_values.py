@@ -21,7 +21,7 @@ def unfold_patches(x: Float[Array, "b f hp wp cp"], patch: int) -> Float[Array, 
 
 
 def normalise(
-    config: VAEConfig, mu: Float[Array, "b l h w z"], first: bool = True
+    config: VAEConfig, mu: Float[Array | np.ndarray, "b l h w z"], first: bool = True
 ) -> Float[Array, "b l h w z"]:
     """(mu - mean) / std * scale per channel (`latent_scale`, 1 by default).
 

@@ -111,7 +111,7 @@ def _struct(shape, where):
 
 
 def compile_generation(
-    model: ModelConfig, layout: Layout, say: Callable[[str], None], decode: bool = False
+    model: ModelConfig, layout: Layout, say: Callable[[str], object], decode: bool = False
 ) -> list[Program]:
     """The programs of a chunk: `denoise`, all its steps, `commit`, and `decode` if wanted.
 

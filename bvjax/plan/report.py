@@ -54,7 +54,7 @@ def make_plan(
     devices: list[jax.Device],
     sizes: dict[str, int] | None,
     minutes: float,
-    say: Callable[[str], None],
+    say: Callable[[str], object],
     decode: bool = False,
 ) -> Plan:
     """Compiles the programs of a chunk, that of the VAE with `decode`, and works out the rest.

@@ -51,7 +51,7 @@ def inputs(task: DiTTask, videos: int, chunks: int) -> tuple[TrainState, Batch]:
 
 
 def compile_step(
-    task: DiTTask, state: TrainState, batch: Batch, say: Callable[[str], None]
+    task: DiTTask, state: TrainState, batch: Batch, say: Callable[[str], object]
 ) -> Program:
     """The step that `train.loop` runs; raises `TooLarge`."""
     optimizer, schedule = _optimizer()

@@ -64,7 +64,7 @@ def make_plan(
     sizes: dict[str, int] | None,
     minutes: float,
     batch: int | None,
-    say: Callable[[str], None],
+    say: Callable[[str], object],
 ) -> TrainingPlan:
     """Compiles the step and works out the rest.
 

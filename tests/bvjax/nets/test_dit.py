@@ -414,7 +414,7 @@ def test_the_linear_guess_is_least_squares_and_the_rest_gives_the_velocity(param
     np.testing.assert_array_equal(got, dit.add_linear_guess(raw, latents, levels, std))
 
 
-def test_wrong_inputs_are_refused_with_a_sentence(inputs):
+def test_wrong_inputs_are_refused_with_a_sentence(unchecked_types, inputs):
     latents, sigma, text, positions = inputs
     context = random_context(2)
     cases = [

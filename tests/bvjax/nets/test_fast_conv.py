@@ -47,7 +47,7 @@ def test_doubled_conv(monkeypatch, shape, block):
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
-def test_winograd_is_taken_where_it_pays(monkeypatch):
+def test_winograd_is_taken_where_it_pays(unchecked_types, monkeypatch):
     taken = []
     for name in ("_winograd", "_few_outputs", "_conv_taps"):
         kept = lambda *args, name=name: taken.append(name)

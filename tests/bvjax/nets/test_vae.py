@@ -423,14 +423,14 @@ def test_to_uint8():
         ((5, 16, 16, 3), True, r"\(5, 16, 16, 3\)"),
     ],
 )
-def test_illegal_frames(shape, first, message):
+def test_illegal_frames(unchecked_types, shape, first, message):
     state = vae.VAEState(None)
     with pytest.raises(ValueError, match=message):
         vae.encode_stream({}, CONFIG, state, jnp.zeros(shape), first=first)
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 2, 2, 3), (1, 1, 2, 2, 16), (1, 2, 2, 3)])
-def test_illegal_latents(shape):
+def test_illegal_latents(unchecked_types, shape):
     with pytest.raises(ValueError, match="latents must be"):
         vae.decode({}, CONFIG, jnp.zeros(shape))
 
