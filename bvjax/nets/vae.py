@@ -187,7 +187,7 @@ class WanVAE(nn.Module):
         self.conv2 = layers.CausalConv3d(cfg.z_dim, **pointwise)
 
     def encode_piece(
-        self, frames: Float[Array, "b f h w 3"], cache: layers.Cache, first: bool
+        self, frames: Float[Array | np.ndarray, "b f h w 3"], cache: layers.Cache, first: bool
     ) -> tuple[tuple[Float[Array, "b l h8 w8 z"], Float[Array, "b l h8 w8 z"]], layers.Cache]:
         """Returns ((mu, logvar), new cache), not normalised, in float32."""
         cfg = self.config
@@ -199,7 +199,7 @@ class WanVAE(nn.Module):
         return (mu, logvar), cache
 
     def decode_piece(
-        self, latents: Float[Array, "b l h8 w8 z"], cache: layers.Cache, first: bool
+        self, latents: Float[Array | np.ndarray, "b l h8 w8 z"], cache: layers.Cache, first: bool
     ) -> tuple[Float[Array, "b f h w 3"], layers.Cache]:
         """Takes latents that are not normalised; returns (frames not clamped, new cache)."""
         z, _ = self.conv2(latents.astype(self.config.dtype), None, first)
@@ -209,7 +209,7 @@ class WanVAE(nn.Module):
             frames += self.tail(features, frames)
         return frames.astype(jnp.float32), cache
 
-    def __call__(self, frames: Float[Array, "b f h w 3"]) -> Float[Array, "b f h w 3"]:
+    def __call__(self, frames: Float[Array | np.ndarray, "b f h w 3"]) -> Float[Array, "b f h w 3"]:
         (mu, _), _ = self.encode_piece(frames, None, True)
         return self.decode_piece(mu, None, True)[0]
 
@@ -293,7 +293,7 @@ def encode_stream(
     params: Params,
     config: VAEConfig,
     state: VAEState,
-    frames: Float[Array, "b f h w 3"] | UInt8[Array, "b f h w 3"],
+    frames: Float[Array | np.ndarray, "b f h w 3"] | UInt8[Array | np.ndarray, "b f h w 3"],
     *,
     first: bool,
     layout: Layout = ONE_DEVICE,
@@ -322,7 +322,7 @@ def decode_stream(
     params: Params,
     config: VAEConfig,
     state: VAEState,
-    latents: Float[Array, "b l h8 w8 z"],
+    latents: Float[Array | np.ndarray, "b l h8 w8 z"],
     *,
     first: bool,
     layout: Layout = ONE_DEVICE,
@@ -338,7 +338,7 @@ def decode_pictures(
     params: Params,
     config: VAEConfig,
     state: VAEState,
-    latents: Float[Array, "b l h8 w8 z"],
+    latents: Float[Array | np.ndarray, "b l h8 w8 z"],
     *,
     first: bool,
     layout: Layout = ONE_DEVICE,
@@ -375,7 +375,7 @@ def _decode_stream(params, config, carried, latents, first, layout, finish):
 def encode(
     params: Params,
     config: VAEConfig,
-    frames: Float[Array, "b f h w 3"],
+    frames: Float[Array | np.ndarray, "b f h w 3"],
     layout: Layout = ONE_DEVICE,
 ) -> Float[Array, "b l h8 w8 z"]:
     """Encodes a whole video of 1 + 4k frames in [-1, 1] to 1 + k normalised latents."""
@@ -385,7 +385,7 @@ def encode(
 def decode(
     params: Params,
     config: VAEConfig,
-    latents: Float[Array, "b l h8 w8 z"],
+    latents: Float[Array | np.ndarray, "b l h8 w8 z"],
     layout: Layout = ONE_DEVICE,
 ) -> Float[Array, "b f h w 3"]:
     """Decodes all the normalised latents of a video; frames clamped to [-1, 1]."""
@@ -393,7 +393,7 @@ def decode(
 
 
 def encode_moments(
-    params: Params, config: VAEConfig, frames: Float[Array, "b f h w 3"]
+    params: Params, config: VAEConfig, frames: Float[Array | np.ndarray, "b f h w 3"]
 ) -> tuple[Float[Array, "b l h8 w8 z"], Float[Array, "b l h8 w8 z"]]:
     """(mu, logvar) of a whole video, not normalised: for training."""
     _check_frames(config, frames.shape, first=True)

@@ -32,7 +32,7 @@ def normalise(
 
 
 def denormalise(
-    config: VAEConfig, latents: Float[Array, "b l h w z"], first: bool = True
+    config: VAEConfig, latents: Float[Array | np.ndarray, "b l h w z"], first: bool = True
 ) -> Float[Array, "b l h w z"]:
     """Inverse of `normalise`."""
     mean, unit = _statistics(config, latents.shape, first)
@@ -52,11 +52,11 @@ def _statistics(config: VAEConfig, shape: tuple[int, ...], first: bool):
     return jnp.array(means), stds
 
 
-def to_float(frames: UInt8[Array, "*n"]) -> Float[Array, "*n"]:
+def to_float(frames: UInt8[Array | np.ndarray, "*n"]) -> Float[Array, "*n"]:
     """0..255 to [-1, 1]."""
     return frames.astype(jnp.float32) / 127.5 - 1.0
 
 
-def to_uint8(frames: Float[Array, "*n"]) -> UInt8[Array, "*n"]:
+def to_uint8(frames: Float[Array | np.ndarray, "*n"]) -> UInt8[Array, "*n"]:
     """[-1, 1] to 0..255, clipped and rounded, on the device of `frames`."""
     return jnp.round((jnp.clip(frames, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
