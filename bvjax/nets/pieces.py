@@ -7,10 +7,10 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Num
 
 # (cache, piece, first) -> (new cache, what came of the piece)
-Step = Callable[[Any, Float[Array, "b n ..."], bool], tuple[Any, Num[Array, "b m ..."]]]
+Step = Callable[[Any, Num[Array, "b n ..."], bool], tuple[Any, Num[Array, "b m ..."]]]
 
 
 def longest(units: int, most: int) -> int:
@@ -19,7 +19,7 @@ def longest(units: int, most: int) -> int:
 
 
 def in_pieces(
-    step: Step, cache: Any, x: Float[Array, "b f ..."], first: bool, *, unit: int, start: int,
+    step: Step, cache: Any, x: Num[Array, "b f ..."], first: bool, *, unit: int, start: int,
     most: int,
 ) -> tuple[Any, Num[Array, "b m ..."]]:  # fmt: skip
     """Takes `x` through `step` piece by piece, in a loop on the device.
