@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
@@ -127,7 +128,7 @@ class Clip:
     relevance: Float[Array, "b c c"]
 
 
-def make_clip(batch: dict[str, Array], grid: ChunkGrid) -> Clip:
+def make_clip(batch: dict[str, Array | np.ndarray], grid: ChunkGrid) -> Clip:
     """Cut latents [b, 1 + C L, h, w, z] at the chunk boundaries of `grid`."""
     if grid.config.first != "separate":
         raise UserError(

@@ -138,7 +138,10 @@ def hit_rates(
 
 
 def text_pretrain_loss(
-    params: dict[str, Any], cfg: TextPretrainConfig, batch: dict[str, Array], key: Array
+    params: dict[str, Any],
+    cfg: TextPretrainConfig,
+    batch: dict[str, Array | np.ndarray],
+    key: Array,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The weighted sum of the three terms, and metrics.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Num
 
@@ -19,7 +20,7 @@ def longest(units: int, most: int) -> int:
 
 
 def in_pieces(
-    step: Step, cache: Any, x: Num[Array, "b f ..."], first: bool, *, unit: int, start: int,
+    step: Step, cache: Any, x: Num[Array | np.ndarray, "b f ..."], first: bool, *, unit: int, start: int,
     most: int,
 ) -> tuple[Any, Num[Array, "b m ..."]]:  # fmt: skip
     """Takes `x` through `step` piece by piece, in a loop on the device.

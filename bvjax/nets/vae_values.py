@@ -52,7 +52,7 @@ def _statistics(config: VAEConfig, shape: tuple[int, ...], first: bool):
     return jnp.array(means), stds
 
 
-def to_float(frames: UInt8[Array | np.ndarray, "*n"]) -> Float[Array, "*n"]:
+def to_float(frames: UInt8[Array | np.ndarray, "*n"]) -> Float[Array | np.ndarray, "*n"]:
     """0..255 to [-1, 1]."""
     return frames.astype(jnp.float32) / 127.5 - 1.0
 
