@@ -191,7 +191,7 @@ class WanVAE(nn.Module):
     ) -> tuple[tuple[Float[Array, "b l h8 w8 z"], Float[Array, "b l h8 w8 z"]], layers.Cache]:
         """Returns ((mu, logvar), new cache), not normalised, in float32."""
         cfg = self.config
-        frames = frames.astype(cfg.dtype)
+        frames = jnp.asarray(frames, cfg.dtype)
         seen = self.stem(frames, cfg.dim * cfg.dim_mult[0]) if self.stem else None
         h, cache = self.encoder(fold_patches(frames, cfg.patch), cache, first, seen)
         moments, _ = self.conv1(h, None, first)

@@ -6,6 +6,7 @@ import json
 
 import av
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
@@ -93,6 +94,7 @@ def load(path):
 
 
 def encode(params, model, frames):
+    params = jax.tree.map(jnp.asarray, params)
     return np.asarray(vae.encode(params, model.vae, vae.to_float(frames)[None])[0])
 
 
