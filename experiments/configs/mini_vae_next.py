@@ -1,6 +1,6 @@
 """A wider VAE of `mini` with a stem and a tail, on clips of stories that are never seen twice.
 
-Its learning rate is a first guess; the model card says which were too large.
+The model card has its curve, and the rates that were too large.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     # Not of the preset yet: its DiT knows other latents.
     config.overrides = ("vae.dim=96", "vae.stem_dim=32", "vae.tail_dim=32")
     config.train.update(
-        steps=700,
+        steps=1000,
         global_batch_size=3,
         device_batch_size=3,
         ema_decay=0.98,
