@@ -122,7 +122,7 @@ def positions(frames: int, height: int, width: int) -> np.ndarray:
 
 def our_velocity(case: DiTCase) -> np.ndarray:
     """[1, l, h, w, z]."""
-    latents, text = dit_inputs(case)
+    latents, text = map(jnp.asarray, dit_inputs(case))
     sigma = jnp.asarray(case.timesteps, jnp.float32)[None, None] / 1000
     inputs = latents[:, None], sigma if sigma.shape[2] > 1 else sigma[..., 0], text[:, None]
     inputs, sources = (*inputs, jnp.asarray(positions(*case.size)), None), None
