@@ -40,7 +40,7 @@ def write_rows(
     index: jax.Array,
     length: jax.Array,
     slot: jax.Array,
-    interpret: bool = False,
+    interpret: bool | pltpu.InterpretParams = False,
 ) -> jax.Array:
     """As `kv_gather.write_rows` with one leading axis: slots [G, S, C, A, K], x [G, N, A, K].
 
@@ -169,7 +169,7 @@ def pack(
     angles: jax.Array | None,
     first: int | jax.Array,
     count: int,
-    interpret: bool = False,
+    interpret: bool | pltpu.InterpretParams = False,
 ) -> jax.Array:
     """[G, count, A, K], as `kv_gather.pack` with one leading axis and a window.
 

@@ -24,7 +24,7 @@ def column_sums(
     k: jax.Array,
     visible: jax.Array,
     lse: jax.Array | None,
-    interpret: bool = False,
+    interpret: bool | pltpu.InterpretParams = False,
 ) -> jax.Array:
     """Float32 [R, N] of q [R, P, A, K], k [R, N, A, K], visible int32 [P] <= N, lse [R, P, A].
 

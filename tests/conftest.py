@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import logging
 import math
 import os
@@ -21,9 +22,11 @@ os.environ["BVJAX_TEXT_CACHE"] = "off"  # tests of the cache choose a folder of 
 
 import jaxtyping  # noqa: E402
 
-TYPED = ("bvjax.diffusion", "bvjax.losses", "bvjax.memory", "bvjax.nets", "kernels_pallas")
+TYPED = ["bvjax.diffusion", "bvjax.losses", "bvjax.memory", "bvjax.nets", "kernels_pallas"]
 # Before anything of these packages is imported: every call then checks the shapes it was promised.
-jaxtyping.install_import_hook(TYPED, "shape_checks.functions")
+# Not beside PyTorch: the tests of parity hand NumPy's arrays to everything.
+if importlib.util.find_spec("torch") is None:
+    jaxtyping.install_import_hook(TYPED, "shape_checks.functions")
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402

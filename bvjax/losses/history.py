@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -116,13 +117,13 @@ def draw_kinds(key: Array, history: HistoryConfig, shape: tuple[int, ...]) -> In
 
 def draw_history(
     key: Array,
-    target: Int[Array, "b m"],
-    embedding: Float[Array, "b c d"],
-    relevance: Float[Array, "b c c"],
+    target: Int[Array | np.ndarray, "b m"],
+    embedding: Float[Array | np.ndarray, "b c d"],
+    relevance: Float[Array | np.ndarray, "b c c"],
     config: RetrievalConfig,
     history: HistoryConfig,
-    kind: Int[Array, "b m"] | None = None,
-    latents: Float[Array, "b c l h w z"] | None = None,
+    kind: Int[Array | np.ndarray, "b m"] | None = None,
+    latents: Float[Array | np.ndarray, "b c l h w z"] | None = None,
 ) -> History:
     """The context of each target chunk (Eq. 8, 9), causal by construction: only chunks before it.
 

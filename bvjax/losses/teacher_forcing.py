@@ -134,6 +134,7 @@ def make_clip(batch: dict[str, Array | np.ndarray], grid: ChunkGrid) -> Clip:
         raise UserError(
             f"training cuts videos as chunk.first='separate', not {grid.config.first!r}"
         )
+    batch = {name: jnp.asarray(value) for name, value in batch.items()}
     latents, length = batch["latents"], grid.latents_per_chunk
     if (latents.shape[1] - 1) % length:
         raise UserError(f"{latents.shape[1]} latents are not 1 + a multiple of {length}")

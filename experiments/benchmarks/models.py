@@ -21,8 +21,9 @@ _POOL = 2**22 + 15  # numbers drawn; odd, so that no two kernels begin at the sa
 
 
 def sized(preset: str, overrides: Iterable[str] = ()) -> ModelConfig:
-    """A preset with overrides; raises `UserError` where they do not fit each other."""
-    model = apply_overrides(get_preset(preset), overrides)
+    """A preset with overrides, of one key the last; raises `UserError` where they do not fit each other."""
+    by_key = {assignment.partition("=")[0]: assignment for assignment in overrides}
+    model = apply_overrides(get_preset(preset), by_key.values())
     check_model(model)
     return model
 

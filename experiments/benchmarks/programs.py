@@ -64,6 +64,7 @@ class Programs:
             return run
 
         self.decode_first = self._build("decode first", decoder(True), params, state, first_piece)
+        state, _ = jax.eval_shape(decoder(True), params, state, first_piece)
         self.decode = self._build("decode", decoder(False), params, state, piece)
 
     def _encode(self, params, ids, mask):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -79,11 +80,11 @@ def test_operations_are_those_of_the_program():
     grid = steps.grid_of(model)
     assert rows == 4 * grid.tokens_per_chunk
     context = jax.eval_shape(lambda s, g: steps._look_back(model, s, g)[1], state, given)
-    latents = np.zeros((1, 1, grid.latents_per_chunk, *grid.latent_size, 16), np.float32)
+    latents = jnp.zeros((1, 1, grid.latents_per_chunk, *grid.latent_size, 16))
     net = WanDiT(model.dit, model.text.dim)
     forward = lambda p, c: net.apply(
-        {"params": p}, latents, np.ones((1, 1), np.float32), given.text[None, None],
-        np.asarray(grid.positions(grid.latents_per_chunk))[None, None], c,
+        {"params": p}, latents, jnp.ones((1, 1)), jnp.asarray(given.text)[None, None],
+        jnp.asarray(grid.positions(grid.latents_per_chunk))[None, None], c,
     )  # fmt: skip
     counted = flops.count(forward, weights.shapes(model, "dit"), context).total()
     assert work.dit_forward(model, grid.tokens_per_chunk, rows) == pytest.approx(counted, rel=1e-6)

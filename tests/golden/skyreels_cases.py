@@ -222,7 +222,7 @@ def our_conditions() -> Conditions:
 
 def our_windows(model: ModelConfig) -> list[np.ndarray]:
     """Latents of each window, [P + L, h, w, z], the way of `bvjax generate`."""
-    params = pipeline_params()
+    params = jax.tree.map(jnp.asarray, pipeline_params())
     pieces = stream(
         params["dit"], model, our_conditions(), jax.random.key(SEED), vae_params=params["vae"]
     )

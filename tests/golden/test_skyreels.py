@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -49,6 +50,9 @@ def test_pipeline(name):
     latents = cases.whole(windows, 5)
     np.testing.assert_allclose(latents, want[name], atol=LATENTS)
     if cases.PIPELINE_CASES[name] is cases.PIPELINE:
-        params, config = cases.pipeline_params()["vae"], cases.PIPELINE.vae
+        params, config = (
+            jax.tree.map(jnp.asarray, cases.pipeline_params()["vae"]),
+            cases.PIPELINE.vae,
+        )
         frames = jax.jit(lambda z: vae.decode(params, config, z))(latents[None])[0]
         np.testing.assert_allclose((cases.thinned(frames) + 1) / 2, want["video"], atol=VIDEO)

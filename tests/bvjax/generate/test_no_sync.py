@@ -27,8 +27,9 @@ def test_no_hidden_transfers(tiny, layout, monkeypatch):
     """
     model, params = getattr(tiny, layout), jax.device_put(tiny.params["dit"])
     key, count = jax.random.key(0), 3
-    given = rollout._given
+    given, written = rollout._given, rollout._written
     monkeypatch.setattr(rollout, "_given", lambda *args: jax.device_put(given(*args)))
+    monkeypatch.setattr(rollout, "_written", lambda *args: jax.device_put(written(*args)))
     want = [p.latents for p in rollout.stream(params, model, conditions(model, count), key)]
     with jax.transfer_guard("disallow"):
         with pytest.raises(Exception, match="Disallowed"):

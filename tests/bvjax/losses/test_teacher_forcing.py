@@ -285,8 +285,8 @@ def test_the_loss_trains_every_parameter(params, batch, schedule, target):
 @pytest.mark.slow
 def test_without_history_no_bank_is_made_and_the_loss_is_the_same(params, batch):
     """A chance too small to ever be drawn takes the long way: a bank of which nothing is shown."""
-    never = dataclasses.replace(CLEAN, semantic=0.0, none=1.0)
-    hardly = dataclasses.replace(never, semantic=1e-30)
+    never = dataclasses.replace(CLEAN, chances={"none": 1.0})
+    hardly = dataclasses.replace(never, chances={"none": 1.0, "semantic": 1e-30})
     assert (never.never, hardly.never) == (True, False)
     losses = []
     for history in (never, hardly):
@@ -328,8 +328,8 @@ def test_only_targets_without_history_get_the_caption_that_describes(params, bat
     given = dict(batch, described=jnp.full_like(batch["text"], jnp.nan))
     clip = make_clip(given, teacher().grid)
 
-    def flow(**weights):
-        history = dataclasses.replace(CLEAN, **weights)
+    def flow(**chances):
+        history = dataclasses.replace(CLEAN, chances=chances)
         teach = teacher(history=history, described=1.0, anchor_weight=0.0)
         return jax.jit(teach.loss)(params, clip, jax.random.key(3))[1]["flow"]
 
