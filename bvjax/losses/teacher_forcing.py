@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -128,24 +129,24 @@ class Clip:
     relevance: Float[Array, "b c c"]
 
 
-def make_clip(batch: dict[str, Array | np.ndarray], grid: ChunkGrid) -> Clip:
+def make_clip(batch: Mapping[str, Array | np.ndarray], grid: ChunkGrid) -> Clip:
     """Cut latents [b, 1 + C L, h, w, z] at the chunk boundaries of `grid`."""
     if grid.config.first != "separate":
         raise UserError(
             f"training cuts videos as chunk.first='separate', not {grid.config.first!r}"
         )
-    batch = {name: jnp.asarray(value) for name, value in batch.items()}
-    latents, length = batch["latents"], grid.latents_per_chunk
+    arrays = {name: jnp.asarray(value) for name, value in batch.items()}
+    latents, length = arrays["latents"], grid.latents_per_chunk
     if (latents.shape[1] - 1) % length:
         raise UserError(f"{latents.shape[1]} latents are not 1 + a multiple of {length}")
     body = latents[:, 1:]
     return Clip(
         anchor=latents[:, None, :1],
         chunks=body.reshape(body.shape[0], -1, length, *body.shape[2:]),
-        text=batch["text"],
-        described=batch.get("described", batch["text"]),
-        embedding=batch["embedding"],
-        relevance=batch["relevance"],
+        text=arrays["text"],
+        described=arrays.get("described", arrays["text"]),
+        embedding=arrays["embedding"],
+        relevance=arrays["relevance"],
     )
 
 

@@ -14,6 +14,7 @@ The heads are trained beside the encoder and dropped at export (`params["encoder
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -140,7 +141,7 @@ def hit_rates(
 def text_pretrain_loss(
     params: dict[str, Any],
     cfg: TextPretrainConfig,
-    batch: dict[str, Array | np.ndarray],
+    batch: Mapping[str, Array | np.ndarray],
     key: Array,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The weighted sum of the three terms, and metrics.
