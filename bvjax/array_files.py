@@ -60,6 +60,6 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line, or its kind where it says nothing."""
+    """Returns the first line of an error's message, or its type where it has none."""
     said = getattr(error, "strerror", None) or str(error)
     return said.partition("\n")[0] or type(error).__name__

@@ -169,7 +169,7 @@ def on_terminal() -> bool:
 
 
 def _notes(error: BaseException) -> str:
-    """What `going_on` said about an error, to be put behind it."""
+    """Returns the notes that `going_on` added to an error, to be put behind its message."""
     return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 

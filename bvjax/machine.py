@@ -1,4 +1,4 @@
-"""What a machine lacks, in one sentence, out of what JAX and NumPy raise when they miss it."""
+"""Translates errors of JAX and NumPy about a missing device or memory into one sentence."""
 
 from __future__ import annotations
 

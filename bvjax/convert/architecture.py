@@ -172,7 +172,7 @@ def difference(expected: Any, found: Any) -> str:
 
 
 def _told(source: Source, name: str, kind: type) -> Any:
-    """What the config.json beside a checkpoint says, None where it is silent; raises `UserError`."""
+    """Reads the config.json beside a checkpoint, None where it is silent; raises `UserError`."""
     value = source.config.get(name)
     if value is None:
         return None

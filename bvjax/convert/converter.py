@@ -192,7 +192,7 @@ def _values(plan: Plan, spec: Spec, dtype: str, loras: Sequence[lora.Lora]) -> n
 
 
 def _entries(plans: Sequence[Plan], loras: Sequence[lora.Lora]) -> dict[str, dict[str, Any]]:
-    """What made each part; reads the sources once more for their hashes."""
+    """Returns the provenance of each part; reads the sources once more for their hashes."""
     entries = {}
     for plan in plans:
         source = plan.source

@@ -55,7 +55,7 @@ def identify(
 
 
 def made(source: Source) -> dict[str, Any]:
-    """What made a part, where bvjax wrote it down."""
+    """Returns the provenance of a part, where bvjax wrote it down."""
     if source.layout == "bvjax":
         about = folders.load_made(source.path.parent, source.part)
         return manifest.check_about(source.path.with_name("config.json"), source.part, about)
@@ -94,7 +94,7 @@ def _base(
 
 
 def _recorded(source: Source) -> ModelConfig | None:
-    """What a bvjax weights folder, or the manifest of an export, says of the model."""
+    """Reads the model's description from a bvjax weights folder or the manifest of an export."""
     if source.layout == "bvjax":
         return folders.load_config(source.path.parent)
     entry = manifest.beside(source.path)[1].get(source.part)

@@ -37,7 +37,7 @@ METADATA = "lora_adapter_metadata"  # where diffusers keeps PEFT's settings
 
 
 class Change(NamedTuple):
-    """What a LoRA file does to one tensor."""
+    """The change that a LoRA file makes to one tensor."""
 
     spec: Spec  # its name and layout here and in the file
     keys: Mapping[str, str]  # of the file, by their role
@@ -215,7 +215,7 @@ def _targets(model: ModelConfig) -> tuple[dict[str, Spec], dict[str, Spec]]:
 
 
 def _changes(weight: Spec | None, bias: Spec | None, keys, tensors: Tensors, told) -> list[Change]:
-    """What is done to a module's weight and bias; raises `_Misfit`."""
+    """Returns the changes of a module's weight and bias; raises `_Misfit`."""
     keys, found = dict(keys), []
     of_bias = {"up_bias": keys.pop("up_bias", None), "diff": keys.pop("diff_b", None)}
     of_bias = {role: key for role, key in of_bias.items() if key is not None}

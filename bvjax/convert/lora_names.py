@@ -43,7 +43,7 @@ _FORMATS = [(name, re.compile(rf"(.+)\.(?:{pattern})")) for name, pattern in FOR
 
 
 class Place(NamedTuple):
-    """What a key speaks of."""
+    """The subject of a key."""
 
     module: str  # as in the original layout or diffusers'
     role: str  # one of `ROLES`; diff_m is the `diff` of the modulation inside the module

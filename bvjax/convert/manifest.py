@@ -48,7 +48,7 @@ def beside(path: Path) -> tuple[Path, dict[str, Entry]]:
 
 
 def check_about(path: Path, part: str, about: Any) -> dict[str, Any]:
-    """What is stored of what made a part; raises `UserError` when it cannot be believed."""
+    """Reads the stored provenance of a part; raises `UserError` when it is not valid."""
     wrong = None
     if not isinstance(about, dict):
         wrong = "is no object"

@@ -1,4 +1,4 @@
-"""What training wrappers add to the names of a model's tensors, and the names without it.
+"""Prefixes that training wrappers add to tensor names, and the names without them.
 
 FSDP, activation checkpointing, torch.compile, DistributedDataParallel and the trainers' own classes
 hold a module as an attribute, so each adds one word to the names of all that is inside it: in front

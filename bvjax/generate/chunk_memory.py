@@ -1,4 +1,4 @@
-"""What the memory did for one chunk, in plain numbers: which chunks it saw, what of it was kept."""
+"""The memory of one chunk in plain numbers: which chunks it saw, how much of it was kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Retrieved:
 
 @dataclasses.dataclass(frozen=True)
 class ChunkMemory:
-    """What the memory did for one chunk; tuples over the layers of the DiT, shares from 0 to 1."""
+    """The memory of one chunk; tuples over the layers of the DiT, shares from 0 to 1."""
 
     retrieved: tuple[Retrieved, ...]
     kept_ratio: tuple[float, ...]  # of the chunk's tokens that went into the bank

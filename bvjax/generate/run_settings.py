@@ -102,7 +102,7 @@ def read_story(path: pathlib.Path) -> tuple[tuple[str, ...], str]:
 def differences(
     there: tuple[Settings, Sequence[str]], asked: tuple[Settings, Sequence[str]]
 ) -> list[str]:
-    """What decides the video and is not alike in two runs, each said in a few words."""
+    """Lists the settings that decide the video and differ between two runs, in a few words each."""
     told = list(_unlike_settings(there[0], asked[0]))
     old, new = there[1], asked[1]
     if len(old) != len(new):

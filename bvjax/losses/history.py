@@ -57,7 +57,7 @@ class HistoryConfig:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of all rules, in the order of the table."""
+        """The weights of all rules, in the order of the table."""
         return {kind: self.chances.get(kind, 0.0) for kind in RULES}
 
     @property

@@ -98,7 +98,7 @@ class Saved:
 
     @property
     def unchecked(self) -> str | None:
-        """What could not be checked of it, None when all was."""
+        """The checks that could not be made, None when all were."""
         lacks = []
         if not self.sealed:
             lacks.append(

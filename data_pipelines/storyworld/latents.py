@@ -145,7 +145,7 @@ def read_story(path: Path) -> dict[str, np.ndarray]:
 
 
 def _not_a_story(found: dict[str, np.ndarray]) -> str | None:
-    """What keeps arrays from being a story, None if nothing does."""
+    """Returns the reason why arrays are not a story, None if they are one."""
     text, latents = found["text"], found["latents"]
     chunks = len(text) if text.ndim == 3 else 0
     if not chunks or latents.ndim != 4 or len(latents) <= chunks or (len(latents) - 1) % chunks:
