@@ -13,6 +13,7 @@ import zipfile
 import numpy as np
 
 from bvjax.errors import UserError
+from bvjax.files import reason
 
 
 def read_npy(content: bytes, name: str) -> np.ndarray:
@@ -61,5 +62,4 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def first_line(error: Exception) -> str:
     """Returns the first line of an error's message, or its type where it has none."""
-    said = getattr(error, "strerror", None) or str(error)
-    return said.partition("\n")[0] or type(error).__name__
+    return reason(error).partition("\n")[0] or type(error).__name__

@@ -46,8 +46,13 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def reason(error: Exception) -> str:
+    """Returns what the system, or a library that passes on its error, says went wrong."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def cannot_write(path: Path, error: Exception, what: str = "") -> Exception:
-    """What to raise when `path` cannot be written: `UserError`, or `OSError` when the disk is full.
+    """Returns what to raise when `path` cannot be written: `UserError`, or `OSError` when the disk is full.
 
     A full disk is nothing that the user got wrong, and what was asked can be gone on with.
 
@@ -55,10 +60,10 @@ def cannot_write(path: Path, error: Exception, what: str = "") -> Exception:
         error: of the system, or of a library that passes on its `errno`.
         what: said before the path, for example "the video".
     """
-    reason, code = getattr(error, "strerror", None) or str(error), getattr(error, "errno", None)
+    code = getattr(error, "errno", None)
     if code in DISK_FULL:
-        return OSError(code, reason, str(path))
-    return UserError(f"cannot write {what or 'to'} {path}: {reason}")
+        return OSError(code, reason(error), str(path))
+    return UserError(f"cannot write {what or 'to'} {path}: {reason(error)}")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -23,6 +23,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
+from bvjax.files import reason
 
 Frame = UInt8[np.ndarray, "h w 3"]
 Source = str | os.PathLike | BinaryIO
@@ -183,11 +184,6 @@ def yuv420(rgb: Frame) -> av.VideoFrame:
         dst_color_trc=_SRGB,
         dst_color_primaries=_BT709,
     )
-
-
-def reason(error: Exception) -> str:
-    """What an error of PyAV or of the system says went wrong."""
-    return getattr(error, "strerror", None) or str(error)
 
 
 class _Address(UserError):
