@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bvjax.convert.converter import convert
     from bvjax.errors import UserError, WorkError
-    from bvjax.generate.pipeline import Chunk, Pipeline, Video, load
     from bvjax.lvbench.evaluation import evaluate_videos as evaluate
+    from bvjax.runs.pipeline import Chunk, Pipeline, Video, load
 
 __version__ = "0.2.0"
 __all__ = [
@@ -27,14 +27,14 @@ __all__ = [
 ]  # fmt: skip
 
 _PLACES = {
-    "Chunk": ("bvjax.generate.pipeline", "Chunk"),
-    "Pipeline": ("bvjax.generate.pipeline", "Pipeline"),
+    "Chunk": ("bvjax.runs.pipeline", "Chunk"),
+    "Pipeline": ("bvjax.runs.pipeline", "Pipeline"),
     "UserError": ("bvjax.errors", "UserError"),
-    "Video": ("bvjax.generate.pipeline", "Video"),
+    "Video": ("bvjax.runs.pipeline", "Video"),
     "WorkError": ("bvjax.errors", "WorkError"),
     "convert": ("bvjax.convert", None),  # the package, which can be called
     "evaluate": ("bvjax.lvbench.evaluation", "evaluate_videos"),
-    "load": ("bvjax.generate.pipeline", "load"),
+    "load": ("bvjax.runs.pipeline", "load"),
 }
 
 

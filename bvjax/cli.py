@@ -19,8 +19,8 @@ from bvjax.errors import UserError
 from bvjax.presets import PRESETS
 
 if TYPE_CHECKING:
-    from bvjax.generate.bundle import Bundle
-    from bvjax.generate.run_dir import RunDir
+    from bvjax.loading.bundle import Bundle
+    from bvjax.runs.run_dir import RunDir
 
 EXAMPLES = """\
 examples:
@@ -175,8 +175,8 @@ def _mesh_option(parser: argparse.ArgumentParser) -> None:
 
 # ---- commands ---------------------------------------------------------------------------------
 def _generate(args: argparse.Namespace) -> None:
-    from bvjax.generate import bundle as bundles
-    from bvjax.generate.pipeline import load
+    from bvjax.loading import bundle as bundles
+    from bvjax.runs.pipeline import load
     from bvjax.story import load_story, repeated
 
     story = load_story(args.story) if args.story else repeated(args.prompt, args.chunks or 1)
@@ -203,7 +203,7 @@ def _resume(args: argparse.Namespace) -> None:
 
 
 def _redo(args: argparse.Namespace) -> None:
-    from bvjax.generate import session
+    from bvjax.runs import session
 
     edits: dict[int, str] = {}
     for chunk, caption in map(_edit, args.captions):
@@ -218,7 +218,7 @@ def _redo(args: argparse.Namespace) -> None:
 
 
 def _decode(args: argparse.Namespace) -> None:
-    from bvjax.generate import session
+    from bvjax.runs import session
 
     run, bundle = _open(args)
     with run:
@@ -227,7 +227,7 @@ def _decode(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from bvjax.generate import session
+    from bvjax.runs import session
 
     run, bundle = _open(args)
     with run:
@@ -295,11 +295,11 @@ def _plan(args: argparse.Namespace) -> None:
 
 # ---- shared -----------------------------------------------------------------------------------
 def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
-    from bvjax.generate import bundle as bundles
-    from bvjax.generate import session
-    from bvjax.generate.pipeline import layout_of
-    from bvjax.generate.run_dir import RunDir
-    from bvjax.generate.run_settings import weights_folder
+    from bvjax.loading import bundle as bundles
+    from bvjax.runs import session
+    from bvjax.runs.pipeline import layout_of
+    from bvjax.runs.run_dir import RunDir
+    from bvjax.runs.run_settings import weights_folder
 
     run = RunDir.open(args.run)
     try:
@@ -322,8 +322,8 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
     from tqdm import tqdm
 
     from bvjax import compilation
-    from bvjax.generate import session
     from bvjax.profiling import ChunkTrace
+    from bvjax.runs import session
 
     if not profile and session.is_finished(run):
         print(

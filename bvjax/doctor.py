@@ -15,8 +15,9 @@ import jax
 
 from bvjax import machine, weights
 from bvjax.errors import UserError, WorkError
-from bvjax.generate import bundle as bundles
-from bvjax.generate import session, video_io
+from bvjax.loading import bundle as bundles
+from bvjax.media import video_io
+from bvjax.runs import session
 from bvjax.story import Story
 from bvjax.versions import software
 

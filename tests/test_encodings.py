@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from bvjax.generate.run_dir import RunDir, Settings
+from bvjax.runs.run_dir import RunDir, Settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = ("bvjax", "data_pipelines", "experiments", "kernels_pallas")
@@ -91,7 +91,7 @@ WORK = """
 import pathlib
 import sys
 from bvjax.files import read_json_object
-from bvjax.generate.run_dir import RunDir
+from bvjax.runs.run_dir import RunDir
 
 sys.stdout.reconfigure(errors="backslashreplace")
 path, accents = pathlib.Path(sys.argv[1]), read_json_object(pathlib.Path(sys.argv[2]))["captions"]

@@ -13,7 +13,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import TextConfig
-from bvjax.generate.text_cache import CaptionStates, TextCache
+from bvjax.loading.text_cache import CaptionStates, TextCache
 from bvjax.nets import text as text_net
 
 if TYPE_CHECKING:  # states that exist need no tokenizer, nor what it imports

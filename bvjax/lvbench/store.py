@@ -36,7 +36,14 @@ from bvjax.lvbench.video import Video, name_of, probe, story_of, truth_beside
 
 FORMAT = 1  # of the files here; part of every key
 # Modules whose code makes scores, beside those of the suites and networks.
-MEASURING = ("batching.py", "clarity.py", "motion.py", "vde.py", "video.py", "../video_frames.py")
+MEASURING = (
+    "batching.py",
+    "clarity.py",
+    "motion.py",
+    "vde.py",
+    "video.py",
+    "../media/video_frames.py",
+)
 _FACTS = {"sha256": str, "frames": int, "fps": int | float, "height": int, "width": int}
 _SCORES = {"chunks": list, "whole": int | float | str | None, "weight": int, "reason": str}
 _SHA256 = re.compile("[0-9a-f]{64}")  # becomes the name of a folder

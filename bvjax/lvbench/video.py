@@ -14,9 +14,9 @@ from jaxtyping import UInt8
 
 from bvjax.errors import UserError
 from bvjax.files import sha256_of
+from bvjax.media.video_frames import Frame, location, timed_frames
 from bvjax.plain_text import shown
 from bvjax.story import load_story
-from bvjax.video_frames import Frame, location, timed_frames
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".m2ts",

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from bvjax import weights
 from bvjax.config import ModelConfig
 from bvjax.generate import steps
-from bvjax.generate.bundle import sharding_rule
+from bvjax.loading.bundle import sharding_rule
 from bvjax.memory import bank as kv_bank
 from bvjax.nets import vae
 from bvjax.nets.vae_layers import spatial_axes

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from bvjax.config import ModelConfig
-from bvjax.generate.placement import choose_mesh, misfit
+from bvjax.placement import choose_mesh, misfit
 from bvjax.plan import costs, program
 from bvjax.plan.chips import Chip
 from bvjax.plan.program import Program, TooLarge
@@ -62,7 +62,7 @@ def make_plan(
     Raises:
       UserError: the mesh does not fit the model or the devices.
     """
-    from bvjax.generate.placement import check_layout
+    from bvjax.placement import check_layout
 
     sizes = sizes or choose_mesh(model, len(devices)) or dict(data=len(devices))
     layout = make_layout(sizes, devices)

@@ -11,7 +11,7 @@ import jax
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.generate.placement import training_misfit
+from bvjax.placement import training_misfit
 from bvjax.plan import training, training_costs
 from bvjax.plan.chips import Chip
 from bvjax.plan.program import Program, TooLarge

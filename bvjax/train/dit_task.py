@@ -15,10 +15,10 @@ from PIL import Image
 from bvjax.config import ModelConfig
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.decoding import decode_piece
-from bvjax.generate.placement import misfit
 from bvjax.generate.rollout import rollout
 from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing, make_clip
 from bvjax.nets import dit
+from bvjax.placement import misfit
 from bvjax.sharding import ONE_DEVICE, Layout
 from bvjax.train.state import Params
 from bvjax.weights import save_weights

@@ -14,7 +14,7 @@ from jax.tree_util import DictKey
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.generate.placement import training_misfit
+from bvjax.placement import training_misfit
 from bvjax.sharding import ONE_DEVICE, Layout, make_layout, parse_mesh
 from bvjax.train.state import TrainState
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
-from bvjax.video_frames import open_video, picture, pixel_shape
+from bvjax.media.video_frames import open_video, picture, pixel_shape
 
 
 class Chunks:

@@ -31,8 +31,8 @@ from tqdm import tqdm
 from bvjax import console
 from bvjax.errors import UserError
 from bvjax.files import write_atomic, write_json
-from bvjax.generate.video_io import VideoWriter
 from bvjax.lvbench.video import TRUTH
+from bvjax.media.video_io import VideoWriter
 from data_pipelines.storyworld.plan import make_story
 from data_pipelines.storyworld.renderer import render
 from data_pipelines.storyworld.steady import steady_story, stranger

@@ -124,7 +124,7 @@ def write_video(story: Story, path: Path, size: int, fps: int) -> None:
     """Render a story to H.264 (yuv420p, so `size` is rounded up to an even number)."""
     import av
 
-    from bvjax.video_frames import location, tag, yuv420
+    from bvjax.media.video_frames import location, tag, yuv420
 
     size += size % 2
     with av.open(location(path), "w") as container:

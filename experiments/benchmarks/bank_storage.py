@@ -23,8 +23,8 @@ from bvjax.config import ModelConfig
 from bvjax.diffusion import flow
 from bvjax.errors import UserError
 from bvjax.generate import rollout, steps
-from bvjax.generate.bundle import load_bundle
 from bvjax.generate.conditions import encode_captions
+from bvjax.loading.bundle import load_bundle
 from bvjax.memory.storage import DTYPES
 from bvjax.overrides import apply_overrides
 from bvjax.presets import PRESETS

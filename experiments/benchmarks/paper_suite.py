@@ -32,8 +32,8 @@ from bvjax.lvbench.paper.scene import scene_of
 from bvjax.lvbench.paper.working import small, small_luma
 from bvjax.lvbench.store import Store
 from bvjax.lvbench.video import blocks, probe
+from bvjax.media.video_frames import location, tag, yuv420
 from bvjax.sharding import Layout
-from bvjax.video_frames import location, tag, yuv420
 from experiments.benchmarks import figures
 from experiments.benchmarks.clock import Clock, peak_gigabytes
 

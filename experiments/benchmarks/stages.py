@@ -108,7 +108,7 @@ class _writer:
 
     def __init__(self, folder: Path, model: ModelConfig):
         try:
-            from bvjax.generate import video_io
+            from bvjax.media import video_io
         except ImportError:
             self._video = None
             return

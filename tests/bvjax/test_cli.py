@@ -11,7 +11,7 @@ import pytest
 
 import bvjax
 from bvjax import cli, doctor
-from bvjax.generate import video_io
+from bvjax.media import video_io
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def test_no_space(tiny, world, tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("bvjax.generate.run_dir.RunDir.save_latents", full)
+    monkeypatch.setattr("bvjax.runs.run_dir.RunDir.save_latents", full)
     capsys.readouterr()
     assert cli.main(generate(tiny, world[0], tmp_path / "run")) == 1
     told = capsys.readouterr().err
@@ -315,7 +315,7 @@ def test_stopped_by_hand(tiny, world, tmp_path, capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bvjax.generate.run_dir.RunDir.save_latents", stop)
+    monkeypatch.setattr("bvjax.runs.run_dir.RunDir.save_latents", stop)
     assert cli.main(generate(tiny, world[0], tmp_path / "run")) == 130
     assert f"'python -m bvjax resume {tmp_path / 'run'}' goes on" in capsys.readouterr().err
     monkeypatch.setattr("bvjax.story.load_story", stop)  # before there is a run

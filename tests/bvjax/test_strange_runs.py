@@ -15,10 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bvjax import cli
-from bvjax.generate import bundle as bundles
-from bvjax.generate import decoding, prefix, session, source_video, video_io
+from bvjax.generate import decoding
 from bvjax.generate.conditions import Conditions
-from bvjax.generate.run_dir import RunDir
+from bvjax.loading import bundle as bundles
+from bvjax.media import source_video, video_io
+from bvjax.runs import prefix, session
+from bvjax.runs.run_dir import RunDir
 
 MORE = 2**20 + 1
 VALUES = st.sampled_from(

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from bvjax.errors import UserError
-from bvjax.generate import bundle as bundles
 from bvjax.generate import rollout as rollouts
 from bvjax.generate import steps
 from bvjax.generate.conditions import encode_captions
-from bvjax.generate.placement import choose_layout, choose_mesh
 from bvjax.generate.rollout import rollout, stream
+from bvjax.loading import bundle as bundles
 from bvjax.memory import bank as kv_bank
+from bvjax.placement import choose_layout, choose_mesh
 from bvjax.sharding import make_layout
 
 CHUNKS = 4

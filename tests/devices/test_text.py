@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bvjax.generate import bundle as bundles
-from bvjax.generate.bundle import load_bundle
 from bvjax.generate.conditions import conditions_from_cache, encode_captions
+from bvjax.loading import bundle as bundles
+from bvjax.loading.bundle import load_bundle
 
 
 @pytest.mark.parametrize("dtype, within", [("float32", 1e-5), ("bfloat16", 0.05)])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from bvjax.generate.source_video import write_copy
+from bvjax.media.source_video import write_copy
 from tests.golden import metric_recipe
 
 FILE = pathlib.Path(__file__).with_name("published.json")

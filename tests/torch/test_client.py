@@ -27,7 +27,7 @@ from bvjax.convert import architecture
 from bvjax.convert.converter import convert
 from bvjax.convert.sources import open_sources
 from bvjax.errors import UserError
-from bvjax.generate.bundle import ASSETS
+from bvjax.loading.bundle import ASSETS
 from bvjax.nets import vae
 from bvjax.nets.dit import WanDiT
 from bvjax.nets.text import UMT5Encoder

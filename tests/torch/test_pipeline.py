@@ -16,10 +16,10 @@ from transformers import T5TokenizerFast
 from bvjax.config import SamplerConfig
 from bvjax.diffusion.noise import initial_noise
 from bvjax.generate import decoding
-from bvjax.generate.bundle import load_bundle
 from bvjax.generate.conditions import encode_captions
 from bvjax.generate.rollout import stream
 from bvjax.generate.steps import grid_of
+from bvjax.loading.bundle import load_bundle
 from bvjax.nets import vae
 from bvjax.weights import load_config
 from tests.conftest import CAPTIONS, make_tokenizer

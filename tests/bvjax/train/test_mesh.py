@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from bvjax.errors import UserError
-from bvjax.generate.placement import training_misfit
+from bvjax.placement import training_misfit
 from bvjax.sharding import ONE_DEVICE
 from bvjax.train.mesh import accumulation_steps, batch_sharding, describe_batch, training_layout
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bvjax.errors import UserError
-from bvjax.generate.video_io import read_video
 from bvjax.lvbench.clarity import clarity
 from bvjax.lvbench.video import load_truth, probe
+from bvjax.media.video_io import read_video
 from data_pipelines.storyworld.defects import DEFECTS, main, make_take, shots
 from data_pipelines.storyworld.renderer import render
 from data_pipelines.storyworld.truth import truth

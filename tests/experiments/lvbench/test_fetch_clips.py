@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bvjax.errors import UserError
-from bvjax.generate.video_io import VideoWriter, read_video
+from bvjax.media.video_io import VideoWriter, read_video
 from experiments.lvbench import fetch_clips
 from experiments.lvbench.fetch_clips import Clip, Source, cut, main
 

@@ -13,10 +13,10 @@ import pytest
 
 from bvjax import weights
 from bvjax.errors import UserError
-from bvjax.generate import session
-from bvjax.generate.bundle import load_bundle
 from bvjax.generate.conditions import conditions_from_cache, encode_captions
-from bvjax.generate.text_cache import CaptionStates, TextCache
+from bvjax.loading.bundle import load_bundle
+from bvjax.loading.text_cache import CaptionStates, TextCache
+from bvjax.runs import session
 from bvjax.story import Story
 from bvjax.tokenizer import Tokenizer
 

@@ -20,10 +20,10 @@ from bvjax import weights
 from bvjax.config import ModelConfig, TextConfig
 from bvjax.errors import UserError
 from bvjax.files import read_text
-from bvjax.generate.cache_folder import cache_folder, file_sha256
 from bvjax.generate.checks import check_model
-from bvjax.generate.placement import choose_layout
-from bvjax.generate.text_cache import TextCache
+from bvjax.loading.cache_folder import cache_folder, file_sha256
+from bvjax.loading.text_cache import TextCache
+from bvjax.placement import choose_layout
 from bvjax.presets import get_preset
 from bvjax.sharding import ONE_DEVICE, Layout, spread
 from bvjax.tensor_files import TensorFile

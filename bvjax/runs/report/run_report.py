@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from bvjax.generate import drift_report, report_picture
 from bvjax.generate.chunk_memory import chunk_memory
-from bvjax.generate.run_dir import RunDir
 from bvjax.generate.steps import ChunkReport
+from bvjax.runs.report import drift_report, report_picture
+from bvjax.runs.run_dir import RunDir
 
 
 class RunReport:

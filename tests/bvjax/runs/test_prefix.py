@@ -14,17 +14,17 @@ import pytest
 from bvjax import weights
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
-from bvjax.generate import prefix, session
 from bvjax.generate import rollout as rollouts
-from bvjax.generate.bundle import load_bundle
 from bvjax.generate.checks import check_model
 from bvjax.generate.decoding import decode_piece
-from bvjax.generate.prefix import Encoding, encode_chunks, take
 from bvjax.generate.rollout import rebuild_bank, stream
-from bvjax.generate.run_dir import RunDir
-from bvjax.generate.source_video import write_copy
-from bvjax.generate.video_io import read_video
+from bvjax.loading.bundle import load_bundle
+from bvjax.media.source_video import write_copy
+from bvjax.media.video_io import read_video
 from bvjax.nets import vae
+from bvjax.runs import prefix, session
+from bvjax.runs.prefix import Encoding, encode_chunks, take
+from bvjax.runs.run_dir import RunDir
 from bvjax.story import Story
 
 LAYOUTS = ("separate", "joined", "overlap", "overlap latents")

@@ -4,7 +4,7 @@ import pytest
 
 from bvjax import cli, machine
 from bvjax.errors import UserError
-from bvjax.generate.placement import check_memory
+from bvjax.placement import check_memory
 
 
 def test_a_memory_larger_than_the_device(tiny, tmp_path, capsys):

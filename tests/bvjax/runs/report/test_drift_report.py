@@ -5,8 +5,8 @@ import io
 import numpy as np
 import PIL.Image
 
-from bvjax.generate import drift_report, report_picture
-from bvjax.generate.drift_report import measure_chunk
+from bvjax.runs.report import drift_report, report_picture
+from bvjax.runs.report.drift_report import measure_chunk
 
 
 def clip(seed=0, frames=9, size=32, speed=1):

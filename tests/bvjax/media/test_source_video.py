@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bvjax.errors import UserError
-from bvjax.generate import source_video
-from bvjax.generate.source_video import read_copy, read_frames, write_copy
+from bvjax.media import source_video
+from bvjax.media.source_video import read_copy, read_frames, write_copy
 
 
 def grey(count, height=32, width=48):

@@ -23,7 +23,7 @@ from safetensors.numpy import save
 
 from bvjax.config import TextConfig
 from bvjax.finite import is_finite
-from bvjax.generate.cache_folder import save_quietly
+from bvjax.loading.cache_folder import save_quietly
 from bvjax.tensor_files import TensorFile
 from bvjax.tokenizer import clean
 

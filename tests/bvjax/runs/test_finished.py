@@ -12,9 +12,9 @@ import pytest
 from bvjax import cli, weights
 from bvjax.errors import UserError, WorkError
 from bvjax.files import npy_bytes
-from bvjax.generate import session
-from bvjax.generate.bundle import load_bundle
-from bvjax.generate.run_dir import RunDir
+from bvjax.loading.bundle import load_bundle
+from bvjax.runs import session
+from bvjax.runs.run_dir import RunDir
 from bvjax.story import Story
 
 

@@ -12,9 +12,9 @@ import pytest
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
 from bvjax.files import npz_bytes
-from bvjax.generate import run_dir
 from bvjax.generate.conditions import Conditions
-from bvjax.generate.run_dir import RunDir, Settings
+from bvjax.runs import run_dir
+from bvjax.runs.run_dir import RunDir, Settings
 
 CAPTIONS = ("one.", "two.", "three.", "four.")
 

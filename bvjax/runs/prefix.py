@@ -23,10 +23,10 @@ from jaxtyping import Float
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.generate import source_video
-from bvjax.generate.run_dir import GIVEN, RunDir
-from bvjax.generate.source_video import Frame
+from bvjax.media import source_video
+from bvjax.media.source_video import Frame
 from bvjax.nets import vae
+from bvjax.runs.run_dir import GIVEN, RunDir
 from bvjax.sharding import ONE_DEVICE, Layout
 
 PARTS = ("end", "start")

@@ -11,7 +11,7 @@ import pytest
 
 import bvjax
 from bvjax import cli
-from bvjax.generate.video_io import read_video
+from bvjax.media.video_io import read_video
 
 CAPTIONS = ["A red fox named Pip sits at Willow Hollow.", "Pip waves.", "Pip comes back."]
 

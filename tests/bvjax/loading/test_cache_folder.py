@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from bvjax.generate import cache_folder
-from bvjax.generate.cache_folder import file_sha256
+from bvjax.loading import cache_folder
+from bvjax.loading.cache_folder import file_sha256
 
 
 def test_where_it_is(monkeypatch, tmp_path):

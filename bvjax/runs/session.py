@@ -18,8 +18,7 @@ from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.files import read_json_object
 from bvjax.finite import is_finite
-from bvjax.generate import decoding, video_io
-from bvjax.generate.bundle import Bundle
+from bvjax.generate import decoding
 from bvjax.generate.checks import check_image, check_model, check_scale, check_seed
 from bvjax.generate.conditions import (
     Conditions,
@@ -27,16 +26,18 @@ from bvjax.generate.conditions import (
     conditions_from_cache,
     numbered,
 )
-from bvjax.generate.finished import check_chunk, check_text_states, not_finite
-from bvjax.generate.placement import check_memory
-from bvjax.generate.prefix import Encoding, encode_given, take
 from bvjax.generate.rollout import Piece, stream
-from bvjax.generate.run_dir import RunDir, check_place, check_space, required_bytes
-from bvjax.generate.run_report import RunReport
-from bvjax.generate.run_settings import Settings, weights_place
 from bvjax.generate.steps import ChunkReport
+from bvjax.loading.bundle import Bundle
+from bvjax.media import video_io
 from bvjax.memory import rules
+from bvjax.placement import check_memory
 from bvjax.plain_text import is_blank, whole_text
+from bvjax.runs.finished import check_chunk, check_text_states, not_finite
+from bvjax.runs.prefix import Encoding, encode_given, take
+from bvjax.runs.report.run_report import RunReport
+from bvjax.runs.run_dir import RunDir, check_place, check_space, required_bytes
+from bvjax.runs.run_settings import Settings, weights_place
 from bvjax.stages import check_sampler, memory_warning
 from bvjax.story import Story
 from bvjax.versions import versions

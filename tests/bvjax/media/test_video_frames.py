@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bvjax.errors import UserError
-from bvjax.generate.source_video import read_frames
-from bvjax.generate.video_io import VideoWriter, read_video
 from bvjax.lvbench.video import probe
-from bvjax.video_frames import location, timed_frames
+from bvjax.media.source_video import read_frames
+from bvjax.media.video_frames import location, timed_frames
+from bvjax.media.video_io import VideoWriter, read_video
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,11 @@ from bvjax.errors import UserError, WorkError
 from bvjax.files import cannot_write, npy_bytes, npz_bytes, parse_json, write_atomic
 from bvjax.finite import is_finite
 from bvjax.generate.conditions import Conditions
-from bvjax.generate.finished import chunk_name
-from bvjax.generate.run_settings import (
+from bvjax.media.source_video import Frame, read_copy, write_copy
+from bvjax.media.video_frames import location
+from bvjax.plain_text import whole_number
+from bvjax.runs.finished import chunk_name
+from bvjax.runs.run_settings import (
     Settings,
     as_json,
     differences,
@@ -50,10 +53,7 @@ from bvjax.generate.run_settings import (
     read_settings,
     read_story,
 )
-from bvjax.generate.source_video import Frame, read_copy, write_copy
-from bvjax.generate.stored_arrays import read_conditions, read_picture
-from bvjax.plain_text import whole_number
-from bvjax.video_frames import location
+from bvjax.runs.stored_arrays import read_conditions, read_picture
 
 GIVEN = "given.mkv"
 SPARE_BYTES = 64 << 20  # left free beyond what the run itself needs

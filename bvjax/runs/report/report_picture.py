@@ -15,7 +15,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from bvjax.generate import drawn_text
+from bvjax.runs.report import drawn_text
 
 INK, FAINT = "#22313f", "#d9dfe5"
 BLUE, ORANGE, GREEN, RED = "#2f6db3", "#e08a2c", "#3c9a5f", "#cf4b4b"

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bvjax.generate import drawn_text, report_picture
-from tests.bvjax.generate.test_drift_report import clip, make_report
+from bvjax.runs.report import drawn_text, report_picture
+from tests.bvjax.runs.report.test_drift_report import clip, make_report
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import PIL.ImageOps
 
 from bvjax.errors import UserError
 from bvjax.files import cannot_write
-from bvjax.video_frames import Frame, TimedFrame, location, tag, timed_frames
+from bvjax.media.video_frames import Frame, TimedFrame, location, tag, timed_frames
 
 # Of the time a frame is shown: one that the source would fill by less is not made.  The times in
 # Matroska files are rounded to milliseconds, so the end of a video is not exact.

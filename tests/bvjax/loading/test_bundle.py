@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from json_values import changed, places
 
 from bvjax import console, weights
-from bvjax.generate.bundle import find_weights, load_bundle
+from bvjax.loading.bundle import find_weights, load_bundle
 
 MANY = settings(
     max_examples=40, deadline=None, derandomize=True,

@@ -20,15 +20,16 @@ from jaxtyping import Float, UInt8
 
 from bvjax.config import ChunkConfig, ModelConfig
 from bvjax.errors import UserError
-from bvjax.generate import bundle as bundles
-from bvjax.generate import session, video_io
-from bvjax.generate.bundle import Bundle
 from bvjax.generate.checks import check_model, check_scale, whole_numbers
 from bvjax.generate.chunk_memory import ChunkMemory, chunk_memory
-from bvjax.generate.placement import check_layout, choose_layout
-from bvjax.generate.run_dir import RunDir
+from bvjax.loading import bundle as bundles
+from bvjax.loading.bundle import Bundle
+from bvjax.media import video_io
 from bvjax.overrides import apply_overrides, assignments
+from bvjax.placement import check_layout, choose_layout
 from bvjax.presets import PRESETS
+from bvjax.runs import session
+from bvjax.runs.run_dir import RunDir
 from bvjax.sharding import Layout, parse_mesh
 from bvjax.story import Story, as_story
 

@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bvjax.errors import UserError
-from bvjax.generate import source_video, video_io
-from bvjax.generate.video_io import VideoWriter, check_writer, read_image, read_video
+from bvjax.media import source_video, video_io
+from bvjax.media.video_io import VideoWriter, check_writer, read_image, read_video
 
 KILLED = """
 import os, sys
 import av
 import numpy as np
-from bvjax.generate.video_io import VideoWriter
+from bvjax.media.video_io import VideoWriter
 frames = np.linspace(0, 255, 40).astype(np.uint8)[:, None, None, None]
 writer = VideoWriter(sys.argv[1], 8)
 for start in range(0, 40, 10):

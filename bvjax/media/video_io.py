@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 
 from bvjax.errors import UserError
 from bvjax.files import cannot_write, reason
-from bvjax.video_frames import location, open_video, tag, timed_frames, yuv420
+from bvjax.media.video_frames import location, open_video, tag, timed_frames, yuv420
 
 WATCHABLE = 256  # pixels: the short side of a video that is pleasant to look at
 _FRAGMENTED = {

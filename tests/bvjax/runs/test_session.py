@@ -15,17 +15,17 @@ import pytest
 
 import bvjax
 from bvjax.errors import UserError
-from bvjax.generate import session
-from bvjax.generate.bundle import load_bundle
-from bvjax.generate.run_dir import RunDir
-from bvjax.generate.video_io import read_video
+from bvjax.loading.bundle import load_bundle
+from bvjax.media.video_io import read_video
+from bvjax.runs import session
+from bvjax.runs.run_dir import RunDir
 from bvjax.story import Story
 
 KILLED = """
 import os, sys
-from bvjax.generate import session
-from bvjax.generate.bundle import load_bundle
-from bvjax.generate.run_dir import RunDir
+from bvjax.runs import session
+from bvjax.loading.bundle import load_bundle
+from bvjax.runs.run_dir import RunDir
 with RunDir.open(sys.argv[1]) as run:
     for progress in session.produce(run, load_bundle(sys.argv[2])):
         if progress.chunk == 3:
@@ -34,8 +34,8 @@ with RunDir.open(sys.argv[1]) as run:
 
 TWO_CHUNKS = """
 import sys
-from bvjax.generate import session
-from bvjax.generate.bundle import load_bundle
+from bvjax.runs import session
+from bvjax.loading.bundle import load_bundle
 from bvjax.story import load_story
 bundle = load_bundle(sys.argv[1])
 story = load_story(sys.argv[2])
