@@ -136,11 +136,11 @@ def _compare(args: argparse.Namespace) -> None:
 def _validate(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from bvjax.lvbench import dataset
+    from bvjax.lvbench.dataset import examine
 
     track = lambda videos: tqdm(videos, unit="video", disable=None)
-    problems = dataset.validate(pathlib.Path(args.folder), track=track)
-    _print(dataset.lines(problems))
+    problems = examine.validate(pathlib.Path(args.folder), track=track)
+    _print(examine.lines(problems))
     return 1 if problems else 0
 
 

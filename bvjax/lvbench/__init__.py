@@ -9,6 +9,6 @@ metrics       metric.py (what one is), suites.py (all by name), paper/ (A.4.3), 
 videos        video.py (frames block by block), batching.py (frames to the device), pictures.py
 running       evaluation.py (a request to its files), runner.py, store.py (what is measured already)
 results       results.py, results_check.py, change.py (which chunk moved), intervals.py, prompts.py
-to look at    report*.py, table.py, csv_file.py, vbench_file.py, compare.py
-data          dataset.py and its parts (a local copy of the videos and captions)
+to look at    report/, formatting.py, table.py, csv_file.py, vbench_file.py, compare.py
+data          dataset/ (a local copy of the videos and captions)
 """

@@ -19,7 +19,7 @@ import scipy.stats
 
 from bvjax.errors import UserError
 from bvjax.lvbench import intervals
-from bvjax.lvbench.report_text import NONE, number, ordered
+from bvjax.lvbench.formatting import NONE, number, ordered
 from bvjax.lvbench.results import check_comparable
 from bvjax.lvbench.table import aligned, markdown_cell, markdown_rows
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bvjax.lvbench.report_text import ordered
+from bvjax.lvbench.formatting import ordered
 
 Results = Mapping[str, Any]
 

@@ -15,7 +15,6 @@ from bvjax.files import write_atomic, write_json
 from bvjax.lvbench import (
     csv_file,
     prompts,
-    report,
     results,
     runner,
     table,
@@ -24,6 +23,7 @@ from bvjax.lvbench import (
 )  # fmt: skip
 from bvjax.lvbench.metric import Context, Options
 from bvjax.lvbench.paper import flow, identity
+from bvjax.lvbench.report import page
 from bvjax.lvbench.store import Store
 from bvjax.lvbench.suites import Entry, choose
 from bvjax.lvbench.vde import drift_weights
@@ -215,7 +215,7 @@ def _write(
 ) -> list[pathlib.Path]:
     """All files of a finished evaluation, in the order in which a person would look at them."""
     text = {
-        "report.html": report.html(content, pictures),
+        "report.html": page.html(content, pictures),
         "table.md": "\n".join(table.markdown([content])) + "\n",
         "results.csv": csv_file.long_csv(content),
         "summary.csv": csv_file.wide_csv(content),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bvjax.lvbench.report_text import ordered
+from bvjax.lvbench.formatting import ordered
 
 # VDE of suite paper with its defaults (10 chunks, linear weights), from docs/lvbench.md: a street
 # filmed for 80 s by a camera that does not move, and six minutes of stories by the model that ships.

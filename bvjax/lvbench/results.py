@@ -34,9 +34,9 @@ from bvjax.errors import UserError
 from bvjax.files import read_json
 from bvjax.lvbench import intervals
 from bvjax.lvbench.change import movement
+from bvjax.lvbench.formatting import finite
 from bvjax.lvbench.metric import Scores
 from bvjax.lvbench.prompts import Prompts
-from bvjax.lvbench.report_text import finite
 from bvjax.lvbench.results_check import damage
 from bvjax.lvbench.suites import Entry
 from bvjax.lvbench.vde import drift

@@ -35,7 +35,8 @@ from bvjax.lvbench.metric import Scores
 from bvjax.lvbench.video import Video, name_of, probe, story_of, truth_beside
 
 FORMAT = 1  # of the files here; part of every key
-# Modules whose code makes scores, beside those of the suites and networks.
+# Code that makes scores: the suites, the networks, and modules that serve them all.
+MEASURING_FOLDERS = ("nets", "official", "paper")
 MEASURING = (
     "batching.py",
     "clarity.py",
@@ -194,7 +195,8 @@ def _code() -> str:
     """A hash of the modules that make scores: after a change, nothing old is taken for new."""
     root = pathlib.Path(__file__).parent
     made = hashlib.sha256()
-    for path in sorted([*root.glob("*/*.py"), *(root / name for name in MEASURING)]):
+    suites = (path for name in MEASURING_FOLDERS for path in (root / name).glob("*.py"))
+    for path in sorted([*suites, *(root / name for name in MEASURING)]):
         made.update(path.read_bytes())
     return made.hexdigest()[:16]
 

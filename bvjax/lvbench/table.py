@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bvjax.lvbench.formatting import NONE, number, ordered, percent
 from bvjax.lvbench.references import reading
-from bvjax.lvbench.report_text import NONE, number, ordered, percent
 from bvjax.lvbench.results import check_comparable
 from bvjax.plain_text import shown
 

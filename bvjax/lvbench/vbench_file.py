@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bvjax.lvbench.report_text import ordered
+from bvjax.lvbench.formatting import ordered
 
 Results = Mapping[str, Any]
 

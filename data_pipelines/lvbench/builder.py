@@ -33,9 +33,9 @@ from tqdm import tqdm
 
 from bvjax import console
 from bvjax.errors import UserError
-from bvjax.lvbench.dataset import SHORTEST, Examined, Record, examine, lines, read
-from bvjax.lvbench.dataset_checks import CLASSES
-from bvjax.lvbench.dataset_split import SPLITS, stored_split
+from bvjax.lvbench.dataset.checks import CLASSES
+from bvjax.lvbench.dataset.examine import SHORTEST, Examined, Record, examine, lines, read
+from bvjax.lvbench.dataset.split import SPLITS, stored_split
 from bvjax.lvbench.video import Video
 
 VERSION = "1.0.0"  # raise it when the features change

@@ -2,13 +2,14 @@
 
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bvjax.lvbench import runner
+from bvjax.lvbench import runner, store
 from bvjax.lvbench.metric import Scores
 from bvjax.lvbench.store import Store, score_key
 from tests.bvjax.lvbench.clips import Brightness, write_clip
@@ -102,3 +103,11 @@ def test_scores_that_are_no_numbers_come_back(tmp_path):
     found = store.load(video, key)
     assert found.chunks[:2] == (math.inf, -math.inf) and math.isnan(found.chunks[2])
     assert (found.whole, found.weight, found.reason) == (math.inf, 4, "why")
+
+
+def test_every_module_that_measures_is_part_of_the_key():
+    root = pathlib.Path(store.__file__).parent
+    assert all((root / name).is_file() for name in store.MEASURING)
+    folders = {path.parent.name for path in root.glob("*/*.py")}
+    assert folders - set(store.MEASURING_FOLDERS) == {"dataset", "report"}
+    assert store.MEASURING_FOLDERS == ("nets", "official", "paper")

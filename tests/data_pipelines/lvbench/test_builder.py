@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bvjax.errors import UserError
-from bvjax.lvbench.dataset_checks import CLASSES
+from bvjax.lvbench.dataset.checks import CLASSES
 from data_pipelines.lvbench.builder import LVBenchConfig, build, lvbench_source, main
 from data_pipelines.lvbench.chunks import Chunks, frames_between
 from tests.bvjax.lvbench.clips import write_clip

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bvjax.errors import UserError
-from bvjax.lvbench import dataset
-from bvjax.lvbench.dataset_split import split, stored_split
+from bvjax.lvbench.dataset import examine
+from bvjax.lvbench.dataset.split import split, stored_split
 from bvjax.plain_text import shown
 from tests.bvjax.lvbench.clips import write_clip
 
@@ -46,22 +46,22 @@ def write(path, content):
 def told(folder, **options):
     """{where: [what, ...]}"""
     found: dict[str, list[str]] = {}
-    for problem in dataset.validate(folder, **options):
+    for problem in examine.validate(folder, **options):
         found.setdefault(problem.where, []).append(problem.what)
     return found
 
 
 def test_captions_beside_their_videos(folder):
-    a, b = dataset.read(folder)
+    a, b = examine.read(folder)
     assert (a.name, b.name, b.video) == ("a", "deep/b", folder / "deep" / "b.mkv")
     assert a.story.spans == SPANS and a.object_class == "Animals"
     assert a.story.captions[1] == "Something happens, part 1."
-    assert told(folder) == {} and dataset.lines([]) == ["no problems found"]
+    assert told(folder) == {} and examine.lines([]) == ["no problems found"]
 
 
 @pytest.mark.parametrize("form", ["table", "lines", "named"])
 def test_other_forms_say_the_same(folder, form):
-    want = dataset.read(folder)
+    want = examine.read(folder)
     entry = {"captions": MINUTE, "class": "animals"}
     for name in ("a", "deep/b"):
         (folder / f"{name}.json").unlink()
@@ -73,7 +73,7 @@ def test_other_forms_say_the_same(folder, form):
     else:
         write(folder / "a.json", {"a": entry})
         write(folder / "deep" / "b.json", {"whatever": entry})
-    assert dataset.read(folder) == want
+    assert examine.read(folder) == want
     assert told(folder) == {}
 
 
@@ -111,7 +111,7 @@ def test_wrong_captions_are_named(folder, content, what):
     past_or_early = "61 s" in what[0] or "52 s" in what[0]  # only decoding tells
     if not past_or_early:
         with pytest.raises(UserError, match="^a.json"):
-            dataset.read(folder)
+            examine.read(folder)
 
 
 def test_names_and_captions_meet_in_either_form(folder):
@@ -131,7 +131,7 @@ def test_names_and_captions_meet_in_either_form(folder):
     (folder / "captions.json").write_text(text, encoding="utf-8-sig")
     write(folder / "split.json", {"train": ["e\u0301te\u0301.mkv"], "test": ["deep/b"]})
     assert told(folder) == {}
-    assert [record.story.spans for record in dataset.read(folder)] == [SPANS, SPANS]
+    assert [record.story.spans for record in examine.read(folder)] == [SPANS, SPANS]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -146,7 +146,7 @@ def test_any_file_of_captions_is_read_or_named(tmp_path, content, name, more):
     for old in tmp_path.glob("*.json*"):
         old.unlink()
     (tmp_path / name).write_bytes(json.dumps(content).encode() + more)
-    for problem in dataset.validate(tmp_path):
+    for problem in examine.validate(tmp_path):
         told = shown(f"{problem.where}: {problem.what}")
         assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in told)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(("v.mkv", name))
@@ -182,7 +182,7 @@ def test_wrong_videos_are_named(folder, clips, tmp_path_factory):
     assert "short.mkv" not in told(folder, shortest=5) or "lasts" not in str(
         told(folder, shortest=5)["short.mkv"]
     )
-    text = dataset.lines(dataset.validate(folder))
+    text = examine.lines(examine.validate(folder))
     assert text[0] == "cut.mkv" and text[-1].endswith("problems in 5 places")
 
 

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from bvjax.lvbench import report
+from bvjax.lvbench.report import page
 from tests.bvjax.lvbench.made_up_results import HOSTILE, made_up, stills
 
 BROWSER = next(
@@ -52,8 +52,8 @@ def test_curves_are_drawn_and_the_table_is_sorted(tmp_path):
         missing=[(2, "paper/clarity")],
         prompt=HOSTILE,
     )
-    page = report.html(results, stills(results, width=32))
-    document, complaints = look_at(tmp_path, page, "#sort=paper/clarity:ascending")
+    text = page.html(results, stills(results, width=32))
+    document, complaints = look_at(tmp_path, text, "#sort=paper/clarity:ascending")
     assert complaints == []
     drift = [video["scores"]["paper/clarity"]["vde"] for video in results["videos"]]
     expected = sorted((v is None, v or 0.0, i) for i, v in enumerate(drift))  # missing ones last
@@ -70,8 +70,8 @@ def test_curves_are_drawn_and_the_table_is_sorted(tmp_path):
 
 
 def test_a_changed_script_is_not_run_and_the_console_says_so(tmp_path):
-    page = report.html(made_up(1, segments=3), {})
-    changed = page.replace('"use strict";', '"use strict"; document.title = "taken";')
-    assert changed != page
+    text = page.html(made_up(1, segments=3), {})
+    changed = text.replace('"use strict";', '"use strict"; document.title = "taken";')
+    assert changed != text
     document, complaints = look_at(tmp_path, changed)
     assert complaints and "<title>taken" not in document and 'class="curve"' not in document

@@ -12,7 +12,7 @@ from typing import Any
 
 from bvjax.errors import UserError
 from bvjax.files import write_json
-from bvjax.lvbench.dataset_files import gather, load, name_key
+from bvjax.lvbench.dataset.files import gather, load, name_key
 
 SPLIT_FILE = "split.json"
 SPLITS = ("train", "test")

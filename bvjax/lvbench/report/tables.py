@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bvjax.lvbench.report_text import (
+from bvjax.lvbench.formatting import (
     NONE,
     duration,
     escape,

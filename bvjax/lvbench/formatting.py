@@ -1,4 +1,4 @@
-"""Numbers, names and times as the report writes them; everything from outside is escaped here."""
+"""Numbers, names and times as results and the report show them; text from outside is escaped here."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ import re
 
 import pytest
 
-from bvjax.lvbench import report, report_tables, report_text
+from bvjax.lvbench import formatting
+from bvjax.lvbench.report import page, tables
 from tests.bvjax.lvbench.made_up_results import HOSTILE, made_up, stills
 
 UNIT = "\N{NO-BREAK SPACE}%"
@@ -58,7 +59,7 @@ def hostile():
     results["provenance"][HOSTILE] = HOSTILE
     results["config"]["name"] = HOSTILE
     pictures = stills(results, width=16)
-    return results, pictures, report.html(results, pictures)
+    return results, pictures, page.html(results, pictures)
 
 
 def test_all_videos_failures_and_reasons_are_told_as_they_are(hostile):
@@ -102,10 +103,10 @@ def test_pictures_and_scores_are_in_the_page(hostile):
     results, pictures, text = hostile
     page = Page(text)
     embedded = [base64.b64decode(i["src"].partition(",")[2]) for i in page.all("img")]
-    order = [v["name"] for v in report_tables.worst_first(results)]
+    order = [v["name"] for v in tables.worst_first(results)]
     assert embedded == [jpeg for name in order for jpeg in pictures[name]]
     plots = [json.loads(d["data-curves"]) for d in page.all("div") if "data-curves" in d]
-    names = report_text.ordered(results["metrics"])
+    names = formatting.ordered(results["metrics"])
     assert len(names) == 10 and names[:2] == ["official/subject", "official/background"]
     by_name = {video["name"]: video for video in results["videos"]}
     for name, plot in zip(order, plots, strict=True):
@@ -116,14 +117,14 @@ def test_pictures_and_scores_are_in_the_page(hostile):
 def test_the_same_results_give_the_same_page_in_any_order(hostile):
     results, pictures, text = hostile
     turned = {**results, "videos": results["videos"][::-1]}
-    assert report.html(turned, dict(reversed(pictures.items()))) == text
+    assert page.html(turned, dict(reversed(pictures.items()))) == text
 
 
 def test_a_page_without_pictures_or_without_videos():
     results = made_up(2, segments=3)
-    page = Page(report.html(results, {results["videos"][0]["name"]: None}))
-    assert not page.all("img") and len(page.all("details")) == 4
-    assert "broken" in report.html(made_up(0, failed=[("a.mp4", "broken")]), {})
+    made = Page(page.html(results, {results["videos"][0]["name"]: None}))
+    assert not made.all("img") and len(made.all("details")) == 4
+    assert "broken" in page.html(made_up(0, failed=[("a.mp4", "broken")]), {})
 
 
 def test_the_worst_video_is_the_first_and_one_without_scores_the_last():
@@ -133,9 +134,9 @@ def test_the_worst_video_is_the_first_and_one_without_scores_the_last():
             scores = results["videos"][place]["scores"][metric]
             scores["vde"] = None if drift is None else drift[min(i, 1)]
     # One metric puts video 0 below video 1, the four others above it.
-    ranks = list(report_tables.mean_ranks(results).values())
+    ranks = list(tables.mean_ranks(results).values())
     assert ranks == [pytest.approx(1.2), pytest.approx(1.8), None]
-    order = [v["name"] for v in report_tables.worst_first(results)]
+    order = [v["name"] for v in tables.worst_first(results)]
     assert order == [v["name"] for v in results["videos"]]
 
 
@@ -153,7 +154,7 @@ def test_what_moved_is_said_in_words():
         moved = dict(zip(("chunk", "before", "after"), moved, strict=True))
         video["scores"][f"official/{key}"].update(chunks=chunks, moved=moved)
     video["scores"]["official/aesthetic"]["moved"] = None
-    text = report.html(results, {})
+    text = page.html(results, {})
     said = re.findall(r"<span>([^<]+ at chunk [^<]+)</span>", text)
     assert said == [
         f"Subject rises from 0 to 0.2000 at chunk 4 (12{DASH}16 s)",
@@ -165,20 +166,20 @@ def test_what_moved_is_said_in_words():
 
 
 def test_numbers_are_written_for_people():
-    assert [report_text.percent(x) for x in (0.4321, 0.0187, 0.00032, 0.0, None)] == [
+    assert [formatting.percent(x) for x in (0.4321, 0.0187, 0.00032, 0.0, None)] == [
         f"43{UNIT}", f"1.9{UNIT}", f"0.032{UNIT}", f"0{UNIT}", DASH
     ]  # fmt: skip
-    assert report_text.percent(-0.4, signed=True) == f"\N{MINUS SIGN}40{UNIT}"
-    assert [report_text.number(x) for x in (0.08441, 4.39842, 1234.567, float("nan"))] == [
+    assert formatting.percent(-0.4, signed=True) == f"\N{MINUS SIGN}40{UNIT}"
+    assert [formatting.number(x) for x in (0.08441, 4.39842, 1234.567, float("nan"))] == [
         "0.0844", "4.3984", "1,234.57", DASH
     ]  # fmt: skip
-    assert [report_text.duration(x) for x in (7.5, 72, 3671, 0)] == [
+    assert [formatting.duration(x) for x in (7.5, 72, 3671, 0)] == [
         "7.5 s", "1:12", "1:01:11", DASH
     ]  # fmt: skip
-    assert report_text.chunk_times({"frames": 25, "fps": 0.0}, 2) == [
+    assert formatting.chunk_times({"frames": 25, "fps": 0.0}, 2) == [
         f"frames 0{DASH}11", f"frames 12{DASH}23"
     ]  # fmt: skip
-    assert report_text.chunk_times({"frames": 25, "fps": 8.0}, 2) == [
+    assert formatting.chunk_times({"frames": 25, "fps": 8.0}, 2) == [
         f"0.0{DASH}1.5 s",
         f"1.5{DASH}3.0 s",
     ]
@@ -187,18 +188,18 @@ def test_numbers_are_written_for_people():
 def test_many_pictures_are_made_smaller():
     results = made_up(1, segments=3)
     pictures = stills(results, noise=True)
-    assert report._within_budget(pictures, 1 << 20) is pictures
-    smaller = report._within_budget(pictures, 1000)
+    assert page._within_budget(pictures, 1 << 20) is pictures
+    smaller = page._within_budget(pictures, 1000)
     sizes = lambda found: sum(len(jpeg) for jpegs in found.values() for jpeg in jpegs)
     assert 0 < sizes(smaller) < sizes(pictures) / 2
 
 
 def test_one_video_has_no_interval_and_no_median():
-    page = report.html(made_up(1, suites=("paper",)), {})
-    table = page[page.index('<section id="aggregate">') : page.index('<section id="videos">')]
+    text = page.html(made_up(1, suites=("paper",)), {})
+    table = text[text.index('<section id="aggregate">') : text.index('<section id="videos">')]
     assert "95 %" not in table and "median" not in table and "at least two videos" not in table
     assert "Is that good?" in table
     head, *rows = (part.count("<td") + part.count("<th scope") for part in table.split("<tr>")[2:])
     assert len(rows) >= 4 and len(set(rows)) == 1
-    several = report.html(made_up(2, suites=("paper",)), {})
+    several = page.html(made_up(2, suites=("paper",)), {})
     assert "95 % interval" in several and "median" in several

@@ -18,9 +18,9 @@ import PIL.Image
 
 import bvjax
 from bvjax.lvbench import references
-from bvjax.lvbench.report_cards import cards
-from bvjax.lvbench.report_tables import aggregate_table, videos_table, worst_first
-from bvjax.lvbench.report_text import NONE, duration, escape, look, ordered, script_json
+from bvjax.lvbench.formatting import NONE, duration, escape, look, ordered, script_json
+from bvjax.lvbench.report.cards import cards
+from bvjax.lvbench.report.tables import aggregate_table, videos_table, worst_first
 
 ASSETS = pathlib.Path(bvjax.__file__).parent / "assets/report"
 BUDGET = 12 << 20  # bytes of pictures before they are made smaller

@@ -8,8 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bvjax.lvbench.report_tables import missing_reason
-from bvjax.lvbench.report_text import (
+from bvjax.lvbench.formatting import (
     NONE,
     chunk_times,
     duration,
@@ -22,6 +21,7 @@ from bvjax.lvbench.report_text import (
     percent,
     significant,
 )
+from bvjax.lvbench.report.tables import missing_reason
 
 Results = Mapping[str, Any]
 OPEN = 5  # cards that are open at first; all of them where there are few

@@ -10,7 +10,7 @@ any of these, videos lying anywhere below the folder:
 
 NAME is a video's path below the folder, with or without its suffix; "class" may be left out.
 split.json, {"seed": 0, "train": [NAME, ...], "test": [NAME, ...]}, holds the split
-(`dataset_split`).
+(`split`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bvjax.errors import UserError
-from bvjax.lvbench import dataset_checks as checks
-from bvjax.lvbench.dataset_files import Entry, Problem, gather
-from bvjax.lvbench.dataset_split import SPLIT_FILE, load_split, wrong_split
+from bvjax.lvbench.dataset import checks
+from bvjax.lvbench.dataset.files import Entry, Problem, gather
+from bvjax.lvbench.dataset.split import SPLIT_FILE, load_split, wrong_split
 from bvjax.lvbench.video import Video, name_of, probe, unfinished_runs
 from bvjax.story import Story, parse_story
 
@@ -35,7 +35,7 @@ class Record:
     """A video and what is said of it.
 
     name: its path below the folder, without suffix. story: captions with [start, stop) seconds.
-    object_class: one of `dataset_checks.CLASSES`; "" where nobody says.
+    object_class: one of `checks.CLASSES`; "" where nobody says.
     """
 
     name: str
