@@ -44,17 +44,19 @@ class TextPretrainConfig:
     similarity_weight: float = 1.0
 
 
-def init_params(cfg: TextPretrainConfig, key: Array) -> dict[str, Any]:
+def init_params(config: TextPretrainConfig, key: Array) -> dict[str, Any]:
     """{"encoder": parameters of the encoder, "heads": those of the two heads} (float32)."""
     encoder_key, head_key = jax.random.split(key)
-    kernel = jax.random.normal(head_key, (cfg.text.dim, cfg.num_labels)) * cfg.text.dim**-0.5
+    kernel = (
+        jax.random.normal(head_key, (config.text.dim, config.num_labels)) * config.text.dim**-0.5
+    )
     return {
-        "encoder": text.init_params(cfg.text, encoder_key),
+        "encoder": text.init_params(config.text, encoder_key),
         "heads": {
             "label_kernel": kernel,
             # A caption has few of the labels.  From 0 this bias would pull all embeddings together.
-            "label_bias": jnp.full((cfg.num_labels,), -3.0),
-            "token_bias": jnp.zeros((cfg.text.vocab_size,)),
+            "label_bias": jnp.full((config.num_labels,), -3.0),
+            "token_bias": jnp.zeros((config.text.vocab_size,)),
         },
     }
 
@@ -62,7 +64,7 @@ def init_params(cfg: TextPretrainConfig, key: Array) -> dict[str, Any]:
 def corrupt(
     ids: Int[Array | np.ndarray, "n t"],
     mask: Bool[Array | np.ndarray, "n t"],
-    cfg: TextPretrainConfig,
+    config: TextPretrainConfig,
     key: Array,
 ) -> tuple[Int[Array, "n t"], Bool[Array, "n t"]]:
     """Hides or replaces a share of the tokens; also says which ones must be predicted.
@@ -70,17 +72,17 @@ def corrupt(
     Pads and other special tokens (ids below `first_piece`) stay.
     """
     chosen_key, kind_key, token_key = jax.random.split(key, 3)
-    chosen = (jax.random.uniform(chosen_key, ids.shape) < cfg.corrupt) & mask
-    chosen &= ids >= cfg.first_piece
-    replaced = jax.random.uniform(kind_key, ids.shape) < cfg.random_share
-    tokens = jax.random.randint(token_key, ids.shape, cfg.first_piece, cfg.text.vocab_size)
-    return jnp.where(chosen, jnp.where(replaced, tokens, cfg.mask_id), ids), chosen
+    chosen = (jax.random.uniform(chosen_key, ids.shape) < config.corrupt) & mask
+    chosen &= ids >= config.first_piece
+    replaced = jax.random.uniform(kind_key, ids.shape) < config.random_share
+    tokens = jax.random.randint(token_key, ids.shape, config.first_piece, config.text.vocab_size)
+    return jnp.where(chosen, jnp.where(replaced, tokens, config.mask_id), ids), chosen
 
 
 def target_similarity(
     names: Float[Array | np.ndarray, "n names"],
     toponyms: Float[Array | np.ndarray, "n toponyms"],
-    cfg: TextPretrainConfig,
+    config: TextPretrainConfig,
 ) -> Float[Array, "n n"]:
     """What the cosine of two captions should be, from their multi-hot mentions.
 
@@ -89,7 +91,7 @@ def target_similarity(
     name_weight * cos(names) + toponym_weight * cos(toponyms), with both weights divided by their
     sum.  A caption that mentions neither is like no other.
     """
-    parts = ((cfg.name_weight, names), (cfg.toponym_weight, toponyms))
+    parts = ((config.name_weight, names), (config.toponym_weight, toponyms))
     return cosine(jnp.concatenate([weight**0.5 * unit(x) for weight, x in parts], axis=1))
 
 
@@ -140,7 +142,7 @@ def hit_rates(
 
 def text_pretrain_loss(
     params: dict[str, Any],
-    cfg: TextPretrainConfig,
+    config: TextPretrainConfig,
     batch: Mapping[str, Array | np.ndarray],
     key: Array,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -166,8 +168,8 @@ def text_pretrain_loss(
     )
     story = jnp.repeat(jnp.arange(stories), captions)
 
-    encoder = text.UMT5Encoder(cfg.text)
-    corrupted, chosen = corrupt(ids, mask, cfg, key)
+    encoder = text.UMT5Encoder(config.text)
+    corrupted, chosen = corrupt(ids, mask, config, key)
     # The clean half feeds the other two terms: a hidden name cannot be retrieved by.
     both = (jnp.concatenate([ids, corrupted]), jnp.concatenate([mask, mask]))
     states, hidden = jnp.split(encoder.apply({"params": params["encoder"]}, *both), 2)
@@ -175,7 +177,7 @@ def text_pretrain_loss(
 
     heads = params["heads"]
     table = params["encoder"]["token_embedding"]["embedding"]
-    token_logits = hidden @ table.T * cfg.text.dim**-0.5 + heads["token_bias"]
+    token_logits = hidden @ table.T * config.text.dim**-0.5 + heads["token_bias"]
     token_loss = optax.softmax_cross_entropy_with_integer_labels(token_logits, ids)
     mlm = _mean(token_loss, chosen)
 
@@ -185,12 +187,16 @@ def text_pretrain_loss(
     label = jnp.mean(jnp.sum(label_loss, axis=1))
 
     cosines = cosine(embedding)
-    error = jnp.square(cosines - target_similarity(names, toponyms, cfg))
+    error = jnp.square(cosines - target_similarity(names, toponyms, config))
     same = story[:, None] == story[None, :]
     inside = same & ~jnp.eye(len(story), dtype=bool)
     similarity = 0.5 * (_mean(error, inside) + _mean(error, ~same))
 
-    loss = cfg.mlm_weight * mlm + cfg.label_weight * label + cfg.similarity_weight * similarity
+    loss = (
+        config.mlm_weight * mlm
+        + config.label_weight * label
+        + config.similarity_weight * similarity
+    )
     metrics = {
         "mlm": mlm,
         "label": label,

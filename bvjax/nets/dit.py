@@ -81,18 +81,18 @@ class _TimeProjection(nn.Module):
 class _Head(nn.Module):
     """Norm, modulation by e (not e0), Linear to the patch; all float32 as in Wan."""
 
-    cfg: DiTConfig
+    config: DiTConfig
     layout: Layout
 
     @nn.compact
     def __call__(self, x: Float[Array, "b c n d"], e: Float[Array, "b c f d"]):
-        cfg = self.cfg
+        config = self.config
         modulation = self.param(
-            "modulation", nn.initializers.normal(cfg.dim**-0.5), (2, cfg.dim), jnp.float32
+            "modulation", nn.initializers.normal(config.dim**-0.5), (2, config.dim), jnp.float32
         )
         shift, scale = modulation[0] + e, modulation[1] + e
-        x = LayerNorm(cfg.eps, self.layout, name="norm")(x, shift, scale)
-        features = int(np.prod(cfg.patch)) * cfg.out_channels
+        x = LayerNorm(config.eps, self.layout, name="norm")(x, shift, scale)
+        features = int(np.prod(config.patch)) * config.out_channels
         return nn.Dense(
             features, kernel_init=nn.initializers.zeros, precision="highest", name="head"
         )(x)
@@ -101,7 +101,7 @@ class _Head(nn.Module):
 class WanDiT(nn.Module):
     """Velocity of noisy latents, chunk by chunk; on a mesh where `layout` has one."""
 
-    cfg: DiTConfig
+    config: DiTConfig
     text_dim: int
     layout: Layout = ONE_DEVICE
 
@@ -141,62 +141,69 @@ class WanDiT(nn.Module):
           Float32 velocity, shaped as `latents` with `out_channels`, and the ChunkKV or None.
 
         Raises:
-          UserError: `cfg.remat` is unknown, or shapes do not fit the patch, `text_dim` or each
+          UserError: `config.remat` is unknown, or shapes do not fit the patch, `text_dim` or each
             other, or `fps_embedding` has no `fps`.
         """
-        cfg, (_, _, frames, height, width, _) = self.cfg, latents.shape
-        _check(cfg, self.text_dim, latents, sigma, text, positions, context)
-        pt, ph, pw = cfg.patch
+        config, (_, _, frames, height, width, _) = self.config, latents.shape
+        _check(config, self.text_dim, latents, sigma, text, positions, context)
+        pt, ph, pw = config.patch
         patches = rearrange(
             latents, "b c (l pt) (h ph) (w pw) z -> b c (l h w) (z pt ph pw)", pt=pt, ph=ph, pw=pw
         )
         patches = self._on_tokens(patches)
-        x = nn.Dense(cfg.dim, dtype=cfg.dtype, kernel_init=XAVIER, name="patch_embedding")(patches)
+        x = nn.Dense(config.dim, dtype=config.dtype, kernel_init=XAVIER, name="patch_embedding")(
+            patches
+        )
 
-        if cfg.place_embedding:
+        if config.place_embedding:
             place = nn.Dense(
-                cfg.dim, use_bias=False, kernel_init=nn.initializers.zeros, name="place_embedding"
+                config.dim,
+                use_bias=False,
+                kernel_init=nn.initializers.zeros,
+                name="place_embedding",
             )
             x = x + place(place_features(positions[..., 1:])).astype(x.dtype)
 
         sigma = sigma if sigma.ndim == 3 else sigma[..., None]
-        sinusoid = timestep_embedding(1000.0 * sigma.astype(jnp.float32), cfg.freq_dim)
-        e = Mlp(cfg.dim, cfg.dim, nn.silu, jnp.float32, _NORMAL, "highest", name="time_embedding")(
-            sinusoid
-        )
-        e0 = _TimeProjection(6 * cfg.dim, name="time_projection")(e)
-        if cfg.fps_embedding:
+        sinusoid = timestep_embedding(1000.0 * sigma.astype(jnp.float32), config.freq_dim)
+        e = Mlp(
+            config.dim, config.dim, nn.silu, jnp.float32, _NORMAL, "highest", name="time_embedding"
+        )(sinusoid)
+        e0 = _TimeProjection(6 * config.dim, name="time_projection")(e)
+        if config.fps_embedding:
             if fps is None:
                 raise UserError("dit.fps_embedding needs the frames per second of the video")
             e0 = e0 + self._frame_rate(fps)
-        embed_text = Mlp(cfg.dim, cfg.dim, nn.gelu, cfg.dtype, _NORMAL, name="text_embedding")
+        embed_text = Mlp(
+            config.dim, config.dim, nn.gelu, config.dtype, _NORMAL, name="text_embedding"
+        )
         cond = Conditioning(
-            modulation=e0.reshape(*e.shape[:-1], 6, cfg.dim),
+            modulation=e0.reshape(*e.shape[:-1], 6, config.dim),
             text=embed_text(text),
-            angles=self._on_tokens(angles(positions, cfg.head_dim, cfg.rope_theta)),
+            angles=self._on_tokens(angles(positions, config.head_dim, config.rope_theta)),
             probe_index=probe_index,
             probe_visible=probe_visible,
             self_context=self_context,
         )
         block = Block
-        if REMAT[cfg.remat] is not None:
-            block = nn.remat(Block, policy=REMAT[cfg.remat], prevent_cse=False)
+        if REMAT[config.remat] is not None:
+            block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False)
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
-            length=cfg.num_layers,
-        )(cfg, return_kv=return_kv, keep_fn=keep_fn, layout=self.layout, name="blocks")
+            length=config.num_layers,
+        )(config, return_kv=return_kv, keep_fn=keep_fn, layout=self.layout, name="blocks")
         x, kv = layers(self._on_tokens(x.astype(jnp.float32)), context, cond)
 
-        out = _Head(cfg, self.layout, name="head")(x, e)
+        out = _Head(config, self.layout, name="head")(x, e)
         velocity = rearrange(
             out, "b c (l h w) (pt ph pw z) -> b c (l pt) (h ph) (w pw) z",
             l=frames // pt, h=height // ph, w=width // pw, pt=pt, ph=ph, pw=pw,
         )  # fmt: skip
-        if cfg.output == "residual":
-            velocity = add_linear_guess(velocity, latents, sigma, cfg.latent_std)
+        if config.output == "residual":
+            velocity = add_linear_guess(velocity, latents, sigma, config.latent_std)
         return velocity, kv
 
     def _on_tokens(self, x: Float[Array, "b c n d"]) -> Float[Array, "b c n d"]:
@@ -207,7 +214,7 @@ class WanDiT(nn.Module):
 
         Its last layer starts at zero, so a model that is given one starts unchanged.
         """
-        dim = self.cfg.dim
+        dim = self.config.dim
         row = nn.Embed(2, dim, embedding_init=nn.initializers.normal(1.0), name="fps_embedding")(
             jnp.int32(fps != 16)
         )
@@ -255,37 +262,39 @@ def variances(
     return v, sigma**2 + (1.0 - sigma) ** 2 * v
 
 
-def _check(cfg, text_dim, latents, sigma, text, positions, context):
-    if cfg.remat not in REMAT:
-        raise UserError(f"dit.remat is {cfg.remat!r}; it can be {', '.join(REMAT)}")
-    if cfg.output not in OUTPUTS:
-        raise UserError(f"dit.output is {cfg.output!r}; it can be {', '.join(OUTPUTS)}")
+def _check(config, text_dim, latents, sigma, text, positions, context):
+    if config.remat not in REMAT:
+        raise UserError(f"dit.remat is {config.remat!r}; it can be {', '.join(REMAT)}")
+    if config.output not in OUTPUTS:
+        raise UserError(f"dit.output is {config.output!r}; it can be {', '.join(OUTPUTS)}")
     size, channels = latents.shape[2:5], latents.shape[5]
-    if any(n % p for n, p in zip(size, cfg.patch, strict=True)):
-        raise UserError(f"latents of size {size} (l, h, w) do not divide by the patch {cfg.patch}")
-    if channels != cfg.in_channels:
-        raise UserError(f"latents have {channels} channels; this model takes {cfg.in_channels}")
+    if any(n % p for n, p in zip(size, config.patch, strict=True)):
+        raise UserError(
+            f"latents of size {size} (l, h, w) do not divide by the patch {config.patch}"
+        )
+    if channels != config.in_channels:
+        raise UserError(f"latents have {channels} channels; this model takes {config.in_channels}")
     if text.shape[-1] != text_dim:
         raise UserError(f"text states have width {text.shape[-1]}; this model takes {text_dim}")
-    tokens = int(np.prod(size)) // int(np.prod(cfg.patch))
+    tokens = int(np.prod(size)) // int(np.prod(config.patch))
     if positions.shape[-2] != tokens:
         raise UserError(f"got {positions.shape[-2]} positions for {tokens} tokens a chunk")
-    if sigma.ndim == 3 and sigma.shape[2] != size[0] // cfg.patch[0]:
+    if sigma.ndim == 3 and sigma.shape[2] != size[0] // config.patch[0]:
         raise UserError(f"got {sigma.shape[2]} sigmas a chunk; give one, or one per latent frame")
     if context is not None and (context.length is None) == (context.mask is None):
         raise UserError("a Context needs exactly one of length and mask")
-    if cfg.similarity_keys and context is not None and context.similarity is None:
+    if config.similarity_keys and context is not None and context.similarity is None:
         raise UserError("dit.similarity_keys needs the similarity of each row of the Context")
 
 
-def init_params(cfg: DiTConfig, text_dim: int, key: Array) -> dict:
+def init_params(config: DiTConfig, text_dim: int, key: Array) -> dict:
     """Wan's initialisation, float32; traceable, so that shapes and shardings can be had of it.
 
     Xavier-uniform linears with zero biases, N(0, 0.02) text and time embeddings, modulation
     randn / sqrt(dim), zero head.
     """
-    latents = jnp.zeros((1, 1, *cfg.patch, cfg.in_channels), jnp.float32)
+    latents = jnp.zeros((1, 1, *config.patch, config.in_channels), jnp.float32)
     text = jnp.zeros((1, 1, 1, text_dim), jnp.float32)
     positions = jnp.zeros((1, 1, 1, 3), jnp.int32)
-    init = functools.partial(WanDiT(cfg, text_dim).init, fps=16)
+    init = functools.partial(WanDiT(config, text_dim).init, fps=16)
     return jax.jit(init)(key, latents, jnp.zeros((1, 1), jnp.float32), text, positions)["params"]

@@ -191,29 +191,29 @@ def cut_products(
 class _Projections(nn.Module):
     """q, k, v, o of full width; q and k are RMS-normalised over all heads together."""
 
-    cfg: DiTConfig
+    config: DiTConfig
     layout: Layout = ONE_DEVICE
     memory_rows = TOKENS  # what the rows that k and v are made of are cut along
 
     def setup(self):
-        column, row = cut_products(self.layout, self.cfg.products)
-        of_memory, _ = cut_products(self.layout, self.cfg.products, self.memory_rows)
+        column, row = cut_products(self.layout, self.config.products)
+        of_memory, _ = cut_products(self.layout, self.config.products, self.memory_rows)
         for name, product in dict(q=column, k=of_memory, v=of_memory, o=row).items():
-            options = dict(dtype=self.cfg.dtype, kernel_init=XAVIER, dot_general=product)
-            setattr(self, name, nn.Dense(self.cfg.dim, **options))
-        first = nn.initializers.constant(self.cfg.qk_init)
-        self.norm_q = nn.RMSNorm(epsilon=self.cfg.eps, dtype=self.cfg.dtype, scale_init=first)
-        self.norm_k = nn.RMSNorm(epsilon=self.cfg.eps, dtype=self.cfg.dtype)
+            options = dict(dtype=self.config.dtype, kernel_init=XAVIER, dot_general=product)
+            setattr(self, name, nn.Dense(self.config.dim, **options))
+        first = nn.initializers.constant(self.config.qk_init)
+        self.norm_q = nn.RMSNorm(epsilon=self.config.eps, dtype=self.config.dtype, scale_init=first)
+        self.norm_k = nn.RMSNorm(epsilon=self.config.eps, dtype=self.config.dtype)
 
     def heads(self, x):
-        return x.reshape(*x.shape[:-1], self.cfg.num_heads, self.cfg.head_dim)
+        return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
 
     def qkv(self, x, memory):
         q, k = self.norm_q(self.q(x)), self.norm_k(self.k(memory))
         return self.heads(q), self.heads(k), self.heads(self.v(memory))
 
     def merge(self, x):
-        return self.o(x.reshape(*x.shape[:-2], self.cfg.dim))
+        return self.o(x.reshape(*x.shape[:-2], self.config.dim))
 
 
 class SelfAttention(_Projections):
@@ -229,8 +229,8 @@ class SelfAttention(_Projections):
 
     def setup(self):
         super().setup()
-        if self.cfg.similarity_keys:
-            shape = (self.cfg.num_heads, self.cfg.head_dim)
+        if self.config.similarity_keys:
+            shape = (self.config.num_heads, self.config.head_dim)
             self.similarity_key = self.param(
                 "similarity_key", nn.initializers.zeros, shape, jnp.float32
             )
@@ -254,7 +254,7 @@ class SelfAttention(_Projections):
             source = cond.self_context
             more = gather_context(
                 k, v, keep, source.index, source.valid, source.entry_positions,
-                self.cfg.rope_theta, self.layout, source.whole,
+                self.config.rope_theta, self.layout, source.whole,
             )  # fmt: skip
             similarity = source.similarity
             if similarity is not None:
@@ -265,9 +265,9 @@ class SelfAttention(_Projections):
 
     def _alike(self, keys, similarity):
         """Keys [b, c, s, a, k] with what `similarity` [b, c, s] adds; the logits' 1 / sqrt(k) is undone."""
-        if not self.cfg.similarity_keys:
+        if not self.config.similarity_keys:
             return keys
-        added = self.cfg.head_dim**0.5 * self.similarity_key
+        added = self.config.head_dim**0.5 * self.similarity_key
         return keys + (similarity[..., None, None] * added).astype(keys.dtype)
 
     def _salience(self, q, roped_k, cond):
@@ -336,11 +336,11 @@ def per_frame(
 class Block(nn.Module):
     """Self-attention and FFN modulated by sigma, and un-gated cross-attention between them.
 
-    The residual stream, norms and modulation are float32; matmuls are `cfg.dtype`.  The call
+    The residual stream, norms and modulation are float32; matmuls are `config.dtype`.  The call
     signature is that of an `nn.scan` body: the carry first, this layer's context second.
     """
 
-    cfg: DiTConfig
+    config: DiTConfig
     return_kv: bool = False
     keep_fn: Callable[[Array], Array] | None = None
     layout: Layout = ONE_DEVICE
@@ -349,24 +349,24 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b c n d"], context: Context | None, cond: Conditioning
     ) -> tuple[Float[Array, "b c n d"], ChunkKV | None]:
-        cfg, layout = self.cfg, self.layout
+        config, layout = self.config, self.layout
         modulation = self.param(
-            "modulation", nn.initializers.normal(cfg.dim**-0.5), (6, cfg.dim), jnp.float32
+            "modulation", nn.initializers.normal(config.dim**-0.5), (6, config.dim), jnp.float32
         )
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.moveaxis(
             modulation + cond.modulation, -2, 0
         )
         y, kv = SelfAttention(
-            cfg, layout, return_kv=self.return_kv, keep_fn=self.keep_fn, name="self_attn"
-        )(LayerNorm(cfg.eps, layout, name="norm1")(x, shift_1, scale_1), context, cond)
+            config, layout, return_kv=self.return_kv, keep_fn=self.keep_fn, name="self_attn"
+        )(LayerNorm(config.eps, layout, name="norm1")(x, shift_1, scale_1), context, cond)
         x = x + per_frame(jnp.multiply, y, gate_1, layout=layout)
         norm3 = nn.LayerNorm(
-            epsilon=cfg.eps, use_fast_variance=False, dtype=jnp.float32, name="norm3"
+            epsilon=config.eps, use_fast_variance=False, dtype=jnp.float32, name="norm3"
         )
-        x = x + CrossAttention(cfg, layout, name="cross_attn")(norm3(x), cond.text)
+        x = x + CrossAttention(config, layout, name="cross_attn")(norm3(x), cond.text)
         ffn = Mlp(
-            cfg.ffn_dim, cfg.dim, jax.nn.gelu, cfg.dtype, products=cfg.products, layout=layout,
+            config.ffn_dim, config.dim, jax.nn.gelu, config.dtype, products=config.products, layout=layout,
             name="ffn",
         )  # fmt: skip
-        y = ffn(LayerNorm(cfg.eps, layout, name="norm2")(x, shift_2, scale_2))
+        y = ffn(LayerNorm(config.eps, layout, name="norm2")(x, shift_2, scale_2))
         return x + per_frame(jnp.multiply, y, gate_2, layout=layout), kv

@@ -73,64 +73,64 @@ def _linear(features: int, std: float, name: str) -> nn.Dense:
 class Attention(nn.Module):
     """Unscaled multi-head self-attention; T5's small initial q takes the place of the scale."""
 
-    cfg: TextConfig
+    config: TextConfig
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t d"], bias: Float[Array, "b a t t"]
     ) -> Float[Array, "b t d"]:
-        cfg = self.cfg
-        heads, inner = (cfg.num_heads, cfg.head_dim), cfg.num_heads * cfg.head_dim
-        q = _linear(inner, (cfg.dim * cfg.head_dim) ** -0.5, "q")(x)
-        k = _linear(inner, cfg.dim**-0.5, "k")(x)
-        v = _linear(inner, cfg.dim**-0.5, "v")(x)
+        config = self.config
+        heads, inner = (config.num_heads, config.head_dim), config.num_heads * config.head_dim
+        q = _linear(inner, (config.dim * config.head_dim) ** -0.5, "q")(x)
+        k = _linear(inner, config.dim**-0.5, "k")(x)
+        v = _linear(inner, config.dim**-0.5, "v")(x)
         q, k, v = (y.reshape(*y.shape[:-1], *heads) for y in (q, k, v))
         logits = jnp.einsum("bqak,bsak->baqs", q, k, preferred_element_type=jnp.float32) + bias
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         out = jnp.einsum("baqs,bsak->bqak", weights, v).reshape(*x.shape[:-1], inner)
-        return _linear(cfg.dim, inner**-0.5, "o")(out)
+        return _linear(config.dim, inner**-0.5, "o")(out)
 
 
 class FeedForward(nn.Module):
     """fc2(gelu(gate x) * fc1 x)."""
 
-    cfg: TextConfig
+    config: TextConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        cfg = self.cfg
-        gate = _linear(cfg.ffn_dim, cfg.dim**-0.5, "gate")(x)
-        hidden = _linear(cfg.ffn_dim, cfg.dim**-0.5, "fc1")(x)
+        config = self.config
+        gate = _linear(config.ffn_dim, config.dim**-0.5, "gate")(x)
+        hidden = _linear(config.ffn_dim, config.dim**-0.5, "fc1")(x)
         hidden = nn.gelu(gate, approximate=True) * hidden
-        return _linear(cfg.dim, cfg.ffn_dim**-0.5, "fc2")(hidden)
+        return _linear(config.dim, config.ffn_dim**-0.5, "fc2")(hidden)
 
 
 class Block(nn.Module):
     """One layer, shaped for `nn.scan`: (x, buckets, mask bias) -> (x, nothing)."""
 
-    cfg: TextConfig
+    config: TextConfig
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t d"], buckets: Int[Array, "t t"], mask_bias: Float[Array, "b t"]
     ) -> tuple[Float[Array, "b t d"], None]:
-        cfg = self.cfg
-        std = (2 * cfg.num_buckets * cfg.num_heads) ** -0.5
+        config = self.config
+        std = (2 * config.num_buckets * config.num_heads) ** -0.5
         table = nn.Embed(
-            cfg.num_buckets, cfg.num_heads, embedding_init=nn.initializers.normal(std),
+            config.num_buckets, config.num_heads, embedding_init=nn.initializers.normal(std),
             name="pos_embedding",
         )  # fmt: skip
         bias = table(buckets).transpose(2, 0, 1)[None].astype(jnp.float32)
         bias = bias + mask_bias[:, None, None, :]
-        x = x + Attention(cfg, name="attn")(T5Norm(name="norm1")(x), bias)
-        x = x + FeedForward(cfg, name="ffn")(T5Norm(name="norm2")(x))
+        x = x + Attention(config, name="attn")(T5Norm(name="norm1")(x), bias)
+        x = x + FeedForward(config, name="ffn")(T5Norm(name="norm2")(x))
         return x, None
 
 
 class UMT5Encoder(nn.Module):
     """Token ids to text states."""
 
-    cfg: TextConfig
+    config: TextConfig
 
     @nn.compact
     def __call__(self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b t d"]:
@@ -139,28 +139,30 @@ class UMT5Encoder(nn.Module):
         Tokens never attend to masked ones.  The zero rows are what the DiT's text embedding gets
         as padding.
         """
-        cfg = self.cfg
+        config = self.config
         x = nn.Embed(
-            cfg.vocab_size, cfg.dim, embedding_init=nn.initializers.normal(1.0),
+            config.vocab_size, config.dim, embedding_init=nn.initializers.normal(1.0),
             name="token_embedding",
         )(ids)  # fmt: skip
-        buckets = jnp.asarray(relative_buckets(ids.shape[1], cfg.num_buckets, cfg.max_distance))
+        buckets = jnp.asarray(
+            relative_buckets(ids.shape[1], config.num_buckets, config.max_distance)
+        )
         mask_bias = jnp.where(mask, jnp.float32(0.0), jnp.finfo(jnp.float32).min)
         layers = nn.scan(
             Block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast),
-            length=cfg.num_layers,
+            length=config.num_layers,
         )
-        x, _ = layers(cfg, name="blocks")(x, buckets, mask_bias)
+        x, _ = layers(config, name="blocks")(x, buckets, mask_bias)
         return jnp.where(mask[..., None], T5Norm(name="norm")(x), 0)
 
 
-def init_params(cfg: TextConfig, key: Array) -> dict[str, Any]:
-    """Parameters of `UMT5Encoder(cfg)` as T5 starts them (float32)."""
+def init_params(config: TextConfig, key: Array) -> dict[str, Any]:
+    """Parameters of `UMT5Encoder(config)` as T5 starts them (float32)."""
     ids = jnp.zeros((1, 1), jnp.int32)
-    return UMT5Encoder(cfg).init(key, ids, jnp.ones((1, 1), bool))["params"]
+    return UMT5Encoder(config).init(key, ids, jnp.ones((1, 1), bool))["params"]
 
 
 def mean_embedding(

@@ -94,26 +94,26 @@ class Encoder(nn.Module):
         seen: Float[Array, "b f h w d"] | None = None,
     ):
         """`seen` is what the stem adds to the first features."""
-        cfg = self.config
-        conv = dict(impl=_conv_impl(cfg, self.layout), dtype=cfg.dtype)
-        widths = [cfg.dim * m for m in cfg.dim_mult]
+        config = self.config
+        conv = dict(impl=_conv_impl(config, self.layout), dtype=config.dtype)
+        widths = [config.dim * m for m in config.dim_mult]
         stack = [layers.CausalConv3d(widths[0], name="conv1", **conv)]
         if seen is not None:
             stack.append(lambda x, cache, first: (x + seen, None))
         k = 0
         for level, width in enumerate(widths):
-            for _ in range(cfg.num_res_blocks):
+            for _ in range(config.num_res_blocks):
                 stack.append(layers.ResidualBlock(width, name=f"downsamples_{k}", **conv))
                 k += 1
             if level < len(widths) - 1:
-                halved = (cfg.spatial_downsample[level], cfg.temporal_downsample[level])
-                stack.append(layers.Downsample(*halved, cfg.dtype, name=f"downsamples_{k}"))
+                halved = (config.spatial_downsample[level], config.temporal_downsample[level])
+                stack.append(layers.Downsample(*halved, config.dtype, name=f"downsamples_{k}"))
                 k += 1
         stack += _middle(widths[-1], conv, self.layout)
         place = layers.spatial_cut(
-            self.layout, *(n * cfg.patch // cfg.spatial_factor for n in x.shape[2:4])
+            self.layout, *(n * config.patch // config.spatial_factor for n in x.shape[2:4])
         )
-        h, _, cache = _with_head(stack, 2 * cfg.z_dim, conv, x, cache, first, place)
+        h, _, cache = _with_head(stack, 2 * config.z_dim, conv, x, cache, first, place)
         return h, cache
 
 
@@ -125,25 +125,25 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "b l h w z"], cache: layers.Cache, first: bool):
-        cfg = self.config
-        conv = dict(impl=_conv_impl(cfg, self.layout), dtype=cfg.dtype)
-        widths = [cfg.dim * m for m in cfg.dim_mult[::-1]]
+        config = self.config
+        conv = dict(impl=_conv_impl(config, self.layout), dtype=config.dtype)
+        widths = [config.dim * m for m in config.dim_mult[::-1]]
         stack = [layers.CausalConv3d(widths[0], name="conv1", **conv)]
         stack += _middle(widths[0], conv, self.layout)
         k = 0
         for level, width in enumerate(widths):
-            for _ in range(cfg.num_res_blocks + 1):
+            for _ in range(config.num_res_blocks + 1):
                 stack.append(layers.ResidualBlock(width, name=f"upsamples_{k}", **conv))
                 k += 1
             if level < len(widths) - 1:
                 doubled = (
-                    cfg.spatial_downsample[::-1][level],
-                    cfg.temporal_downsample[::-1][level],
+                    config.spatial_downsample[::-1][level],
+                    config.temporal_downsample[::-1][level],
                 )
                 stack.append(layers.Upsample(*doubled, **conv, name=f"upsamples_{k}"))
                 k += 1
         place = layers.spatial_cut(self.layout, *z.shape[2:4])
-        return _with_head(stack, 3 * cfg.patch**2, conv, z, cache, first, place)
+        return _with_head(stack, 3 * config.patch**2, conv, z, cache, first, place)
 
 
 def _conv_impl(config: VAEConfig, layout: Layout) -> str:
@@ -177,23 +177,23 @@ class WanVAE(nn.Module):
     layout: Layout = ONE_DEVICE
 
     def setup(self):
-        cfg = self.config
-        pointwise = dict(kernel_size=(1, 1, 1), dtype=cfg.dtype)
-        self.encoder = Encoder(cfg, self.layout)
-        self.decoder = Decoder(cfg, self.layout)
-        self.stem = Stem(cfg) if cfg.stem_dim else None
-        self.tail = Tail(cfg) if cfg.tail_dim else None
-        self.conv1 = layers.CausalConv3d(2 * cfg.z_dim, **pointwise)
-        self.conv2 = layers.CausalConv3d(cfg.z_dim, **pointwise)
+        config = self.config
+        pointwise = dict(kernel_size=(1, 1, 1), dtype=config.dtype)
+        self.encoder = Encoder(config, self.layout)
+        self.decoder = Decoder(config, self.layout)
+        self.stem = Stem(config) if config.stem_dim else None
+        self.tail = Tail(config) if config.tail_dim else None
+        self.conv1 = layers.CausalConv3d(2 * config.z_dim, **pointwise)
+        self.conv2 = layers.CausalConv3d(config.z_dim, **pointwise)
 
     def encode_piece(
         self, frames: Float[Array | np.ndarray, "b f h w 3"], cache: layers.Cache, first: bool
     ) -> tuple[tuple[Float[Array, "b l h8 w8 z"], Float[Array, "b l h8 w8 z"]], layers.Cache]:
         """Returns ((mu, logvar), new cache), not normalised, in float32."""
-        cfg = self.config
-        frames = jnp.asarray(frames, cfg.dtype)
-        seen = self.stem(frames, cfg.dim * cfg.dim_mult[0]) if self.stem else None
-        h, cache = self.encoder(fold_patches(frames, cfg.patch), cache, first, seen)
+        config = self.config
+        frames = jnp.asarray(frames, config.dtype)
+        seen = self.stem(frames, config.dim * config.dim_mult[0]) if self.stem else None
+        h, cache = self.encoder(fold_patches(frames, config.patch), cache, first, seen)
         moments, _ = self.conv1(h, None, first)
         mu, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return (mu, logvar), cache

@@ -31,11 +31,11 @@ class Stem(nn.Module):
     def __call__(
         self, frames: Float[Array, "b f h w 3"], features: int
     ) -> Float[Array, "b f hp wp features"]:
-        cfg = self.config
-        x = fold_patches(frames, cfg.stage_patch)
-        x = _blocks(_conv(cfg, cfg.stem_dim, "conv1")(x), cfg.stem_blocks, cfg)
-        x = fold_patches(x, cfg.patch // cfg.stage_patch)
-        return STEM_SCALE * _conv(cfg, features, "head_2", POINT)(x)
+        config = self.config
+        x = fold_patches(frames, config.stage_patch)
+        x = _blocks(_conv(config, config.stem_dim, "conv1")(x), config.stem_blocks, config)
+        x = fold_patches(x, config.patch // config.stage_patch)
+        return STEM_SCALE * _conv(config, features, "head_2", POINT)(x)
 
 
 class Tail(nn.Module):
@@ -47,25 +47,27 @@ class Tail(nn.Module):
     def __call__(
         self, features: Float[Array, "b f hp wp c"], picture: Float[Array, "b f h w 3"]
     ) -> Float[Array, "b f h w 3"]:
-        cfg = self.config
-        times = cfg.patch // cfg.stage_patch
-        x = unfold_patches(_conv(cfg, cfg.tail_dim * times**2, "spread", POINT)(features), times)
-        x += _conv(cfg, cfg.tail_dim, "conv1")(fold_patches(picture, cfg.stage_patch))
-        x = _blocks(x, cfg.tail_blocks, cfg)
-        x = TAIL_SCALE * _conv(cfg, 3 * cfg.stage_patch**2, "head_2")(x)
-        return unfold_patches(x, cfg.stage_patch)
+        config = self.config
+        times = config.patch // config.stage_patch
+        x = unfold_patches(
+            _conv(config, config.tail_dim * times**2, "spread", POINT)(features), times
+        )
+        x += _conv(config, config.tail_dim, "conv1")(fold_patches(picture, config.stage_patch))
+        x = _blocks(x, config.tail_blocks, config)
+        x = TAIL_SCALE * _conv(config, 3 * config.stage_patch**2, "head_2")(x)
+        return unfold_patches(x, config.stage_patch)
 
 
-def _blocks(x: Array, count: int, cfg: VAEConfig) -> Array:
+def _blocks(x: Array, count: int, config: VAEConfig) -> Array:
     """Residual blocks, then norm and SiLU; called inside a compact module."""
     for k in range(count):
         block = layers.ResidualBlock(
-            x.shape[-1], dtype=cfg.dtype, kernel_size=FLAT, name=f"blocks_{k}"
+            x.shape[-1], dtype=config.dtype, kernel_size=FLAT, name=f"blocks_{k}"
         )
         x, _ = block(x, None, True)
     return layers.RMSNorm(silu=True, name="head_0")(x)
 
 
-def _conv(cfg: VAEConfig, features: int, name: str, kernel_size: tuple[int, int, int] = FLAT):
-    conv = layers.CausalConv3d(features, kernel_size, dtype=cfg.dtype, name=name)
+def _conv(config: VAEConfig, features: int, name: str, kernel_size: tuple[int, int, int] = FLAT):
+    conv = layers.CausalConv3d(features, kernel_size, dtype=config.dtype, name=name)
     return lambda x: conv(x, None, True)[0]  # nothing to remember: one frame at a time

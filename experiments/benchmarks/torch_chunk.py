@@ -59,7 +59,7 @@ class ChunkStep:
         for i, label in enumerate(work.labels.tolist()):
             sigma, following = work.levels[i : i + 2].tolist()
             v = self._pass(x, label, self._text, self._cache)
-            if work.model.cfg.guided:
+            if work.model.config.guided:
                 null = self._pass(x, label, self._null, self._null_cache)
                 v = null + work.scale * (v - null)
             if self._fresh:
@@ -90,9 +90,9 @@ class ChunkStep:
             layer = min(i, len(rows.lengths) - 1)
             length = int(rows.lengths[layer])
             keys, values = (self._put(x[layer, :length]) for x in (rows.keys, rows.values))
-            if self.net.cfg.similarity_keys:
+            if self.net.config.similarity_keys:
                 alike = self._put(rows.similarity[layer, :length])
-                key = self.net.cfg.head_dim**0.5 * block.self_attn.similarity_key
+                key = self.net.config.head_dim**0.5 * block.self_attn.similarity_key
                 keys = keys + alike[:, None, None] * key
             pad = torch.zeros((own, *keys.shape[1:]), dtype=self._dtype, device=self._device)
             whole = (torch.cat([pad, x]).transpose(0, 1)[None].contiguous() for x in (keys, values))

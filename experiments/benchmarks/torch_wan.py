@@ -103,7 +103,7 @@ class ChunkDiT(nn.Module):
     def __init__(self, model: ModelConfig):
         super().__init__()
         dit = model.dit
-        self.cfg, dim = dit, dit.dim
+        self.config, dim = dit, dit.dim
         self.patch_embedding = nn.Conv3d(dit.in_channels, dim, dit.patch, dit.patch)
         gelu = nn.GELU(approximate="tanh")
         self.text_embedding = nn.Sequential(
@@ -155,13 +155,13 @@ class ChunkDiT(nn.Module):
             return_kv: return keys (before RoPE) and values of each layer instead of a velocity; what
                 comes behind those of the last layer is left out, as XLA does.
         """
-        cfg, dtype = self.cfg, self.patch_embedding.weight.dtype
+        config, dtype = self.config, self.patch_embedding.weight.dtype
         x = self.patch_embedding(latents.permute(3, 0, 1, 2)[None].to(dtype))
         size = x.shape[2:]
         x = x.flatten(2).transpose(1, 2)
-        if cfg.place_embedding:
+        if config.place_embedding:
             x = x + self.place_embedding(places)
-        e = self.time_embedding(_sinusoid(sigma, cfg.freq_dim, latents.device))
+        e = self.time_embedding(_sinusoid(sigma, config.freq_dim, latents.device))
         e0 = self.time_projection(e).unflatten(-1, (6, -1))
         text, kept = self.embed_text(text), []
         for i, block in enumerate(self.blocks):
@@ -171,15 +171,15 @@ class ChunkDiT(nn.Module):
             if return_kv:
                 kept.append((k, v))
         shift, scale = (self.head.modulation + e[:, None]).chunk(2, dim=1)
-        x = F.layer_norm(x.float(), (cfg.dim,), eps=cfg.eps) * (1 + scale) + shift
-        x = self.head.head(x)[0].unflatten(0, size).unflatten(-1, (*cfg.patch, -1))
+        x = F.layer_norm(x.float(), (config.dim,), eps=config.eps) * (1 + scale) + shift
+        x = self.head.head(x)[0].unflatten(0, size).unflatten(-1, (*config.patch, -1))
         velocity = x.permute(0, 3, 1, 4, 2, 5, 6).reshape(*latents.shape[:3], -1)
-        if cfg.output == "residual":
+        if config.output == "residual":
             velocity = self._add_linear_guess(velocity, latents, sigma)
         return velocity
 
     def _add_linear_guess(self, out, latents, sigma):
-        std = torch.tensor(self.cfg.latent_std or [1.0], device=latents.device)
+        std = torch.tensor(self.config.latent_std or [1.0], device=latents.device)
         v = std.square()
         s = sigma**2 + (1 - sigma) ** 2 * v
         return (sigma - (1 - sigma) * v) / s * latents - (v / s).sqrt() * out

@@ -37,24 +37,24 @@ def skyreels(model: ModelConfig, params, block: int = 1) -> SkyReelsV2Transforme
 
 
 def vae(model: ModelConfig, params) -> AutoencoderKLWan:
-    cfg = model.vae
+    config = model.vae
     twin = AutoencoderKLWan(
-        base_dim=cfg.dim, z_dim=cfg.z_dim, dim_mult=list(cfg.dim_mult),
-        num_res_blocks=cfg.num_res_blocks, temperal_downsample=list(cfg.temporal_downsample),
-        latents_mean=list(cfg.latent_mean), latents_std=list(cfg.latent_std),
+        base_dim=config.dim, z_dim=config.z_dim, dim_mult=list(config.dim_mult),
+        num_res_blocks=config.num_res_blocks, temperal_downsample=list(config.temporal_downsample),
+        latents_mean=list(config.latent_mean), latents_std=list(config.latent_std),
     )  # fmt: skip
     twin.load_state_dict(state_dict(model, "vae", params), strict=True)
     return twin.eval()
 
 
 def umt5(model: ModelConfig, params) -> UMT5EncoderModel:
-    cfg = model.text
+    config = model.text
     twin = UMT5EncoderModel(
         UMT5Config(
-            vocab_size=cfg.vocab_size, d_model=cfg.dim, d_kv=cfg.head_dim, d_ff=cfg.ffn_dim,
-            num_layers=cfg.num_layers, num_heads=cfg.num_heads, dropout_rate=0.0,
-            relative_attention_num_buckets=cfg.num_buckets,
-            relative_attention_max_distance=cfg.max_distance, feed_forward_proj="gated-gelu",
+            vocab_size=config.vocab_size, d_model=config.dim, d_kv=config.head_dim, d_ff=config.ffn_dim,
+            num_layers=config.num_layers, num_heads=config.num_heads, dropout_rate=0.0,
+            relative_attention_num_buckets=config.num_buckets,
+            relative_attention_max_distance=config.max_distance, feed_forward_proj="gated-gelu",
         )
     )  # fmt: skip
     missing, extra = twin.load_state_dict(state_dict(model, "text", params), strict=False)

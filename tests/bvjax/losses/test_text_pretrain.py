@@ -58,12 +58,12 @@ def grad_fn():
 
 
 def test_corrupt_touches_the_stated_share_of_text_only():
-    cfg = dataclasses.replace(CFG, corrupt=0.3, random_share=0.25)
+    config = dataclasses.replace(CFG, corrupt=0.3, random_share=0.25)
     ids = np.random.default_rng(0).integers(4, 40, (200, 50)).astype(np.int32)
     ids[:, 30:] = [1] + [0] * 19  # end of sentence and pads
     ids[:, 5] = 2
     mask = np.arange(50) < 31
-    new, chosen = tp.corrupt(ids, np.broadcast_to(mask, ids.shape), cfg, jax.random.key(0))
+    new, chosen = tp.corrupt(ids, np.broadcast_to(mask, ids.shape), config, jax.random.key(0))
     new, chosen = np.asarray(new), np.asarray(chosen)
     assert not chosen[:, 30:].any() and not chosen[:, 5].any()
     np.testing.assert_array_equal(new[~chosen], ids[~chosen])
@@ -83,10 +83,10 @@ def test_corrupt_leaves_masked_positions():
 
 
 def test_target_similarity_by_hand():
-    cfg = dataclasses.replace(CFG, name_weight=0.8, toponym_weight=0.2)
+    config = dataclasses.replace(CFG, name_weight=0.8, toponym_weight=0.2)
     names = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0]], np.float32)
     toponyms = np.array([[1, 0], [1, 0], [1, 0], [0, 1], [1, 0], [0, 0]], np.float32)
-    target = np.asarray(tp.target_similarity(names, toponyms, cfg))
+    target = np.asarray(tp.target_similarity(names, toponyms, config))
     half, alone = 0.5**0.5, 0.2**0.5
     expected = [
         [1.0, 0.8 * half + 0.2, 0.2, 0.8, alone, 0],

@@ -17,8 +17,8 @@ CFG = DiTConfig(
 FRAMES, SIDE, TEXT, DT = 2, 4, 3, 6
 
 
-def random_params(cfg):
-    shapes = jax.eval_shape(lambda key: dit.init_params(cfg, DT, key), jax.random.key(0))
+def random_params(config):
+    shapes = jax.eval_shape(lambda key: dit.init_params(config, DT, key), jax.random.key(0))
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -33,11 +33,11 @@ def positions():
     return jnp.asarray(np.stack([t, h, w], -1).reshape(1, 1, -1, 3))
 
 
-def velocity(cfg, latents, context=None, **kwargs):
+def velocity(config, latents, context=None, **kwargs):
     text = jax.random.normal(jax.random.key(1), (1, 1, TEXT, DT))
-    model = dit.WanDiT(cfg, DT)
+    model = dit.WanDiT(config, DT)
     inputs = latents, jnp.full((1, 1), 0.9), text, positions(), context
-    return model.apply({"params": random_params(cfg)}, *inputs, **kwargs)[0]
+    return model.apply({"params": random_params(config)}, *inputs, **kwargs)[0]
 
 
 @pytest.mark.slow
@@ -64,14 +64,14 @@ def test_place_features_are_waves_of_height_and_width():
 @pytest.mark.slow
 def test_the_frame_rate_is_16_or_another_and_starts_without_effect():
     """Values against the reference are in the test of the golden files."""
-    cfg = dataclasses.replace(CFG, fps_embedding=True)
+    config = dataclasses.replace(CFG, fps_embedding=True)
     latents = jax.random.normal(jax.random.key(3), (1, 1, FRAMES, SIDE, SIDE, 4))
-    at_16, at_24, at_30 = (velocity(cfg, latents, fps=fps) for fps in (16, 24, 30))
+    at_16, at_24, at_30 = (velocity(config, latents, fps=fps) for fps in (16, 24, 30))
     assert np.abs(at_16 - at_24).max() > 1e-2
     np.testing.assert_array_equal(at_24, at_30)
     with pytest.raises(UserError, match="needs the frames per second"):
-        velocity(cfg, latents)
-    fresh = dit.init_params(cfg, DT, jax.random.key(0))
+        velocity(config, latents)
+    fresh = dit.init_params(config, DT, jax.random.key(0))
     assert fresh["fps_embedding"]["embedding"].shape == (2, CFG.dim)
     assert not np.any(fresh["fps_projection"]["2"]["kernel"])
     assert np.any(fresh["fps_projection"]["0"]["kernel"])
@@ -97,10 +97,10 @@ def context_rows(similarity):
 
 def test_similarity_adds_the_same_to_a_query_s_logit_of_every_row_of_an_entry():
     """Equal similarities change all logits of the context alike, zeros change nothing."""
-    cfg = dataclasses.replace(CFG, similarity_keys=True)
+    config = dataclasses.replace(CFG, similarity_keys=True)
     latents = jax.random.normal(jax.random.key(3), (1, 1, FRAMES, SIDE, SIDE, 4))
-    zeros = velocity(cfg, latents, context_rows([0.0] * 4))
-    ones, some = (velocity(cfg, latents, context_rows(s)) for s in ([1.0] * 4, [1.0, 1.0, 0, 0]))
+    zeros = velocity(config, latents, context_rows([0.0] * 4))
+    ones, some = (velocity(config, latents, context_rows(s)) for s in ([1.0] * 4, [1.0, 1.0, 0, 0]))
     assert np.abs(ones - zeros).max() > 1e-3 and np.abs(some - ones).max() > 1e-3
     with pytest.raises(UserError, match="needs the similarity"):
-        velocity(cfg, latents, context_rows(None))
+        velocity(config, latents, context_rows(None))

@@ -37,8 +37,8 @@ def test_a_product_and_its_gradients_are_those_of_rounded_inputs():
 @pytest.mark.slow
 def test_a_dit_with_them_gives_nearly_the_same():
     assert dense_product("float32") is None
-    cfg = dataclasses.replace(MINI.dit, dim=48, num_heads=2, num_layers=2, ffn_dim=96)
-    params = dit.init_params(cfg, 8, jax.random.key(0))
+    config = dataclasses.replace(MINI.dit, dim=48, num_heads=2, num_layers=2, ffn_dim=96)
+    params = dit.init_params(config, 8, jax.random.key(0))
     params = jax.tree.map(  # the head starts at zero
         lambda x: x + 0.02 * jax.random.normal(jax.random.key(x.size), x.shape), params
     )
@@ -50,7 +50,7 @@ def test_a_dit_with_them_gives_nearly_the_same():
         jnp.zeros((1, 2, 8, 3), jnp.int32),
     )
     full, half = (
-        dit.WanDiT(dataclasses.replace(cfg, products=products), 8).apply(
+        dit.WanDiT(dataclasses.replace(config, products=products), 8).apply(
             {"params": params}, *inputs
         )[0]
         for products in ("float32", "bfloat16")

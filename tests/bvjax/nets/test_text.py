@@ -142,9 +142,9 @@ def test_buckets():
     assert [table[d, 0] for d in distances] == buckets
 
 
-@pytest.mark.parametrize(("cfg", "count"), [(TextConfig(), 5_680_910_336), (MINI.text, 788_096)])
-def test_parameter_count(cfg, count):
-    shapes = jax.eval_shape(lambda key: text.init_params(cfg, key), jax.random.key(0))
+@pytest.mark.parametrize(("config", "count"), [(TextConfig(), 5_680_910_336), (MINI.text, 788_096)])
+def test_parameter_count(config, count):
+    shapes = jax.eval_shape(lambda key: text.init_params(config, key), jax.random.key(0))
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == count
 
 
