@@ -13,7 +13,7 @@ from data_pipelines.storyworld import rig, scenery, sprites, weather
 from data_pipelines.storyworld.motion import Camera, Moment, Placed, moment_at
 from data_pipelines.storyworld.scenery import PIVOT, Layer
 from data_pipelines.storyworld.shapes import Canvas
-from data_pipelines.storyworld.world import Story, check_size, num_frames
+from data_pipelines.storyworld.world import Place, Story, check_size, num_frames
 
 FOOT = 0.92  # where subjects stand, in frame heights at zoom 1
 SHADOW = 0.38  # how dark the middle of a shadow is
@@ -22,38 +22,40 @@ CLOUD_SPEED = 0.012  # frame widths per second
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What all frames of a story share at one size, per weather of the story."""
+    """Everything that frames of one panorama under one weather share at one size."""
 
-    layers: dict[str, dict[str, Layer]]
-    clouds: dict[str, Layer]
-    sky: dict[str, np.ndarray]
-    shafts: dict[str, tuple[np.ndarray, ...]]
-    particles: dict[str, tuple[Layer, ...]]
+    layers: dict[str, Layer]
+    clouds: Layer
+    sky: np.ndarray
+    shafts: tuple[np.ndarray, ...]
+    particles: tuple[Layer, ...]
     last: dict = dataclasses.field(default_factory=dict)  # memo of _backdrop; changes no result
 
 
-@functools.lru_cache(maxsize=2)
-def prepare(story: Story, height: int, width: int) -> Prepared:
-    """Paint the panorama once and relight it for each weather that occurs."""
-    kinds = sorted({c.weather for c in story.chunks})
-    lamps = {w: weather.LIGHTS[w].lamps for w in kinds}
-    neutral = {
-        k: scenery.paint_layers(story, height, width, k) for k in sorted(set(lamps.values()))
-    }
+@functools.lru_cache(maxsize=4)
+def _painted(places: tuple[Place, ...], seed: int, height: int, width: int, lamps: float):
+    """The panorama in neutral light."""
+    return scenery.paint_layers(places, seed, height, width, lamps)
+
+
+@functools.lru_cache(maxsize=6)
+def prepare(places: tuple[Place, ...], seed: int, light: str, height: int, width: int) -> Prepared:
+    """Paints the panorama of `places`, once for all weathers that light the lamps alike, and relights it.
+
+    Stories with the same places and seed share it, whoever their cast is.
+    """
+    painted = _painted(places, seed, height, width, weather.LIGHTS[light].lamps)
     return Prepared(
         layers={
-            w: {
-                name: dataclasses.replace(
-                    layer, rgba=weather.grade(layer.rgba, w, weather.DISTANCE[name])
-                )
-                for name, layer in neutral[lamps[w]].items()
-            }
-            for w in kinds
+            name: dataclasses.replace(
+                layer, rgba=weather.grade(layer.rgba, light, weather.DISTANCE[name])
+            )
+            for name, layer in painted.items()
         },
-        clouds={w: weather.clouds(w, story.seed, height, width) for w in kinds},
-        sky={w: weather.sky(w, height, width) for w in kinds},
-        shafts={w: weather.shafts(w, height, width) for w in kinds},
-        particles={w: weather.particles(w, height, width) for w in kinds},
+        clouds=weather.clouds(light, seed, height, width),
+        sky=weather.sky(light, height, width),
+        shafts=weather.shafts(light, height, width),
+        particles=weather.particles(light, height, width),
     )
 
 
@@ -115,26 +117,26 @@ def _shadow(image, story: Story, placed: Placed, camera: Camera) -> None:
     image[r0:r1, c0:c1] *= dark[..., None].astype(np.float32)
 
 
-def _backdrop(ready: Prepared, camera: Camera, light: str, height: int, width: int):
+def _backdrop(ready: Prepared, camera: Camera, height: int, width: int):
     """(everything behind the subjects but the sky, the layer in front of them), RGBA. The camera
     rests most of the time, so the last answer is kept."""
-    key = (camera, light)
-    if ready.last.get("key") != key:
-        layers = ready.layers[light]
-        views = {n: scenery.sample(layers[n], camera.x, camera.zoom, height, width) for n in layers}
+    if ready.last.get("key") != camera:
+        views = {
+            name: scenery.sample(layer, camera.x, camera.zoom, height, width)
+            for name, layer in ready.layers.items()
+        }
         behind = np.ascontiguousarray(views["far"])
         for name in ("mid", "ground"):
             _over(behind, views[name])
-        ready.last.update(key=key, views=(behind, np.ascontiguousarray(views["fore"])))
+        ready.last.update(key=camera, views=(behind, np.ascontiguousarray(views["fore"])))
     return ready.last["views"]
 
 
-def _frame(story: Story, ready: Prepared, moment: Moment, light: str, height: int, width: int):
+def _frame(story: Story, moment: Moment, light: str, height: int, width: int):
     """One frame under one weather, float [h, w, 3]."""
-    camera = moment.camera
-    behind, before = _backdrop(ready, camera, light, height, width)
-    image = ready.sky[light].copy()
-    clouds = ready.clouds[light]
+    camera, ready = moment.camera, prepare(story.places, story.seed, light, height, width)
+    behind, before = _backdrop(ready, camera, height, width)
+    image, clouds = ready.sky.copy(), ready.clouds
     drift = camera.x + CLOUD_SPEED * moment.seconds / clouds.parallax
     _over(image, scenery.sample(clouds, drift, camera.zoom, height, width, top=0.0))
     _over(image, behind)
@@ -146,10 +148,10 @@ def _frame(story: Story, ready: Prepared, moment: Moment, light: str, height: in
             canvas, rows, columns = made
             _over(image[rows, columns], weather.grade(canvas.rgba, light))
     _over(image, before)
-    for i, beam in enumerate(ready.shafts[light]):
+    for i, beam in enumerate(ready.shafts):
         breath = np.float32(0.75 + 0.25 * np.sin(0.5 * moment.seconds + 2.1 * i))
         image += (1.0 - image) * (beam * breath)[..., None] * np.float32((1.0, 0.95, 0.78))
-    for tile in ready.particles[light]:
+    for tile in ready.particles:
         _over(image, weather.falling(tile, light, moment.seconds, camera.x, height, width))
     return image
 
@@ -158,10 +160,10 @@ def render_frame(
     story: Story, frame: int, height: int, width: int, fps: int
 ) -> Float[np.ndarray, "h w 3"]:
     """One frame in [0, 1]."""
-    ready, moment = prepare(story, height, width), moment_at(story, frame, fps)
-    image = _frame(story, ready, moment, moment.weather, height, width)
+    moment = moment_at(story, frame, fps)
+    image = _frame(story, moment, moment.weather, height, width)
     if moment.weather_mix < 1.0:
-        before = _frame(story, ready, moment, moment.weather_before, height, width)
+        before = _frame(story, moment, moment.weather_before, height, width)
         image = before + np.float32(moment.weather_mix) * (image - before)
     return image
 

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from data_pipelines.storyworld import places
 from data_pipelines.storyworld.shapes import Canvas, smoothstep, soft_noise
-from data_pipelines.storyworld.world import PLACE_SPACING, Story
+from data_pipelines.storyworld.world import PLACE_SPACING, Place
 
 LAYERS = {"far": 0.70, "mid": 0.85, "ground": 1.0, "fore": 1.15}
 # Half width of the seam between two places in each layer, in frame widths. Seams stay out of every
@@ -47,15 +47,17 @@ class Layer:
     per_height: float  # picture rows per frame height
 
 
-def paint_layers(story: Story, height: int, width: int, lamps: float = 1.0) -> dict[str, Layer]:
-    """All layers of a story in neutral light, at the supersampled resolution."""
+def paint_layers(
+    ring: tuple[Place, ...], seed: int, height: int, width: int, lamps: float = 1.0
+) -> dict[str, Layer]:
+    """All layers of a ring of places in neutral light, at the supersampled resolution."""
     ss = supersampling(height)
     aspect = width / height
     step = 1.0 / (height * ss)
     rows = int(np.ceil((BOTTOM - TOP) / step))
-    n = len(story.places)
+    n = len(ring)
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in LAYERS}
-    for place in story.places:
+    for place in ring:
         canvases = {}
         for name, parallax in LAYERS.items():
             half = int(
@@ -72,7 +74,7 @@ def paint_layers(story: Story, height: int, width: int, lamps: float = 1.0) -> d
         centre = np.arange(columns, dtype=np.float32) + 0.5
         fade = FADE[name] * aspect / step
         line = (np.arange(rows, dtype=np.float32)[:, None] + 0.5) * step
-        wander = soft_noise(np.float32(0.5), line, 1.0, 0.09, np.random.default_rng(story.seed))
+        wander = soft_noise(np.float32(0.5), line, 1.0, 0.09, np.random.default_rng(seed))
         wander *= SEAM_WANDER * aspect / step
         reach = 0.5 * columns / n
         for i, piece in enumerate(pieces[name]):
