@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 from absl import logging
 
@@ -20,14 +21,17 @@ from bvjax.losses.text_pretrain import TextPretrainConfig
 from bvjax.memory.rules import check_generation
 from bvjax.overrides import apply_overrides, from_dict
 from bvjax.presets import get_preset
+from bvjax.sharding import Layout
 from bvjax.tokenizer import Tokenizer
-from bvjax.train.dit_task import DiTTask
-from bvjax.train.loop import MOST
-from bvjax.train.mesh import check_fits, training_layout
-from bvjax.train.task import DataIterator, Task
-from bvjax.train.text_task import TextTask
-from bvjax.train.vae_task import VAETask
-from bvjax.weights import load_weights
+from bvjax.train.config import MOST, OneModelConfig
+from bvjax.train.dit_objective import DiTObjective
+from bvjax.train.mesh import check_fits
+from bvjax.train.one_model import Objective, OneModelTask, training_layout
+from bvjax.train.optimizer import OptimizerConfig
+from bvjax.train.task import DataIterator, Params, Task
+from bvjax.train.text_objective import TextObjective
+from bvjax.train.vae_objective import VAEObjective
+from bvjax.weights import load_config, load_tensors, load_weights
 from data_pipelines.counter_source import IndexedBatches
 from data_pipelines.storyworld.clips import Clips, FreshClips
 from data_pipelines.storyworld.corpus import caption_corpus, train_tokenizer, write_vocabulary
@@ -40,9 +44,20 @@ from data_pipelines.storyworld.loader import (
 from data_pipelines.storyworld.text_data import LABELS, TextBatches
 
 Config = ml_collections.ConfigDict
-Stage = tuple[Task, Callable[[], DataIterator]]
 # What makes the clips of a split, and what makes an endless iterator over them in batches of a size.
 ClipSource = tuple[Callable[..., Any], Callable[[Any, int], DataIterator]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What a run of training needs: what is trained, on what, from where.
+
+    `make_data` begins the endless batches.  `start_from` are parameters or what makes them; None: random ones.
+    """
+
+    task: Task
+    make_data: Callable[[], DataIterator]
+    start_from: Params | Callable[[], Params] | None
 
 
 def check_sections(config: Any) -> None:
@@ -63,11 +78,37 @@ def check_sections(config: Any) -> None:
         raise UserError(f"overrides is {overrides!r}; it must be a list like ('vae.dim=8',)")
 
 
-def make_stage(config: Config) -> Stage:
-    """The task that `config.task` names, and what makes its batches."""
+def make_stage(config: Config, init_from: Path | None = None) -> Stage:
+    """The stage that `config.task` names.
+
+    Args:
+        config: of the whole run.
+        init_from: a weights folder, or the file of its part, to start from.
+    """
     if config.task not in STAGES:
         raise UserError(f"there is no task {config.task!r}; the tasks are: {', '.join(STAGES)}")
-    return STAGES[config.task](config)
+    return STAGES[config.task](config, init_from)
+
+
+def one_model(config: Config, objective: Objective, layout: Layout) -> OneModelTask:
+    """The task of a stage that trains one network."""
+    return OneModelTask(objective, read_optimizer(config), read_train(config), layout)
+
+
+def read_train(config: Config) -> OneModelConfig:
+    return from_dict(OneModelConfig, config.train.to_dict(), "train.")
+
+
+def read_optimizer(config: Config) -> OptimizerConfig:
+    return from_dict(OptimizerConfig, config.optimizer.to_dict(), "optimizer.")
+
+
+def initial_params(objective: Objective, source: Path | None) -> Params | None:
+    """Parameters of the objective's part from a weights folder or one .safetensors file; None for None."""
+    if source is None:
+        return None
+    path = source / f"{objective.part}.safetensors" if source.is_dir() else source
+    return load_tensors(path, jax.eval_shape(objective.init, jax.random.key(0)))
 
 
 def check_least(section: Any, where: str, **least: int) -> None:
@@ -87,8 +128,13 @@ FRESH_STORIES = 2**20  # to measure latents on, where `data.stories` is 0
 
 
 # ---- VAE ----------------------------------------------------------------------------------------
-def vae_stage(config: Config) -> Stage:
-    """Clips of storyworld, from the source that `config.data.source` names."""
+def vae_stage(config: Config, init_from: Path | None) -> Stage:
+    """Clips of storyworld, from the source that `config.data.source` names.
+
+    Training of the decoder alone keeps the encoder of `init_from`, a weights folder.
+    """
+    read_optimizer(config)
+    layout = training_layout(read_train(config), VAEObjective.axes, "vae")
     model, data = make_model(config), config.data
     check_least(data, "data", stories=0, heldout_stories=1, frames=1, seed=0)
     check_least(config.vae, "vae", heldout_clips=1, stat_batches=1)
@@ -99,7 +145,7 @@ def vae_stage(config: Config) -> Stage:
     heldout = clips(split=data.heldout_split, stories=data.heldout_stories)
     whole = clips(split=data.split, stories=data.stories or FRESH_STORIES)
     crops = clips(split=data.split, stories=data.stories, crop=data.crop)  # 0: fresh ones
-    task = VAETask(
+    objective = VAEObjective(
         model=model,
         kl_weight=config.vae.kl_weight,
         edge_weight=config.vae.edge_weight,
@@ -114,7 +160,17 @@ def vae_stage(config: Config) -> Stage:
         start=config.vae.start,
         trains=config.vae.trains,
     )
-    return task, lambda: iterate(crops, config.train.global_batch_size)
+    start = initial_params(objective, init_from)
+    if start is None and config.vae.start == "linear":
+        start = objective.fitted_start
+    if objective.frozen:
+        if init_from is None or not init_from.is_dir():
+            raise UserError(
+                "vae.trains='decoder' needs `init_from`, a weights folder whose encoder it keeps"
+            )
+        objective = objective.with_latents_of(load_config(init_from).vae)
+    task = one_model(config, objective, layout)
+    return Stage(task, lambda: iterate(crops, config.train.global_batch_size), start)
 
 
 def check_clip_size(data: Config, model: ModelConfig) -> None:
@@ -159,8 +215,10 @@ CLIPS = {"render": rendered_clips, "tfds": tfds_clips}
 
 
 # ---- text encoder -------------------------------------------------------------------------------
-def text_stage(config: Config) -> Stage:
+def text_stage(config: Config, init_from: Path | None) -> Stage:
     """Captions of whole stories; the tokenizer and the word list are made from them first."""
+    read_optimizer(config)
+    layout = training_layout(read_train(config), TextObjective.axes, "text")
     model, data = make_model(config), config.data
     check_least(data, "data", tokenizer_stories=1, heldout_stories=1)
     folder = Path(data.tokenizer_dir)
@@ -171,7 +229,7 @@ def text_stage(config: Config) -> Stage:
         train_tokenizer(captions, tokenizer_file, model.text.vocab_size)
         write_vocabulary(captions, vocabulary)
     tokenizer = Tokenizer(tokenizer_file)
-    objective = TextPretrainConfig(
+    losses = TextPretrainConfig(
         text=model.text,
         num_labels=len(LABELS),
         mask_id=tokenizer.mask_id,
@@ -179,9 +237,9 @@ def text_stage(config: Config) -> Stage:
         **config.text.to_dict(),
     )
     length = model.text.max_length
-    task = TextTask(
+    objective = TextObjective(
         model=model,
-        objective=objective,
+        objective=losses,
         heldout=functools.partial(
             TextBatches(tokenizer, length, data.heldout_split).batch, size=data.heldout_stories
         ),
@@ -191,19 +249,22 @@ def text_stage(config: Config) -> Stage:
     )
     source = TextBatches(tokenizer, length, data.split)
     size = config.train.global_batch_size
-    return task, lambda: IndexedBatches(functools.partial(source.batch, size=size))
+    make_data = lambda: IndexedBatches(functools.partial(source.batch, size=size))
+    start = initial_params(objective, init_from)
+    return Stage(one_model(config, objective, layout), make_data, start)
 
 
 # ---- DiT ----------------------------------------------------------------------------------------
-def dit_stage(config: Config) -> Stage:
+def dit_stage(config: Config, init_from: Path | None) -> Stage:
     """Stories encoded by the two stages before, `python -m data_pipelines.storyworld.encode`."""
+    read_optimizer(config)
     data, wanted = config.data, make_model(config)
     check_least(
         data, "data", stories=0, heldout_stories=1, sample_stories=1, sample_chunks=1, seed=0
     )
     history = read_history(config.history.to_dict())
     check_retrieval(wanted.retrieval.kind, history, config.forcing.rounds)
-    layout = training_layout(config.train.mesh, "dit")
+    layout = training_layout(read_train(config), DiTObjective.axes, "dit")
     check_fits(wanted, layout)
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))
     # The VAE and text sections are as they were trained, latent statistics included.
@@ -219,7 +280,7 @@ def dit_stage(config: Config) -> Stage:
     heldout = next(latent_batches(data.latents, data.heldout_stories, 0, data.heldout_split))
     empty = null_text(data.latents)
     check_stories(heldout, empty, model, data.latents)
-    task = DiTTask(
+    objective = DiTObjective(
         model=model,
         forcing=forcing,
         null_text=empty,
@@ -231,7 +292,9 @@ def dit_stage(config: Config) -> Stage:
         layout=layout,
     )
     size, stories = config.train.global_batch_size, data.stories or None
-    return task, lambda: latent_batches(data.latents, size, data.seed, data.split, stories)
+    make_data = lambda: latent_batches(data.latents, size, data.seed, data.split, stories)
+    start = initial_params(objective, init_from)
+    return Stage(one_model(config, objective, layout), make_data, start)
 
 
 def check_retrieval(kind: str, history: HistoryConfig, rounds: int) -> None:

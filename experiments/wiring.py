@@ -1,4 +1,4 @@
-"""From a config to a trained part: where to start, what to write."""
+"""From a config to trained weights: what is checked, and what is written when."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from absl import logging
 
 from bvjax.errors import UserError
 from bvjax.overrides import from_dict
-from bvjax.train.loop import LoopConfig, check, fit
-from bvjax.train.optimizer import OptimizerConfig
-from bvjax.train.state import Params
-from bvjax.train.task import Task
-from bvjax.weights import load_config, load_tensors
+from bvjax.train.config import OneModelConfig
+from bvjax.train.loop import fit
 from experiments.run_folder import check_same, claim, make_writable
 from experiments.stages import check_sections, make_stage
 
@@ -36,19 +33,7 @@ def train(
     check_sections(config)
     content = config.to_dict()
     begun = check_same(workdir, content)
-    loop = from_dict(LoopConfig, config.train.to_dict(), "train.")
-    optimizer = from_dict(OptimizerConfig, config.optimizer.to_dict(), "optimizer.")
-    check(optimizer, loop, config.task)
-    task, make_data = make_stage(config)
-    params = task.fitted_start if config.task == "vae" and config.vae.start == "linear" else None
-    if init_from is not None:
-        params = initial_params(task, Path(init_from))
-    if task.frozen:
-        if init_from is None or not Path(init_from).is_dir():
-            raise UserError(
-                "vae.trains='decoder' needs `init_from`, a weights folder whose encoder it keeps"
-            )
-        task = task.with_latents_of(load_config(Path(init_from)).vae)
+    stage = make_stage(config, None if init_from is None else Path(init_from))
     folder = Path(weights) if weights else workdir / "weights"
 
     def begin():
@@ -56,12 +41,11 @@ def train(
         make_writable(folder if weights else workdir)
 
     result = fit(
-        task,
-        make_data(),
-        optimizer,
-        loop,
+        stage.task,
+        stage.make_data(),
+        from_dict(OneModelConfig, config.train.to_dict(), "train."),
         workdir,
-        params,
+        stage.start_from,
         extend=extend,
         begun_with=begun.get("train.steps"),
         begin=begin,
@@ -75,7 +59,7 @@ def train(
             "metrics": result.metrics,
         }
         try:
-            task.export(jax.device_get(result.state.ema), folder, meta)
+            stage.task.export(result.state, folder, meta)
         except Exception as error:
             logging.error(
                 "the training is done and saved; the same command writes its weights again"
@@ -83,14 +67,8 @@ def train(
             if isinstance(error, OSError):
                 raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
             raise
-        logging.info("wrote the %s into %s", task.part, folder)
+        logging.info("wrote the %s into %s", stage.task.name, folder)
     return result.stopped_by
-
-
-def initial_params(task: Task, source: Path) -> Params:
-    """Parameters of the task's part from a weights folder or one .safetensors file."""
-    path = source / f"{task.part}.safetensors" if source.is_dir() else source
-    return load_tensors(path, jax.eval_shape(task.init, jax.random.key(0)))
 
 
 def git_commit() -> str | None:

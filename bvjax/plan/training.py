@@ -12,32 +12,33 @@ from bvjax.config import ModelConfig
 from bvjax.losses.teacher_forcing import ForcingConfig
 from bvjax.plan.program import Program, compile_program
 from bvjax.sharding import Layout
-from bvjax.train.dit_task import DiTTask
-from bvjax.train.mesh import batch_sharding, state_shardings
-from bvjax.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from bvjax.train.state import TrainState, init_state
-from bvjax.train.step import make_train_step
+from bvjax.train.config import OneModelConfig
+from bvjax.train.dit_objective import DiTObjective
+from bvjax.train.mesh import batch_sharding
+from bvjax.train.one_model import OneModelTask
+from bvjax.train.optimizer import OptimizerConfig
+from bvjax.train.state import TrainState
+from bvjax.train.step import compile_step as jitted_step
+from bvjax.train.task import shapes_of
 
 STEPS = 1000  # of the run whose schedule is compiled; costs do not depend on it
 Batch = dict[str, jax.ShapeDtypeStruct]
 
 
-def make_task(model: ModelConfig, layout: Layout) -> DiTTask:
+def make_objective(model: ModelConfig, layout: Layout) -> DiTObjective:
     """The DiT's, with the default draw of histories and noise."""
     null_text = np.zeros((model.text.max_length, model.text.dim), np.float32)
-    return DiTTask(
+    return DiTObjective(
         model=model, forcing=ForcingConfig(), null_text=null_text, heldout={}, vae_params=None,
         sample_stories=0, sample_chunks=0, weights_dtype="float32", layout=layout,
     )  # fmt: skip
 
 
-def inputs(task: DiTTask, videos: int, chunks: int) -> tuple[TrainState, Batch]:
+def inputs(objective: DiTObjective, videos: int, chunks: int) -> tuple[TrainState, Batch]:
     """What a step takes, as shapes with shardings."""
-    layout, grid, text = task.layout, task.teacher.grid, task.model.text
-    optimizer = _optimizer()[0]
-    state = jax.eval_shape(lambda: init_state(task.init, optimizer, 0))
-    state = jax.tree.map(_struct, state, state_shardings(layout, state, task.part))
-    latents = (1 + chunks * grid.latents_per_chunk, *grid.latent_size, task.model.dit.in_channels)
+    layout, grid, text = objective.layout, objective.teacher.grid, objective.model.text
+    channels = objective.model.dit.in_channels
+    latents = (1 + chunks * grid.latents_per_chunk, *grid.latent_size, channels)
     shapes = dict(
         latents=latents, text=(chunks, text.max_length, text.dim), embedding=(chunks, text.dim),
         relevance=(chunks, chunks),
@@ -47,28 +48,20 @@ def inputs(task: DiTTask, videos: int, chunks: int) -> tuple[TrainState, Batch]:
         name: jax.ShapeDtypeStruct((videos, *shape), jnp.float32, sharding=where)
         for name, shape in shapes.items()
     }
-    return state, batch
+    return shapes_of(_task(objective)), batch
 
 
 def compile_step(
-    task: DiTTask, state: TrainState, batch: Batch, say: Callable[[str], object]
+    objective: DiTObjective, state: TrainState, batch: Batch, say: Callable[[str], object]
 ) -> Program:
     """The step that `train.loop` runs; raises `TooLarge`."""
-    optimizer, schedule = _optimizer()
-    step = make_train_step(
-        task.loss, optimizer, schedule,
-        state_sharding=jax.tree.map(lambda s: s.sharding, state),
-        batch_sharding=batch_sharding(task.layout),
-    )  # fmt: skip
+    step = jitted_step(_task(objective), state)
     say("compiling the training step")
-    return compile_program("train step", step.lower(state, batch), task.layout)
+    return compile_program("train step", step.lower(state, batch), objective.layout)
 
 
-def _optimizer():
-    config = OptimizerConfig()
-    schedule = learning_rate(config, STEPS)
-    return make_optimizer(config, schedule), schedule
-
-
-def _struct(shape, where):
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where)
+def _task(objective: DiTObjective) -> OneModelTask:
+    """All examples of a step at once."""
+    data = objective.layout.size("data")
+    config = OneModelConfig(steps=STEPS, global_batch_size=data, device_batch_size=1)
+    return OneModelTask(objective, OptimizerConfig(), config, objective.layout)

@@ -14,17 +14,17 @@ from bvjax.config import ModelConfig
 from bvjax.plan.program import sharded_bytes
 from bvjax.plan.training import Batch, inputs
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
-from bvjax.train.dit_task import DiTTask
+from bvjax.train.dit_objective import DiTObjective
 from bvjax.train.state import TrainState
 
 
-def step_flops(task: DiTTask, videos: int, chunks: int) -> Counter:
+def step_flops(objective: DiTObjective, videos: int, chunks: int) -> Counter:
     """FLOPs of a step by part of the DiT, forward, recomputed and backward."""
-    task = dataclasses.replace(task, layout=ONE_DEVICE)
-    state, batch = inputs(task, videos, chunks)
+    objective = dataclasses.replace(objective, layout=ONE_DEVICE)
+    state, batch = inputs(objective, videos, chunks)
     key = jax.eval_shape(jax.random.key, 0)
     return flops.count(
-        jax.value_and_grad(task.loss, has_aux=True), state.params, batch, key, part=_part
+        jax.value_and_grad(objective.loss, has_aux=True), state.params, batch, key, part=_part
     )
 
 
@@ -37,18 +37,21 @@ def _part(path: str) -> str:
     return f"{flops.dit_part(names)}, {when}"
 
 
-def memory_parts(task: DiTTask, state: TrainState, batch: Batch) -> dict[str, int]:
+def memory_parts(objective: DiTObjective, state: TrainState, batch: Batch) -> dict[str, int]:
     """Bytes on one device: the state and a batch, then what a step must keep between two passes.
 
     `context` are the keys and values of the rows that targets see, of all layers; `layer inputs`
     the residual stream before each layer, from which the backward pass goes on.
     """
-    dit, layout = task.model.dit, task.layout
+    dit, layout = objective.model.dit, objective.layout
     videos, chunks = batch["text"].shape[0] // layout.size("data"), batch["text"].shape[1]
-    tokens, latent = task.teacher.grid.tokens_per_chunk, task.teacher.grid.tokens_per_latent
-    entries = task.model.retrieval.l + task.model.retrieval.recent
-    targets, rows = task.forcing.rounds * chunks, layout.size(*TOKENS)
-    seen = targets * (entries * tokens + task.model.memory.anchor * latent) + chunks * tokens
+    tokens, latent = (
+        objective.teacher.grid.tokens_per_chunk,
+        objective.teacher.grid.tokens_per_latent,
+    )
+    entries = objective.model.retrieval.l + objective.model.retrieval.recent
+    targets, rows = objective.forcing.rounds * chunks, layout.size(*TOKENS)
+    seen = targets * (entries * tokens + objective.model.memory.anchor * latent) + chunks * tokens
     width = 2 * dit.dim * jnp.dtype(dit.dtype).itemsize
     params = sharded_bytes(state.params)
     return dict(

@@ -86,16 +86,16 @@ def make_plan(
     if model.dit.remat == "none":
         model = dataclasses.replace(model, dit=dataclasses.replace(model.dit, remat="full"))
     chunks = math.ceil(minutes * 60 * model.chunk.fps / model.chunk.frames)
-    task = training.make_task(model, layout)
-    state, batch = training.inputs(task, videos, chunks)
-    parts = training_costs.memory_parts(task, state, batch)
+    objective = training.make_objective(model, layout)
+    state, batch = training.inputs(objective, videos, chunks)
+    parts = training_costs.memory_parts(objective, state, batch)
     work = training_costs.step_flops(
-        task, videos, chunks
+        objective, videos, chunks
     )  # traces the loss, which refuses what it cannot train
     stays = sum(parts[name] for name in ("weights", "average", "optimizer", "batch"))
     problem, programs = "", ()
     try:
-        programs = (training.compile_step(task, state, batch, say),)
+        programs = (training.compile_step(objective, state, batch, say),)
         needed = stays + programs[0].temporaries + programs[0].outputs
     except TooLarge as error:
         needed, problem = error.needed, f"{error.name}: {error.message}"
@@ -107,7 +107,7 @@ def make_plan(
     return TrainingPlan(
         topology=topology, chip=chip, mesh=dict(layout.mesh.shape), videos=videos, chunks=chunks,
         seconds_of_video=chunks * model.chunk.frames / model.chunk.fps,
-        rounds=task.forcing.rounds, remat=model.dit.remat, fits=fits, needed=needed, parts=parts,
+        rounds=objective.forcing.rounds, remat=model.dit.remat, fits=fits, needed=needed, parts=parts,
         programs=programs, problem=problem,
         remedies=() if fits else tuple(remedies(model, sizes, parts, room, chunks)),
         flops=dict(work), traffic=moved,

@@ -22,8 +22,7 @@ from bvjax.errors import UserError
 from bvjax.files import read_json_object, sha256_of, write_json
 from bvjax.plain_text import whole_number
 from bvjax.train.plan import Plan
-from bvjax.train.state import TrainState
-from bvjax.train.task import DataIterator
+from bvjax.train.task import DataIterator, State
 
 CHECKSUMS = "checksums.json"
 DATA = "data/metadata"  # where Orbax writes the JSON item "data"
@@ -52,7 +51,7 @@ class Checkpoints:
         """Step of the newest checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, data_state: Any, plan: Plan | None = None) -> None:
+    def save(self, step: int, state: State, data_state: Any, plan: Plan | None = None) -> None:
         """Saves unless this step is there already; `data_state` is JSON-able or bytes."""
         if step == self.latest:
             return
@@ -88,7 +87,7 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A checkpoint as it was found on disk, its state not read yet."""
+    """A checkpoint as it lies on disk, its state not read yet."""
 
     step: int
     folder: Path
@@ -113,7 +112,7 @@ class Saved:
 class Restored:
     """A checkpoint with its state."""
 
-    state: TrainState
+    state: State
     saved: Saved
     damaged: dict[int, str]  # newer checkpoints, and what is wrong with each
 
@@ -130,7 +129,7 @@ def steps_of(folder: Path) -> list[int]:
 
 def restore_newest(
     folder: Path,
-    like: TrainState,
+    like: State,
     data: DataIterator | None = None,
     accept: Callable[[Saved], Any] = lambda saved: None,
 ) -> Restored:
@@ -156,8 +155,8 @@ def restore_newest(
             return Restored(state, saved, damaged)
         except _Damaged as error:
             damaged[step] = str(error)
-    found = "; ".join(f"{step}: {why}" for step, why in damaged.items()) or "there is none"
-    raise UserError(f"no checkpoint in {folder} is intact ({found}); use another `workdir`")
+    reasons = "; ".join(f"{step}: {why}" for step, why in damaged.items()) or "there is none"
+    raise UserError(f"no checkpoint in {folder} is intact ({reasons}); use another `workdir`")
 
 
 def set_aside(folder: Path, steps: list[int]) -> None:
@@ -175,14 +174,14 @@ class _Damaged(Exception):
 
 
 def _open(folder: Path, step: int) -> Saved:
-    found = _files(folder)
+    names = _files(folder)
     sealed = (folder / CHECKSUMS).exists()
     try:
         sums = read_json_object(folder / CHECKSUMS) if sealed else {}
         if sealed and DATA not in sums:
             raise _Damaged(f"{CHECKSUMS} does not name {DATA}")
         for name, checksum in sums.items():
-            if name not in found:
+            if name not in names:
                 raise _Damaged(f"{name} is missing")
             if sha256_of(folder / name) != checksum:
                 raise _Damaged(f"{name} is not what was written")
@@ -193,7 +192,7 @@ def _open(folder: Path, step: int) -> Saved:
         raise _Damaged(f"{DATA} lacks {error}" if isinstance(error, KeyError) else error) from None
 
 
-def _read_state(saved: Saved, like: TrainState) -> TrainState:
+def _read_state(saved: Saved, like: State) -> State:
     def read():
         with ocp.StandardCheckpointer() as reader:
             return reader.restore(saved.folder.absolute() / "state", like)
@@ -223,14 +222,14 @@ def _reading(saved: Saved, part: str, read: Callable[[], Any]) -> Any:
 
 
 @jax.jit
-def _finite(state: TrainState) -> jax.Array:
+def _finite(state: State) -> jax.Array:
     numbers = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
 
 
 def _files(folder: Path) -> list[str]:
-    found = (p for p in sorted(folder.rglob("*")) if p.is_file())
-    return [name for p in found if (name := p.relative_to(folder).as_posix()) != CHECKSUMS]
+    paths = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return [name for p in paths if (name := p.relative_to(folder).as_posix()) != CHECKSUMS]
 
 
 def _pack(data_state: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def pixel_scale(
     """Change of the pixels by white noise in one channel, relative to the strongest channel's; in (0, 1].
 
     The noise has STEP standard deviations of that channel (`config.latent_std`), the change is the root mean
-    square over the later half of the clips in [-1, 1] (see `VAETask` for why).
+    square over the later half of the clips in [-1, 1] (see `VAEObjective` for why).
     """
     mu, _ = jax.jit(vae.encode_moments, static_argnums=1)(params, config, frames)
     still = _decode(params, config, mu)

@@ -15,65 +15,19 @@ from absl import logging
 from tqdm import tqdm
 
 from bvjax.errors import UserError
-from bvjax.train import mesh as mesh_lib
-from bvjax.train.checkpoint import Checkpoints, Restored, restore_newest, set_aside, steps_of
+from bvjax.train.checkpoint import Checkpoints, Restored, Saved, restore_newest, set_aside, steps_of
+from bvjax.train.config import LoopConfig
+from bvjax.train.mesh import batch_sharding
 from bvjax.train.metrics import MetricWriter
-from bvjax.train.optimizer import (
-    OptimizerConfig,
-    learning_rate,
-    make_optimizer,
-    scheduled_rate,
-)
-from bvjax.train.plan import go_on, new_plan
+from bvjax.train.plan import Plan, go_on, new_plan
 from bvjax.train.signals import StopRequest
-from bvjax.train.state import Params, TrainState, init_state
-from bvjax.train.step import make_train_step
-from bvjax.train.task import DataIterator, Task
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopConfig:
-    """How long, how large, how often.  All `every` are in steps; 0 means never."""
-
-    steps: int
-    global_batch_size: int  # examples an update, whatever the number of devices
-    # Examples at once on one device, or on those that share them (all axes of a mesh but `data`);
-    # accumulation is derived.
-    device_batch_size: int
-    mesh: str = ""  # like data=2,fsdp=4, see `bvjax.sharding`; "" = one device
-    seed: int = 0
-    ema_decay: float = 0.999
-    log_every: int = 50
-    sample_every: int = 1000
-    checkpoint_every: int = 500
-    keep: int = 2  # checkpoints
-
-
-LEAST = dict(
-    steps=1, global_batch_size=1, device_batch_size=1, log_every=0, sample_every=0,
-    checkpoint_every=0, keep=1,
-)  # fmt: skip
-MOST = 2**31 - 1  # the state counts its steps in 32 bits
-
-
-def check(optimizer_config: OptimizerConfig, config: LoopConfig, part: str) -> None:
-    """Raises `UserError` for what can be known to be wrong before anything is made or written."""
-    for field in dataclasses.fields(config):
-        value, least = getattr(config, field.name), LEAST.get(field.name)
-        if least is not None and not least <= value <= MOST:
-            raise UserError(f"train.{field.name} is {value}; it must be {least} to {MOST}")
-    if not -MOST <= config.seed <= MOST:
-        raise UserError(f"train.seed is {config.seed}; it must be {-MOST} to {MOST}")
-    if not 0.0 <= config.ema_decay < 1.0:
-        raise UserError(f"train.ema_decay is {config.ema_decay}; it must be 0 or more and below 1")
-    data = mesh_lib.training_layout(config.mesh, part).size("data")
-    mesh_lib.accumulation_steps(config.global_batch_size, config.device_batch_size, data)
-    make_optimizer(optimizer_config, learning_rate(optimizer_config, config.steps))
+from bvjax.train.step import compile_step
+from bvjax.train.task import DataIterator, Params, State, Task, shapes_of
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopResult:
-    state: TrainState
+    state: State
     metrics: dict[str, float]  # the last ones written
     stopped_by: int | None  # signal number, or None when the run reached its last step
 
@@ -81,10 +35,9 @@ class LoopResult:
 def fit(
     task: Task,
     data: DataIterator,
-    optimizer_config: OptimizerConfig,
     config: LoopConfig,
     workdir: Path,
-    params: Params | Callable[[], Params] | None = None,
+    start_from: Params | Callable[[], Params] | None = None,
     *,
     extend: bool = False,
     begun_with: int | None = None,
@@ -93,74 +46,41 @@ def fit(
     """Trains until `config.steps`, resuming from the newest intact checkpoint in `workdir` if any.
 
     Args:
-        params: where to start when there is no checkpoint, or what makes it; None draws from `task.init`.
+        task: what is trained: its state and how a step changes it.
+        data: endless batches.
+        config: how long, how often.
+        workdir: the run's folder.
+        start_from: parameters to start from when there is no checkpoint, or what makes them; None leaves them
+            to `task.init_state`.
         extend: whether a run may be given other `config.steps` than it was begun with, see `plan.go_on`.
         begun_with: its steps, for older checkpoints, which do not say; None: `config.steps`.
         begin: called when all has been checked, before anything is written.
 
-    A task whose loss takes a layout must have been given that of `config.mesh`.
-
     Raises:
-        UserError: batch sizes that do not divide, a mesh that there are no devices for; data that
-            ends; checkpoints of which none is intact; steps that the run was not begun with.
-        FloatingPointError: the loss or a norm is not finite; the last good checkpoint is untouched.
+        UserError: data that ends, or batches of another size; checkpoints of which none is intact; steps
+            that the run was not begun with.
+        FloatingPointError: a metric is not finite; the last good checkpoint is untouched.
     """
-    # ---- where things live
-    layout = mesh_lib.training_layout(config.mesh, task.part)
-    batch_size = (config.global_batch_size, config.device_batch_size, layout.size("data"))
-    accum = mesh_lib.accumulation_steps(*batch_size)
-    logging.info("batch: %s", mesh_lib.describe_batch(*batch_size))
-    batch_sharding = mesh_lib.batch_sharding(layout)
-
-    # ---- state: checkpoint, else given parameters, else random ones
-    folder, start, plan = Path(workdir) / "checkpoints", 0, new_plan(optimizer_config, config.steps)
-    resumes = bool(steps_of(folder))
-    if not resumes:
+    folder, plan = Path(workdir) / "checkpoints", new_plan(config.steps)
+    if steps_of(folder):
+        restored, plan, change = _restore(task, data, config, folder, extend, begun_with)
         begin()
-    if callable(params):
-        params = None if resumes else params()
-    schedule = scheduled_rate(optimizer_config, plan.milestones)
-    optimizer = make_optimizer(optimizer_config, schedule, task.frozen)
-    first = functools.partial(init_state, task.init, optimizer, config.seed)
-    shapes = jax.eval_shape(first, params)
-    state_sharding = mesh_lib.state_shardings(layout, shapes, task.part)
-    if resumes:
-        like = jax.tree.map(
-            lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
-            shapes,
-            state_sharding,
-        )
-
-        def next_plan(saved):
-            before = saved.plan or new_plan(optimizer_config, begun_with or config.steps)
-            return go_on(optimizer_config, config.steps, saved.step, before, extend)
-
-        found = restore_newest(folder, like, data, next_plan)
-        state, start = found.state, found.saved.step
-        plan, change = next_plan(found.saved)
-        begin()
-        _tell(found, change, folder)
-        set_aside(folder, [*found.damaged])
-        schedule = scheduled_rate(optimizer_config, plan.milestones)
-        optimizer = make_optimizer(optimizer_config, schedule, task.frozen)
+        _tell(restored, change, folder)
+        set_aside(folder, [*restored.damaged])
+        state, start = restored.state, restored.saved.step
     else:
-        state = jax.jit(first, out_shardings=state_sharding)(params)
-    checkpoints = Checkpoints(folder, config.keep)
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    logging.info("%s: %s parameters", task.part, f"{count:,}")
+        begin()
+        params = start_from() if callable(start_from) else start_from
+        make = functools.partial(task.init_state, config.seed)
+        state = jax.jit(make, out_shardings=task.shardings(shapes_of(task, params)))(params)
+        start = 0
+    for name, params in task.parameters(state).items():
+        logging.info("%s: %s parameters", name, f"{sum(x.size for x in jax.tree.leaves(params)):,}")
 
-    # ---- loop
-    train_step = make_train_step(
-        task.loss,
-        optimizer,
-        schedule,
-        accum=accum,
-        ema_decay=config.ema_decay,
-        state_sharding=state_sharding,
-        batch_sharding=batch_sharding,
-    )
-    writer = MetricWriter(workdir, start)
-    progress = Progress(writer, config, start, checkpoints)
+    task = task.with_schedule_end(plan.schedule_end)
+    train_step, where = compile_step(task, state), batch_sharding(task.layout)
+    checkpoints, writer = Checkpoints(folder, config.keep), MetricWriter(workdir, start)
+    metrics = StepMetrics(writer, config, start, checkpoints)
     try:
         with (
             StopRequest() as stop,
@@ -169,53 +89,70 @@ def fit(
             ) as bar,
         ):
             for done in range(start + 1, config.steps + 1):
-                batch = jax.device_put(_next(data, done, config), batch_sharding)
-                state, metrics = train_step(state, batch)
-                progress.put(done, metrics)
+                batch = jax.device_put(_next(data, done, config), where)
+                state, scalars = train_step(state, batch)
+                metrics.put(done, scalars)
                 bar.update()
                 last = done == config.steps or stop.signum is not None
                 if last or _due(done, config.checkpoint_every):
-                    progress.flush()  # a state is saved only once its own metrics are known finite
+                    metrics.flush()  # a state is saved only once its own metrics are known finite
                     checkpoints.save(done, state, data.get_state(), plan)
                 if last or _due(done, config.sample_every):
-                    progress.flush()
+                    metrics.flush()
                     if stop.signum is None:
-                        progress.log(
-                            done, _sample(task, state.ema, Path(workdir) / "samples", done)
-                        )
+                        metrics.log(done, _sample(task, state, Path(workdir) / "samples", done))
                 if stop.signum is not None:
                     logging.info("signal %d: saved step %d and stopping", stop.signum, done)
                     break
-        return LoopResult(state, progress.last, stop.signum)
+        return LoopResult(state, metrics.last, stop.signum)
     finally:
         checkpoints.close()
         writer.close()
 
 
-def _tell(found: Restored, change: str | None, folder: Path) -> None:
-    start = found.saved.step
-    for step, why in found.damaged.items():
+def _restore(
+    task: Task,
+    data: DataIterator,
+    config: LoopConfig,
+    folder: Path,
+    extend: bool,
+    begun_with: int | None,
+) -> tuple[Restored, Plan, str | None]:
+    """The newest intact checkpoint, how the run goes on from it, and what that changes."""
+
+    def next_plan(saved: Saved) -> tuple[Plan, str | None]:
+        before = saved.plan or new_plan(begun_with or config.steps)
+        rates_of = lambda end: task.with_schedule_end(end).rates
+        return go_on(rates_of, config.steps, saved.step, before, extend)
+
+    restored = restore_newest(folder, shapes_of(task), data, next_plan)
+    return restored, *next_plan(restored.saved)
+
+
+def _tell(restored: Restored, change: str | None, folder: Path) -> None:
+    start = restored.saved.step
+    for step, why in restored.damaged.items():
         logging.warning(
             "checkpoint %s is damaged (%s): kept as %s.damaged, going on from step %d",
             folder / str(step), why, step, start,
         )  # fmt: skip
-    for remark in (found.saved.unchecked, change):
+    for remark in (restored.saved.unchecked, change):
         if remark:
             logging.warning("%s", remark)
     logging.info("resumed from step %d in %s", start, folder.parent)
 
 
-def _sample(task: Task, params: Params, folder: Path, step: int) -> dict[str, float]:
+def _sample(task: Task, state: State, folder: Path, step: int) -> dict[str, float]:
     """Scalars of `task.sample`; when that fails the training goes on, because its weights are what counts."""
     try:
-        return task.sample(params, folder, step)
+        return task.sample(state, folder, step)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         logging.warning("no samples of step %d, the training goes on (%s)", step, reason)
         return {}
 
 
-class Progress:
+class StepMetrics:
     """Takes each step's metrics, reads them one step late, and writes their means.
 
     Reading step t-1 after step t was dispatched keeps the device busy.

@@ -7,6 +7,7 @@ A batch is cut along `data`.  Parameters, their moving average and the optimizer
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 from jax.sharding import Sharding
@@ -16,20 +17,23 @@ from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.placement import training_misfit
 from bvjax.sharding import ONE_DEVICE, Layout, make_layout, parse_mesh
-from bvjax.train.state import TrainState
+from bvjax.train.task import Params, State
 
 
-def training_layout(mesh: str, part: str) -> Layout:
-    """The layout of `data=2,fsdp=4` for training `part`; "" is the first device alone.
+def training_layout(mesh: str, axes: tuple[str, ...], name: str) -> Layout:
+    """The layout of `data=2,fsdp=4` for training what is called `name`; "" is the first device alone.
+
+    Args:
+        axes: those that it can be cut along.
 
     Raises:
-        UserError: no such axis, another number of devices, or an axis that `part` has no use for.
+        UserError: no such axis, another number of devices, or an axis that is not one of `axes`.
     """
     sizes = parse_mesh(mesh)
-    others = [axis for axis, size in sizes.items() if axis != "data" and size > 1]
-    if part != "dit" and others:
+    others = [axis for axis, size in sizes.items() if axis not in axes and size > 1]
+    if others:
         raise UserError(
-            f"train.mesh is {mesh!r}; the {part} is trained over the axis data alone, without "
+            f"train.mesh is {mesh!r}; the {name} is trained over the axis {', '.join(axes)} alone, without "
             f"{', '.join(others)}: its parameters are small"
         )
     return ONE_DEVICE if math.prod(sizes.values()) == 1 else make_layout(sizes)
@@ -42,24 +46,28 @@ def check_fits(model: ModelConfig, layout: Layout) -> None:
         raise UserError(f"this mesh does not fit the model: {why}")
 
 
-def state_shardings(layout: Layout, state: TrainState, part: str) -> TrainState:
+def state_shardings(layout: Layout, state: State, *cut: Params) -> State:
     """The sharding of each leaf of a state (or of its shapes).
 
-    Whatever has the name and the shape of a parameter lies as the parameter does: its moving
-    average and the optimizer's moments.  All else is whole everywhere, and so is a `part` other
-    than the DiT.
+    Args:
+        layout: where the state lies.
+        state: of any task.
+        cut: the parameters of each network of the state that is cut as the DiT is.  Whatever has the name and
+            the shape of one of them lies as it does: its moving average and the optimizer's moments.
+
+    All else is whole everywhere.
     """
     whole = layout.sharding()
-    if part != "dit":
-        return jax.tree.map(lambda _: whole, state)
-    leaves = jax.tree_util.tree_leaves_with_path(state.params)
-    shapes = {_name(path): leaf.shape for path, leaf in leaves}
+    known = {
+        (_name(path), leaf.shape)
+        for params in cut
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
 
-    def place(path, leaf) -> Sharding:
+    def place(path: Any, leaf: Any) -> Sharding:
         name = f"/{_name(path)}"
-        own = max((n for n in shapes if name.endswith(f"/{n}")), key=len, default=None)
-        fits = own is not None and shapes[own] == leaf.shape
-        return layout.parameter(own, leaf.shape) if fits else whole
+        own = [n for n, shape in known if name.endswith(f"/{n}") and shape == leaf.shape]
+        return layout.parameter(max(own, key=len), leaf.shape) if own else whole
 
     return jax.tree_util.tree_map_with_path(place, state)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 
 import jax
@@ -35,53 +36,29 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
     clip: float = 1.0  # global gradient norm
 
-
-@dataclasses.dataclass(frozen=True)
-class Milestones:
-    """The steps of a schedule: absolute, so that a longer run does not move them."""
-
-    drops: tuple[int, ...]  # stepwise: where the rate drops
-    end: int  # updates that the schedule was made for; cosine: where its last rate is reached
-
-
-def milestones(cfg: OptimizerConfig, steps: int) -> Milestones:
-    """Where the rate changes in a run that is begun for `steps` updates."""
-    return Milestones(tuple(round(m * steps) for m in cfg.milestones), steps)
+    def __post_init__(self):
+        for name, legal in (("kind", KINDS), ("schedule", SCHEDULES)):
+            value = getattr(self, name)
+            if value not in legal:
+                raise UserError(f"optimizer.{name} is {value!r}; it can be {' or '.join(legal)}")
+        ascend = all(a < b for a, b in itertools.pairwise(self.milestones))
+        fit = ascend and len(self.milestones) == len(self.factors)
+        if self.schedule == "stepwise" and not fit:
+            raise UserError(
+                f"optimizer.milestones {self.milestones} must ascend and be as many as "
+                f"optimizer.factors {self.factors}"
+            )
 
 
 def learning_rate(cfg: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Step -> learning rate for a run that is begun for `steps` updates; raises as `scheduled_rate`."""
-    return scheduled_rate(cfg, milestones(cfg, steps))
-
-
-def scheduled_rate(cfg: OptimizerConfig, at: Milestones) -> optax.Schedule:
-    """Step -> learning rate; behind the end of the schedule it stays what it is there.
-
-    Raises:
-        UserError: unknown schedule, or milestones that do not fit the factors.
-    """
-    if cfg.schedule not in SCHEDULES:
-        raise UserError(
-            f"optimizer.schedule is {cfg.schedule!r}; it can be {' or '.join(SCHEDULES)}"
-        )
-    after_warmup = max(at.end - cfg.warmup_steps, 1)
+    """Step -> learning rate of a schedule of `steps` updates; behind its end it stays what it is there."""
+    after_warmup = max(steps - cfg.warmup_steps, 1)
     if cfg.schedule == "cosine":
         main = optax.cosine_decay_schedule(cfg.lr, after_warmup, alpha=cfg.final_factor)
     else:
-        ordered = all(a < b for a, b in zip(cfg.milestones, cfg.milestones[1:], strict=False))
-        if len(cfg.milestones) != len(cfg.factors) or not ordered:
-            raise UserError(
-                f"optimizer.milestones {tuple(cfg.milestones)} must ascend and be as many as "
-                f"optimizer.factors {tuple(cfg.factors)}"
-            )
-        if len(at.drops) != len(cfg.factors) or list(at.drops) != sorted(at.drops):
-            raise UserError(
-                f"the run's rate drops at steps {at.drops}; they must ascend and be as many as "
-                f"optimizer.factors {tuple(cfg.factors)}"
-            )
+        drops = [round(milestone * steps) for milestone in cfg.milestones]
         rates = [optax.constant_schedule(cfg.lr * f) for f in (1.0, *cfg.factors)]
-        bounds = [max(drop - cfg.warmup_steps, 0) for drop in at.drops]
-        main = optax.join_schedules(rates, bounds)
+        main = optax.join_schedules(rates, [max(drop - cfg.warmup_steps, 0) for drop in drops])
     if not cfg.warmup_steps:
         return main
     warmup = optax.linear_schedule(cfg.lr / cfg.warmup_steps, cfg.lr, cfg.warmup_steps - 1)
@@ -130,9 +107,6 @@ def make_optimizer(
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) orthogonalises the momentum of
     kernels; all other parameters get AdamW with Nesterov momentum.
-
-    Raises:
-        UserError: unknown kind.
     """
     if cfg.kind == "adamw":
         update = optax.adamw(
@@ -143,7 +117,7 @@ def make_optimizer(
             weight_decay=cfg.weight_decay,
             mask=decay_mask,
         )
-    elif cfg.kind == "muon":
+    else:
         update = muon(
             schedule,
             eps=cfg.eps,
@@ -154,8 +128,6 @@ def make_optimizer(
             muon_weight_dimension_numbers=matrix_axes,
             consistent_rms=MUON_RMS,
         )
-    else:
-        raise UserError(f"optimizer.kind is {cfg.kind!r}; it can be {' or '.join(KINDS)}")
     parts = [optax.clip_by_global_norm(cfg.clip), update]
     if frozen:  # last, so that weight decay does not reach them either
         parts.append(optax.masked(optax.set_to_zero(), lambda params: frozen_mask(params, frozen)))

@@ -1,9 +1,8 @@
-"""The training state: everything a checkpoint must hold besides the data iterator's position."""
+"""The state of `one_model.OneModelTask`: what its checkpoints hold besides the data iterator's position."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import flax
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, UInt32
 
-Params = Any  # nested dict of float arrays
+from bvjax.train.task import Params
 
 
 @flax.struct.dataclass
@@ -47,6 +46,6 @@ def init_state(
     )
 
 
-def step_key(state: TrainState) -> jax.Array:
-    """The key of the update that `state` is about to make."""
-    return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+def step_key(key: UInt32[Array, "words"], step: Int[Array, ""]) -> jax.Array:
+    """The key of the step that comes after `step` steps, of a state with the base key `key`."""
+    return jax.random.fold_in(jax.random.wrap_key_data(key), step)

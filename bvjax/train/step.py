@@ -1,26 +1,33 @@
-"""One update of the parameters, jitted once."""
+"""What the update of a network is made of, and the step of a task as one compiled program."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from bvjax.train.state import Params, TrainState, step_key
+from bvjax.train.mesh import batch_sharding
+from bvjax.train.task import Batch, Metrics, Params, State, Task
 
-Batch = dict[str, Array]
-Metrics = dict[str, Float[Array, ""]]
 LossFn = Callable[[Params, Batch, jax.Array], tuple[Float[Array, ""], Metrics]]
 
 
-def ema_decay_at(decay: float, step: Array) -> Array:
-    """min(decay, (1 + t) / (10 + t)): the average forgets its random start quickly."""
-    t = jnp.asarray(step, jnp.float32)
-    return jnp.minimum(decay, (1.0 + t) / (10.0 + t))
+def compile_step(task: Task, state: State) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """`task.train_step`, jitted; it reuses the buffers of the state handed in.
+
+    Args:
+        state: the state, or its shapes: what lies where is asked of `task`.
+    """
+    where = task.shardings(state)
+    return jax.jit(
+        task.train_step,
+        donate_argnums=(0,),
+        in_shardings=(where, batch_sharding(task.layout)),
+        out_shardings=(where, None),
+    )
 
 
 def accumulate(
@@ -28,8 +35,7 @@ def accumulate(
 ) -> tuple[Metrics, Params]:
     """Mean metrics (with "loss") and mean gradients over `accum` micro batches of the batch.
 
-    Micro batch i takes the examples i, i + accum, ...: under a batch split over devices no example
-    moves.  It draws from fold_in(key, i).
+    Micro batch i takes the examples i, i + accum, ..., see `split`.  It draws from fold_in(key, i).
     """
 
     def one(micro: Batch, index: Array) -> tuple[Metrics, Params]:
@@ -41,7 +47,7 @@ def accumulate(
     if accum == 1:
         return one(batch, jnp.zeros((), jnp.int32))
 
-    micros = jax.tree.map(lambda x: x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1), batch)
+    micros = split(batch, accum)
     shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], micros), jnp.zeros((), jnp.int32))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
@@ -52,49 +58,44 @@ def accumulate(
     return jax.tree.map(lambda x: x / accum, total)
 
 
-def make_train_step(
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    *,
-    accum: int = 1,
-    ema_decay: float = 0.999,
-    donate: bool = True,
-    state_sharding: Any = None,
-    batch_sharding: Any = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The jitted update (state, batch) -> (state, metrics).
+def split(batch: Batch, parts: int) -> Batch:
+    """A batch as [parts, batch / parts, ...]: part i has the examples i, i + parts, ....
 
-    Metrics are float32 scalars: those of the loss, `loss`, `lr`, and the global norms `grad_norm`
-    (before clipping), `update_norm` and `param_norm` (after the update).
-
-    Args:
-        loss_fn: (params, batch, key) -> (mean loss over the batch, dict of scalars).
-        accum: micro batches an update; must divide the batch.
-        donate: reuse the buffers of the state handed in.
-        state_sharding, batch_sharding: shardings (or pytrees of them) for jit; None leaves it to
-            where the arguments are.
+    Under a batch that is cut over devices no example moves.
     """
+    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        metrics, grads = accumulate(loss_fn, state.params, batch, step_key(state), accum)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = ema_decay_at(ema_decay, state.step)
-        ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, state.ema, params)
-        metrics |= {
-            "lr": jnp.asarray(schedule(state.step), jnp.float32),
-            "grad_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
-            "param_norm": optax.global_norm(params),
-        }
-        new = state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
-        return new, metrics
 
-    shardings = {}
-    if state_sharding is not None:
-        shardings = {
-            "in_shardings": (state_sharding, batch_sharding),
-            "out_shardings": (state_sharding, None),
-        }
-    return jax.jit(train_step, donate_argnums=(0,) if donate else (), **shardings)
+def apply_gradients(
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    opt_state: optax.OptState,
+    grads: Params,
+) -> tuple[Params, optax.OptState, Metrics]:
+    """The parameters and the optimizer's state after an update, and its norms.
+
+    `grad_norm` is that before clipping, `param_norm` that after the update.
+    """
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
+    norms = {
+        "grad_norm": optax.global_norm(grads),
+        "update_norm": optax.global_norm(updates),
+        "param_norm": optax.global_norm(params),
+    }
+    return params, opt_state, norms
+
+
+def ema_decay_at(decay: float, updates: Array, start: int = 0) -> Array:
+    """The decay of a moving average at the update that comes after `updates` updates.
+
+    0 before update `start`, then min(decay, (1 + t) / (10 + t)), t counted from there: the average forgets its
+    random start quickly.
+    """
+    t = jnp.asarray(updates, jnp.float32) - start
+    return jnp.where(t < 0, 0.0, jnp.minimum(decay, (1.0 + t) / (10.0 + t)))
+
+
+def average(ema: Params, params: Params, decay: Float[Array, ""]) -> Params:
+    """The moving average after an update."""
+    return jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params)

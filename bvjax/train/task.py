@@ -1,42 +1,79 @@
-"""What `loop.fit` asks of the thing it trains, and of the data it trains on."""
+"""What `loop.fit` asks of the thing it trains, and of the data it trains on.
+
+A task owns its state and how a step changes it.  One network with one loss is `one_model.OneModelTask`; several
+networks that train each other (a generator and its critic) are a state with a part for each, and a step that
+updates all of them as often as they need.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import jax
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 
-from bvjax.train.state import Params
+from bvjax.sharding import Layout
+
+Params = Any  # nested dict of float arrays
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+State = Any  # a frozen pytree of arrays that has `step`: steps done so far, an int32 scalar
+S = TypeVar("S")
 
 
-class Task(Protocol):
-    """A model with its loss.
+class Task(Protocol[S]):
+    """What is trained.
 
-    `part` is its name in a weights folder: vae, text or dit. `frozen` names the top-level modules of its
-    parameters that training leaves as they are.
+    Its state `S` is any frozen pytree of arrays with an int32 scalar `step`, the steps done so far.  The state is
+    all that a checkpoint holds besides the data's position, so everything that a step depends on is in it: also
+    the key of its random numbers, as `jax.random.key_data`.
     """
 
-    part: str
+    @property
+    def name(self) -> str:
+        """What is trained, as messages call it: "vae"."""
 
     @property
-    def frozen(self) -> tuple[str, ...]: ...
+    def layout(self) -> Layout:
+        """Batches are cut along its axis `data`."""
 
-    def init(self, key: jax.Array) -> Params:
-        """Random parameters (traceable)."""
+    @property
+    def rates(self) -> Mapping[str, optax.Schedule]:
+        """The learning rates by name, as functions of `state.step`: {"learning rate": schedule}."""
 
-    def loss(
-        self, params: Params, batch: dict[str, Array], key: jax.Array
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Mean loss over the batch and scalars to log (traceable)."""
+    def with_schedule_end(self, end: int) -> Self:
+        """The same task with the learning rates of a run of `end` steps."""
 
-    def sample(self, params: Params, folder: Path, step: int) -> dict[str, float]:
+    def init_state(self, seed: int, params: Params | None = None) -> S:
+        """The state before the first step (traceable).
+
+        Args:
+            seed: of all random numbers.
+            params: the parameters that training starts from, where it does not start from random ones.
+        """
+
+    def parameters(self, state: S) -> Mapping[str, Params]:
+        """The parameters of each network by its name: what the log counts."""
+
+    def shardings(self, state: S) -> S:
+        """The sharding of each leaf of a state (or of its shapes), see `mesh.state_shardings`."""
+
+    def train_step(self, state: S, batch: Batch) -> tuple[S, Metrics]:
+        """The state after one step with one batch, and float32 scalars under names that are always the same.
+
+        Traceable and pure.  A scalar that is not finite stops the run, and its name is what the message says: where
+        there are several networks, it begins with the network's.
+        """
+
+    def sample(self, state: S, folder: Path, step: int) -> dict[str, float]:
         """Writes a picture of what the model does into `folder`; returns held-out scalars."""
 
-    def export(self, params: Params, folder: Path, meta: dict[str, Any]) -> None:
-        """Writes the trained part into the weights folder."""
+    def export(self, state: S, folder: Path, meta: dict[str, Any]) -> None:
+        """Writes what was trained into the weights folder."""
 
 
 class DataIterator(Protocol):
@@ -48,3 +85,13 @@ class DataIterator(Protocol):
         """Position after the batches handed out so far: JSON-able or bytes."""
 
     def set_state(self, state: Any) -> None: ...
+
+
+def shapes_of(task: Task, params: Params | None = None) -> State:
+    """The state of a task before its first step as shapes with shardings."""
+    shapes = jax.eval_shape(lambda start: task.init_state(0, start), params)
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        shapes,
+        task.shardings(shapes),
+    )

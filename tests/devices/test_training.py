@@ -13,14 +13,15 @@ import pytest
 from bvjax.errors import UserError
 from bvjax.losses.teacher_forcing import ForcingConfig
 from bvjax.overrides import apply_overrides
-from bvjax.sharding import ONE_DEVICE, make_layout
+from bvjax.sharding import AXES, ONE_DEVICE, make_layout
 from bvjax.train.checkpoint import Checkpoints, restore_newest
-from bvjax.train.dit_task import DiTTask
-from bvjax.train.loop import LoopConfig, fit
+from bvjax.train.config import OneModelConfig
+from bvjax.train.dit_objective import DiTObjective
+from bvjax.train.loop import fit
 from bvjax.train.mesh import batch_sharding, state_shardings, training_layout
+from bvjax.train.one_model import OneModelTask, make_train_step
 from bvjax.train.optimizer import OptimizerConfig, make_optimizer
 from bvjax.train.state import init_state
-from bvjax.train.step import make_train_step
 from data_pipelines.counter_source import IndexedBatches
 
 CHUNKS, STORIES = 3, 4
@@ -42,7 +43,7 @@ def make_task(tiny, build="none", forcing=SMALL, layout=ONE_DEVICE, dense=False)
     if dense:
         whole = ("retrieval.dense_recent=true", "memory.capacity=8")
         model = apply_overrides(model, whole)
-    return DiTTask(
+    return DiTObjective(
         model=model, forcing=forcing, heldout={}, vae_params=None,
         null_text=np.zeros((model.text.max_length, model.text.dim), np.float32),
         sample_stories=0, sample_chunks=0, weights_dtype="float32", layout=layout,
@@ -64,10 +65,10 @@ def step(tiny, build, forcing, layout, accum, dense):
     """State and metrics after one step; the trace of momentum is the gradient."""
     task, optimizer = make_task(tiny, build, forcing, layout, dense), optax.sgd(0.1, momentum=0.9)
     state = init_state(task.init, optimizer, 0, tiny.params["dit"])
-    where = state_shardings(layout, state, "dit")
-    run = make_train_step(
-        task.loss, optimizer, lambda step: 0.1, accum=accum, donate=False,
-        state_sharding=where, batch_sharding=batch_sharding(layout),
+    where = state_shardings(layout, state, state.params)
+    run = jax.jit(
+        make_train_step(task.loss, optimizer, lambda step: 0.1, accum=accum),
+        in_shardings=(where, batch_sharding(layout)), out_shardings=(where, None),
     )  # fmt: skip
     return run(jax.device_put(state, where), make_batch(task.model))
 
@@ -100,7 +101,7 @@ def test_a_run_goes_on_on_another_mesh(tiny, tmp_path, kind):
     optimizer = make_optimizer(OptimizerConfig(kind=kind), lambda step: 1e-3)
     state = init_state(make_task(tiny).init, optimizer, 0, tiny.params["dit"])
     state = state.replace(step=jnp.int32(3))
-    before = state_shardings(layout_of(dict(data=2, fsdp=2)), state, "dit")
+    before = state_shardings(layout_of(dict(data=2, fsdp=2)), state, state.params)
     cut = [w for w in jax.tree.leaves(before) if not w.is_fully_replicated]
     assert len(cut) >= 30  # of params, ema and moments; the rest are vectors and not of layers
     saved = Checkpoints(tmp_path, keep=1)
@@ -110,7 +111,7 @@ def test_a_run_goes_on_on_another_mesh(tiny, tmp_path, kind):
         layout = layout_of(sizes) if sizes else ONE_DEVICE
         like = jax.tree.map(
             lambda x, w: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=w),
-            state, state_shardings(layout, state, "dit"),
+            state, state_shardings(layout, state, state.params),
         )  # fmt: skip
         restored = restore_newest(tmp_path, like).state
         jax.tree.map(np.testing.assert_array_equal, restored, state)
@@ -121,6 +122,7 @@ class Regression:
     """y = x k + b, a task that compiles at once."""
 
     part = "vae"
+    axes = ("data",)
     frozen = ()
 
     def init(self, key):
@@ -140,13 +142,19 @@ def test_the_loop_cuts_a_batch_over_data_and_resumes_without(tmp_path):
         x, y = (rng.normal(size=(16, n)).astype(np.float32) for n in (3, 2))
         return IndexedBatches(lambda i: {"x": np.roll(x, i, 0), "y": y})
 
-    config = LoopConfig(steps=4, global_batch_size=16, device_batch_size=1, sample_every=0)
+    config = OneModelConfig(steps=4, global_batch_size=16, device_batch_size=1, sample_every=0)
     cut = dataclasses.replace(config, mesh="data=8")
     whole = dataclasses.replace(config, device_batch_size=8)  # as many micro batches
     args = OptimizerConfig(lr=0.1, milestones=(), factors=())  # the rate of any number of steps
-    expected = fit(Regression(), data(), args, whole, tmp_path / "one")
-    fit(Regression(), data(), args, dataclasses.replace(cut, steps=2), tmp_path / "run")
-    got = fit(Regression(), data(), args, whole, tmp_path / "run", extend=True)
+
+    def train(config, workdir, **options):
+        layout = training_layout(config.mesh, ("data",), "line")
+        task = OneModelTask(Regression(), args, config, layout)
+        return fit(task, data(), config, workdir, **options)
+
+    expected = train(whole, tmp_path / "one")
+    train(dataclasses.replace(cut, steps=2), tmp_path / "run")
+    got = train(whole, tmp_path / "run", extend=True)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got.state.params,
         expected.state.params,
@@ -157,6 +165,6 @@ def test_only_the_dit_is_cut_along_other_axes():
     with pytest.raises(
         UserError, match="the vae is trained over the axis data alone, without fsdp"
     ):
-        training_layout("data=4,fsdp=2", "vae")
-    assert training_layout("data=8", "vae").size("data") == 8
-    assert training_layout("data=2,fsdp=4", "dit").size("fsdp") == 4
+        training_layout("data=4,fsdp=2", ("data",), "vae")
+    assert training_layout("data=8", ("data",), "vae").size("data") == 8
+    assert training_layout("data=2,fsdp=4", AXES, "dit").size("fsdp") == 4

@@ -25,9 +25,9 @@ from bvjax import console, presets
 from bvjax.config import ChunkConfig, VAEConfig
 from bvjax.errors import UserError
 from bvjax.overrides import from_dict
-from bvjax.train.loop import LoopConfig
+from bvjax.train.config import OneModelConfig
 from bvjax.train.optimizer import OptimizerConfig
-from bvjax.train.vae_task import VAETask
+from bvjax.train.vae_objective import VAEObjective
 from bvjax.weights import load_tensors, load_weights, save_tensors
 from data_pipelines.storyworld import grain_clips
 from experiments import stages, wiring
@@ -107,7 +107,7 @@ def trained(tmp_path_factory):
     """One finished smoke run, and which keys it read: of the config, and of the two classes."""
     workdir, read = tmp_path_factory.mktemp("run"), set()
     with pytest.MonkeyPatch.context() as patch:
-        for cls, section in ((LoopConfig, "train"), (OptimizerConfig, "optimizer")):
+        for cls, section in ((OneModelConfig, "train"), (OptimizerConfig, "optimizer")):
 
             def spy(self, name, section=section, original=cls.__getattribute__):
                 read.add(f"class {section}.{name}")
@@ -160,7 +160,7 @@ def test_every_key_is_read(trained, monkeypatch):
     assert keys - read == set()
     fields = {
         f"class {section}.{field.name}"
-        for cls, section in ((LoopConfig, "train"), (OptimizerConfig, "optimizer"))
+        for cls, section in ((OneModelConfig, "train"), (OptimizerConfig, "optimizer"))
         for field in dataclasses.fields(cls)
     }
     unread = fields - read
@@ -188,8 +188,7 @@ def test_every_key_of_the_dit_config_is_read(monkeypatch):
 def unread_by_stage(config: ml_collections.ConfigDict) -> set[str]:
     """Keys that neither the stage nor (for every task alike) the loop and the optimizer read."""
     read: set[str] = set()
-    _, make_data = stages.make_stage(ReadTracker(config, read))
-    make_data()
+    stages.make_stage(ReadTracker(config, read)).make_data()
     keys = {k for k in flat(config.to_dict()) if k.split(".")[0] not in ("train", "optimizer")}
     return keys - read
 
@@ -200,7 +199,7 @@ def test_configs_are_complete_and_locked(name):
     assert json.loads(json.dumps(config.to_dict()))
     with pytest.raises(AttributeError):
         config.no_such_key = 1
-    from_dict(LoopConfig, config.train.to_dict(), "train.")
+    from_dict(OneModelConfig, config.train.to_dict(), "train.")
     from_dict(OptimizerConfig, config.optimizer.to_dict(), "optimizer.")
     stages.make_model(config)
 
@@ -346,7 +345,7 @@ def test_weights_that_cannot_be_written_are_told_before_and_kept_after(
         raise IndexError("5 is out of bounds")
 
     with monkeypatch.context() as patch, pytest.raises(IndexError):
-        patch.setattr(VAETask, "export", fail)
+        patch.setattr(VAEObjective, "export", fail)
         wiring.train(smoke(), run)
     assert "saved; the same command writes its weights again" in caplog.text
     assert wiring.train(smoke(), run) is None
@@ -385,17 +384,17 @@ def test_configs_without_their_parts_are_refused(changes, message):
 
 def test_init_from_a_folder_or_a_file(trained, tmp_path):
     workdir, _ = trained
-    task = stages.make_stage(smoke())[0]
-    from_folder = wiring.initial_params(task, workdir / "weights")
+    objective = stages.make_stage(smoke()).task.objective
+    from_folder = stages.initial_params(objective, workdir / "weights")
     path = workdir / "weights" / "vae.safetensors"
-    from_file = wiring.initial_params(task, path)
+    from_file = stages.initial_params(objective, path)
     like = from_file["decoder"]["head_2"]["kernel"]
     np.testing.assert_array_equal(from_folder["decoder"]["head_2"]["kernel"], like)
     save_tensors(tmp_path / "w.safetensors", from_file["encoder"])
     with pytest.raises(
         UserError, match="does not fit the model: missing conv2/bias, .* more; extra"
     ):
-        wiring.initial_params(task, tmp_path / "w.safetensors")
+        stages.initial_params(objective, tmp_path / "w.safetensors")
     assert load_tensors(path, from_file)["conv1"]["bias"].dtype == np.float32
 
 

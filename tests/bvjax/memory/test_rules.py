@@ -23,8 +23,8 @@ from bvjax.memory.rules import RULES, Candidates, Rule, check_generation, number
 from bvjax.memory.similarity import cosine
 from bvjax.nets import dit
 from bvjax.stages import memory_warning
+from bvjax.train.one_model import make_train_step
 from bvjax.train.state import init_state
-from bvjax.train.step import make_train_step
 from experiments.configs import mini_dit
 from experiments.evaluation import memory, minutes
 from experiments.stages import check_retrieval
@@ -138,7 +138,7 @@ def test_a_row_is_all_that_training_needs(new, model, params, story, monkeypatch
 @pytest.mark.slow
 def test_a_new_rule_trains(new, model, params, story):
     optimizer = optax.sgd(0.1)
-    step = make_train_step(training_loss(model, new), optimizer, lambda step: 0.1, donate=False)
+    step = jax.jit(make_train_step(training_loss(model, new), optimizer, lambda step: 0.1))
     state = init_state(lambda key: params, optimizer, seed=1)
     after, metrics = step(state, story)
     assert np.isfinite(float(metrics["loss"])) and float(metrics["grad_norm"]) > 0

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from bvjax.overrides import apply_overrides
-from bvjax.plan.training import inputs, make_task
+from bvjax.plan.training import inputs, make_objective
 from bvjax.plan.training_costs import memory_parts, step_flops
 from bvjax.plan.training_report import choose_mesh, remedies
 from bvjax.presets import get_preset
@@ -17,7 +17,7 @@ VIDEOS, CHUNKS = 2, 3
 
 def test_flops_forward_recomputed_and_backward():
     model = apply_overrides(MINI, ["dit.remat=full"])
-    found = step_flops(make_task(model, ONE_DEVICE), VIDEOS, CHUNKS)
+    found = step_flops(make_objective(model, ONE_DEVICE), VIDEOS, CHUNKS)
     d, layers, words = MINI.dit.dim, MINI.dit.num_layers, MINI.text.max_length
     # Each chunk once clean and twice noisy, with a caption each; the guidance latent once as an entry
     # and twice alone (a caption for both, whose keys and values are made once).
@@ -30,9 +30,9 @@ def test_flops_forward_recomputed_and_backward():
 
 
 def test_memory_by_part():
-    task = make_task(WAN, ONE_DEVICE)
-    state, batch = inputs(task, VIDEOS, CHUNKS)
-    parts = memory_parts(task, state, batch)
+    objective = make_objective(WAN, ONE_DEVICE)
+    state, batch = inputs(objective, VIDEOS, CHUNKS)
+    parts = memory_parts(objective, state, batch)
     assert parts["weights"] == parts["average"] == parts["gradients"]
     assert parts["weights"] == pytest.approx(4 * 1.42e9, rel=0.01)  # float32
     assert parts["optimizer"] == pytest.approx(2 * parts["weights"], rel=1e-6)

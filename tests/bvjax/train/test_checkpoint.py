@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from bvjax.errors import UserError
 from bvjax.train.checkpoint import CHECKSUMS, Checkpoints, restore_newest, steps_of
-from bvjax.train.loop import LoopConfig, fit
+from bvjax.train.config import OneModelConfig
+from bvjax.train.loop import fit
+from bvjax.train.one_model import OneModelTask
 from bvjax.train.optimizer import OptimizerConfig
 from data_pipelines.counter_source import IndexedBatches
 
-CONFIG = LoopConfig(
+CONFIG = OneModelConfig(
     steps=6, global_batch_size=4, device_batch_size=4, log_every=1, sample_every=0,
     checkpoint_every=2, keep=3,
 )  # fmt: skip
@@ -32,7 +34,7 @@ COSINE = OptimizerConfig(lr=0.1, schedule="cosine", final_factor=0.1)
 class Line:
     """y = x k, large enough for Orbax to write its numbers into files of their own."""
 
-    part, frozen = "dit", ()
+    part, axes, frozen = "dit", ("data",), ()
 
     def init(self, key):
         return {"dense": {"kernel": jax.random.normal(key, (30, 20))}}
@@ -51,7 +53,7 @@ def batches() -> IndexedBatches:
 
 def train(workdir: Path, steps: int = 6, optimizer=OPTIMIZER, **options):
     config = dataclasses.replace(CONFIG, steps=steps)
-    return fit(Line(), batches(), optimizer, config, workdir, **options)
+    return fit(OneModelTask(Line(), optimizer, config), batches(), config, workdir, **options)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +214,7 @@ def test_a_shorter_run_follows_the_schedule_that_it_was_begun_with(tmp_path):
     make = data._make_batch
     data._make_batch = lambda i: some() if i >= 3 else make(i)
     with pytest.raises(Stop):
-        fit(Line(), data, COSINE, CONFIG, tmp_path / "cut")
+        fit(OneModelTask(Line(), COSINE, CONFIG), data, CONFIG, tmp_path / "cut")
     with pytest.raises(UserError, match="makes 5: the learning rate follows its schedule of 6 upd"):
         train(tmp_path / "cut", 5, COSINE)
     train(tmp_path / "cut", 5, COSINE, extend=True)
@@ -245,7 +247,10 @@ def test_older_checkpoints_take_their_steps_from_the_config_of_the_run(run):
 def test_samples_that_fail_do_not_end_the_training(tmp_path, caplog):
     config = dataclasses.replace(CONFIG, steps=4, sample_every=2)
     with caplog.at_level(logging.WARNING, "absl"):
-        assert fit(Line(), batches(), OPTIMIZER, config, tmp_path).state.step == 4
+        assert (
+            fit(OneModelTask(Line(), OPTIMIZER, config), batches(), config, tmp_path).state.step
+            == 4
+        )
     assert "no samples of step 4, the training goes on (IndexError: index 4" in caplog.text
 
 

@@ -13,11 +13,13 @@ import pytest
 
 from bvjax.errors import UserError
 from bvjax.train.checkpoint import Checkpoints
-from bvjax.train.loop import LoopConfig, fit
+from bvjax.train.config import OneModelConfig
+from bvjax.train.loop import fit
+from bvjax.train.one_model import OneModelTask
 from bvjax.train.optimizer import OptimizerConfig
 from data_pipelines.counter_source import IndexedBatches
 
-CONFIG = LoopConfig(
+CONFIG = OneModelConfig(
     steps=6, global_batch_size=4, device_batch_size=2, log_every=1, sample_every=4,
     checkpoint_every=3, keep=1, ema_decay=0.9,
 )  # fmt: skip
@@ -28,6 +30,7 @@ class Regression:
     """y = x k + b with noise from the key; remembers the batches it was given as a sum."""
 
     part = "dit"
+    axes = ("data",)
     frozen = ()
 
     def init(self, key):
@@ -53,6 +56,10 @@ def make_batch(index: int) -> dict[str, np.ndarray]:
         "x": rng.normal(size=(4, 3)).astype(np.float32),
         "y": rng.normal(size=(4, 2)).astype(np.float32),
     }
+
+
+def train(data, config, workdir, *start):
+    return fit(OneModelTask(Regression(), OPTIMIZER, config), data, config, workdir, *start)
 
 
 class Killed(Exception):
@@ -83,15 +90,15 @@ def equal(a, b) -> bool:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, fit(Regression(), batches(), OPTIMIZER, CONFIG, workdir)
+    return workdir, train(batches(), CONFIG, workdir)
 
 
 def test_resume_is_bit_equal_to_an_unbroken_run(whole, tmp_path):
     unbroken_dir, unbroken = whole
     with pytest.raises(Killed):  # as kill -9 after 5 steps: only the checkpoint of step 3 is there
-        fit(Regression(), batches(kill_at=5), OPTIMIZER, CONFIG, tmp_path)
+        train(batches(kill_at=5), CONFIG, tmp_path)
     data = batches()
-    resumed = fit(Regression(), data, OPTIMIZER, CONFIG, tmp_path)
+    resumed = train(data, CONFIG, tmp_path)
 
     assert equal(resumed.state, unbroken.state)  # params, EMA, optimizer, step and key
     assert not equal(resumed.state.params, resumed.state.ema)
@@ -105,7 +112,7 @@ def test_resume_is_bit_equal_to_an_unbroken_run(whole, tmp_path):
 def test_a_finished_run_does_nothing_more(whole):
     workdir, unbroken = whole
     data = batches(kill_at=6)
-    again = fit(Regression(), data, OPTIMIZER, CONFIG, workdir)
+    again = train(data, CONFIG, workdir)
     assert equal(again.state, unbroken.state)
     assert len(rows(workdir)) == 6
 
@@ -121,28 +128,28 @@ def test_samples_and_checkpoints_are_where_they_should_be(whole):
 @pytest.mark.parametrize("poison", [3, 5])  # in the middle, and at the very step that would save
 def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, poison):
     with pytest.raises(FloatingPointError, match=f"at step {poison + 1}; .* that of step 3"):
-        fit(Regression(), batches(poison=poison), OPTIMIZER, CONFIG, tmp_path)
+        train(batches(poison=poison), CONFIG, tmp_path)
     assert Checkpoints(tmp_path / "checkpoints", keep=1).latest == 3
     assert [row["step"] for row in rows(tmp_path)] == [str(s) for s in range(1, poison + 1)]
-    result = fit(Regression(), batches(), OPTIMIZER, CONFIG, tmp_path)  # with the cause gone
+    result = train(batches(), CONFIG, tmp_path)  # with the cause gone
     assert result.state.step == 6
 
 
 def test_start_from_given_parameters(tmp_path):
     params = {"dense": {"kernel": jnp.full((3, 2), 9.0), "bias": jnp.zeros(2)}}
     config = dataclasses.replace(CONFIG, steps=1)
-    result = fit(Regression(), batches(), OPTIMIZER, config, tmp_path, params)
+    result = train(batches(), config, tmp_path, params)
     np.testing.assert_allclose(result.state.params["dense"]["kernel"], 9.0, atol=0.1)
 
 
 def test_wrong_batches_are_refused(tmp_path):
     small = dataclasses.replace(CONFIG, global_batch_size=6)
     with pytest.raises(UserError, match="global_batch_size is 6"):
-        fit(Regression(), batches(), OPTIMIZER, small, tmp_path / "a")
+        train(batches(), small, tmp_path / "a")
 
     class Ends(IndexedBatches):
         def __next__(self):
             raise StopIteration
 
     with pytest.raises(UserError, match="the data ended before step 1 of 6"):
-        fit(Regression(), Ends(make_batch), OPTIMIZER, CONFIG, tmp_path / "b")
+        train(Ends(make_batch), CONFIG, tmp_path / "b")

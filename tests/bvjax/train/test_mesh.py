@@ -7,7 +7,7 @@ import pytest
 
 from bvjax.errors import UserError
 from bvjax.placement import training_misfit
-from bvjax.sharding import ONE_DEVICE
+from bvjax.sharding import AXES, ONE_DEVICE
 from bvjax.train.mesh import accumulation_steps, batch_sharding, describe_batch, training_layout
 
 
@@ -32,8 +32,8 @@ def test_a_batch_that_does_not_divide_names_the_nearest_that_does():
 
 
 def test_one_device_holds_everything():
-    layout = training_layout("", "dit")
-    assert layout is ONE_DEVICE and training_layout("data=1,fsdp=1", "vae") is ONE_DEVICE
+    layout = training_layout("", AXES, "dit")
+    assert layout is ONE_DEVICE and training_layout("data=1,fsdp=1", ("data",), "vae") is ONE_DEVICE
     x = jax.device_put(jax.numpy.ones((4, 3)), batch_sharding(layout))
     assert x.sharding.is_fully_replicated
 
@@ -48,7 +48,7 @@ def test_one_device_holds_everything():
 )
 def test_a_mesh_that_cannot_be_is_refused(mesh, part, message):
     with pytest.raises(UserError, match=message):
-        training_layout(mesh, part)
+        training_layout(mesh, AXES if part == "dit" else ("data",), part)
 
 
 def test_what_a_mesh_must_divide(tiny):

@@ -17,10 +17,13 @@ import pathlib, sys
 import jax.numpy as jnp, numpy as np
 from absl import logging
 from bvjax.train import loop, optimizer
+from bvjax.train.config import OneModelConfig
+from bvjax.train.one_model import OneModelTask
 from data_pipelines.counter_source import IndexedBatches
 
 class Line:
     part = "dit"
+    axes = ("data",)
     frozen = ()
     def init(self, key): return {"kernel": jnp.zeros((2, 1))}
     def loss(self, params, batch, key):
@@ -28,12 +31,12 @@ class Line:
     def sample(self, params, folder, step): return {}
 
 logging.set_verbosity(logging.INFO)
-config = loop.LoopConfig(steps=int(sys.argv[2]), global_batch_size=2, device_batch_size=2,
-                         log_every=1, sample_every=0, checkpoint_every=0)
+config = OneModelConfig(steps=int(sys.argv[2]), global_batch_size=2, device_batch_size=2,
+                        log_every=1, sample_every=0, checkpoint_every=0)
 batch = lambda i: {"x": np.random.default_rng(i).normal(size=(2, 2)).astype(np.float32)}
 adam = optimizer.OptimizerConfig(milestones=(), factors=())
-result = loop.fit(Line(), IndexedBatches(batch), adam, config, pathlib.Path(sys.argv[1]),
-                  extend=True)
+result = loop.fit(OneModelTask(Line(), adam, config), IndexedBatches(batch), config,
+                  pathlib.Path(sys.argv[1]), extend=True)
 np.save(sys.argv[1] + "/kernel.npy", result.state.params["kernel"])
 print("ended by", result.stopped_by)
 """

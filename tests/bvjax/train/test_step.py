@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from bvjax.train.one_model import make_train_step
 from bvjax.train.state import init_state, step_key
-from bvjax.train.step import ema_decay_at, make_train_step
+from bvjax.train.step import ema_decay_at
 
 RATE = 0.1
 
@@ -40,10 +41,8 @@ def batch():
 
 def make(loss_fn=loss, **options):
     optimizer = optax.sgd(RATE)
-    step = make_train_step(
-        loss_fn, optimizer, optax.constant_schedule(RATE), donate=False, **options
-    )
-    return init_state(init, optimizer, seed=3), step
+    step = make_train_step(loss_fn, optimizer, optax.constant_schedule(RATE), **options)
+    return init_state(init, optimizer, seed=3), jax.jit(step)
 
 
 def test_one_update_is_gradient_descent(batch):
@@ -95,7 +94,7 @@ def test_key_depends_on_seed_and_step_only():
     first = init_state(init, optimizer, seed=3)
     later = first.replace(step=first.step + 5)
     other = init_state(init, optimizer, seed=4)
-    data = [jax.random.key_data(step_key(s)).tolist() for s in (first, later, other)]
+    data = [jax.random.key_data(step_key(s.key, s.step)).tolist() for s in (first, later, other)]
     assert len({tuple(d) for d in data}) == 3
 
 
@@ -109,6 +108,8 @@ def test_ema_follows_the_parameters(batch):
     np.testing.assert_allclose(state.ema["kernel"], expected, rtol=1e-5)
     assert not np.allclose(state.ema["kernel"], state.params["kernel"])
     np.testing.assert_allclose([ema_decay_at(0.9, t) for t in (0, 10**6)], [0.1, 0.9], rtol=1e-6)
+    late = [ema_decay_at(0.9, t, start=5) for t in (4, 5, 6, 10**6)]
+    np.testing.assert_allclose(late, [0.0, 0.1, 2 / 11, 0.9], rtol=1e-6)
 
 
 def test_given_parameters_replace_the_drawn_ones():
@@ -120,7 +121,7 @@ def test_given_parameters_replace_the_drawn_ones():
 
 def test_the_optimizer_state_is_carried(batch):
     optimizer = optax.adam(RATE)
-    step = make_train_step(loss, optimizer, optax.constant_schedule(RATE), donate=False)
+    step = jax.jit(make_train_step(loss, optimizer, optax.constant_schedule(RATE)))
     state = init_state(init, optimizer, seed=3)
     params, opt_state = state.params, state.opt_state
     for _ in range(3):

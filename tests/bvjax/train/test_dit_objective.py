@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bvjax.losses.teacher_forcing import ForcingConfig
-from bvjax.train.dit_task import DiTTask
+from bvjax.train.dit_objective import DiTObjective
 from bvjax.weights import load_config, load_weights
 
 CHUNKS, STORIES = 2, 3
@@ -29,7 +29,7 @@ def task(tiny):
         "embedding": rng.normal(size=(STORIES, CHUNKS, dim)),
         "relevance": rng.uniform(size=(STORIES, CHUNKS, CHUNKS)),
     }
-    return DiTTask(
+    return DiTObjective(
         model=model,
         forcing=ForcingConfig(rounds=1, frames=4),
         null_text=np.zeros((length, dim), np.float32),

@@ -21,7 +21,7 @@ from bvjax.nets import vae
 from bvjax.nets.vae import to_float
 from bvjax.train.latent_scale import pixel_scale
 from bvjax.train.linear_start import linear_start
-from bvjax.train.state import Params
+from bvjax.train.task import Params
 from bvjax.weights import save_weights
 
 STARTS = ("random", "linear")
@@ -32,7 +32,7 @@ Batch = dict[str, UInt8[np.ndarray, "b f h w 3"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class VAETask:
+class VAEObjective:
     """Batches are {"frames": uint8 [b, 1 + 4k, h, w, 3]}.
 
     `heldout(i)` and `train(i)` give the i-th batch of clips: the first for `sample`, the second
@@ -51,6 +51,7 @@ class VAETask:
     start: str = "random"  # or "linear", see `bvjax.train.linear_start`
     trains: str = "all"  # or "decoder": latents, and all that was trained on them, stay valid
     part: str = "vae"
+    axes: tuple[str, ...] = ("data",)
 
     def __post_init__(self):
         for name, legal in (("start", STARTS), ("trains", TRAINS), ("scale", SCALES)):
@@ -58,7 +59,7 @@ class VAETask:
                 value = getattr(self, name)
                 raise UserError(f"vae.{name} is {value!r}; it can be {' or '.join(legal)}")
 
-    def with_latents_of(self, config: VAEConfig) -> VAETask:
+    def with_latents_of(self, config: VAEConfig) -> VAEObjective:
         """The same with the latents of `config`: their mean, standard deviation and scale."""
         names = ("latent_mean", "latent_std", "latent_scale", "first_mean", "first_std")
         own = dataclasses.replace(self.model.vae, **{name: getattr(config, name) for name in names})

@@ -11,7 +11,7 @@ from PIL import Image
 from bvjax import presets
 from bvjax.config import TextConfig
 from bvjax.losses.text_pretrain import TextPretrainConfig
-from bvjax.train.text_task import PIXELS, TextTask
+from bvjax.train.text_objective import PIXELS, TextObjective
 
 CAPTIONS, LENGTH, LABELS = 3, 6, 4
 TINY = TextConfig(
@@ -33,7 +33,7 @@ def held_out(stories: int) -> dict[str, np.ndarray]:
 
 
 def test_a_picture_of_fewer_than_four_stories(tmp_path):
-    task = TextTask(
+    task = TextObjective(
         model=dataclasses.replace(presets.MINI, text=TINY),
         objective=TextPretrainConfig(TINY, num_labels=LABELS, mask_id=3, first_piece=4),
         heldout=lambda index: held_out(stories=2),

@@ -19,13 +19,13 @@ from bvjax.generate.rollout import rollout
 from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing, make_clip
 from bvjax.nets import dit
 from bvjax.placement import misfit
-from bvjax.sharding import ONE_DEVICE, Layout
-from bvjax.train.state import Params
+from bvjax.sharding import AXES, ONE_DEVICE, Layout
+from bvjax.train.task import Params
 from bvjax.weights import save_weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DiTTask:
+class DiTObjective:
     """Batches are {"latents", "text", "embedding", "relevance"} of whole stories, one row a story.
 
     `heldout` is such a batch of held-out stories; `sample` measures the loss on all of them and generates the first
@@ -42,6 +42,7 @@ class DiTTask:
     weights_dtype: str
     layout: Layout = ONE_DEVICE  # that of `train.mesh`
     part: str = "dit"
+    axes: tuple[str, ...] = AXES
     frozen: tuple[str, ...] = ()
 
     @property

@@ -17,14 +17,14 @@ from bvjax.config import ModelConfig
 from bvjax.files import write_atomic
 from bvjax.losses.text_pretrain import TextPretrainConfig, cosine, init_params, text_pretrain_loss
 from bvjax.nets.text import UMT5Encoder, mean_embedding
-from bvjax.train.state import Params
+from bvjax.train.task import Params
 from bvjax.weights import save_weights
 
 PIXELS = 12  # of the picture, for each pair of captions
 
 
 @dataclasses.dataclass(frozen=True)
-class TextTask:
+class TextObjective:
     """Batches are those of `text_pretrain_loss`; `heldout(i)` gives the i-th held-out batch."""
 
     model: ModelConfig
@@ -34,6 +34,7 @@ class TextTask:
     vocabulary: Path
     weights_dtype: str
     part: str = "text"
+    axes: tuple[str, ...] = ("data",)
     frozen: tuple[str, ...] = ()
 
     def init(self, key: jax.Array) -> Params:

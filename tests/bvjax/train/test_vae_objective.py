@@ -15,7 +15,7 @@ from PIL import Image
 
 from bvjax.nets import vae
 from bvjax.presets import get_preset
-from bvjax.train.vae_task import VAETask, to_float
+from bvjax.train.vae_objective import VAEObjective, to_float
 from bvjax.weights import load_config
 
 GAINS = np.linspace(0.5, 2.0, 32).astype(np.float32)
@@ -27,7 +27,7 @@ def clips(index: int) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def task(monkeypatch) -> VAETask:
+def task(monkeypatch) -> VAEObjective:
     """Latents are the red channel times GAINS (one latent a pixel); decoding gives grey."""
 
     def encode_moments(params, config, frames):
@@ -39,7 +39,7 @@ def task(monkeypatch) -> VAETask:
 
     monkeypatch.setattr(vae, "encode_moments", encode_moments)
     monkeypatch.setattr(vae, "decode_raw", decode_raw)
-    return VAETask(
+    return VAEObjective(
         model=get_preset("mini"),
         kl_weight=0.25,
         edge_weight=0.0,

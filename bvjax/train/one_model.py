@@ -1,0 +1,165 @@
+"""The task of one network with one loss: AdamW or Muon, a schedule, accumulation, a moving average.
+
+What differs between the VAE, the text encoder and the DiT is their `Objective`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import logging
+from jaxtyping import Array, Float
+
+from bvjax.sharding import ONE_DEVICE, Layout
+from bvjax.train import mesh
+from bvjax.train.config import OneModelConfig
+from bvjax.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from bvjax.train.state import TrainState, init_state, step_key
+from bvjax.train.step import (
+    Batch,
+    LossFn,
+    Metrics,
+    accumulate,
+    apply_gradients,
+    average,
+    ema_decay_at,
+)
+from bvjax.train.task import Params
+
+
+class Objective(Protocol):
+    """A network with its loss.
+
+    `part` is its name in a weights folder: vae, text or dit.  `frozen` names the top-level modules of its
+    parameters that training leaves as they are.  `axes` are those of a mesh that it can be cut along.
+    """
+
+    part: str
+    axes: tuple[str, ...]
+
+    @property
+    def frozen(self) -> tuple[str, ...]: ...
+
+    def init(self, key: jax.Array) -> Params:
+        """Random parameters (traceable)."""
+
+    def loss(
+        self, params: Params, batch: Batch, key: jax.Array
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Mean loss over the batch and scalars to log (traceable)."""
+
+    def sample(self, params: Params, folder: Path, step: int) -> dict[str, float]:
+        """Writes a picture of what the model does into `folder`; returns held-out scalars."""
+
+    def export(self, params: Params, folder: Path, meta: dict[str, Any]) -> None:
+        """Writes the trained part into the weights folder."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OneModelTask:
+    """Trains the network of `objective`; samples and exports are of the moving average.
+
+    `layout` is that of `config.mesh`, see `training_layout`.
+    """
+
+    objective: Objective
+    optimizer: OptimizerConfig
+    config: OneModelConfig
+    layout: Layout = ONE_DEVICE
+    schedule_end: int | None = None  # None: config.steps
+
+    @property
+    def name(self) -> str:
+        return self.objective.part
+
+    @property
+    def rates(self) -> Mapping[str, optax.Schedule]:
+        end = self.config.steps if self.schedule_end is None else self.schedule_end
+        return {"learning rate": learning_rate(self.optimizer, end)}
+
+    def with_schedule_end(self, end: int) -> OneModelTask:
+        return dataclasses.replace(self, schedule_end=end)
+
+    def init_state(self, seed: int, params: Params | None = None) -> TrainState:
+        return init_state(self.objective.init, self._optimizer(), seed, params)
+
+    def parameters(self, state: TrainState) -> Mapping[str, Params]:
+        return {self.name: state.params}
+
+    def shardings(self, state: TrainState) -> TrainState:
+        cut = state.params if len(self.objective.axes) > 1 else {}
+        return mesh.state_shardings(self.layout, state, cut)
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One update, see `make_train_step`."""
+        step = make_train_step(
+            self.objective.loss,
+            self._optimizer(),
+            self.rates["learning rate"],
+            accum=mesh.accumulation_steps(*_sizes(self.config, self.layout)),
+            ema_decay=self.config.ema_decay,
+        )
+        return step(state, batch)
+
+    def sample(self, state: TrainState, folder: Path, step: int) -> dict[str, float]:
+        return self.objective.sample(state.ema, folder, step)
+
+    def export(self, state: TrainState, folder: Path, meta: dict[str, Any]) -> None:
+        self.objective.export(jax.device_get(state.ema), folder, meta)
+
+    def _optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.optimizer, self.rates["learning rate"], self.objective.frozen)
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    accum: int = 1,
+    ema_decay: float = 0.999,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The update (state, batch) -> (state, metrics), to be jitted.
+
+    Metrics are float32 scalars: those of the loss, `loss`, `lr`, and the global norms `grad_norm`
+    (before clipping), `update_norm` and `param_norm` (after the update).
+
+    Args:
+        loss_fn: (params, batch, key) -> (mean loss over the batch, dict of scalars).
+        optimizer: makes updates of gradients.
+        schedule: its learning rate, to be logged.
+        accum: micro batches an update; must divide the batch.
+        ema_decay: see `ema_decay_at`.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = step_key(state.key, state.step)
+        metrics, grads = accumulate(loss_fn, state.params, batch, key, accum)
+        params, opt_state, norms = apply_gradients(optimizer, state.params, state.opt_state, grads)
+        ema = average(state.ema, params, ema_decay_at(ema_decay, state.step))
+        metrics |= {"lr": jnp.asarray(schedule(state.step), jnp.float32), **norms}
+        new = state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
+        return new, metrics
+
+    return train_step
+
+
+def training_layout(config: OneModelConfig, axes: tuple[str, ...], part: str) -> Layout:
+    """The layout of `config.mesh`, which says how many micro batches make an update.
+
+    Raises:
+        UserError: as `mesh.training_layout`, or the batch cannot be cut so.
+    """
+    layout = mesh.training_layout(config.mesh, axes, part)
+    logging.info("batch: %s", mesh.describe_batch(*_sizes(config, layout)))
+    return layout
+
+
+def _sizes(config: OneModelConfig, layout: Layout) -> tuple[int, int, int]:
+    return config.global_batch_size, config.device_batch_size, layout.size("data")
