@@ -12,18 +12,10 @@ import jax
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.placement import training_misfit
-from bvjax.plan import training, training_costs
+from bvjax.plan import text, training, training_costs
 from bvjax.plan.chips import Chip
-from bvjax.plan.program import Program, TooLarge
-from bvjax.plan.report import (
-    excerpt,
-    exchanges,
-    in_bytes,
-    in_flop,
-    in_seconds,
-    least_seconds,
-    room_of,
-)
+from bvjax.plan.limits import compile_all, least_seconds, mesh_option, room_of
+from bvjax.plan.program import Program
 from bvjax.sharding import AXES, make_layout
 from bvjax.train.mesh import check_fits
 
@@ -93,16 +85,12 @@ def make_plan(
         objective, videos, chunks
     )  # traces the loss, which refuses what it cannot train
     stays = sum(parts[name] for name in ("weights", "average", "optimizer", "batch"))
-    problem, programs = "", ()
-    try:
-        programs = (training.compile_step(objective, state, batch, say),)
-        needed = stays + programs[0].temporaries + programs[0].outputs
-    except TooLarge as error:
-        needed, problem = error.needed, f"{error.name}: {error.message}"
+    compiled = lambda: [training.compile_step(objective, state, batch, say)]
+    programs, needed, problem = compile_all(compiled, stays)
     if needed is not None:
         parts["temporaries"] = max(needed - sum(parts.values()), 0)
     room = room_of(chip)
-    fits = not problem and needed <= room
+    fits = not problem and needed is not None and needed <= room
     moved = training_costs.traffic(model, layout, parts)
     return TrainingPlan(
         topology=topology, chip=chip, mesh=dict(layout.mesh.shape), videos=videos, chunks=chunks,
@@ -145,8 +133,7 @@ def remedies(
         for axis, cut in cuts.items():
             more = full | {axis: full[axis] * factor}
             if training_misfit(model, more) is None and total(factor, *cut) <= room:
-                mesh = ",".join(f"{a}={n}" for a, n in more.items() if n > 1)
-                found.append(f"--mesh {mesh} ({math.prod(more.values())} devices)")
+                found.append(mesh_option(more))
         if chunks >= factor and total(factor, *of_tokens, "batch") <= room:
             shorter = chunks // factor * model.chunk.frames / model.chunk.fps / 60
             found.append(f"--minutes {shorter:.3g} ({chunks // factor} chunks a video)")
@@ -157,47 +144,23 @@ def remedies(
 
 def lines(plan: TrainingPlan) -> list[str]:
     """The report as a person reads it."""
-    mesh = ", ".join(f"{axis}={n}" for axis, n in plan.mesh.items())
-    devices = math.prod(plan.mesh.values())
     made = [
-        f"{plan.topology}: {devices} x {plan.chip.name}, mesh {mesh}",
+        text.title(plan),
         f"a step: {plan.videos} video(s) of {plan.seconds_of_video:g} s ({plan.chunks} chunks), each "
         f"chunk encoded once and denoised {plan.rounds} times, all videos at once",
         f"assumed: AdamW, float32 weights with a moving average, dit.remat={plan.remat}, the "
         "default history and noise",
-        "",
-        f"memory of one device, of {in_bytes(plan.chip.memory)}:",
-        *(f"  {part:<14}{in_bytes(size):>10}" for part, size in plan.parts.items()),
+        *text.memory(plan, 14),
     ]
-    for each in plan.programs:
-        made.append(
-            f"  {each.name}: arguments {in_bytes(each.arguments)}, temporaries "
-            f"{in_bytes(each.temporaries)} (the largest {in_bytes(each.largest.bytes)}, "
-            f"{each.largest.shape}), outputs {in_bytes(each.outputs)}"
-        )
-    verdict = "fits" if plan.fits else "does not fit"
-    made.append(f"  {in_bytes(plan.needed)} at once: {verdict}" if plan.needed else f"  {verdict}")
-    if plan.problem:
-        made += ["  " + line for line in excerpt(plan.problem)]
-    made += [f"  would fit: {remedy}" for remedy in plan.remedies]
     made += ["", "work of one step (products and convolutions), on all devices together:"]
-    made += [f"  {part:<30}{in_flop(work):>17}" for part, work in plan.flops.items()]
+    made += text.work_columns(plan.flops, 30, 17)
     made += ["", "memory that one device reads and writes for a step, at least:"]
-    made += [f"  {part:<14}{in_bytes(size):>12}" for part, size in plan.traffic.items()]
+    made += text.columns(plan.traffic, 14, 12)
     made += ["", "exchanges of one step, received by one device:"]
-    made += [f"  {line}" for each in plan.programs for line in exchanges(each)]
-    made += ["", "time of one step cannot go below:"]
-    made += [f"  {what:<12}{in_seconds(seconds):>12}" for what, seconds in plan.seconds.items()]
-    bound = max(plan.seconds, key=plan.seconds.get)
-    made += [
-        f"  bound by {bound}: {in_seconds(plan.roofline)} a step, "
-        f"{plan.videos * plan.seconds_of_video / plan.roofline:.3g} s of video a second",
-        "",
-        f"peaks of {plan.chip.name}: {plan.chip.flops / 1e12:.0f} TFLOP/s bfloat16, "
-        f"{plan.chip.bandwidth / 1e9:.0f} GB/s memory, {plan.chip.link / 1e9:.0f} GB/s a mesh axis "
-        f"({plan.chip.source})",
-    ]
-    return made
+    made += [f"  {line}" for each in plan.programs for line in text.exchanges(each)]
+    *times, bound = text.least_times(plan, "step")
+    rate = plan.videos * plan.seconds_of_video / plan.roofline
+    return [*made, *times, f"{bound}{rate:.3g} s of video a second", "", text.peaks(plan.chip)]
 
 
 def as_json(plan: TrainingPlan) -> dict[str, Any]:

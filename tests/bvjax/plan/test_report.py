@@ -6,7 +6,8 @@ import pytest
 from bvjax.plan import program
 from bvjax.plan.chips import find_chip
 from bvjax.plan.hlo import Collective, Made
-from bvjax.plan.report import in_bytes, in_flop, in_seconds, lines, make_plan, remedies
+from bvjax.plan.report import lines, make_plan, remedies
+from bvjax.plan.text import in_bytes, in_flop, in_seconds
 from bvjax.presets import get_preset
 
 GB = 10**9
