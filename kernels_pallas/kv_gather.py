@@ -22,22 +22,6 @@ from kernels_pallas.platforms import PLATFORMS, resolve
 from kernels_pallas.rope import rotate
 
 
-def compact(x: jax.Array, keep: jax.Array, capacity: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Kept rows of a chunk, in position order, at the head of a slot (Algorithm 2, line 13).
-
-    Args:
-      x: [..., N, A, K] rows (any trailing axes).
-      keep: bool [..., N], at most `capacity` of them true; with more, the first ones are taken.
-      capacity: rows of the slot; may exceed N.
-
-    Returns:
-      rows [..., capacity, A, K], zeros after length; index int32 [..., capacity] as `kept_first`
-      orders it; length int32 [...].
-    """
-    index, length = kept_first(keep, capacity)
-    return take_rows(x, index, length), index, length
-
-
 def kept_first(keep: jax.Array, capacity: int) -> tuple[jax.Array, jax.Array]:
     """Token index of each row of a slot: the kept tokens in position order, then the others.
 

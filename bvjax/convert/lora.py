@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.traverse_util
 import numpy as np
 
 from bvjax.config import ModelConfig
@@ -25,7 +24,7 @@ from bvjax.errors import UserError
 from bvjax.files import parse_json
 from bvjax.plain_text import listed
 from bvjax.tensor_files import TensorFile
-from bvjax.weights import DTYPES, Params, disk_names, flatten
+from bvjax.weights import DTYPES
 
 _FAMILIES = {
     "LoRA": ("down", "up"),
@@ -124,31 +123,6 @@ def merged(loras: Sequence[Lora], name: str, array: np.ndarray) -> np.ndarray:
             array = array.astype(np.float32)
             array = array + _delta(lora, change, array)
     return array
-
-
-def merge(params: Params, loras: Sequence[Lora]) -> Params:
-    """The DiT's parameters with all LoRAs in them: summed in float32, of the dtype of `params`."""
-    flat = flatten(params)
-    changed: dict[str, np.ndarray] = {}
-    for name, (leaf, layer) in disk_names(flat).items():
-        if any(name in lora.changes for lora in loras):
-            whole = changed.setdefault(leaf, np.array(flat[leaf]))
-            at = () if layer is None else layer
-            whole[at] = merged(loras, name, whole[at]).astype(whole.dtype)
-    return flax.traverse_util.unflatten_dict(flat | changed, sep="/")
-
-
-def unmerge(params: Params, loras: Sequence[Lora]) -> Params:
-    """Inverse of `merge` up to rounding: half an ulp of the merged weight and one of the result.
-
-    Nothing can undo the merging into a dtype below float32 more finely than that dtype is.
-
-    Raises:
-        UserError: a DoRA, whose scaling by norms cannot be undone without the weights before it.
-    """
-    for lora in loras:
-        _check_exact(lora)
-    return merge(params, [dataclasses.replace(x, strength=-x.strength) for x in loras[::-1]])
 
 
 def _delta(lora: Lora, change: Change, array: np.ndarray) -> np.ndarray:

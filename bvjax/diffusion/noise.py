@@ -105,24 +105,11 @@ def frame_order(
 # --- levels of chunks in training -----------------------------------------------------
 
 
-def level_from_snr(snr: float = 0.003, reading: str = "snr_amp") -> float:
-    """eps_max, the level whose signal-to-noise ratio is `snr` (paper section 5.1: 0.003).
-
-    Reading "snr_amp" takes the ratio of amplitudes (1 - sigma) / sigma, giving 1 / 1.003 for the
-    paper's number, and "snr_power" that of their squares, giving 0.948.
-    """
-    if reading == "snr_amp":
-        return 1.0 / (1.0 + snr)
-    if reading == "snr_power":
-        return 1.0 / (1.0 + snr**0.5)
-    raise UserError(f"the reading of eps_max is {reading!r}; it must be snr_amp or snr_power")
-
-
 def chunk_levels(
     schedule: str,
     n: int,
     eps_min: float = 0.1,
-    eps_max: float = 1.0 / 1.003,
+    eps_max: float = 1.0 / 1.003,  # amplitudes in the ratio 0.003 (section 5.1)
     alpha: float = 10.0,
     renormalise: bool = False,
 ) -> Float[np.ndarray, "n"]:

@@ -30,15 +30,6 @@ class CoverReport:
     coverage: Float[Array, "..."]  # share of the importance that the kept tokens hold
 
 
-@flax.struct.dataclass
-class MemoryReport:
-    """`CoverReport` averaged over everything but the layers."""
-
-    kept_ratio: Float[Array, "Y"]  # kept tokens / tokens of a chunk
-    clipped: Float[Array, "Y"]  # share of the writes that wanted more tokens than a slot holds
-    coverage: Float[Array, "Y"]
-
-
 def probe_indices(
     build: BuildConfig, num_tokens: int, tokens_per_frame: int, key: Key[Array, ""]
 ) -> tuple[Int[Array, "P"], Int[Array, "P"]]:
@@ -168,16 +159,3 @@ def keep_mask(
     held = jnp.where(keep, mass, 0).sum(-1)
     coverage = jnp.where(total > 0, held / jnp.where(total > 0, total, 1), 1.0)
     return keep, CoverReport(kept=kept, wanted=wanted, coverage=coverage)
-
-
-def memory_report(cover: CoverReport, num_tokens: int) -> MemoryReport:
-    """Averages [Y, ...] over all axes but the layers; `num_tokens` is that of a chunk."""
-
-    def mean(x: Array) -> Float[Array, "Y"]:
-        return x.reshape(x.shape[0], -1).astype(jnp.float32).mean(-1)
-
-    return MemoryReport(
-        kept_ratio=mean(cover.kept) / num_tokens,
-        clipped=mean(cover.wanted > cover.kept),
-        coverage=mean(cover.coverage),
-    )

@@ -5,13 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels_pallas.kv_gather import compact, kept_first, pack, take_rows, write_rows
+from kernels_pallas.kv_gather import kept_first, pack, take_rows, write_rows
 from kernels_pallas.rope import rotate
 
 DTYPES = (jnp.float32, jnp.bfloat16)
 LEAD, HEADS, DIM = (2, 3), 2, 4
-compact_jit = jax.jit(compact, static_argnames="capacity")
 pack_jit = jax.jit(pack)
+
+
+def compact(x, keep, capacity):
+    """Kept rows at the head of a slot (Algorithm 2, line 13): (rows, index, length)."""
+    index, length = kept_first(keep, capacity)
+    return take_rows(x, index, length), index, length
+
+
+compact_jit = jax.jit(compact, static_argnames="capacity")
 
 
 def rows(rng, *shape, dtype=jnp.float32):

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from bvjax import weights
 from bvjax.convert import lora
+from tests.support.merged_lora import merge
 from tests.torch import builders
 from tests.torch.builders import difference, size
 from tests.torch.twins import state_dict
@@ -41,11 +42,11 @@ def model(tmp_path_factory):
     return theirs, ours, params, tensors
 
 
-def merge(model, tensors, folder):
+def with_lora(model, tensors, folder):
     _, ours, params, _ = model
     path = folder / "lora.safetensors"
     save_file({name: x.contiguous() for name, x in tensors.items()}, path)
-    return lora.merge(params, [lora.open_lora(path, STRENGTH, ours)])
+    return merge(params, [lora.open_lora(path, STRENGTH, ours)])
 
 
 @torch.no_grad()
@@ -61,7 +62,7 @@ def test_against_the_low_rank_branches_at_work(model, tmp_path, record_parity):
 
     config = dict(theirs.config)
     merged = WanTransformer3DModel.from_config(config).eval()
-    merged.load_state_dict(state_dict(ours, "dit", merge(model, tensors, tmp_path)))
+    merged.load_state_dict(state_dict(ours, "dit", with_lora(model, tensors, tmp_path)))
     latents, text = torch.randn(2, 4, 2, 4, 6), torch.randn(2, 5, 12)
     timestep = torch.tensor([300.0, 900.0])
     plain = theirs(latents, timestep, text).sample
@@ -86,7 +87,7 @@ def test_the_keys_as_diffusers_reads_them(model, tmp_path, record_parity):
     assert set(renamed) == {
         f"transformer.{there}.lora_{x}.weight" for there in MODULES.values() for x in "AB"
     }
-    a, b = (weights.flatten(merge(model, x, tmp_path)) for x in (tensors, renamed))
+    a, b = (weights.flatten(with_lora(model, x, tmp_path)) for x in (tensors, renamed))
     before = weights.flatten(model[2])
     assert sum(np.any(a[leaf] != before[leaf]) for leaf in before) == len(NAMES)
     error = max(difference(a[leaf], b[leaf]) for leaf in a)

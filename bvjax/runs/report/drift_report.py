@@ -30,19 +30,13 @@ class ChunkDrift:
     seam: float | None  # step across the chunk's start / median step inside; None without a past
 
 
-def measure_chunk(
-    frames: UInt8[np.ndarray, "f h w 3"], previous: UInt8[np.ndarray, "h w 3"] | None = None
-) -> ChunkDrift:
-    """Drift measures of a chunk's frames; `previous` is the last frame before them."""
-    return measure_later(frames, previous)()
-
-
 def measure_later(
     frames: UInt8[np.ndarray, "f h w 3"], previous: UInt8[np.ndarray, "h w 3"] | None = None
 ) -> Callable[[], ChunkDrift]:
-    """`measure_chunk`, not waiting for the optical flow, which comes behind the device's other work.
+    """Drift measures of a chunk's frames; `previous` is the last frame before them.
 
-    Calling what is returned waits.
+    Does not wait for the optical flow, which comes behind the device's other work; calling what is
+    returned does.
     """
     flow = motion_later(frames) if len(frames) > 1 else np.zeros(1)
     rgb = frames.astype(np.float32)

@@ -18,6 +18,7 @@ from bvjax.convert import layouts, lora
 from bvjax.convert.converter import convert
 from bvjax.errors import UserError
 from bvjax.nets.dit import WanDiT
+from tests.support.merged_lora import merge, unmerge
 
 RANK, ALPHA = 3, 6.0
 LAYERS = ("self_attn.q", "self_attn.o", "cross_attn.v", "ffn.0", "ffn.2")
@@ -101,7 +102,7 @@ def leaves(params):
 @pytest.mark.parametrize("style", STYLES)
 def test_all_styles_change_the_same_weights_by_the_same_amount(style, tiny, factors, saved):
     before = leaves(tiny.params["dit"])
-    after = leaves(lora.merge(tiny.params["dit"], [saved(in_style(style, factors))]))
+    after = leaves(merge(tiny.params["dit"], [saved(in_style(style, factors))]))
     expected = {}
     for module, (down, up) in factors.items():
         change = 0.5 * ALPHA / RANK * (up.astype(np.float64) @ down).T
@@ -124,22 +125,22 @@ def test_all_styles_change_the_same_weights_by_the_same_amount(style, tiny, fact
 
 def test_one_lora_in_all_dialects_gives_the_same_bits(tiny, factors, saved):
     """alpha / rank is a power of two here, so that a file may have it multiplied in."""
-    want = lora.merge(tiny.params["dit"], [saved(in_style("original", factors))])
+    want = merge(tiny.params["dit"], [saved(in_style("original", factors))])
     for style in STYLES:
-        found = lora.merge(tiny.params["dit"], [saved(in_style(style, factors))])
+        found = merge(tiny.params["dit"], [saved(in_style(style, factors))])
         jax.tree.map(np.testing.assert_array_equal, found, want)
 
 
 def test_settings_of_peft_give_alpha(tiny, factors, saved):
     peft = in_style("peft", factors)
     told = json.dumps({"transformer.lora_alpha": ALPHA, "transformer.r": RANK})
-    ours = lora.merge(tiny.params["dit"], [saved(peft, lora_adapter_metadata=told)])
-    want = lora.merge(tiny.params["dit"], [saved(in_style("original", factors))])
+    ours = merge(tiny.params["dit"], [saved(peft, lora_adapter_metadata=told)])
+    want = merge(tiny.params["dit"], [saved(in_style("original", factors))])
     jax.tree.map(np.testing.assert_array_equal, ours, want)
-    alone = leaves(lora.merge(tiny.params["dit"], [saved(peft)]))  # alpha is the rank
+    alone = leaves(merge(tiny.params["dit"], [saved(peft)]))  # alpha is the rank
     assert not np.array_equal(alone["head/head/kernel"], leaves(ours)["head/head/kernel"])
     stable = json.dumps({"lora_alpha": ALPHA / RANK**0.5, "use_rslora": True})
-    stable = leaves(lora.merge(tiny.params["dit"], [saved(peft, lora_adapter_metadata=stable)]))
+    stable = leaves(merge(tiny.params["dit"], [saved(peft, lora_adapter_metadata=stable)]))
     for leaf, value in leaves(want).items():
         np.testing.assert_allclose(stable[leaf], value, atol=2e-6)
     for told, match in (
@@ -159,8 +160,8 @@ def test_settings_of_peft_give_alpha(tiny, factors, saved):
 def test_merging_and_unmerging(tiny, factors, saved):
     """Off by at most half an ulp of the merged weight and half an ulp of the weight."""
     params, opened = tiny.params["dit"], [saved(in_style("original", factors))]
-    merged = lora.merge(params, opened)
-    restored = leaves(lora.unmerge(merged, opened))
+    merged = merge(params, opened)
+    restored = leaves(unmerge(merged, opened))
     exact = count = 0
     for leaf, value in leaves(params).items():
         largest = np.maximum(np.abs(value), np.abs(leaves(merged)[leaf]))
@@ -176,11 +177,11 @@ def test_merging_and_unmerging(tiny, factors, saved):
     }
     params = jax.tree.map(lambda x: np.round(np.asarray(x) * 1024) / np.float32(1024), params)
     opened = [saved(grid, strength=-0.25)]
-    merged = lora.merge(params, opened)
+    merged = merge(params, opened)
     assert not np.array_equal(
         leaves(merged)["head/head/kernel"], leaves(params)["head/head/kernel"]
     )
-    jax.tree.map(np.testing.assert_array_equal, lora.unmerge(merged, opened), params)
+    jax.tree.map(np.testing.assert_array_equal, unmerge(merged, opened), params)
 
 
 def test_whole_changes_of_weights_and_biases(tiny, saved):
@@ -197,7 +198,7 @@ def test_whole_changes_of_weights_and_biases(tiny, saved):
         "diffusion_model.patch_embedding.lora_up.weight": up,
     }
     before = leaves(tiny.params["dit"])
-    after = leaves(lora.merge(tiny.params["dit"], [saved(tensors)]))
+    after = leaves(merge(tiny.params["dit"], [saved(tensors)]))
     moved = {leaf: after[leaf] - before[leaf] for leaf in after}
     close = lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6)
     close(moved["blocks/cross_attn/norm_k/scale"][1], scale / 2)
@@ -235,7 +236,7 @@ def test_products_of_other_kinds(family, prefix, tiny, saved):
     opened = saved({prefix + n: x for n, x in (found | {"alpha": np.float32([3.0])}).items()})
     before, after = (
         leaves(p)["blocks/ffn/0/kernel"]
-        for p in (tiny.params["dit"], lora.merge(tiny.params["dit"], [opened]))
+        for p in (tiny.params["dit"], merge(tiny.params["dit"], [opened]))
     )
     np.testing.assert_allclose(after[1].T, before[1].T + 0.5 * change, atol=2e-5)
     np.testing.assert_array_equal(after[0], before[0])
@@ -260,12 +261,11 @@ def test_dora(magnitude, axis, tiny, factors, saved):
     norm = np.sqrt((moved**2).sum(axis, keepdims=True))
     trained = moved / norm * (m[:, None] if axis else m)
     for strength in (1.0, 0.25):
-        merged = lora.merge(tiny.params["dit"], [saved(tensors, strength)])
+        merged = merge(tiny.params["dit"], [saved(tensors, strength)])
         found = leaves(merged)["blocks/self_attn/q/kernel"][0].T
         np.testing.assert_allclose(found, weight + strength * (trained - weight), atol=2e-6)
-    for attempt in (lambda: saved(tensors, -1.0), lambda: lora.unmerge(merged, [saved(tensors)])):
-        with pytest.raises(UserError, match="is a DoRA: it cannot be taken out of weights again"):
-            attempt()
+    with pytest.raises(UserError, match="is a DoRA: it cannot be taken out of weights again"):
+        saved(tensors, -1.0)
 
 
 @pytest.mark.parametrize("ending, name", [
@@ -334,7 +334,7 @@ def test_bias_of_the_upper_factor(tiny, factors, saved):
     tensors = in_style("original", factors) | {"head.head.lora_B.bias": np.ones(64, np.float32)}
     before, after = (
         leaves(p)["head/head/bias"]
-        for p in (tiny.params["dit"], lora.merge(tiny.params["dit"], [saved(tensors)]))
+        for p in (tiny.params["dit"], merge(tiny.params["dit"], [saved(tensors)]))
     )
     np.testing.assert_allclose(after, before + 0.5 * ALPHA / RANK, atol=1e-6)
 
@@ -357,7 +357,7 @@ def test_converting_merges_and_says_so(tiny, factors, saved, tmp_path):
     assert manifest["dit"]["lora"] == want[:2]
     # the other parts are untouched, and the DiT is what `merge` makes of it, to the bit
     both = [lora.open_lora(path, s, tiny.model) for s in (0.5, 0.25)]
-    expected = leaves(lora.merge(tiny.params["dit"], both))
+    expected = leaves(merge(tiny.params["dit"], both))
     found = load_file(tmp_path / "wan" / "diffusion_pytorch_model.safetensors")
     np.testing.assert_array_equal(
         found["blocks.1.ffn.0.weight"].T, expected["blocks/ffn/0/kernel"][1]
@@ -385,9 +385,9 @@ def test_the_output_changes(tiny, factors, saved):
     network = jax.jit(WanDiT(tiny.model.dit, 16).apply)
     run = lambda params: np.asarray(network({"params": params}, *inputs, positions)[0])
     params, opened = tiny.params["dit"], [saved(in_style("original", factors))]
-    merged = lora.merge(params, opened)
+    merged = merge(params, opened)
     assert np.abs(run(merged) - run(params)).max() > 0.1
-    np.testing.assert_allclose(run(lora.unmerge(merged, opened)), run(params), atol=1e-5)
+    np.testing.assert_allclose(run(unmerge(merged, opened)), run(params), atol=1e-5)
 
 
 @pytest.mark.parametrize(

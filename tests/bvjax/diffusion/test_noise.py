@@ -174,12 +174,10 @@ def test_one_chunk_has_eps_min_and_naive_has_one_level():
     assert noise.chunk_levels("naive", 1) == pytest.approx([1 / 1.003])
 
 
-def test_level_from_snr_readings():
-    amplitude, power = (noise.level_from_snr(reading=r) for r in ("snr_amp", "snr_power"))
-    assert amplitude == pytest.approx(0.997009, abs=1e-6)
-    assert power == pytest.approx(0.948072, abs=1e-6)
-    assert (1 - amplitude) / amplitude == pytest.approx(0.003)
-    assert ((1 - power) / power) ** 2 == pytest.approx(0.003)
+def test_the_highest_level_has_the_snr_of_the_paper():
+    """Section 5.1: 0.003, read as a ratio of amplitudes."""
+    level = noise.chunk_levels("cosine", 3)[-1]
+    assert (1 - level) / level == pytest.approx(0.003, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +188,6 @@ def test_level_from_snr_readings():
         (lambda: noise.chunk_levels("cosine", 3, 0.0), "0 < eps_min"),
         (lambda: noise.chunk_levels("cosine", 3, 0.5, 0.4), "eps_min <= eps_max"),
         (lambda: noise.chunk_levels("cosine", 3, 0.5, 1.1), "<= 1"),
-        (lambda: noise.level_from_snr(reading="db"), "snr_amp or snr_power"),
         (lambda: noise.draw_sigma(KEY, None, "median", (1, 1)), "median_shift, fixed, cap"),
     ],
 )

@@ -6,7 +6,11 @@ import numpy as np
 import PIL.Image
 
 from bvjax.runs.report import drift_report, report_picture
-from bvjax.runs.report.drift_report import measure_chunk
+from bvjax.runs.report.drift_report import measure_later
+
+
+def measure(frames, previous=None):
+    return measure_later(frames, previous)()
 
 
 def clip(seed=0, frames=9, size=32, speed=1):
@@ -20,36 +24,36 @@ def clip(seed=0, frames=9, size=32, speed=1):
 def test_blur_lowers_clarity_only():
     sharp = clip()
     blurred = sum(np.roll(sharp.astype(float), s, 1) for s in range(-2, 3)) / 5
-    before, after = measure_chunk(sharp), measure_chunk(blurred.astype(np.uint8))
+    before, after = measure(sharp), measure(blurred.astype(np.uint8))
     assert after.clarity < 0.6 * before.clarity
     assert np.allclose(after.colour, before.colour, atol=1.0)
 
 
 def test_colour_shift_shows_in_colour_and_saturation():
-    before = measure_chunk(clip())
+    before = measure(clip())
     shifted = clip().astype(int) + np.array([40, 0, -40])
-    after = measure_chunk(shifted.clip(0, 255).astype(np.uint8))
+    after = measure(shifted.clip(0, 255).astype(np.uint8))
     change = np.subtract(after.colour, before.colour)
     assert change[0] > 30 and change[2] < -30 and abs(change[1]) < 1e-3
     assert after.saturation > before.saturation
 
 
 def test_motion():
-    still, slow, fast = (measure_chunk(clip(speed=s)).motion for s in (0, 1, 2))
+    still, slow, fast = (measure(clip(speed=s)).motion for s in (0, 1, 2))
     assert still < 0.05 < slow < fast
 
 
 def test_a_jump_between_chunks_shows_as_a_seam():
     frames = clip(frames=18)
-    smooth = measure_chunk(frames[9:], frames[8]).seam
-    jump = measure_chunk(clip(seed=5), frames[8]).seam
+    smooth = measure(frames[9:], frames[8]).seam
+    jump = measure(clip(seed=5), frames[8]).seam
     assert 0.8 < smooth < 1.2 and jump > 2 * smooth
-    assert measure_chunk(frames).seam is None
-    assert measure_chunk(np.zeros((4, 8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)).seam == 1
+    assert measure(frames).seam is None
+    assert measure(np.zeros((4, 8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)).seam == 1
 
 
 def make_report(chunks):
-    drift = {n: measure_chunk(clip(n), clip(n)[0] if n > 1 else None) for n in range(1, chunks + 1)}
+    drift = {n: measure(clip(n), clip(n)[0] if n > 1 else None) for n in range(1, chunks + 1)}
     memory = {
         n: {
             "retrieved": [{"chunk": c, "role": r, "score": 0.5} for c, r in ((0, "anchor"),
