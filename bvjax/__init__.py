@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from bvjax.convert.converter import convert
     from bvjax.errors import UserError, WorkError
     from bvjax.lvbench.evaluation import evaluate_videos as evaluate
-    from bvjax.runs.pipeline import Chunk, Pipeline, Video, load
+    from bvjax.runs.pipeline import Pipeline, load
+    from bvjax.runs.video import Chunk, Video
 
 __version__ = "0.2.0"
 __all__ = [
@@ -27,10 +28,10 @@ __all__ = [
 ]  # fmt: skip
 
 _PLACES = {
-    "Chunk": ("bvjax.runs.pipeline", "Chunk"),
+    "Chunk": ("bvjax.runs.video", "Chunk"),
     "Pipeline": ("bvjax.runs.pipeline", "Pipeline"),
     "UserError": ("bvjax.errors", "UserError"),
-    "Video": ("bvjax.runs.pipeline", "Video"),
+    "Video": ("bvjax.runs.video", "Video"),
     "WorkError": ("bvjax.errors", "WorkError"),
     "convert": ("bvjax.convert", None),  # the package, which can be called
     "evaluate": ("bvjax.lvbench.evaluation", "evaluate_videos"),

@@ -188,7 +188,7 @@ def _generate(args: argparse.Namespace) -> None:
         overrides.append(f"sampler.steps={args.steps}")
     console.set_up()
     pipeline = load(folder, overrides=overrides, mesh=args.mesh)
-    run = pipeline.begin(
+    run = pipeline.create_run(
         story, args.out, seed=args.seed, scale=args.scale, image=args.image, video=args.video,
         video_chunks=args.video_chunks, video_part=args.video_part, chunks=args.chunks,
     )  # fmt: skip
@@ -203,7 +203,7 @@ def _resume(args: argparse.Namespace) -> None:
 
 
 def _redo(args: argparse.Namespace) -> None:
-    from bvjax.runs import session
+    from bvjax.runs.redo import redo
 
     edits: dict[int, str] = {}
     for chunk, caption in map(_edit, args.captions):
@@ -212,26 +212,26 @@ def _redo(args: argparse.Namespace) -> None:
         edits[chunk] = caption
     run, bundle = _open(args)
     with run:
-        again = session.redo(run, bundle, args.from_chunk, edits, args.seed)
+        again = redo(run, bundle, args.from_chunk, edits, args.seed)
     with again:
         _produce(again, bundle)
 
 
 def _decode(args: argparse.Namespace) -> None:
-    from bvjax.runs import session
+    from bvjax.runs.decode import decode
 
     run, bundle = _open(args)
     with run:
-        frames = session.decode(run, bundle)
+        frames = decode(run, bundle)
     console.tell(f"{run.video}: {frames} frames")
 
 
 def _report(args: argparse.Namespace) -> None:
-    from bvjax.runs import session
+    from bvjax.runs.execute import execute
 
     run, bundle = _open(args)
     with run:
-        for _ in session.produce(run, bundle, only_report=True):
+        for _ in execute(run, bundle, only_report=True):
             pass
     console.tell(f"{run.path / 'report.png'}\n{run.path / 'report.json'}")
 
@@ -296,8 +296,8 @@ def _plan(args: argparse.Namespace) -> None:
 # ---- shared -----------------------------------------------------------------------------------
 def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
     from bvjax.loading import bundle as bundles
-    from bvjax.runs import session
-    from bvjax.runs.pipeline import layout_of
+    from bvjax.placement import layout_of
+    from bvjax.runs.fit import check_weights
     from bvjax.runs.run_dir import RunDir
     from bvjax.runs.run_settings import weights_folder
 
@@ -310,7 +310,7 @@ def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
         if not folder.is_dir():
             raise UserError(f"there is no weights folder {folder}; say where it is with --weights")
         bundle = bundles.load_bundle(folder, layout_of(run.settings.model, args.mesh))
-        session.check_weights(run, bundle)
+        check_weights(run, bundle)
         return run, bundle
     except BaseException:
         run.close()
@@ -323,9 +323,10 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
 
     from bvjax import compilation
     from bvjax.profiling import ChunkTrace
-    from bvjax.runs import session
+    from bvjax.runs.execute import execute, is_finished
+    from bvjax.runs.prefix import Encoding
 
-    if not profile and session.is_finished(run):
+    if not profile and is_finished(run):
         print(
             f"{run.path} is finished: {run.video} and {run.path / 'report.png'} are there; 'decode' or "
             "'report' makes them again, 'redo' makes chunks again"
@@ -366,8 +367,8 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
         compilation.announced(tqdm.write, about),
     ):
         bar.set_description("getting ready")
-        for progress in session.produce(run, bundle):
-            if isinstance(progress, session.Encoding):
+        for progress in execute(run, bundle):
+            if isinstance(progress, Encoding):
                 text = f"encoding the video, latent frame {progress.done}/{progress.total}"
                 bar.set_description(text)
                 if not watched and progress.done == progress.total:

@@ -17,7 +17,8 @@ from bvjax import machine, weights
 from bvjax.errors import UserError, WorkError
 from bvjax.loading import bundle as bundles
 from bvjax.media import video_io
-from bvjax.runs import session
+from bvjax.runs.create import create_run
+from bvjax.runs.execute import execute
 from bvjax.story import Story
 from bvjax.versions import software
 
@@ -101,8 +102,8 @@ def _two_chunks() -> str:
     model = dataclasses.replace(model, sampler=dataclasses.replace(model.sampler, steps=4))
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter()
-        with session.begin(bundle, model, Story(CAPTIONS), pathlib.Path(out) / "run") as run:
-            parts = [progress.seconds for progress in session.produce(run, bundle)]
+        with create_run(bundle, model, Story(CAPTIONS), pathlib.Path(out) / "run") as run:
+            parts = [progress.seconds for progress in execute(run, bundle)]
             frames = len(video_io.read_video(run.video)[0])
         took = time.perf_counter() - started
     if frames != run.grid.num_frames:

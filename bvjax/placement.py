@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from absl import logging
+from jax.sharding import Mesh
 
 from bvjax import machine
 from bvjax.chunking import ChunkGrid
@@ -14,7 +15,9 @@ from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.memory.bank import init_bank
 from bvjax.memory.storage import storage_dtype
-from bvjax.sharding import AXES, ONE_DEVICE, TOKENS, Layout, make_layout
+from bvjax.sharding import AXES, ONE_DEVICE, TOKENS, Layout, make_layout, parse_mesh, spread
+
+LARGE_LEAF = 2**20  # values; smaller leaves are whole on every device
 
 
 def misfit(model: ModelConfig, sizes: dict[str, int]) -> str | None:
@@ -122,3 +125,23 @@ def choose_layout(
         shape = ", ".join(f"{axis}={layout.size(axis)}" for axis in AXES)
         logging.info("%d devices as a mesh of %s", len(devices), shape)
     return layout
+
+
+def layout_of(model: ModelConfig, mesh: str | Mapping[str, int] | None) -> Layout:
+    """The devices that generate: as `mesh` says, or as fits best; raises `UserError`."""
+    if mesh is None:
+        return choose_layout(model)
+    text = mesh if isinstance(mesh, str) else ",".join(f"{axis}={n}" for axis, n in mesh.items())
+    return choose_layout(model, parse_mesh(text))
+
+
+def sharding_rule(layout: Layout, part: str):
+    """How parameters lie on the devices; None: all on the default one.
+
+    Those of the DiT as its layers want them, those of the others spread over the whole mesh.
+    """
+    if layout.mesh is None:
+        return None
+    if part == "dit":
+        return layout.parameter
+    return spread(Mesh(layout.mesh.devices.reshape(-1), ("fsdp",)), least=LARGE_LEAF)

@@ -5,6 +5,7 @@ steps.py         anchor and chunk: retrieve, denoise, build the bank entry (pure
 rollout.py       `rollout` (one scan over chunks), `stream` (driven from the host), `rebuild_bank`
 host_bank.py     the bank of a `stream` in pinned host memory
 decoding.py      latents -> frames as they come
+encoding.py      frames -> latents, chunk by chunk
 chunk_memory.py  what the memory did for a chunk, in plain numbers
 checks.py        whether a configuration can generate at all
 """

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import numbers
-from typing import Any
 
 from bvjax.chunking import ChunkGrid
-from bvjax.config import ChunkConfig, ModelConfig
+from bvjax.config import ModelConfig
 from bvjax.diffusion import diffusion_forcing, noise, solvers
 from bvjax.errors import UserError
 from bvjax.memory import bank
@@ -16,8 +14,6 @@ from bvjax.nets.products import PRODUCTS
 from bvjax.nets.vae_layers import CONV_IMPLS
 
 GUIDANCE_BANKS = ("one", "two")
-# Of H.264's highest level: longer sides and more squares of 16 pixels no player has to take.
-LONGEST_SIDE, MOST_SQUARES = 16384, 139264
 
 
 def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
@@ -51,36 +47,6 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
     ):
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"{name} is {value}; it must be 0 or more ({meaning})")
-
-
-def whole_numbers(**values: Any) -> dict[str, Any]:
-    """Parameters that are whole numbers or None, NumPy's as Python's; raises `UserError` for others."""
-    for name, value in values.items():
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if value is not None and not whole:
-            raise UserError(f"`{name}` is {value!r}; it must be a whole number")
-    return {name: None if value is None else int(value) for name, value in values.items()}
-
-
-def check_seed(seed: int) -> None:
-    """Raises `UserError` for what is not a seed."""
-    if not 0 <= seed < 2**32:
-        raise UserError(f"the seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
-
-
-def check_scale(chunk: ChunkConfig, scale: int) -> None:
-    """Raises `UserError` for a factor that makes a video of no size, or larger than H.264 allows."""
-    fits = lambda scale: (
-        scale * max(chunk.height, chunk.width) <= LONGEST_SIDE
-        and -(-scale * chunk.height // 16) * -(-scale * chunk.width // 16) <= MOST_SQUARES
-    )
-    if scale >= 1 and fits(scale):
-        return
-    size = f"at {chunk.width}x{chunk.height} pixels"
-    if not fits(1):
-        raise UserError(f"a video {size} is larger than H.264 allows")
-    largest = max(factor for factor in range(1, LONGEST_SIDE + 1) if fits(factor))
-    raise UserError(f"the scale is {scale}; {size} it can be 1 to {largest}")
 
 
 def check_image(model: ModelConfig) -> None:

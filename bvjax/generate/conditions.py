@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import numpy as np
@@ -13,7 +14,6 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import TextConfig
-from bvjax.loading.text_cache import CaptionStates, TextCache
 from bvjax.nets import text as text_net
 
 if TYPE_CHECKING:  # states that exist need no tokenizer, nor what it imports
@@ -39,6 +39,27 @@ class Conditions:
         return zip(self.text, self.embedding, strict=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class CaptionStates:
+    """What the encoder makes of one caption: n rows, its tokens with the end of sentence.
+
+    Rows behind them that are zeros change nothing.
+    """
+
+    states: Float[np.ndarray, "n d"]  # in the encoder's dtype
+    embedding: Float[np.ndarray, "d"]  # float32, mean over the tokens
+
+
+class Cache(Protocol):
+    """States of captions that were encoded before, for example `bvjax.loading.text_cache`."""
+
+    def load(self, caption: str) -> CaptionStates | None:
+        """The states of a caption, to the bit; None when they are not there."""
+
+    def save(self, caption: str, made: CaptionStates) -> None:
+        """Keeps the states of a caption."""
+
+
 NEGATIVE = "the negative prompt (cfg.negative)"
 
 
@@ -59,48 +80,36 @@ def numbered(captions: Sequence[str]) -> dict[str, str]:
 
 
 def encode_captions(
-    params: Any,
-    config: TextConfig,
-    tokenizer: Tokenizer,
-    captions: Sequence[str],
-    negative: str = "",
-) -> Conditions:
-    """Encodes captions, which must have no time stamps (`bvjax.story` cuts them off).
-
-    `negative` is the caption of the null branch (`cfg.negative`).
-
-    Each goes through the encoder by itself, so that its states do not depend, to the last bit, on
-    how many others there are: editing one caption leaves the rest as they were.
-
-    Raises `UserError` for a caption that is too long for `config.max_length`.
-    """
-    check_lengths(tokenizer, numbered(captions), config, negative)
-    return _stack(list(_encode_each(params, config, tokenizer, [*captions, negative])), config)
-
-
-def conditions_from_cache(
     load: Callable[[], Any],
     config: TextConfig,
     tokenizer: Tokenizer,
     captions: Sequence[str],
-    cache: TextCache,
     negative: str = "",
+    cache: Cache | None = None,
 ) -> Conditions:
-    """`encode_captions`, to the bit, with the encoder's parameters loaded for new captions only.
+    """Encodes captions, which must have no time stamps (`bvjax.story` cuts them off).
+
+    Each goes through the encoder by itself, so that its states do not depend, to the last bit, on
+    how many others there are: editing one caption leaves the rest as they were.
 
     Args:
-        load: gives the encoder's parameters; called once, if at all.  They are let go again before
-            this returns.
+        load: gives the encoder's parameters; called once, if a caption is not in `cache`.  They are
+            let go again before this returns.
+        negative: the caption of the null branch (`cfg.negative`).
+        cache: asked for each caption first, and given those that are new.
 
-    Raises `UserError` as `encode_captions` does, before anything is loaded.
+    Raises `UserError` for a caption that is too long for `config.max_length`, before anything is
+    loaded.
     """
-    wanted = [*captions, negative]
     check_lengths(tokenizer, numbered(captions), config, negative)
-    known = {caption: cache.load(caption) for caption in wanted}
-    new = [caption for caption, found in known.items() if found is None]
+    wanted = [*captions, negative]
+    found = {caption: cache.load(caption) if cache else None for caption in wanted}
+    known = {caption: states for caption, states in found.items() if states is not None}
+    new = [caption for caption in found if caption not in known]
     if new:
         for caption, made in zip(new, _encode_each(load(), config, tokenizer, new), strict=True):
-            cache.save(caption, made)
+            if cache:
+                cache.save(caption, made)
             known[caption] = made
         gc.collect()  # compiling leaves cycles, which would keep the parameters for a while
     return _stack([known[caption] for caption in wanted], config)

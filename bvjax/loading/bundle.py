@@ -12,8 +12,6 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jax.sharding import Mesh
-
 import bvjax
 from bvjax import tokenizer as text_tokens
 from bvjax import weights
@@ -23,18 +21,15 @@ from bvjax.files import read_text
 from bvjax.generate.checks import check_model
 from bvjax.loading.cache_folder import cache_folder, file_sha256
 from bvjax.loading.text_cache import TextCache
-from bvjax.placement import choose_layout
+from bvjax.placement import choose_layout, sharding_rule
 from bvjax.presets import get_preset
-from bvjax.sharding import ONE_DEVICE, Layout, spread
+from bvjax.sharding import ONE_DEVICE, Layout
 from bvjax.tensor_files import TensorFile
 from bvjax.tokenizer import Tokenizer
 from bvjax.tokenizer_files import find_tokenizer
 
 ASSETS = pathlib.Path(bvjax.__file__).parent / "assets"
 VOCABULARY = "vocabulary.txt"
-
-
-LARGE_LEAF = 2**20  # values; smaller leaves are whole on every device
 
 
 class LateParams(Mapping[str, Any]):
@@ -63,18 +58,6 @@ class LateParams(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(weights.PARTS)
-
-
-def sharding_rule(layout: Layout, part: str):
-    """How parameters lie on the devices; None: all on the default one.
-
-    Those of the DiT as its layers want them, those of the others spread over the whole mesh.
-    """
-    if layout.mesh is None:
-        return None
-    if part == "dit":
-        return layout.parameter
-    return spread(Mesh(layout.mesh.devices.reshape(-1), ("fsdp",)), least=LARGE_LEAF)
 
 
 @dataclasses.dataclass(frozen=True)

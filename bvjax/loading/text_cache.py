@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Float
 from safetensors.numpy import save
 
 from bvjax.config import TextConfig
 from bvjax.finite import is_finite
+from bvjax.generate.conditions import CaptionStates
 from bvjax.loading.cache_folder import save_quietly
 from bvjax.tensor_files import TensorFile
 from bvjax.tokenizer import clean
@@ -30,16 +30,8 @@ from bvjax.tokenizer import clean
 FORMAT = 1  # another number when `bvjax.nets.text` computes other states from the same weights
 
 
-@dataclasses.dataclass(frozen=True)
-class CaptionStates:
-    """What the encoder makes of one caption of n tokens, the end of sentence included."""
-
-    states: Float[np.ndarray, "n d"]  # in the encoder's dtype
-    embedding: Float[np.ndarray, "d"]  # float32, mean over the tokens
-
-
 class TextCache:
-    """The captions encoded by one text encoder."""
+    """The captions encoded by one text encoder: a `Cache` of `encode_captions`."""
 
     def __init__(self, folder: pathlib.Path | None, encoder: str, config: TextConfig):
         """`encoder`: hash of encoder and tokenizer.  Without a folder nothing is ever found."""

@@ -25,6 +25,8 @@ from bvjax.files import cannot_write, reason
 from bvjax.media.video_frames import location, open_video, tag, timed_frames, yuv420
 
 WATCHABLE = 256  # pixels: the short side of a video that is pleasant to look at
+# Of H.264's highest level: longer sides and more squares of 16 pixels no player has to take.
+LONGEST_SIDE, MOST_SQUARES = 16384, 139264
 _FRAGMENTED = {
     "movflags": "frag_keyframe+empty_moov+default_base_moof",
     "flush_packets": "1",
@@ -37,6 +39,21 @@ _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 def watchable_scale(height: int, width: int) -> int:
     """Smallest whole factor that brings the short side to `WATCHABLE` pixels."""
     return max(1, -(-WATCHABLE // min(height, width)))
+
+
+def check_scale(height: int, width: int, scale: int) -> None:
+    """Raises `UserError` for a factor that makes a video of no size, or larger than H.264 allows."""
+    fits = lambda scale: (
+        scale * max(height, width) <= LONGEST_SIDE
+        and -(-scale * height // 16) * -(-scale * width // 16) <= MOST_SQUARES
+    )
+    if scale >= 1 and fits(scale):
+        return
+    size = f"at {width}x{height} pixels"
+    if not fits(1):
+        raise UserError(f"a video {size} is larger than H.264 allows")
+    largest = max(factor for factor in range(1, LONGEST_SIDE + 1) if fits(factor))
+    raise UserError(f"the scale is {scale}; {size} it can be 1 to {largest}")
 
 
 class VideoWriter:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from bvjax import weights
 from bvjax.config import ModelConfig
 from bvjax.generate import steps
-from bvjax.loading.bundle import sharding_rule
 from bvjax.memory import bank as kv_bank
 from bvjax.nets import vae
 from bvjax.nets.vae_layers import spatial_axes
+from bvjax.placement import sharding_rule
 from bvjax.plan.hlo import Collective, Made, collectives, largest
 from bvjax.sharding import Layout
 
@@ -86,7 +86,7 @@ def inputs(model: ModelConfig, layout: Layout) -> Inputs:
 
 
 def _weights(model: ModelConfig, layout: Layout, part: str) -> Any:
-    """A part's parameters where `bundle` puts them."""
+    """A part's parameters where generation puts them."""
     rule = sharding_rule(layout, part) or (lambda name, shape: layout.sharding())
     dtype = jnp.dtype(getattr(model, part).dtype)
     return jax.tree_util.tree_map_with_path(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.errors import WorkError
+from bvjax.errors import UserError, WorkError
 from bvjax.finite import is_finite
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.steps import ChunkReport
@@ -17,6 +19,17 @@ from bvjax.generate.steps import ChunkReport
 def chunk_name(number: int) -> str:
     """How messages call chunk `number`, 0 being the guidance frame."""
     return f"chunk {number}" if number else "the first frame"
+
+
+def finished_chunks(path: pathlib.Path, grid: ChunkGrid, ids: Collection[int]) -> int:
+    """How many of the latents `ids` are those of a chunk, the guidance frame not counted.
+
+    Raises `UserError` when there is none in the run folder `path`.
+    """
+    count = sum(chunk_id in grid.chunk_ids for chunk_id in ids)
+    if not count:
+        raise UserError(f"the run {path} has no finished chunk yet; resume it first")
+    return count
 
 
 def check_chunk(

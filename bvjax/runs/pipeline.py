@@ -1,6 +1,6 @@
 """Generation from Python: `load` gives a `Pipeline`, which makes a `Video`, or its `Chunk`s one by one.
 
-The command line makes its runs through the same `load`, `Pipeline.begin` and `session.produce`.
+The command line makes its runs through the same `load`, `Pipeline.create_run` and `execute`.
 """
 
 from __future__ import annotations
@@ -11,78 +11,30 @@ import pathlib
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy as np
-import PIL.Image
 from absl import logging
-from jaxtyping import Float, UInt8
 
-from bvjax.config import ChunkConfig, ModelConfig
-from bvjax.errors import UserError
-from bvjax.generate.checks import check_model, check_scale, whole_numbers
-from bvjax.generate.chunk_memory import ChunkMemory, chunk_memory
+from bvjax.config import ModelConfig
+from bvjax.generate.checks import check_model
+from bvjax.generate.chunk_memory import chunk_memory
 from bvjax.loading import bundle as bundles
 from bvjax.loading.bundle import Bundle
-from bvjax.media import video_io
 from bvjax.overrides import apply_overrides, assignments
-from bvjax.placement import check_layout, choose_layout
+from bvjax.placement import check_layout, layout_of
 from bvjax.presets import PRESETS
-from bvjax.runs import session
+from bvjax.runs.create import create_run
+from bvjax.runs.execute import Progress, execute, is_finished
+from bvjax.runs.fit import check_weights
+from bvjax.runs.redo import redo
+from bvjax.runs.requests import Options, checked, whole_numbers
 from bvjax.runs.run_dir import RunDir
-from bvjax.sharding import Layout, parse_mesh
+from bvjax.runs.video import Chunk, Video
 from bvjax.story import Story, as_story
 
 Path = str | pathlib.Path
 Captions = Story | Path | Mapping | Sequence[str]
-Image = Path | PIL.Image.Image | UInt8[np.ndarray, "h w 3"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Chunk:
-    """A piece of a video as soon as it is finished."""
-
-    number: int  # 1, 2, ...; 0 is the first frame, where that is made before chunk 1
-    caption: str
-    frames: UInt8[np.ndarray, "f h w 3"] = dataclasses.field(repr=False)
-    latents: Float[np.ndarray, "l h w z"] = dataclasses.field(repr=False)
-    memory: ChunkMemory | None = dataclasses.field(repr=False)  # None for number 0
-    fresh: bool = True  # False where the run folder had it already
-    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict, repr=False)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Video:
-    """A finished video.
-
-    Latents are float32, at the scale that the DiT works with; `memory` has an item for each chunk
-    from number 1 on.
-    """
-
-    frames: UInt8[np.ndarray, "f h w 3"] = dataclasses.field(repr=False)
-    latents: Float[np.ndarray, "l h w z"] = dataclasses.field(repr=False)
-    memory: tuple[ChunkMemory, ...] = dataclasses.field(repr=False)
-    captions: tuple[str, ...]
-    fps: int
-    path: pathlib.Path | None  # the run folder, where one was asked for
-
-    def save(self, path: Path, scale: int | None = None) -> pathlib.Path:
-        """Writes the frames as H.264 to a file that ends in .mp4; returns its path.
-
-        Args:
-            scale: whole factor by which the frames are enlarged; None makes them watchable.
-
-        Raises `UserError` for another ending, a scale out of range, or a file that cannot be written.
-        """
-        path, (height, width) = pathlib.Path(path), self.frames.shape[1:3]
-        if path.suffix.lower() != ".mp4":
-            raise UserError(f"a video is saved as .mp4, not as {path}")
-        scale = video_io.watchable_scale(height, width) if scale is None else scale
-        scale = whole_numbers(scale=scale)["scale"]
-        check_scale(ChunkConfig(height=height, width=width, fps=self.fps), scale)
-        with video_io.VideoWriter(path, self.fps, scale) as writer:
-            writer.write(self.frames)
-        return path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,18 +46,7 @@ class Pipeline:
     overrides: tuple[str, ...] = ()  # "section.key=value", which made `model` of the weights' own
 
     def generate(
-        self,
-        story: Captions,
-        *,
-        out: Path | None = None,
-        seed: int = 0,
-        steps: int | None = None,
-        chunks: int | None = None,
-        image: Image | None = None,
-        video: Path | None = None,
-        video_chunks: int | None = None,
-        video_part: str | None = None,
-        scale: int | None = None,
+        self, story: Captions, *, out: Path | None = None, **options: Unpack[Options]
     ) -> Video:
         """Makes a video, or goes on with the very same one in the run folder `out`.
 
@@ -127,35 +68,18 @@ class Pipeline:
             UserError: something in this does not fit; nothing has been made then.
             WorkError: what was made is not finite.
         """
-        run, folder = self._begin(
-            story, out, seed=seed, steps=steps, chunks=chunks, image=image, video=video,
-            video_chunks=video_chunks, video_part=video_part, scale=scale,
-        )  # fmt: skip
+        run, folder = self._new_run(story, out, options)
         return self._gather(run, folder)
 
     def stream(
-        self,
-        story: Captions,
-        *,
-        out: Path | None = None,
-        seed: int = 0,
-        steps: int | None = None,
-        chunks: int | None = None,
-        image: Image | None = None,
-        video: Path | None = None,
-        video_chunks: int | None = None,
-        video_part: str | None = None,
-        scale: int | None = None,
+        self, story: Captions, *, out: Path | None = None, **options: Unpack[Options]
     ) -> Iterator[Chunk]:
         """Makes a video as `generate` does, and yields each chunk as soon as it is finished.
 
         Memory does not grow with the length of the video. Everything is checked in the call; close
         the iterator to stop before the end, and go on later with the same call where `out` is given.
         """
-        run, folder = self._begin(
-            story, out, seed=seed, steps=steps, chunks=chunks, image=image, video=video,
-            video_chunks=video_chunks, video_part=video_part, scale=scale,
-        )  # fmt: skip
+        run, folder = self._new_run(story, out, options)
         made = self._chunks(run, folder)
         weakref.finalize(made, run.close)  # also of one that nobody has begun with
         return made
@@ -184,51 +108,29 @@ class Pipeline:
         """
         counts = whole_numbers(from_chunk=from_chunk, seed=seed)
         with self._open(path) as run:
-            again = session.redo(run, self.bundle, edits=captions or {}, **counts)
+            again = redo(run, self.bundle, edits=captions or {}, **counts)
         return self._gather(again)
 
-    def begin(
-        self,
-        story: Captions,
-        out: Path,
-        *,
-        seed: int = 0,
-        steps: int | None = None,
-        chunks: int | None = None,
-        image: Image | None = None,
-        video: Path | None = None,
-        video_chunks: int | None = None,
-        video_part: str | None = None,
-        scale: int | None = None,
-    ) -> RunDir:
+    def create_run(self, story: Captions, out: Path, **options: Unpack[Options]) -> RunDir:
         """Checks what `generate` is given and makes its run folder, or opens it again.
 
-        For who follows the run with `session.produce`; closing it is theirs.
+        For who follows the run with `execute`; closing it is theirs.
         """
-        counts = whole_numbers(
-            seed=seed, steps=steps, chunks=chunks, video_chunks=video_chunks, scale=scale
-        )
-        model, overrides, steps = self.model, self.overrides, counts.pop("steps")
-        if steps is not None:
-            others = [
-                text for text in overrides if text.partition("=")[0].strip() != "sampler.steps"
-            ]
-            overrides = (*others, f"sampler.steps={steps}")
-            model = apply_overrides(model, overrides[-1:])
-        return session.begin(
-            self.bundle, model, as_story(story, counts["chunks"]), out, image=image, video=video,
-            video_part=video_part, overrides=overrides, **counts,
+        given = checked(options)
+        return create_run(
+            self.bundle, self.model, as_story(story, given.get("chunks")), out,
+            overrides=self.overrides, **given,
         )  # fmt: skip
 
-    def _begin(
-        self, story: Captions, out: Path | None, **options: Any
+    def _new_run(
+        self, story: Captions, out: Path | None, options: Options
     ) -> tuple[RunDir, tempfile.TemporaryDirectory | None]:
         """The run in `out`, or in a folder that is deleted in the end."""
         if out is not None:
-            return self.begin(story, out, **options), None
+            return self.create_run(story, out, **options), None
         folder = tempfile.TemporaryDirectory(prefix="bvjax-")
         try:
-            return self.begin(story, folder.name, **options), folder
+            return self.create_run(story, folder.name, **options), folder
         except BaseException:
             folder.cleanup()
             raise
@@ -236,7 +138,7 @@ class Pipeline:
     def _open(self, path: Path) -> RunDir:
         run = RunDir.open(path)
         try:
-            session.check_weights(run, self.bundle)
+            check_weights(run, self.bundle)
             check_layout(run.settings.model, self.bundle.layout)
         except BaseException:
             run.close()
@@ -250,9 +152,9 @@ class Pipeline:
         if unknown := self.bundle.unknown_words(run.captions):
             logging.warning("this model never saw the words %s", ", ".join(unknown))
         with run, folder or contextlib.nullcontext():
-            kept = folder is None and not session.is_finished(run)
-            for done in session.produce(run, self.bundle, only_chunks=not kept):
-                if isinstance(done, session.Progress):
+            kept = folder is None and not is_finished(run)
+            for done in execute(run, self.bundle, only_chunks=not kept):
+                if isinstance(done, Progress):
                     memory = None
                     if done.chunk > 0 and done.report is not None:
                         memory = chunk_memory(done.report, model, run.grid)
@@ -299,11 +201,3 @@ def load(
     model = apply_overrides(bundles.load_model(folder), texts)
     check_model(model)
     return Pipeline(bundles.load_bundle(folder, layout_of(model, mesh)), model, texts)
-
-
-def layout_of(model: ModelConfig, mesh: str | Mapping[str, int] | None) -> Layout:
-    """The devices that generate: as `mesh` says, or as fits best; raises `UserError`."""
-    if mesh is None:
-        return choose_layout(model)
-    text = mesh if isinstance(mesh, str) else ",".join(f"{axis}={n}" for axis, n in mesh.items())
-    return choose_layout(model, parse_mesh(text))

@@ -8,25 +8,23 @@ ones do when a run is resumed: `rollout.stream` finds them among those that are 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
-from jaxtyping import Float
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
+from bvjax.generate.encoding import encode_chunks, latents_of
 from bvjax.media import source_video
 from bvjax.media.source_video import Frame
-from bvjax.nets import vae
-from bvjax.runs.run_dir import GIVEN, RunDir
+from bvjax.runs.place import GIVEN
+from bvjax.runs.run_dir import RunDir
 from bvjax.sharding import ONE_DEVICE, Layout
 
 PARTS = ("end", "start")
@@ -149,7 +147,7 @@ def encode_given(run: RunDir, params: Any, layout: Layout = ONE_DEVICE) -> Itera
     model, count = run.settings.model, run.settings.video_chunks
     if not count:
         return
-    sizes = _latents_of(model, count)
+    sizes = latents_of(model, count)
     if len(run.load_latents(list(sizes), tidy=False)) == len(sizes):
         return
     if sha256_of(run.video_frames()) != run.settings.video_sha256:
@@ -164,79 +162,3 @@ def encode_given(run: RunDir, params: Any, layout: Layout = ONE_DEVICE) -> Itera
         if latents is not None and chunk_id not in done:
             run.save_latents(chunk_id, latents)
         yield Encoding(encoded, total)
-
-
-def encode_chunks(
-    params: Any,
-    model: ModelConfig,
-    count: int,
-    frames: Iterable[Frame],
-    layout: Layout = ONE_DEVICE,
-) -> Iterator[tuple[int, Float[np.ndarray, "l h w z"] | None]]:
-    """Clean latents of the first `count` chunks of a video, as `rollout.stream` would yield them.
-
-    Args:
-        params: of the VAE.
-        frames: as many as `count` chunks have, or more.
-        layout: the devices that share the work.
-
-    Yields:
-        (chunk id, None) after each latent frame, (chunk id, latents) with a chunk's last one.
-        With chunk.first="overlap" and chunk.history="pixels" each window is encoded by itself,
-        with the frames that it shares with the one before; otherwise the encoder goes on.
-
-    Raises `UserError` when there are too few frames.
-    """
-    params = jax.device_put({name: params[name] for name in vae.ENCODING if name in params})
-    pictures, chunk = iter(frames), model.chunk
-    apart = chunk.first == "overlap" and chunk.history == "pixels"
-    latents = _encode_frames(params, model, pictures, layout)
-    shared: list[Frame] = []
-    kept: list[np.ndarray] = []
-    for chunk_id, (new, size) in _latents_of(model, count).items():
-        if apart:
-            fresh = chunk.overlap_frames + chunk.frames - len(shared)
-            window = shared + list(itertools.islice(pictures, fresh))
-            latents = _encode_frames(params, model, window, layout)
-            shared = window[-chunk.overlap_frames :]
-        for left in reversed(range(new)):
-            try:
-                kept.append(next(latents))
-            except StopIteration:
-                raise UserError(f"the video ends before its chunk {chunk_id} does") from None
-            if left:
-                yield chunk_id, None
-        kept = kept[-size:]
-        yield chunk_id, np.concatenate(kept)
-
-
-def _latents_of(model: ModelConfig, count: int) -> dict[int, tuple[int, int]]:
-    """{chunk id: (latent frames to encode for it, latent frames it is stored with)}."""
-    grid, chunk = ChunkGrid.of(model, count), model.chunk
-    sizes = {piece_id: grid.piece_latents(piece_id) for piece_id in grid.piece_ids}
-    again = chunk.first == "overlap" and chunk.history == "pixels"  # the head is encoded again
-    return {
-        i: (size if again or i == grid.piece_ids[0] else grid.latents_per_chunk, size)
-        for i, size in sizes.items()
-    }
-
-
-def _encode_frames(
-    params: Any, model: ModelConfig, frames: Iterable[Frame], layout: Layout
-) -> Iterator[Float[np.ndarray, "1 h w z"]]:
-    """One latent frame after the other: of the first frame, then of 4 frames (`temporal_factor`) each."""
-    frames, chunk = iter(frames), model.chunk
-    state, first = vae.init_encode_state(model.vae, 1, chunk.height, chunk.width), True
-    length = 1
-    while len(piece := list(itertools.islice(frames, length))) == length:
-        state, latents = _encode(params, model.vae, state, np.stack(piece), layout, first=first)
-        yield np.asarray(latents)
-        first, length = False, model.vae.temporal_factor
-
-
-@functools.partial(jax.jit, static_argnames=("config", "layout", "first"), donate_argnames="state")
-def _encode(params, config, state, frames, layout, *, first):
-    state, latents = vae.encode_stream(
-        params, config, state, frames[None], first=first, layout=layout
-    )
-    return state, latents[0]

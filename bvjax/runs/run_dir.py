@@ -17,16 +17,12 @@ grows in place and report.json, written last, says that it is whole.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import hashlib
 import io
 import json
 import os
 import pathlib
-import re
 import shlex
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -35,16 +31,14 @@ import PIL.Image
 from absl import logging
 from jaxtyping import Float, UInt8
 
-from bvjax.array_files import read_npy
 from bvjax.chunking import ChunkGrid
-from bvjax.errors import UserError, WorkError
-from bvjax.files import cannot_write, npy_bytes, npz_bytes, parse_json, write_atomic
-from bvjax.finite import is_finite
+from bvjax.errors import UserError
+from bvjax.files import cannot_write, npz_bytes, write_atomic
 from bvjax.generate.conditions import Conditions
 from bvjax.media.source_video import Frame, read_copy, write_copy
-from bvjax.media.video_frames import location
-from bvjax.plain_text import whole_number
-from bvjax.runs.finished import chunk_name
+from bvjax.runs import latent_files
+from bvjax.runs.archive import move, new_archive
+from bvjax.runs.place import GIVEN, check_place, check_space, lock, required_bytes
 from bvjax.runs.run_settings import (
     Settings,
     as_json,
@@ -55,12 +49,6 @@ from bvjax.runs.run_settings import (
 )
 from bvjax.runs.stored_arrays import read_conditions, read_picture
 
-GIVEN = "given.mkv"
-SPARE_BYTES = 64 << 20  # left free beyond what the run itself needs
-
-_CHUNK = re.compile(r"chunk_([0-9]{2,9})\.(npy|json)")
-_DAMAGED = (OSError, UserError)  # what reading a damaged chunk raises
-_BEGUN = {"latents", "image.png", GIVEN, "story.json"}  # what a crash before config.json can leave
 _FILES = (
     "story.json", "versions.json", "image.png", GIVEN, "conditions.npz", "video.mp4", "report.json",
     "report.png",
@@ -75,7 +63,7 @@ class RunDir:
         self.captions = tuple(captions)
         self.grid = ChunkGrid.of(settings.model, len(self.captions))
         self._told: set[pathlib.Path] = set()  # damaged files that were warned of
-        self._lock: int | None = _lock(path)
+        self._lock: int | None = lock(path)
 
     @classmethod
     def create(
@@ -190,14 +178,7 @@ class RunDir:
 
         Raises `WorkError` when it is not finite: nothing is written.
         """
-        if not is_finite(latents):
-            whose = chunk_name(self.number_of(chunk_id))
-            raise WorkError(f"the latents of {whose} are not finite; they are not saved")
-        content = npy_bytes(np.asarray(latents, np.float32))
-        path = self._latents(chunk_id)
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, content)
-        _write_json(path.with_suffix(".json"), {"sha256": hashlib.sha256(content).hexdigest()})
+        latent_files.write(self._file(chunk_id), latents, self.number_of(chunk_id))
 
     def load_latents(
         self, ids: Sequence[int], *, tidy: bool = True
@@ -212,24 +193,24 @@ class RunDir:
         """
         done = {}
         for chunk_id in ids:
-            path = self._latents(chunk_id)
+            path = self._file(chunk_id)
             try:
-                done[chunk_id] = self._read_latents(chunk_id)
+                done[chunk_id] = latent_files.read(self._file(chunk_id))
             except FileNotFoundError:
                 break
-            except _DAMAGED as error:
+            except latent_files.DAMAGED as error:
                 if path not in self._told:
                     why = getattr(error, "strerror", None) or error
                     logging.warning("%s is damaged: %s", path, why)
                 self._told.add(path)
                 break
         for chunk_id, latents in done.items():
-            self._check_latents(chunk_id, latents)
+            self._check(chunk_id, latents)
         if tidy and len(done) < len(ids):
-            late = self._latents_from(ids[len(done)])
+            late = latent_files.all_files(self.path, ids[len(done)])
             if late:
-                archive = self._new_archive()
-                self._move(late, archive)
+                archive = new_archive(self.path)
+                move(self.path, late, archive)
                 number = self.number_of(ids[len(done)])
                 logging.warning("chunks from %d on are made again; they are in %s", number, archive)
         return done
@@ -238,10 +219,10 @@ class RunDir:
         """Raises `UserError` as `load_latents`; passes over chunks that are missing or damaged."""
         for chunk_id in ids:
             try:
-                latents = self._read_latents(chunk_id)
-            except _DAMAGED:
+                latents = latent_files.read(self._file(chunk_id))
+            except latent_files.DAMAGED:
                 continue
-            self._check_latents(chunk_id, latents)
+            self._check(chunk_id, latents)
 
     def save_conditions(self, conditions: Conditions) -> None:
         """Keep the encoded captions, marked with the captions they belong to."""
@@ -277,13 +258,13 @@ class RunDir:
             seed: of the chunks from `from_id` on; None leaves theirs.
         """
         settings = self.settings if seed is None else self.settings.rerolled(from_id, seed)
-        archive = self._new_archive()
+        archive = new_archive(self.path)
         try:
             for name in ("story.json", "config.json"):
                 shutil.copy2(self.path / name, archive / name)
             names = ("report.json", "report.png", "video.mp4")
             made = [self.path / name for name in names if (self.path / name).exists()]
-            self._move([*made, *self._latents_from(from_id)], archive)
+            move(self.path, [*made, *latent_files.all_files(self.path, from_id)], archive)
             _write_json(self.path / "story.json", {"title": self.title, "captions": list(captions)})
         except OSError as error:
             raise cannot_write(self.path, error) from None
@@ -291,61 +272,12 @@ class RunDir:
         return self._changed(settings)
 
     # ---- inside -------------------------------------------------------------------------------
-    def _latents(self, chunk_id: int) -> pathlib.Path:
-        return self.path / "latents" / f"chunk_{chunk_id:02d}.npy"
+    def _file(self, chunk_id: int) -> pathlib.Path:
+        return latent_files.file_of(self.path, chunk_id)
 
-    def _read_latents(self, chunk_id: int) -> Float[np.ndarray, "l h w z"]:
-        path = self._latents(chunk_id)
-        beside = path.with_suffix(".json")
-        expected = parse_json(beside.read_bytes(), beside.name)
-        content = path.read_bytes()
-        if expected != {"sha256": hashlib.sha256(content).hexdigest()}:
-            raise UserError(f"its content does not match its hash in {beside.name}")
-        return read_npy(content, path.name)
-
-    def _check_latents(self, chunk_id: int, latents: np.ndarray) -> None:
-        """Raises `UserError` for latents that belong to another run."""
-        model, grid, path = self.settings.model, self.grid, self._latents(chunk_id)
-        shape = (grid.piece_latents(chunk_id), *grid.latent_size, model.vae.z_dim)
-        if latents.shape != shape or latents.dtype != np.float32:
-            raise UserError(
-                f"{path} is {list(latents.shape)} {latents.dtype}; this run's is "
-                f"{list(shape)} float32: it is of another run, or config.json has been changed"
-            )
-        if not is_finite(latents):
-            number = self.number_of(chunk_id)
-            raise UserError(
-                f"{chunk_name(number)} of {self.path} is not finite ({path.name}): make it again with redo, "
-                f"`from_chunk` {max(number, 1)}"
-            )
-
-    def _latents_from(self, from_id: int) -> list[pathlib.Path]:
-        """The files of the chunks from `from_id` on, whole or not, the last first."""
-        found = []
-        for path in (self.path / "latents").glob("chunk_*.*"):
-            number = _CHUNK.fullmatch(path.name)
-            if number and int(number[1]) >= from_id:
-                found.append((int(number[1]), path))
-        return [path for _, path in sorted(found, reverse=True)]
-
-    def _new_archive(self) -> pathlib.Path:
-        """Makes a folder numbered one above the largest."""
-        folder = self.path / "archive"
-        try:
-            folder.mkdir(exist_ok=True)
-            there = [whole_number(path.name) for path in folder.iterdir()]
-            number = 1 + max([n for n in there if n is not None], default=0)
-            archive = folder / f"{number:03d}"
-            archive.mkdir()
-        except OSError as error:
-            raise cannot_write(folder, error) from None
-        return archive
-
-    def _move(self, paths: Sequence[pathlib.Path], archive: pathlib.Path) -> None:
-        for path in paths:
-            target = archive / path.relative_to(self.path)
-            target.parent.mkdir(exist_ok=True)
-            os.replace(path, target)
+    def _check(self, chunk_id: int, latents: np.ndarray) -> None:
+        z_dim = self.settings.model.vae.z_dim
+        latent_files.check(self._file(chunk_id), latents, chunk_id, self.grid, z_dim)
 
     def _changed(self, settings: Settings) -> RunDir:
         """The run with other settings, written and opened again."""
@@ -377,78 +309,9 @@ def _check_kinds(path: pathlib.Path) -> None:
     for folder in (path / "latents", path / "archive"):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is not a folder")
-    chunks = (p for p in (path / "latents").glob("chunk_*.*") if _CHUNK.fullmatch(p.name))
-    for file in (*(path / name for name in _FILES), *chunks):
+    for file in (*(path / name for name in _FILES), *latent_files.all_files(path)):
         if file.exists() and not file.is_file():
             raise UserError(f"{file} is not a file")
-
-
-def check_place(path: pathlib.Path, settings: Settings, num_chunks: int) -> pathlib.Path:
-    """The folder, there already, in which a run folder can be made, or which can become one.
-
-    Raises `UserError` when it cannot be.
-    """
-    location(path)  # refuses an address
-    if path.exists() and not path.is_dir():
-        raise UserError(f"the output folder {path} is a file; choose a new `out` folder")
-    if path.exists() and any(not _is_begun(p.name) for p in path.iterdir()):
-        raise UserError(f"the output folder {path} is not empty; choose a new `out` folder")
-    model = settings.model
-    grid = ChunkGrid.of(model, num_chunks)
-    check_space(path, required_bytes(settings, grid))
-    return _existing(path)
-
-
-def _is_begun(name: str) -> bool:
-    return name in _BEGUN or (name.startswith(".") and name.endswith(".tmp"))
-
-
-def required_bytes(settings: Settings, grid: ChunkGrid) -> int:
-    """Generous estimate of what a run writes: latents, conditions, video and report."""
-    model, (h, w) = settings.model, grid.latent_size
-    latents = (1 + grid.num_chunks * grid.window_latents) * h * w * model.vae.z_dim * 4
-    conditions = (grid.num_chunks + 1) * (model.text.max_length + 1) * model.text.dim * 4
-    pixels = grid.num_frames * model.chunk.height * model.chunk.width * settings.scale**2
-    given = 0  # as they are: noise does not get smaller without loss
-    if settings.video_chunks:
-        count = dataclasses.replace(grid, num_chunks=settings.video_chunks).num_frames
-        given = count * model.chunk.height * model.chunk.width * 3
-    # A busy H.264 pixel is under half a byte.
-    return latents + conditions + pixels // 2 + given + (4 << 20)
-
-
-def check_space(path: pathlib.Path, needed: int) -> None:
-    """Raises `UserError` unless `path` can be written and has `needed` bytes and some to spare."""
-    existing = _existing(path)
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    free = shutil.disk_usage(existing).free
-    if free < needed + SPARE_BYTES:
-        raise UserError(
-            f"not enough space for {path}: the run needs {(needed + SPARE_BYTES) / 1e6:.0f} MB and "
-            f"{free / 1e6:.0f} MB are free"
-        )
-
-
-def _existing(path: pathlib.Path) -> pathlib.Path:
-    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-
-
-def _lock(path: pathlib.Path) -> int:
-    """An exclusive lock that the system gives back even after kill -9."""
-    try:
-        handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise UserError(f"another process works on the run {path}; wait for its end") from None
-    return handle
 
 
 def _write_json(path: pathlib.Path, content: Any) -> None:

@@ -12,9 +12,11 @@ from bvjax.caption_times import LONGEST
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.files import read_json_object
-from bvjax.generate.checks import check_model, check_scale, check_seed
+from bvjax.generate.checks import check_model
+from bvjax.media.video_io import check_scale
 from bvjax.overrides import from_dict, to_dict
 from bvjax.plain_text import is_blank
+from bvjax.runs.requests import check_seed
 
 _TOLD = 3  # differences that a message lists
 
@@ -67,7 +69,7 @@ def read_settings(path: pathlib.Path, num_chunks: int) -> Settings:
     """The content of config.json; raises `UserError` for what no run could have been begun with."""
     settings = from_dict(Settings, read_json_object(path))
     check_model(settings.model, num_chunks)
-    check_scale(settings.model.chunk, settings.scale)
+    check_scale(settings.model.chunk.height, settings.model.chunk.width, settings.scale)
     for seed in (settings.seed, *(seed for _, seed in settings.rerolls)):
         check_seed(seed)
     begins = [first for first, _ in settings.rerolls]

@@ -120,7 +120,7 @@ def main(argv: list[str]) -> int:
         return 2
     model = in_form(dataclasses.replace(model, dit=_float32(model.dit)), "")
     conditions = encode_captions(
-        bundle.params["text"], model.text, bundle.tokenizer, captions[: _CHUNKS.value],
+        lambda: bundle.params["text"], model.text, bundle.tokenizer, captions[: _CHUNKS.value],
         model.cfg.negative,
     )  # fmt: skip
     params = bundle.params["dit"]

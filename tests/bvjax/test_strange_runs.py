@@ -19,7 +19,9 @@ from bvjax.generate import decoding
 from bvjax.generate.conditions import Conditions
 from bvjax.loading import bundle as bundles
 from bvjax.media import source_video, video_io
-from bvjax.runs import prefix, session
+from bvjax.runs import captions, prefix
+from bvjax.runs import execute as execution
+from bvjax.runs.execute import is_finished
 from bvjax.runs.run_dir import RunDir
 
 MORE = 2**20 + 1
@@ -66,7 +68,7 @@ def runs(tiny, tmp_path_factory):
     source_video.write_copy(folder / "clip.mkv", clip, tiny.model.chunk.fps)
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "produce", reached)
+        patch.setattr(execution, "execute", reached)
         for name, more in (("image", "first.png"), ("video", "clip.mkv")):
             words = ["generate", "--weights", tiny.weights, "--story", folder / "story.json"]
             words += ["--out", folder / name / "run", f"--{name}", folder / more, "--scale", "1"]
@@ -89,7 +91,7 @@ def fill(run, draw):
         writer.write(np.zeros((grid.num_frames, 32, 32, 3), np.uint8))
     run.save_bytes("report.png", b"a picture")
     run.save_json("report.json", {"chunks_done": 3, "chunks": [{"drift": 0.5}]})
-    assert session.is_finished(run)
+    assert is_finished(run)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +113,8 @@ def quick(monkeypatch, tiny, bundle):
         return Conditions(zeros(count, *size), zeros(count, config.dim), zeros(1, *size))
 
     monkeypatch.setattr(bundles, "load_bundle", loaded)
-    monkeypatch.setattr(session, "conditions_from_cache", encoded)
-    monkeypatch.setattr(session, "stream", reached)
+    monkeypatch.setattr(captions, "encode_captions", encoded)
+    monkeypatch.setattr(execution, "stream", reached)
     monkeypatch.setattr(prefix, "encode_chunks", reached)
     monkeypatch.setattr(decoding, "decode_piece", reached)
     monkeypatch.setattr(decoding, "encode_image", lambda *_: np.zeros(1, np.float32))

@@ -46,7 +46,7 @@ CASES = {
 def conditions(tiny):
     bundle = bundles.load_bundle(tiny.weights)
     captions = tiny.captions[:CHUNKS]
-    return encode_captions(tiny.params["text"], tiny.model.text, bundle.tokenizer, captions)
+    return encode_captions(lambda: tiny.params["text"], tiny.model.text, bundle.tokenizer, captions)
 
 
 def close(a, b, within=1e-5):

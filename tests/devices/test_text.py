@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bvjax.generate.conditions import conditions_from_cache, encode_captions
+from bvjax.generate.conditions import encode_captions
 from bvjax.loading import bundle as bundles
 from bvjax.loading.bundle import load_bundle
 
@@ -27,10 +27,10 @@ def test_states_of_a_sharded_encoder(tiny, tmp_path, monkeypatch, dtype, within)
 
     def make(load):
         cache = bundle.text_cache(config)
-        return conditions_from_cache(load, config, bundle.tokenizer, tiny.captions, cache)
+        return encode_captions(load, config, bundle.tokenizer, tiny.captions, cache=cache)
 
     spread = make(lambda: params)
-    one = encode_captions(tiny.params["text"], config, bundle.tokenizer, tiny.captions)
+    one = encode_captions(lambda: tiny.params["text"], config, bundle.tokenizer, tiny.captions)
     scale = np.abs(one.text).max()
     for field in ("text", "embedding", "null_text"):
         difference = np.abs(getattr(spread, field) - getattr(one, field)).max()

@@ -89,7 +89,7 @@ def ours(folder: pathlib.Path, **sampler):
     model, params = bundle.model, bundle.params
     model = dataclasses.replace(model, sampler=dataclasses.replace(model.sampler, **sampler))
     conditions = encode_captions(
-        params["text"], model.text, bundle.tokenizer, [PROMPT], model.cfg.negative
+        lambda: params["text"], model.text, bundle.tokenizer, [PROMPT], model.cfg.negative
     )
     (piece,) = stream(params["dit"], model, conditions, jax.random.key(SEED))
     latents = np.asarray(piece.latents)

@@ -16,7 +16,7 @@ KEY = jax.random.key(3)
 @pytest.fixture(scope="module")
 def conditions(tiny) -> Conditions:
     tokenizer = Tokenizer(tiny.weights / "tokenizer.model")
-    return encode_captions(tiny.params["text"], tiny.model.text, tokenizer, tiny.captions)
+    return encode_captions(lambda: tiny.params["text"], tiny.model.text, tokenizer, tiny.captions)
 
 
 def grow(params, model, conditions, **kwargs):
@@ -48,10 +48,12 @@ def test_conditions(tiny, conditions):
     np.testing.assert_array_equal(np.any(rows != 0, axis=-1), mask)
     means = [row[m].mean(0) for row, m in zip(rows, mask, strict=True)][:-1]
     np.testing.assert_allclose(conditions.embedding, means, atol=1e-5)
-    alone = encode_captions(tiny.params["text"], tiny.model.text, tokenizer, tiny.captions[3:4])
+    alone = encode_captions(
+        lambda: tiny.params["text"], tiny.model.text, tokenizer, tiny.captions[3:4]
+    )
     np.testing.assert_array_equal(alone.text[0], conditions.text[3])
     negative = tiny.captions[3]
-    told = encode_captions(tiny.params["text"], tiny.model.text, tokenizer, (), negative)
+    told = encode_captions(lambda: tiny.params["text"], tiny.model.text, tokenizer, (), negative)
     np.testing.assert_array_equal(told.null_text[0], conditions.text[3])
 
 

@@ -13,10 +13,13 @@ import pytest
 
 from bvjax import weights
 from bvjax.errors import UserError
-from bvjax.generate.conditions import conditions_from_cache, encode_captions
+from bvjax.generate.conditions import CaptionStates, encode_captions
 from bvjax.loading.bundle import load_bundle
-from bvjax.loading.text_cache import CaptionStates, TextCache
-from bvjax.runs import session
+from bvjax.loading.text_cache import TextCache
+from bvjax.runs.captions import run_conditions
+from bvjax.runs.create import create_run
+from bvjax.runs.execute import execute
+from bvjax.runs.redo import redo
 from bvjax.story import Story
 from bvjax.tokenizer import Tokenizer
 
@@ -57,14 +60,14 @@ def encoded(monkeypatch):
 
 
 def conditions_of(run, bundle):
-    conditions, new = session._conditions(run, bundle, run.captions)
+    conditions, new = run_conditions(run, bundle, run.captions)
     if new:
         run.save_conditions(conditions)
     return jax.tree.map(np.asarray, conditions)
 
 
 def begin(bundle, captions, path, model=None):
-    return session.begin(bundle, model or bundle.model, Story(tuple(captions)), path)
+    return create_run(bundle, model or bundle.model, Story(tuple(captions)), path)
 
 
 def equal(a, b):
@@ -89,7 +92,7 @@ def test_a_second_run_never_loads_the_encoder(tiny, cache, loaded, encoded, tmp_
     assert loaded == ["text"] and len(encoded) == 6
     equal(second, first)
     tokenizer = Tokenizer(tiny.weights / "tokenizer.model")
-    plain = encode_captions(tiny.params["text"], tiny.model.text, tokenizer, tiny.captions)
+    plain = encode_captions(lambda: tiny.params["text"], tiny.model.text, tokenizer, tiny.captions)
     equal(first, plain)
     assert first.text.shape == (5, 64, 16) and np.abs(first.null_text).max() > 0
 
@@ -123,7 +126,7 @@ def test_the_encoder_is_gone_before_the_dit_is_loaded(tiny, cache, tmp_path, mon
 
     monkeypatch.setattr(weights, "load_weights", spy)
     with begin(bundle, tiny.captions[:1], tmp_path / "run") as run:
-        next(session.produce(run, bundle))
+        next(execute(run, bundle))
     assert order[0] == "text" and sorted(order[1:]) == ["dit", "vae"]
 
 
@@ -133,7 +136,7 @@ def test_redo_encodes_the_edited_caption_only(tiny, cache, encoded, tmp_path, mo
     with begin(bundle, tiny.captions, tmp_path / "run") as run:
         before = conditions_of(run, bundle)
         del encoded[:]
-        again = session.redo(run, bundle, 2, {2: tiny.captions[3], 4: "Pip waves."})
+        again = redo(run, bundle, 2, {2: tiny.captions[3], 4: "Pip waves."})
     with again:
         after = conditions_of(again, bundle)
         assert again.load_conditions()[0] == again.captions
@@ -147,9 +150,9 @@ def test_damaged_entries_are_made_again(tiny, cache, loaded, caplog, damage):
     bundle, config = load_bundle(tiny.weights), tiny.model.text
 
     def make():
-        return conditions_from_cache(
+        return encode_captions(
             lambda: bundle.load_text(config), config, bundle.tokenizer, tiny.captions[:2],
-            bundle.text_cache(config),
+            cache=bundle.text_cache(config),
         )  # fmt: skip
 
     first = make()
@@ -216,8 +219,12 @@ def test_bfloat16(tiny, cache, loaded, tmp_path):
     stored = bundle.text_cache(model.text).load(tiny.captions[0]).states
     assert stored.dtype == jnp.bfloat16
     tokenizer = bundle.tokenizer
-    equal(encode_captions(tiny.params["text"], model.text, tokenizer, tiny.captions[:2]), half)
-    full = encode_captions(tiny.params["text"], tiny.model.text, tokenizer, tiny.captions[:2])
+    equal(
+        encode_captions(lambda: tiny.params["text"], model.text, tokenizer, tiny.captions[:2]), half
+    )
+    full = encode_captions(
+        lambda: tiny.params["text"], tiny.model.text, tokenizer, tiny.captions[:2]
+    )
     error = np.linalg.norm(half.text - full.text) / np.linalg.norm(full.text)
     assert 1e-4 < error < 0.05
     with pytest.raises(UserError, match="text.dtype is 'float16'; it can be float32, bfloat16"):
@@ -227,9 +234,9 @@ def test_bfloat16(tiny, cache, loaded, tmp_path):
 def test_captions_that_are_too_long_load_nothing(tiny, cache, loaded):
     bundle, config = load_bundle(tiny.weights), tiny.model.text
     with pytest.raises(UserError, match="caption 2 has .* shorten it"):
-        conditions_from_cache(
+        encode_captions(
             lambda: bundle.load_text(config), config, bundle.tokenizer,
-            ["Pip.", "Pip waves " * 40], bundle.text_cache(config),
+            ["Pip.", "Pip waves " * 40], cache=bundle.text_cache(config),
         )  # fmt: skip
     assert loaded == [] and not entries(cache)
 

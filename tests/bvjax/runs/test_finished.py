@@ -13,7 +13,11 @@ from bvjax import cli, weights
 from bvjax.errors import UserError, WorkError
 from bvjax.files import npy_bytes
 from bvjax.loading.bundle import load_bundle
-from bvjax.runs import session
+from bvjax.runs import captions
+from bvjax.runs import execute as execution
+from bvjax.runs.create import create_run
+from bvjax.runs.execute import execute
+from bvjax.runs.redo import redo
 from bvjax.runs.run_dir import RunDir
 from bvjax.story import Story
 
@@ -31,8 +35,8 @@ def story(tiny):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, bundle, story):
     path = tmp_path_factory.mktemp("runs") / "whole"
-    with session.begin(bundle, bundle.model, story, path, seed=5) as run:
-        list(session.produce(run, bundle))
+    with create_run(bundle, bundle.model, story, path, seed=5) as run:
+        list(execute(run, bundle))
     return path
 
 
@@ -67,9 +71,9 @@ def test_a_chunk_that_is_not_finite_is_not_done(bundle, story, tmp_path, part, l
     broken = dataclasses.replace(
         bundle, params=poisoned(params, part, *first_leaf(params[part], leaf))
     )
-    with session.begin(bundle, bundle.model, story, tmp_path / "run", seed=5) as run:
+    with create_run(bundle, bundle.model, story, tmp_path / "run", seed=5) as run:
         with pytest.raises(WorkError, match=told):
-            list(session.produce(run, broken))
+            list(execute(run, broken))
     assert saved(tmp_path / "run") == [] and not (tmp_path / "run" / "report.json").exists()
 
 
@@ -83,14 +87,14 @@ def test_numbers_that_overflow_in_float16_are_told_so(bundle, story, tmp_path):
     bundle = dataclasses.replace(bundle, params={**params, "dit": large})
     dit = dataclasses.replace(bundle.model.dit, dtype="float16")
     model = dataclasses.replace(bundle.model, dit=dit)
-    with session.begin(bundle, model, story, tmp_path / "run", seed=5) as run:
+    with create_run(bundle, model, story, tmp_path / "run", seed=5) as run:
         with pytest.raises(WorkError, match="first frame failed.*overflow in dit.dtype float16"):
-            list(session.produce(run, bundle))
+            list(execute(run, bundle))
     assert saved(tmp_path / "run") == []
 
 
 def test_text_states_that_are_not_finite_are_named_first(bundle, story, tmp_path, monkeypatch):
-    real = session.conditions_from_cache
+    real = captions.encode_captions
 
     def broken(*args):
         made = real(*args)
@@ -98,15 +102,15 @@ def test_text_states_that_are_not_finite_are_named_first(bundle, story, tmp_path
         text[1, 0, 0] = np.inf
         return made.replace(text=text)
 
-    monkeypatch.setattr(session, "conditions_from_cache", broken)
-    with session.begin(bundle, bundle.model, story, tmp_path / "run", seed=5) as run:
+    monkeypatch.setattr(captions, "encode_captions", broken)
+    with create_run(bundle, bundle.model, story, tmp_path / "run", seed=5) as run:
         with pytest.raises(WorkError, match="chunk 2 failed: values of its text states are not"):
-            list(session.produce(run, bundle))
+            list(execute(run, bundle))
     assert not (tmp_path / "run" / "conditions.npz").exists() and not saved(tmp_path / "run")
 
 
 def test_a_memory_entry_that_is_not_finite_is_named(bundle, story, tmp_path, monkeypatch):
-    real = session.stream
+    real = execution.stream
 
     def pieces(*args, **options):
         for piece in real(*args, **options):
@@ -115,10 +119,10 @@ def test_a_memory_entry_that_is_not_finite_is_named(bundle, story, tmp_path, mon
                 piece = dataclasses.replace(piece, report=report)
             yield piece
 
-    monkeypatch.setattr(session, "stream", pieces)
-    with session.begin(bundle, bundle.model, story, tmp_path / "run", seed=5) as run:
+    monkeypatch.setattr(execution, "stream", pieces)
+    with create_run(bundle, bundle.model, story, tmp_path / "run", seed=5) as run:
         with pytest.raises(WorkError, match="chunk 1 failed: values of its memory entry are not"):
-            list(session.produce(run, bundle))
+            list(execute(run, bundle))
     assert saved(tmp_path / "run") == ["chunk_00.json", "chunk_00.npy"]
 
 
@@ -156,9 +160,9 @@ def test_redo_from_the_chunk_itself_heals(finished, bundle, tmp_path):
     shutil.copytree(finished, path)
     poison_stored(path, 1)
     with RunDir.open(path) as run:
-        again = session.redo(run, bundle, 1, {})
+        again = redo(run, bundle, 1, {})
     with again:
-        list(session.produce(again, bundle))
+        list(execute(again, bundle))
     assert np.array_equal(
         np.load(path / "latents/chunk_01.npy"), np.load(finished / "latents/chunk_01.npy")
     )

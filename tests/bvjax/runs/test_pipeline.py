@@ -132,7 +132,7 @@ def test_overlapping_windows_share_latents_once(tiny, tmp_path):
 
 
 def test_steps_of_one_video(pipeline, tmp_path):
-    with pipeline.begin("Pip waves.", tmp_path / "run", steps=5, chunks=2) as run:
+    with pipeline.create_run("Pip waves.", tmp_path / "run", steps=5, chunks=2) as run:
         pass
     assert run.settings.overrides == ("retrieval.l=1", "sampler.steps=5")
     assert run.settings.model.sampler.steps == 5 and run.captions == ("Pip waves.",) * 2
@@ -190,7 +190,7 @@ def test_a_video_is_saved_as_mp4_only(video, tmp_path):
 
 
 def test_other_weights_do_not_resume(pipeline, tmp_path):
-    run = pipeline.begin(CAPTIONS, tmp_path / "run")
+    run = pipeline.create_run(CAPTIONS, tmp_path / "run")
     run.close()
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"weights_sha256": "0" * 64}))

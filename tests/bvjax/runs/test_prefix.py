@@ -22,8 +22,11 @@ from bvjax.loading.bundle import load_bundle
 from bvjax.media.source_video import write_copy
 from bvjax.media.video_io import read_video
 from bvjax.nets import vae
-from bvjax.runs import prefix, session
+from bvjax.runs.create import create_run
+from bvjax.runs.decode import decode
+from bvjax.runs.execute import execute
 from bvjax.runs.prefix import Encoding, encode_chunks, take
+from bvjax.runs.redo import redo
 from bvjax.runs.run_dir import RunDir
 from bvjax.story import Story
 
@@ -69,7 +72,7 @@ def clip(tmp_path_factory):
 
 
 def begin(bundle, model, story, path, clip, **more):
-    return session.begin(bundle, model, story, path, seed=SEED, scale=1, video=clip, **more)
+    return create_run(bundle, model, story, path, seed=SEED, scale=1, video=clip, **more)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def finished(tmp_path_factory, bundle, story, models, clip):
     def run_of(layout):
         path = tmp_path_factory.mktemp("runs") / layout.replace(" ", "_")
         with begin(bundle, models[layout], story, path, clip) as run:
-            return path, list(session.produce(run, bundle))
+            return path, list(execute(run, bundle))
 
     return run_of
 
@@ -158,7 +161,7 @@ def test_the_bank_is_that_of_generated_chunks(finished, bundle, models, layout):
 def test_what_follows_depends_on_the_video(finished, bundle, story, models, tmp_path, layout):
     write_copy(tmp_path / "other.mkv", moving(19)[:, ::-1], 8)
     with begin(bundle, models[layout], story, tmp_path / "run", tmp_path / "other.mkv") as run:
-        list(session.produce(run, bundle))
+        list(execute(run, bundle))
     before, after = load(finished(layout)[0]), load(tmp_path / "run")
     assert min(np.abs(before[i] - after[i]).max() for i in before) > 1e-3
 
@@ -172,9 +175,9 @@ def test_video_and_report_are_whole(finished, bundle, layout):
         frames = run.grid.num_frames
         assert len(read_video(run.video)[0]) == report["video"]["frames"] == frames
         made = run.video.read_bytes()
-        assert session.decode(run, bundle) == frames
+        assert decode(run, bundle) == frames
         assert run.video.read_bytes() == made
-        told = list(session.produce(run, bundle, only_report=True))
+        told = list(execute(run, bundle, only_report=True))
     assert [p.fresh for p in told] == [False] * len(told)
 
 
@@ -187,31 +190,31 @@ def test_resumed_anywhere_it_is_the_same(finished, bundle, story, models, clip, 
         source = tmp_path / "clip.mkv"
         source.write_bytes(clip.read_bytes())
         with begin(bundle, models[layout], story, path, source) as run:
-            going = session.produce(run, bundle)
+            going = execute(run, bundle)
             while len(stored(path)) < stop:
                 next(going)
             going.close()
         source.unlink()  # the run has its own copy
         assert len(stored(path)) == stop
         with RunDir.open(path) as run:
-            list(session.produce(run, bundle))
+            list(execute(run, bundle))
         assert stored(path) == want
 
 
 def test_damaged_chunks_are_encoded_again(finished, bundle, story, models, clip, tmp_path):
     with begin(bundle, models["joined"], story, tmp_path / "run", clip, chunks=3) as run:
-        list(session.produce(run, bundle))
+        list(execute(run, bundle))
         want = stored(run.path)
         (run.path / "latents" / "chunk_01.npy").write_bytes(b"damaged")
     with begin(bundle, models["joined"], story, tmp_path / "run", clip, chunks=3) as run:
-        list(session.produce(run, bundle))
+        list(execute(run, bundle))
     assert stored(run.path) == want
     (run.path / "latents" / "chunk_01.npy").unlink()
     content = (run.path / "given.mkv").read_bytes()
     for damage, says in ((b"damaged", "cannot read the video"), (content[:9000], "cut short")):
         (run.path / "given.mkv").write_bytes(damage)
         with RunDir.open(run.path) as again, pytest.raises(UserError, match=says):
-            list(session.produce(again, bundle))
+            list(execute(again, bundle))
 
 
 def test_another_video_is_another_run(finished, bundle, story, models, clip, tmp_path):
@@ -221,20 +224,20 @@ def test_another_video_is_another_run(finished, bundle, story, models, clip, tmp
     for change in ({"video": tmp_path / "other.mkv"}, {"video": None}, {"video_chunks": 1}):
         arguments = {"seed": SEED, "scale": 1, "video": clip} | change
         with pytest.raises(UserError, match="already holds another run"):
-            session.begin(bundle, model, story, path, **arguments)
+            create_run(bundle, model, story, path, **arguments)
 
 
 def test_redo_keeps_the_given_chunks(bundle, story, models, clip, tmp_path):
     with begin(bundle, models["separate"], story, tmp_path / "run", clip) as run:
-        list(session.produce(run, bundle))
+        list(execute(run, bundle))
     before = stored(run.path)
     with RunDir.open(run.path) as run:
         for number in (1, 2):
             with pytest.raises(UserError, match="a video gave chunks 1 to 2; it can be 3 to 4"):
-                session.redo(run, bundle, number, {})
-        again = session.redo(run, bundle, 3, {3: "Pip waves."})
+                redo(run, bundle, number, {})
+        again = redo(run, bundle, 3, {3: "Pip waves."})
     with again:
-        list(session.produce(again, bundle))
+        list(execute(again, bundle))
     after = stored(again.path)
     same = [name for name in before if after[name] == before[name]]
     assert same == ["chunk_00.npy", "chunk_01.npy", "chunk_02.npy"]
@@ -293,7 +296,7 @@ def test_another_copy_of_the_video_is_refused(bundle, story, models, clip, tmp_p
         ):
             write_copy(run.path / "given.mkv", frames, 8)
             with pytest.raises(UserError, match=says):
-                list(session.produce(run, bundle))
+                list(execute(run, bundle))
             assert not list((run.path / "latents").iterdir())
 
 
@@ -324,7 +327,7 @@ def test_refused(bundle, story, models, clip, tmp_path):
     ):
         arguments = {"model": models["separate"], "video": clip} | change
         with pytest.raises(UserError, match=says):
-            session.begin(bundle, story=story, out=tmp_path / "run", **arguments)
+            create_run(bundle, story=story, out=tmp_path / "run", **arguments)
     assert not (tmp_path / "run").exists()
 
 
@@ -336,7 +339,7 @@ def test_memory_does_not_grow_with_the_video(models, tiny, monkeypatch):
         sizes.append((frames.shape[1], first))
         return encode_stream(params, config, state, frames, first=first, layout=layout)
 
-    monkeypatch.setattr(prefix.vae, "encode_stream", counted)
+    monkeypatch.setattr(vae, "encode_stream", counted)
     model = dataclasses.replace(
         models["separate"], vae=dataclasses.replace(models["separate"].vae, latent_mean=(0.5,) * 16)
     )  # a model of this test's own, so that it is compiled here
@@ -355,11 +358,11 @@ def test_memory_does_not_grow_with_the_video(models, tiny, monkeypatch):
 @pytest.mark.parametrize("layout", LAYOUTS[:3])
 def test_from_an_image_in_every_layout(bundle, story, models, tmp_path, layout):
     PIL.Image.fromarray(moving(1)[0]).save(tmp_path / "first.png")
-    with session.begin(
+    with create_run(
         bundle, models[layout], story, tmp_path / "run", scale=1, image=tmp_path / "first.png",
         chunks=2,
     ) as run:  # fmt: skip
-        list(session.produce(run, bundle))
+        list(execute(run, bundle))
         assert len(read_video(run.video)[0]) == run.grid.num_frames
     want = encode(bundle.params["vae"], models[layout], moving(1))
     first = load(run.path)[0 if layout != "overlap" else 1]

@@ -13,7 +13,7 @@ from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
 from bvjax.files import npz_bytes
 from bvjax.generate.conditions import Conditions
-from bvjax.runs import run_dir
+from bvjax.runs import place
 from bvjax.runs.run_dir import RunDir, Settings
 
 CAPTIONS = ("one.", "two.", "three.", "four.")
@@ -274,7 +274,7 @@ def test_an_address_is_no_folder(tmp_path, settings, monkeypatch):
 
 def test_needed_space_grows_with_the_story(settings):
     small, large = (
-        run_dir.required_bytes(settings, ChunkGrid.of(settings.model, count)) for count in (15, 75)
+        place.required_bytes(settings, ChunkGrid.of(settings.model, count)) for count in (15, 75)
     )
     assert large - small > 60 * 2 * 4 * 4 * 16 * 4  # the latents alone
 
@@ -285,7 +285,7 @@ def test_a_given_video(tmp_path, settings):
     with RunDir.create(tmp_path / "run", given, CAPTIONS, video=iter(frames)) as run:
         np.testing.assert_array_equal(list(run.video_frames()), frames)
         assert run.settings == given
-        more = run_dir.required_bytes(given, run.grid) - run_dir.required_bytes(settings, run.grid)
+        more = place.required_bytes(given, run.grid) - place.required_bytes(settings, run.grid)
     assert more == 9 * 32 * 32 * 3
     with RunDir.open(tmp_path / "run") as run:
         assert run.settings == given

@@ -17,30 +17,36 @@ import bvjax
 from bvjax.errors import UserError
 from bvjax.loading.bundle import load_bundle
 from bvjax.media.video_io import read_video
-from bvjax.runs import session
+from bvjax.runs import execute as execution
+from bvjax.runs.create import create_run
+from bvjax.runs.decode import decode
+from bvjax.runs.execute import execute, is_finished
+from bvjax.runs.redo import redo
 from bvjax.runs.run_dir import RunDir
 from bvjax.story import Story
 
 KILLED = """
 import os, sys
-from bvjax.runs import session
+from bvjax.runs.create import create_run
+from bvjax.runs.execute import execute
 from bvjax.loading.bundle import load_bundle
 from bvjax.runs.run_dir import RunDir
 with RunDir.open(sys.argv[1]) as run:
-    for progress in session.produce(run, load_bundle(sys.argv[2])):
+    for progress in execute(run, load_bundle(sys.argv[2])):
         if progress.chunk == 3:
             os.kill(os.getpid(), 9)
 """
 
 TWO_CHUNKS = """
 import sys
-from bvjax.runs import session
+from bvjax.runs.create import create_run
+from bvjax.runs.execute import execute
 from bvjax.loading.bundle import load_bundle
 from bvjax.story import load_story
 bundle = load_bundle(sys.argv[1])
 story = load_story(sys.argv[2])
-with session.begin(bundle, bundle.model, story, sys.argv[3], seed=5, chunks=2) as run:
-    list(session.produce(run, bundle))
+with create_run(bundle, bundle.model, story, sys.argv[3], seed=5, chunks=2) as run:
+    list(execute(run, bundle))
 """
 
 
@@ -58,8 +64,8 @@ def story(tiny):
 def finished(tmp_path_factory, bundle, story):
     """The folder of a whole run."""
     path = tmp_path_factory.mktemp("runs") / "whole"
-    with session.begin(bundle, bundle.model, story, path, seed=5) as run:
-        progress = list(session.produce(run, bundle))
+    with create_run(bundle, bundle.model, story, path, seed=5) as run:
+        progress = list(execute(run, bundle))
     assert [(p.chunk, p.fresh) for p in progress] == [(c, True) for c in range(6)]
     return path
 
@@ -96,7 +102,7 @@ def test_everything_is_there(finished, story):
 
 def test_the_next_chunk_begins_while_this_one_is_written(bundle, story, tmp_path, monkeypatch):
     """And not before the chunk before this one is on disk, which it is when its frames are there."""
-    asked, real = [], session.stream
+    asked, real = [], execution.stream
 
     def pieces(*args, **options):
         for piece in real(*args, **options):
@@ -104,9 +110,9 @@ def test_the_next_chunk_begins_while_this_one_is_written(bundle, story, tmp_path
             asked.append(piece.chunk_id)
             yield piece
 
-    monkeypatch.setattr(session, "stream", pieces)
-    with session.begin(bundle, bundle.model, story, tmp_path / "run", seed=5, chunks=3) as run:
-        seen = [(progress.chunk, len(asked)) for progress in session.produce(run, bundle)]
+    monkeypatch.setattr(execution, "stream", pieces)
+    with create_run(bundle, bundle.model, story, tmp_path / "run", seed=5, chunks=3) as run:
+        seen = [(progress.chunk, len(asked)) for progress in execute(run, bundle)]
     assert seen == [(0, 2), (1, 3), (2, 4), (3, 4)]
     parts = [sum(chunk["seconds"].values()) for chunk in json.loads(
         (run.path / "report.json").read_text())["chunks"]]  # fmt: skip
@@ -132,7 +138,7 @@ def test_64_bit_numbers_switched_on_change_nothing(finished, tiny, tmp_path):
 
 def test_resume_after_a_kill(finished, bundle, story, tiny, tmp_path):
     path = tmp_path / "killed"
-    session.begin(bundle, bundle.model, story, path, seed=5).close()
+    create_run(bundle, bundle.model, story, path, seed=5).close()
     root = pathlib.Path(bvjax.__file__).parents[1]
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(path), str(tiny.weights)], check=False,
@@ -142,7 +148,7 @@ def test_resume_after_a_kill(finished, bundle, story, tiny, tmp_path):
     assert len(latents(path)) == 4 and not (path / "report.json").exists()
     assert len(read_video(path / "video.mp4")[0]) >= 8
     with RunDir.open(path) as run:
-        progress = list(session.produce(run, bundle))
+        progress = list(execute(run, bundle))
     assert [p.fresh for p in progress] == [False] * 4 + [True] * 2
     assert latents(path) == latents(finished)
     np.testing.assert_array_equal(
@@ -154,9 +160,9 @@ def test_redo_leaves_earlier_chunks_alone(finished, bundle, tmp_path):
     path = copy(finished, tmp_path)
     before = latents(path)
     with RunDir.open(path) as run:
-        again = session.redo(run, bundle, 4, {4: "Pip comes back to Willow Hollow."})
+        again = redo(run, bundle, 4, {4: "Pip comes back to Willow Hollow."})
     with again:
-        progress = list(session.produce(again, bundle))
+        progress = list(execute(again, bundle))
     after = latents(path)
     assert [p.fresh for p in progress] == [False] * 4 + [True] * 2
     for name in before:
@@ -169,9 +175,9 @@ def test_redo_leaves_earlier_chunks_alone(finished, bundle, tmp_path):
 def test_redo_without_an_edit_gives_the_same_again(finished, bundle, tmp_path):
     path = copy(finished, tmp_path)
     with RunDir.open(path) as run:
-        again = session.redo(run, bundle, 1, {})
+        again = redo(run, bundle, 1, {})
     with again:
-        assert all(p.fresh for p in session.produce(again, bundle))
+        assert all(p.fresh for p in execute(again, bundle))
     assert latents(path) == latents(finished)
 
 
@@ -180,23 +186,23 @@ def test_redo_with_another_seed(finished, bundle, tmp_path, caplog):
     caplog.set_level("INFO", "absl")
     path, before = copy(finished, tmp_path), latents(finished)
     with RunDir.open(path) as run:
-        again = session.redo(run, bundle, 3, {}, seed=9)
+        again = redo(run, bundle, 3, {}, seed=9)
     assert "chunks 1 to 2 stay as they are, chunks 3 to 5 are made again" in caplog.text
     assert str(path / "archive" / "001") in caplog.text and "another seed makes" not in caplog.text
     with again:
-        list(session.produce(again, bundle))
-        assert session.is_finished(again)
+        list(execute(again, bundle))
+        assert is_finished(again)
     after = latents(path)
     assert {n for n in before if after[n] == before[n]} == {f"chunk_0{i}.npy" for i in range(3)}
     report = json.loads((path / "report.json").read_text())
     assert report["seed"] == 5 and report["rerolls"] == [[3, 9]]
     (path / "latents" / "chunk_04.npy").write_bytes(b"damaged")
     with RunDir.open(path) as run:
-        assert not session.is_finished(run)
-        list(session.produce(run, bundle))
+        assert not is_finished(run)
+        list(execute(run, bundle))
     assert latents(path) == after
     with RunDir.open(path) as run:
-        session.redo(run, bundle, 3, {3: run.captions[2]}, seed=9).close()
+        redo(run, bundle, 3, {3: run.captions[2]}, seed=9).close()
     assert "the same chunks are made again; another seed makes others" in caplog.text
 
 
@@ -213,9 +219,9 @@ def test_redo_refuses(finished, bundle, tmp_path):
         (3, {3: "Pip waves " * 40}, "the new caption 3 has .* tokens, the limit is 64: shorten it"),
     ):
         with RunDir.open(path) as run, pytest.raises(UserError, match=says):
-            session.redo(run, bundle, from_chunk, edits)
+            redo(run, bundle, from_chunk, edits)
     with RunDir.open(path) as run, pytest.raises(UserError, match="the seed is -1"):
-        session.redo(run, bundle, 3, {}, seed=-1)
+        redo(run, bundle, 3, {}, seed=-1)
     assert latents(path) == latents(finished) and not (path / "archive").exists()
 
 
@@ -235,7 +241,7 @@ def test_redo_checks_the_weights_before_it_moves_anything(
         monkeypatch.setattr(type(bundle), "load_text", damaged)
     before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != ".lock"}
     with RunDir.open(path) as run, pytest.raises(UserError, match="weights are damaged"):
-        session.redo(run, bundle, 3, {3: "Pip runs."})
+        redo(run, bundle, 3, {3: "Pip runs."})
     assert before == {
         p: p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != ".lock"
     }
@@ -245,21 +251,21 @@ def test_decode_and_report_again(finished, bundle, tmp_path):
     path = copy(finished, tmp_path)
     old = json.loads((path / "report.json").read_text())
     with RunDir.open(path) as run:
-        assert session.is_finished(run)
+        assert is_finished(run)
     for name in ("video.mp4", "report.json", "report.png"):
         content = (path / name).read_bytes()
         (path / name).unlink()
         with RunDir.open(path) as run:
-            assert not session.is_finished(run)
+            assert not is_finished(run)
         (path / name).write_bytes(content)
     for name in ("video.mp4", "report.json", "report.png"):
         (path / name).unlink()
     with RunDir.open(path) as run:
-        assert session.decode(run, bundle) == 41
+        assert decode(run, bundle) == 41
         np.testing.assert_array_equal(
             read_video(path / "video.mp4")[0], read_video(finished / "video.mp4")[0]
         )
-        assert not any(p.fresh for p in session.produce(run, bundle, only_report=True))
+        assert not any(p.fresh for p in execute(run, bundle, only_report=True))
     new = json.loads((path / "report.json").read_text())
     for report in (old, new):
         for chunk in report["chunks"]:
@@ -271,17 +277,17 @@ def test_report_of_an_unfinished_run(finished, bundle, tmp_path):
     path = copy(finished, tmp_path)
     (path / "latents" / "chunk_03.json").unlink()
     with RunDir.open(path) as run:
-        list(session.produce(run, bundle, only_report=True))
+        list(execute(run, bundle, only_report=True))
         report = json.loads((path / "report.json").read_text())
         assert report["chunks_done"] == 2 and report["chunks_wanted"] == 5
         (path / "latents" / "chunk_00.json").unlink()
         with pytest.raises(UserError, match="no finished chunk"):
-            list(session.produce(run, bundle, only_report=True))
+            list(execute(run, bundle, only_report=True))
 
 
 def test_joined(bundle, story, tiny, tmp_path):
-    with session.begin(bundle, tiny.joined, story, tmp_path / "run", scale=1) as run:
-        progress = list(session.produce(run, bundle))
+    with create_run(bundle, tiny.joined, story, tmp_path / "run", scale=1) as run:
+        progress = list(execute(run, bundle))
     assert [p.chunk for p in progress] == [1, 2, 3, 4, 5]
     assert len(read_video(run.video)[0]) == run.grid.num_frames == 4 * (5 * 2 - 1) + 1
     report = json.loads((run.path / "report.json").read_text())
@@ -291,14 +297,14 @@ def test_joined(bundle, story, tiny, tmp_path):
 
 @pytest.mark.slow
 def test_overlap(bundle, story, tiny, tmp_path):
-    with session.begin(bundle, tiny.overlap, story, tmp_path / "run", scale=1) as run:
-        list(session.produce(run, bundle))
+    with create_run(bundle, tiny.overlap, story, tmp_path / "run", scale=1) as run:
+        list(execute(run, bundle))
     assert len(read_video(run.video)[0]) == run.grid.num_frames == 1 + 5 * 8
     assert list(latents(run.path)) == [f"chunk_0{n}.npy" for n in (1, 2, 3, 4, 5)]
     before = latents(run.path)
     (run.path / "latents" / "chunk_04.npy").write_bytes(b"damaged")
     with RunDir.open(run.path) as again:
-        list(session.produce(again, bundle))
+        list(execute(again, bundle))
     assert latents(run.path) == before
 
 
@@ -312,8 +318,8 @@ def test_windows_that_hand_on_latents_and_no_bank(bundle, story, tiny, tmp_path)
         rope={"mode": "local"},
         sampler={"history_noise": 20.0, "ar_step": 2},
     )
-    with session.begin(bundle, model, story, tmp_path / "run", scale=1, chunks=3) as run:
-        list(session.produce(run, bundle))
+    with create_run(bundle, model, story, tmp_path / "run", scale=1, chunks=3) as run:
+        list(execute(run, bundle))
         report = json.loads((run.path / "report.json").read_text())
     assert len(read_video(run.video)[0]) == run.grid.num_frames == 1 + 3 * 8
     assert [c["retrieved"] for c in report["chunks"]] == [[], [], []]
@@ -322,7 +328,7 @@ def test_windows_that_hand_on_latents_and_no_bank(bundle, story, tiny, tmp_path)
     assert np.abs(stored[2][1:] - stored[1][1:]).max() > 1e-2
     (run.path / "latents" / "chunk_03.npy").write_bytes(b"damaged")
     with RunDir.open(run.path) as again:
-        list(session.produce(again, bundle))
+        list(execute(again, bundle))
     assert latents(run.path) == before
 
 
@@ -331,12 +337,12 @@ def test_from_an_image(bundle, story, finished, tmp_path):
     PIL.Image.fromarray(picture).save(tmp_path / "first.png")
     path = tmp_path / "run"
     image = tmp_path / "first.png"
-    with session.begin(bundle, bundle.model, story, path, seed=5, image=image, chunks=2) as run:
-        list(session.produce(run, bundle))
+    with create_run(bundle, bundle.model, story, path, seed=5, image=image, chunks=2) as run:
+        list(execute(run, bundle))
         assert run.image().shape == (32, 32, 3)
     assert latents(path)["chunk_00.npy"] != latents(finished)["chunk_00.npy"]
     with RunDir.open(path) as run:
-        again = session.redo(run, bundle, 1, {})
+        again = redo(run, bundle, 1, {})
     with again:
         assert list(again.load_latents(range(3))) == [0]  # the image's latent stays
 
@@ -382,22 +388,22 @@ def test_begin_refuses(bundle, story, tiny, tmp_path):
     ):
         arguments = {"model": bundle.model, "story": story, "out": tmp_path / "run"} | change
         with pytest.raises(UserError, match=says):
-            session.begin(bundle, **arguments)
+            create_run(bundle, **arguments)
     assert not (tmp_path / "run").exists()
 
 
 def test_another_scale_is_applied_to_a_run(finished, bundle, story, tmp_path):
     path, before = copy(finished, tmp_path), latents(finished)
-    begin = lambda scale: session.begin(bundle, bundle.model, story, path, seed=5, scale=scale)
+    begin = lambda scale: create_run(bundle, bundle.model, story, path, seed=5, scale=scale)
     with pytest.raises(UserError, match="the scale is 300"):
         begin(300)
     begin(None).close()
     with RunDir.open(path) as run:
-        assert run.settings.scale == 8 and session.is_finished(run)
+        assert run.settings.scale == 8 and is_finished(run)
     with begin(2) as run:
-        assert not session.is_finished(run)
-        list(session.produce(run, bundle))
-        assert session.is_finished(run)
+        assert not is_finished(run)
+        list(execute(run, bundle))
+        assert is_finished(run)
     assert read_video(path / "video.mp4")[0].shape == (41, 64, 64, 3) and latents(path) == before
     with begin(None) as run:
         assert run.settings.scale == 2
@@ -409,8 +415,8 @@ def test_what_is_not_resumed_is_not_touched(finished, bundle, tmp_path):
     (path / "latents" / "chunk_03.npy").write_bytes(b"damaged")
     before = latents(path)
     with RunDir.open(path) as run:
-        assert session.decode(run, bundle) == 17
-        list(session.produce(run, bundle, only_report=True))
+        assert decode(run, bundle) == 17
+        list(execute(run, bundle, only_report=True))
     assert latents(path) == before and not (path / "archive").exists()
 
 
@@ -418,18 +424,18 @@ def test_other_weights_are_refused(finished, bundle, tmp_path):
     other = dataclasses.replace(bundle, sha256="0" * 64)
     with RunDir.open(copy(finished, tmp_path)) as run:
         with pytest.raises(UserError, match="are not those that .* began with"):
-            next(session.produce(run, other))
+            next(execute(run, other))
 
 
 def test_a_sampler_that_the_weights_were_not_made_for(bundle, tmp_path):
     distilled = dataclasses.replace(bundle, stage="few-step")
     with pytest.raises(UserError, match="sampler.kind must be few_step, not unipc"):
-        session.begin(distilled, bundle.model, Story("", ("Pip waves.",)), tmp_path / "run")
+        create_run(distilled, bundle.model, Story("", ("Pip waves.",)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_pretrained_weights_with_a_memory_are_warned_of(bundle, story, tmp_path, caplog):
     plain = dataclasses.replace(bundle, stage="pretrained")
-    session.begin(plain, bundle.model, story, tmp_path / "run").close()
+    create_run(plain, bundle.model, story, tmp_path / "run").close()
     (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
     assert "never trained with a memory of earlier chunks" in warning

@@ -1,0 +1,165 @@
+"""Making what a run still lacks: chunk by chunk to latents, frames, the video and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from bvjax.errors import UserError
+from bvjax.files import read_json_object
+from bvjax.finite import is_finite
+from bvjax.generate import decoding
+from bvjax.generate.rollout import Piece, stream
+from bvjax.generate.steps import ChunkReport
+from bvjax.loading.bundle import Bundle
+from bvjax.media import video_io
+from bvjax.placement import check_memory
+from bvjax.runs.captions import run_conditions
+from bvjax.runs.finished import check_chunk, finished_chunks, not_finite
+from bvjax.runs.fit import check_weights, compare_versions
+from bvjax.runs.prefix import Encoding, encode_given
+from bvjax.runs.report.run_report import RunReport
+from bvjax.runs.run_dir import RunDir
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """One finished chunk (0: the guidance frame), with the seconds that passed for it.
+
+    `generate` is from the chunk before to latents, `decode` from there to frames, `write` until the
+    latents are on disk and the frames in the video; `text` is what came before the first.  They add
+    up to the run but for what the report measures.  The device begins with a chunk while the one
+    before is written, so `generate` is what was left to wait for.
+    """
+
+    chunk: int
+    fresh: bool  # False: it was on disk already
+    seconds: dict[str, float]
+    frames: UInt8[np.ndarray, "f h w 3"]
+    latents: Float[np.ndarray, "l h w z"]
+    report: ChunkReport | None  # None for a first frame that is not in the bank
+
+
+def is_finished(run: RunDir) -> bool:
+    """Whether nothing is left to do: all latents are intact, the video is whole and reported."""
+    chunk, scale, ids = run.settings.model.chunk, run.settings.scale, run.latent_ids()
+    if not (run.path / "report.png").is_file() or not (run.path / "report.json").is_file():
+        return False
+    try:
+        report = read_json_object(run.path / "report.json")
+    except UserError:
+        return False
+    count, size = run.grid.num_frames, (chunk.height * scale, chunk.width * scale)
+    return (
+        report.get("chunks_done") == len(run.captions)
+        and video_io.is_whole(run.video, count, *size)
+        and len(run.load_latents(ids, tidy=False)) == len(ids)
+    )
+
+
+def execute(
+    run: RunDir, bundle: Bundle, *, only_report: bool = False, only_chunks: bool = False
+) -> Iterator[Progress | Encoding]:
+    """Makes what a run still lacks: latents, video, report.  Yields after every chunk.
+
+    Before the chunks, a video that was given is encoded: an `Encoding` after every latent frame.
+
+    Chunks on disk are put back into the bank, so the video goes on exactly as if it had never
+    stopped.  With `only_report` nothing new is generated and the video is left alone; with
+    `only_chunks` video and report are.
+
+    Raises:
+        UserError: the weights are not those the run began with; the memory is larger than the
+            device's; a chunk on disk is not finite; `only_report` and there is no chunk.
+        WorkError: a part of a chunk is not finite; nothing of it is saved.
+    """
+    check_weights(run, bundle)
+    compare_versions(run)
+    settings = run.settings
+    model = settings.model
+    if not only_report:
+        check_memory(model, bundle.layout)
+    started = time.perf_counter()
+    # What is refused in the folder is refused before anything is written there.
+    image, found = run.image(), run.load_latents(run.latent_ids(), tidy=False)
+    count = finished_chunks(run.path, run.grid, found) if only_report else None
+    conditions, new = run_conditions(run, bundle, run.captions)
+    if new:
+        run.save_conditions(conditions)
+    image_latent = None
+    if image is not None:
+        image_latent = decoding.encode_image(bundle.params["vae"], model, image, bundle.layout)
+        if not is_finite(image_latent):
+            raise not_finite("the first image", "latents", "vae", model)
+    if not only_report:
+        yield from encode_given(run, bundle.params["vae"], bundle.layout)
+    done = found if only_report else run.load_latents(run.latent_ids())
+    if only_report:
+        conditions = dataclasses.replace(
+            conditions, text=conditions.text[:count], embedding=conditions.embedding[:count]
+        )
+    pieces = stream(
+        bundle.params["dit"], model, conditions, jax.random.key(settings.seed),
+        image_latent=image_latent, done=done, vae_params=bundle.params["vae"],
+        layout=bundle.layout,
+        rerolls=[(first, jax.random.key(seed)) for first, seed in settings.rerolls],
+    )  # fmt: skip
+    report = None if only_chunks else RunReport(run)
+    seconds = {"text": time.perf_counter() - started}
+    if only_report or only_chunks:
+        yield from _follow(run, bundle, pieces, report, None, seconds)
+    else:
+        (run.path / "report.json").unlink(missing_ok=True)  # until the video is whole again
+        with video_io.VideoWriter(run.video, model.chunk.fps, settings.scale) as writer:
+            yield from _follow(run, bundle, pieces, report, writer, seconds)
+    if report is not None:
+        report.save()
+
+
+def _follow(
+    run: RunDir,
+    bundle: Bundle,
+    pieces: Iterator[Piece],
+    report: RunReport | None,
+    writer: video_io.VideoWriter | None,
+    seconds: dict[str, float],
+) -> Iterator[Progress]:
+    """Decodes, checks, saves, writes and measures each piece as it comes.
+
+    A piece is saved, and so is done, when its frames are there and all of it is finite.  The next
+    chunk is asked for before that, so that the device never waits for the disk, the video or the
+    report.
+
+    Raises `WorkError` for a piece that is not finite.
+    """
+    model, state, params = run.settings.model, None, bundle.params["vae"]
+    started, asked = time.perf_counter(), 0.0
+    piece = next(pieces, None)
+    while piece is not None:
+        state, frames = decoding.decode_piece(params, model, state, piece.latents, bundle.layout)
+        latents = np.asarray(piece.latents)  # waits for them
+        finite = state.finite
+        clock = [time.perf_counter()]
+        seconds["generate"] = clock[0] - started + asked
+        following = next(pieces, None)  # asks for the next chunk, does not wait for it
+        clock.append(time.perf_counter())
+        pictures = np.asarray(frames)  # waits for them
+        clock.append(time.perf_counter())
+        number = run.number_of(piece.chunk_id)
+        check_chunk(model, number, latents, piece.report, bool(finite))
+        if piece.fresh:
+            run.save_latents(piece.chunk_id, latents)
+        if writer is not None:
+            writer.write(pictures)
+        clock.append(time.perf_counter())
+        asked, seconds["decode"], seconds["write"] = np.diff(clock).tolist()
+        if report is not None:
+            report.add(number, pictures, piece.report, seconds)
+        yield Progress(number, piece.fresh, seconds, pictures, latents, piece.report)
+        seconds, started = {}, time.perf_counter()
+        piece = following

@@ -1,0 +1,88 @@
+"""Chunks of a run taken out again, with other captions or another seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from absl import logging
+
+from bvjax.errors import UserError
+from bvjax.generate.conditions import check_lengths
+from bvjax.loading.bundle import Bundle
+from bvjax.plain_text import is_blank, whole_text
+from bvjax.runs.captions import run_conditions
+from bvjax.runs.fit import check_weights
+from bvjax.runs.place import check_space, required_bytes
+from bvjax.runs.requests import check_seed
+from bvjax.runs.run_dir import RunDir
+
+
+def redo(
+    run: RunDir,
+    bundle: Bundle,
+    from_chunk: int,
+    edits: Mapping[int, str],
+    seed: int | None = None,
+) -> RunDir:
+    """Takes chunks from number `from_chunk` on out of a run, for `execute` to make them again.
+
+    Chunks before it stay as they are, to the bit; those after it go to the run's archive.  From
+    chunk 1 on the first frame is made again too, unless it is an image.
+
+    Args:
+        edits: new captions by chunk number.
+        seed: of the chunks that are made again; None leaves theirs, so that without an edit the
+            same chunks are made.
+
+    Raises `UserError` for a number or a caption that does not fit, and for damaged weights, pictures
+    or text states; then nothing is changed.
+    """
+    check_weights(run, bundle)
+    _check_redo(run, bundle, from_chunk, edits)
+    if seed is not None:
+        check_seed(seed)
+    from_id = run.grid.id_of(from_chunk)
+    if run.image() is None and from_chunk == 1:
+        from_id = 0
+    run.check_latents(range(from_id))
+    check_space(run.path, required_bytes(run.settings, run.grid))
+    captions = [edits.get(n, caption) for n, caption in enumerate(run.captions, start=1)]
+    conditions, _ = run_conditions(run, bundle, captions)
+    for part in ("vae", "dit"):
+        bundle.params[part]  # damaged weights, too, are found while nothing is changed
+    kept = {1: "nothing stays", 2: "chunk 1 stays as it is"}.get(
+        from_chunk, f"chunks 1 to {from_chunk - 1} stay as they are"
+    )
+    made = f"chunks {from_chunk} to {len(captions)} are"
+    made = made if from_chunk < len(captions) else f"chunk {from_chunk} is"
+    logging.info("%s, %s made again", kept, made)
+    if tuple(captions) == run.captions and seed in (None, run.settings.seed_of(from_id)):
+        logging.warning(
+            "neither a caption nor the seed is another: the same chunks are made again; "
+            "another seed makes others"
+        )
+    again = run.replace_captions(captions, from_id, seed)
+    again.save_conditions(conditions)
+    return again
+
+
+def _check_redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int, str]) -> None:
+    """Raises `UserError` for a number or a caption that does not fit the run."""
+    count, given = len(run.captions), run.settings.video_chunks
+    if not 1 <= from_chunk <= count:
+        raise UserError(f"`from_chunk` is {from_chunk}; the run has chunks 1 to {count}")
+    if from_chunk <= given:
+        raise UserError(
+            f"`from_chunk` is {from_chunk}, but a video gave chunks 1 to {given}; it can be "
+            f"{given + 1} to {count}"
+        )
+    for number, caption in edits.items():
+        if not from_chunk <= number <= count:
+            raise UserError(
+                f"caption {number} cannot be edited when making again from {from_chunk} on; "
+                f"it can be {from_chunk} to {count}"
+            )
+        if is_blank(whole_text(caption, f"the new caption {number}")):
+            raise UserError(f"the new caption {number} is empty")
+    new = {f"the new caption {number}": caption for number, caption in edits.items()}
+    check_lengths(bundle.tokenizer, new, run.settings.model.text)
