@@ -10,6 +10,7 @@ from typing import Any
 
 from bvjax.errors import UserError
 from bvjax.files import parse_json, read_json_object, write_atomic
+from bvjax.old_names import up_to_date
 from bvjax.plain_text import shown
 
 # Keys that may differ when a run is resumed: how long and how often, not what is learned from what.
@@ -27,10 +28,10 @@ def check_same(workdir: Path, config: dict[str, Any]) -> dict[str, Any]:
             values.  Or `config` has numbers that JSON does not have.
     """
     path = workdir / "config.json"
-    new = flat(parse_json(json.dumps(config), "the config"))
+    new = flat(up_to_date(parse_json(json.dumps(config), "the config"), tell=False))
     if not path.exists():
         return {}
-    old = flat(read_json_object(path))
+    old = flat(up_to_date(read_json_object(path), tell=False))
     keys = sorted(k for k in {*old, *new} - {*FREE} if old.get(k) != new.get(k))
     if keys:
         listed = "; ".join(f"{shown(k)} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys)

@@ -15,10 +15,12 @@ from absl import logging
 from bvjax.config import ChunkConfig, ModelConfig
 from bvjax.errors import UserError
 from bvjax.losses.block_forcing import BlockForcingConfig
+from bvjax.losses.extras import check_extras
 from bvjax.losses.history import HistoryConfig, read_history
 from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig
 from bvjax.losses.text_pretrain import TextPretrainConfig
 from bvjax.memory.rules import check_generation
+from bvjax.old_names import up_to_date
 from bvjax.overrides import apply_overrides, from_dict
 from bvjax.presets import get_preset
 from bvjax.sharding import Layout
@@ -35,13 +37,8 @@ from bvjax.weights import load_config, load_tensors, load_weights
 from data_pipelines.counter_source import IndexedBatches
 from data_pipelines.storyworld.clips import Clips, FreshClips
 from data_pipelines.storyworld.corpus import caption_corpus, train_tokenizer, write_vocabulary
-from data_pipelines.storyworld.loader import (
-    check_latents,
-    check_stories,
-    latent_batches,
-    null_text,
-)
 from data_pipelines.storyworld.text_data import LABELS, TextBatches
+from experiments.data_sets import open_data, read_data_config
 
 Config = ml_collections.ConfigDict
 # What makes the clips of a split, and what makes an endless iterator over them in batches of a size.
@@ -256,51 +253,47 @@ def text_stage(config: Config, init_from: Path | None) -> Stage:
 
 # ---- DiT ----------------------------------------------------------------------------------------
 def dit_stage(config: Config, init_from: Path | None) -> Stage:
-    """Stories encoded by the two stages before, `python -m data_pipelines.storyworld.encode`."""
+    """Examples encoded by the two stages before, of the data set that `config.data.name` names."""
     read_optimizer(config)
-    data, wanted = config.data, make_model(config)
-    check_least(
-        data, "data", stories=0, heldout_stories=1, sample_stories=1, sample_chunks=1, seed=0
+    sections = up_to_date(
+        {"task": "dit", "data": config.data.to_dict(), "forcing": config.forcing.to_dict()}
     )
+    data, wanted = read_data_config(sections["data"]), make_model(config)
     history = read_history(config.history.to_dict())
-    check_retrieval(wanted.retrieval.kind, history, config.forcing.rounds)
+    check_retrieval(wanted.retrieval.kind, history, sections["forcing"].get("targets_per_chunk", 1))
+    forcing = ForcingConfig(
+        block=from_dict(BlockForcingConfig, config.block.to_dict(), "block."),
+        history=history,
+        levels=from_dict(LevelsConfig, config.levels.to_dict(), "levels."),
+        **sections["forcing"],
+    )
+    check_extras(forcing, data.extras)
     layout = training_layout(read_train(config), DiTObjective.axes, "dit")
     check_fits(wanted, layout)
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))
     # The VAE and text sections are as they were trained, latent statistics included.
     dit = dataclasses.replace(wanted.dit, latent_std=trained.vae.latent_scale)
     model = dataclasses.replace(wanted, dit=dit, vae=trained.vae, text=trained.text)
-    check_latents(data.latents, Path(data.weights), model)
-    forcing = ForcingConfig(
-        block=from_dict(BlockForcingConfig, config.block.to_dict(), "block."),
-        history=history,
-        levels=from_dict(LevelsConfig, config.levels.to_dict(), "levels."),
-        **config.forcing.to_dict(),
-    )
-    heldout = next(latent_batches(data.latents, data.heldout_stories, 0, data.heldout_split))
-    empty = null_text(data.latents)
-    check_stories(heldout, empty, model, data.latents)
+    examples = open_data(data, model, config.train.global_batch_size)
     objective = DiTObjective(
         model=model,
         forcing=forcing,
-        null_text=empty,
-        heldout=heldout,
+        null_text=examples.null_text,
+        heldout=examples.heldout,
         vae_params=params["vae"],
         sample_stories=min(data.sample_stories, data.heldout_stories),
         sample_chunks=data.sample_chunks,
         weights_dtype=config.weights_dtype,
         layout=layout,
     )
-    size, stories = config.train.global_batch_size, data.stories or None
-    make_data = lambda: latent_batches(data.latents, size, data.seed, data.split, stories)
     start = initial_params(objective, init_from)
-    return Stage(one_model(config, objective, layout), make_data, start)
+    return Stage(one_model(config, objective, layout), examples.make, start)
 
 
-def check_retrieval(kind: str, history: HistoryConfig, rounds: int) -> None:
+def check_retrieval(kind: str, history: HistoryConfig, targets_per_chunk: int) -> None:
     """Raises `UserError` for a rule that samples cannot be made with, and warns of one never trained with."""
     check_generation(kind)
-    if rounds and not history.never and not history.weights[kind]:
+    if targets_per_chunk and not history.never and not history.weights[kind]:
         logging.warning(
             "history.%s is 0, but it is the retrieval.kind of this model: training never shows what "
             "generation will retrieve", kind,

@@ -9,9 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PLACES = ("bvjax/train", "data_pipelines", "experiments", "README.md", "docs")
+PLACES = (
+    "bvjax",
+    "kernels_pallas",
+    "data_pipelines",
+    "experiments",
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs",
+)
 COMMAND = re.compile(
-    r"python -m ((?:data_pipelines|experiments)[\w.]*)([^\"'`;()\n]*(?:\\\\?\n[^\"'`;()\n]*)*)"
+    r"python -m ((?:bvjax|kernels_pallas|data_pipelines|experiments)\b[\w.]*)([^\"'`;()\n]*(?:\\\\?\n[^\"'`;()\n]*)*)"
 )
 
 
@@ -42,11 +50,14 @@ def test_every_command_that_is_named_is_there_and_has_the_options(module):
     assert 'if __name__ == "__main__":' in source, f"{module} is not a command"
     if module.startswith("experiments.benchmarks."):  # they share some
         source += (path.parent / "options.py").read_text(encoding="utf-8")
+    if module == "bvjax":  # its subcommands are tested with it
+        return
     for option in commands()[module] - {"config", "help"}:
         assert f'"{option}"' in source or f'"--{option}"' in source, f"{module} has no --{option}"
 
 
 def test_commands_are_found():
     found = commands()
+    assert "bvjax" in found and {"chunks"} <= found["data_pipelines.lvbench.encode"]
     assert {"weights", "out", "split"} <= found["data_pipelines.storyworld.encode"]
     assert {"config", "workdir", "init-from"} <= found["experiments.train"]

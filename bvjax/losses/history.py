@@ -119,7 +119,7 @@ def draw_history(
     key: Array,
     target: Int[Array | np.ndarray, "b m"],
     embedding: Float[Array | np.ndarray, "b c d"],
-    relevance: Float[Array | np.ndarray, "b c c"],
+    relevance: Float[Array | np.ndarray, "b c c"] | None,
     config: RetrievalConfig,
     history: HistoryConfig,
     kind: Int[Array | np.ndarray, "b m"] | None = None,
@@ -131,7 +131,8 @@ def draw_history(
         key: randomness of this step.
         target: chunk ids, 1-based.
         embedding: mean caption states of all chunks.
-        relevance: ground-truth score of source chunk j for target chunk i (the oracle arm).
+        relevance: ground-truth score of source chunk j for target chunk i (the oracle arm); None where nobody
+            knows: then `history` must give no chance to the rules that need it, and `kind` no such rule.
         config: how many recent and retrieved entries, and whether the recent are read whole; `center` for
             the semantic scores.
         history: the chances.
@@ -143,7 +144,12 @@ def draw_history(
     entries = _candidates(key, target, embedding, relevance, latents)
     scores = jnp.select(
         [kind[..., None] == i for i in range(len(RULES))],
-        [rules.score(name, entries, config) for name in RULES],
+        [
+            jnp.zeros(entries.valid.shape)
+            if relevance is None and "oracle" in rule.needs
+            else rules.score(name, entries, config)
+            for name, rule in RULES.items()
+        ],
     )
     alone = _alone(kind)
     usable = entries.valid & ~alone[..., None]
@@ -183,7 +189,7 @@ def _candidates(key, target, embedding, relevance, latents) -> rules.Candidates:
         target_caption=row(embedding, (target - 1)[..., None], axis=1),
         captions=embedding[:, None],
         key=purpose_key(key, "random"),
-        oracle=row(relevance, (target - 1)[..., None], axis=1),
+        oracle=None if relevance is None else row(relevance, (target - 1)[..., None], axis=1),
         latents=None if latents is None else latents[:, None],
     )
 
@@ -204,3 +210,12 @@ def noise_history(
     level = sigma[:, :, None, None, None, None]
     noise = normal(purpose_key(key, "eps"), latents.shape)
     return (1.0 - level) * latents + level * noise, sigma
+
+
+def revisiting(relevance: Float[Array, "b c c"], recent: int) -> Bool[Array, "b c"]:
+    """Chunks that have more to do with a chunk before the last `recent` ones than with any of these."""
+    ids = jnp.arange(relevance.shape[-1])
+    gap = ids[:, None] - ids
+    old = jnp.where(gap > recent, relevance, 0.0).max(axis=-1)
+    late = jnp.where((gap > 0) & (gap <= recent), relevance, 0.0).max(axis=-1)
+    return old > late

@@ -1,9 +1,9 @@
 """Teacher forcing with the semantic sparse KV bank: the loss that trains the DiT.
 
 A clip's clean chunks are encoded once, each alone (or, with `build.context="with"`, each seeing its own
-context), exactly as the bank's entries are at generation time.  Every chunk is then denoised `rounds` times
-against the kept rows of the few earlier chunks that its drawn history names.  An entry thus serves many
-targets, and a target costs little more than itself.
+context), exactly as the bank's entries are at generation time.  Every chunk is then denoised
+`targets_per_chunk` times against the kept rows of the few earlier chunks that its drawn history names.  An
+entry thus serves many targets, and a target costs little more than itself.
 
 The keep set is a boolean key mask here and a gather at generation; for equal indices the two are equal.
 """
@@ -32,7 +32,14 @@ from bvjax.losses.block_forcing import (
     block_forcing_loss,
     semantic_reference,
 )
-from bvjax.losses.history import History, HistoryConfig, draw_history, noise_history
+from bvjax.losses.extras import check_extras
+from bvjax.losses.history import (
+    History,
+    HistoryConfig,
+    draw_history,
+    noise_history,
+    revisiting,
+)
 from bvjax.memory.positions import time_bases
 from bvjax.memory.rules import RULES, rule_of
 from bvjax.memory.salience import keep_mask, probe_indices
@@ -90,26 +97,26 @@ class ForcingConfig:
     block: BlockForcingConfig = BlockForcingConfig()
     history: HistoryConfig = dataclasses.field(default_factory=HistoryConfig)
     levels: LevelsConfig = LevelsConfig()
-    rounds: int = 2  # times each chunk of a clip is denoised in a step
-    returns: float = 0.0  # share of the rounds after the first that goes to `returning` chunks
+    targets_per_chunk: int = 2  # times each chunk of a clip is denoised in a step
+    # Share of the targets after a chunk's first that goes to `revisiting` chunks.
+    revisit_fraction: float = 0.0
     anchor_weight: float = 0.15  # weight of the loss of the guidance latent alone
     frames: int = 0  # latents of a clip that are denoised alone, as images
     frames_weight: float = 1.0
-    described: float = (
-        0.0  # chance that a target without history gets the caption that describes all
-    )
+    standalone: float = 0.0  # chance that a target without history gets the caption for that
 
     def __post_init__(self):
-        if min(self.rounds, self.frames) < 0 or self.rounds + self.frames == 0:
+        if min(self.targets_per_chunk, self.frames) < 0 or not self.targets_per_chunk + self.frames:
             raise UserError(
-                f"forcing.rounds is {self.rounds} and forcing.frames {self.frames}; "
-                "they must be >= 0 and not both zero"
+                f"forcing.targets_per_chunk is {self.targets_per_chunk} and forcing.frames "
+                f"{self.frames}; they must be >= 0 and not both zero"
             )
-        if not 0.0 <= self.returns <= 1.0:
-            raise UserError(f"forcing.returns is {self.returns}; it must lie in [0, 1]")
-        if self.returns and self.levels.role == "progressive":
+        for name in ("revisit_fraction", "standalone"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"forcing.{name} is {getattr(self, name)}; it must lie in [0, 1]")
+        if self.revisit_fraction and self.levels.role == "progressive":
             raise UserError(
-                "levels.role='progressive' needs all chunks in order; set forcing.returns=0"
+                "levels.role='progressive' needs all chunks in order; set forcing.revisit_fraction=0"
             )
         if self.frames % FRAMES_A_CAPTION:
             raise UserError(
@@ -119,14 +126,14 @@ class ForcingConfig:
 
 @struct.dataclass
 class Clip:
-    """A batch of encoded videos in the `separate` layout."""
+    """A batch of encoded videos in the `separate` layout; None: the data set does not have it."""
 
     anchor: Float[Array, "b 1 1 h w z"]  # guidance latents
     chunks: Float[Array, "b c l h w z"]
     text: Float[Array, "b c t dt"]
-    described: Float[Array, "b c t dt"]  # states of captions that need no history to be understood
     embedding: Float[Array, "b c dt"]
-    relevance: Float[Array, "b c c"]
+    relevance: Float[Array, "b c c"] | None = None  # of source chunk j for target chunk i
+    standalone: Float[Array, "b c t dt"] | None = None  # of captions that need no history
 
 
 def make_clip(batch: Mapping[str, Array | np.ndarray], grid: ChunkGrid) -> Clip:
@@ -144,19 +151,10 @@ def make_clip(batch: Mapping[str, Array | np.ndarray], grid: ChunkGrid) -> Clip:
         anchor=latents[:, None, :1],
         chunks=body.reshape(body.shape[0], -1, length, *body.shape[2:]),
         text=arrays["text"],
-        described=arrays.get("described", arrays["text"]),
         embedding=arrays["embedding"],
-        relevance=arrays["relevance"],
+        relevance=arrays.get("relevance"),
+        standalone=arrays.get("standalone"),
     )
-
-
-def returning(relevance: Float[Array, "b c c"], recent: int) -> Bool[Array, "b c"]:
-    """Chunks that have more to do with a chunk before the last `recent` ones than with any of these."""
-    ids = jnp.arange(relevance.shape[-1])
-    gap = ids[:, None] - ids
-    old = jnp.where(gap > recent, relevance, 0.0).max(axis=-1)
-    late = jnp.where((gap > 0) & (gap <= recent), relevance, 0.0).max(axis=-1)
-    return old > late
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,10 +325,13 @@ class TeacherForcing:
     def loss(
         self, params: Any, clip: Clip, key: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Block Forcing over all chunks, plus single latents alone: the guidance latent and `frames` others."""
+        """Block Forcing over all chunks, plus single latents alone: the guidance latent and `frames` others.
+
+        Raises `UserError` for settings that need what the clip does not have."""
         forcing = self.forcing
+        check_extras(forcing, [name for name, x in vars(clip).items() if x is not None])
         loss, metrics = jnp.zeros(()), {}
-        if forcing.rounds:
+        if forcing.targets_per_chunk:
             loss, metrics = self._block_loss(params, clip, key)
         metrics["anchor"] = self._anchor_loss(params, clip, purpose_key(key, "anchor target"))
         loss += forcing.anchor_weight * metrics["anchor"]
@@ -357,7 +358,7 @@ class TeacherForcing:
         # ---- noisy targets
         rows = jnp.arange(batch)[:, None], target - 1
         x_start = clip.chunks[rows]
-        text = self._caption(key, clip.text[rows], clip.described[rows], history.alone)
+        text = self._caption(key, clip, rows, history.alone)
         sigma = self._sigma(purpose_key(key, "sigma"), target.reshape(-1, chunks), chunks)
         sigma = sigma.reshape(target.shape)
         noise = normal(purpose_key(key, "noise"), x_start.shape)
@@ -377,24 +378,24 @@ class TeacherForcing:
         return loss, metrics
 
     def _targets(self, key, clip):
-        """Chunk ids [b, rounds * c]: all chunks in the first round, some of `returning` in the others."""
+        """Chunk ids [b, targets_per_chunk * c]: all chunks once, then again with some `revisiting` instead."""
         batch, chunks = clip.chunks.shape[:2]
-        ids = jnp.broadcast_to(jnp.arange(1, chunks + 1), (batch, self.forcing.rounds, chunks))
-        if self.forcing.returns:
-            chance = returning(clip.relevance, self.model.retrieval.recent).astype(jnp.float32)
+        times = self.forcing.targets_per_chunk
+        ids = jnp.broadcast_to(jnp.arange(1, chunks + 1), (batch, times, chunks))
+        if self.forcing.revisit_fraction:
+            chance = revisiting(clip.relevance, self.model.retrieval.recent).astype(jnp.float32)
             logits = jnp.log(chance)[:, None, None]
             drawn = 1 + jax.random.categorical(purpose_key(key, "chunk"), logits, shape=ids.shape)
-            instead = self._draw(key, "instead", ids.shape) < self.forcing.returns
-            instead &= (jnp.arange(self.forcing.rounds) > 0)[:, None] & (chance > 0).any(-1)[
-                :, None, None
-            ]
+            instead = self._draw(key, "instead", ids.shape) < self.forcing.revisit_fraction
+            instead &= (jnp.arange(times) > 0)[:, None] & (chance > 0).any(-1)[:, None, None]
             ids = jnp.where(instead, drawn, ids)
         return ids.reshape(batch, -1)
 
     def _anchor_loss(self, params, clip, key):
         """The guidance latent from caption 1, twice."""
         latents = jnp.repeat(clip.anchor[:, :, None], 2, axis=2)
-        return self._alone_loss(params, latents, clip.text[:, :1], clip.described[:, :1], key)
+        rows = jnp.arange(latents.shape[0])[:, None], jnp.zeros((1, 1), int)
+        return self._alone_loss(params, latents, clip, rows, key)
 
     def _frames_loss(self, params, clip, key):
         """Single latents from the later half of their chunks, where what a caption tells has come about."""
@@ -404,13 +405,11 @@ class TeacherForcing:
         latent = jax.random.randint(purpose_key(key, "latent"), shape, length // 2, length)
         row = jnp.arange(batch)[:, None]
         latents = clip.chunks[row[..., None], chunk[..., None], latent][:, :, :, None]
-        return self._alone_loss(
-            params, latents, clip.text[row, chunk], clip.described[row, chunk], key
-        )
+        return self._alone_loss(params, latents, clip, (row, chunk), key)
 
-    def _alone_loss(self, params, latents, text, described, key):
+    def _alone_loss(self, params, latents, clip, rows, key):
         """Plain flow matching of single latents [b, m, k, 1, h, w, z] without context; k share a caption."""
-        text = self._caption(key, text, described, jnp.ones(text.shape[:2], bool))
+        text = self._caption(key, clip, rows, jnp.ones(latents.shape[:2], bool))
         sigma = draw_sigma(
             purpose_key(key, "sigma"),
             None,
@@ -426,11 +425,13 @@ class TeacherForcing:
         errors = jnp.square(velocity - flow.velocity(latents, noise)).mean(axis=(3, 4, 5, 6))
         return jnp.mean(self._weight(sigma) * errors)
 
-    def _caption(self, key, text, described, alone):
-        """Captions [b, m, t, dt] as the targets see them: describing all (some of those `alone`), or dropped."""
-        if self.forcing.described:
-            tell = alone & (self._draw(key, "described", alone.shape) < self.forcing.described)
-            text = jnp.where(tell[..., None, None], described, text)
+    def _caption(self, key, clip, rows, alone):
+        """Captions [b, m, t, dt] of chunks as targets see them: one that stands alone (some `alone`), or none."""
+        text = clip.text[rows]
+        if self.forcing.standalone:
+            # The purpose has the name it always had, so that runs draw what they drew.
+            instead = self._draw(key, "described", alone.shape) < self.forcing.standalone
+            text = jnp.where((alone & instead)[..., None, None], clip.standalone[rows], text)
         drop = self._draw(key, "caption", alone.shape) < self.forcing.history.caption_drop
         return jnp.where(drop[..., None, None], jnp.asarray(self.null_text, text.dtype), text)
 

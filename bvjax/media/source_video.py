@@ -14,7 +14,7 @@ import PIL.ImageOps
 
 from bvjax.errors import UserError
 from bvjax.files import cannot_write
-from bvjax.media.video_frames import Frame, TimedFrame, location, tag, timed_frames
+from bvjax.media.video_frames import Frame, Source, TimedFrame, location, tag, timed_frames
 
 # Of the time a frame is shown: one that the source would fill by less is not made.  The times in
 # Matroska files are rounded to milliseconds, so the end of a video is not exact.
@@ -22,7 +22,7 @@ _LEAST_SHARE = Fraction(1, 10)
 
 
 def read_frames(
-    path: str | pathlib.Path, fps: int, height: int, width: int, start: int = 0
+    source: Source, fps: int, height: int, width: int, start: int = 0, name: str = ""
 ) -> Iterator[Frame]:
     """RGB frames at k / fps seconds after the first, each the frame of the file nearest in time.
 
@@ -30,12 +30,14 @@ def read_frames(
     held, and reading stops with the caller.
 
     Args:
+        source: a path, or an open file.
         start: the first k.
+        name: of the video, for messages; by default its path.
 
     Raises `UserError` for a file that is missing, not a video or damaged.
     """
     made: tuple[TimedFrame, Frame] | None = None  # a frame of the file and its picture
-    for shown in itertools.islice(_at_rate(path, fps), start, None):
+    for shown in itertools.islice(_at_rate(source, fps, name), start, None):
         if made is None or shown is not made[0]:
             made = shown, _fit(shown, height, width)
         yield made[1]
@@ -46,16 +48,16 @@ def count_frames(path: str | pathlib.Path, fps: int) -> int:
     return sum(1 for _ in _at_rate(path, fps))
 
 
-def _at_rate(path: str | pathlib.Path, fps: int) -> Iterator[TimedFrame]:
+def _at_rate(source: Source, fps: int, name: str = "") -> Iterator[TimedFrame]:
     count, last = 0, None  # frames given; the one before
-    for now in timed_frames(path, Fraction(1, fps)):
+    for now in timed_frames(source, Fraction(1, fps), name):
         if last is not None:
             while Fraction(count, fps) <= (last.start + now.start) / 2:
                 yield last
                 count += 1
         last = now
     if last is None:
-        raise UserError(f"the video {path} has no frames")
+        raise UserError(f"the video {name or source} has no frames")
     while count + _LEAST_SHARE < last.end * fps or not count:
         yield last
         count += 1

@@ -30,7 +30,7 @@ class TrainingPlan:
     videos: int  # of a step
     chunks: int  # of a video
     seconds_of_video: float  # of one of them
-    rounds: int  # times each chunk is denoised
+    targets_per_chunk: int  # times each chunk is denoised
     remat: str
     fits: bool
     needed: int | None  # None: the compiler gave up before it knew
@@ -95,7 +95,7 @@ def make_plan(
     return TrainingPlan(
         topology=topology, chip=chip, mesh=dict(layout.mesh.shape), videos=videos, chunks=chunks,
         seconds_of_video=chunks * model.chunk.frames / model.chunk.fps,
-        rounds=objective.forcing.rounds, remat=model.dit.remat, fits=fits, needed=needed, parts=parts,
+        targets_per_chunk=objective.forcing.targets_per_chunk, remat=model.dit.remat, fits=fits, needed=needed, parts=parts,
         programs=programs, problem=problem,
         remedies=() if fits else tuple(remedies(model, sizes, parts, room, chunks)),
         flops=dict(work), traffic=moved,
@@ -147,7 +147,7 @@ def lines(plan: TrainingPlan) -> list[str]:
     made = [
         text.title(plan),
         f"a step: {plan.videos} video(s) of {plan.seconds_of_video:g} s ({plan.chunks} chunks), each "
-        f"chunk encoded once and denoised {plan.rounds} times, all videos at once",
+        f"chunk encoded once and denoised {plan.targets_per_chunk} times, all videos at once",
         f"assumed: AdamW, float32 weights with a moving average, dit.remat={plan.remat}, the "
         "default history and noise",
         *text.memory(plan, 14),

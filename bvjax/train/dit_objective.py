@@ -26,7 +26,7 @@ from bvjax.weights import save_weights
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiTObjective:
-    """Batches are {"latents", "text", "embedding", "relevance"} of whole stories, one row a story.
+    """Batches are of whole encoded examples (`data_pipelines.encoded.example`), one row an example.
 
     `heldout` is such a batch of held-out stories; `sample` measures the loss on all of them and generates the first
     `sample_chunks` chunks of `sample_stories` of them, which `vae_params` decode.

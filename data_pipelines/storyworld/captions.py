@@ -170,7 +170,7 @@ def caption(rng: np.random.Generator, story: Story, index: int) -> str:
     return f"{text[0].upper()}{text[1:]} {time_stamp(index)}."
 
 
-def described(rng: np.random.Generator, story: Story, index: int, light: bool = True) -> str:
+def standalone(rng: np.random.Generator, story: Story, index: int, light: bool = True) -> str:
     """Who and what the 0-based chunk `index` shows, all of it described, and nothing of what happens.
 
     Unlike a caption of the story it needs no chunk before it to be understood: for training without history.

@@ -17,15 +17,11 @@ from tqdm import tqdm
 
 from bvjax import console
 from bvjax.errors import UserError
-from bvjax.files import npy_bytes, npz_bytes, write_atomic
+from data_pipelines.encoded.encoders import Encoders, load_encoders
+from data_pipelines.encoded.folder import write_example, write_null_text
+from data_pipelines.encoded.manifest import claim
 from data_pipelines.storyworld.clips import open_story, render_frames, story_path
-from data_pipelines.storyworld.latents import (
-    Encoders,
-    claim,
-    encode_story,
-    load_encoders,
-    story_file,
-)
+from data_pipelines.storyworld.latents import SHOWN, encode_story, story_file
 from data_pipelines.storyworld.plan import SPLITS, make_story
 from data_pipelines.storyworld.world import (
     LARGEST_SEED,
@@ -58,19 +54,17 @@ def encode(weights: Path, root: Path, numbers: range) -> None:
     """Encodes the stories that are not there yet.
 
     Raises:
-        UserError: `root` holds stories encoded by other weights.
+        UserError: `root` holds examples encoded by other weights.
     """
     encoders = load_encoders(weights)
     claim(root, weights, encoders.model)
-    (root / _SPLIT.value).mkdir(exist_ok=True)
-    null_states, _ = encoders.text([""])
-    write_atomic(root / "null_text.npy", npy_bytes(null_states[0]))
+    write_null_text(root, encoders.text([""])[0][0])
     for number in tqdm(numbers, unit="story", disable=None):
         path = story_file(root, _SPLIT.value, number)
         if not path.exists():
             story = make_story(number, _SPLIT.value, _CHUNKS.value)
             arrays = encode_story(encoders, story, frames_of(encoders, story))
-            write_atomic(path, npz_bytes(**arrays))
+            write_example(path, arrays, own=SHOWN)
 
 
 def frames_of(encoders: Encoders, story: Story) -> np.ndarray:

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines.storyworld.captions import described
+from data_pipelines.storyworld.captions import standalone
 from data_pipelines.storyworld.motion import ENTER, LEAVE
 from data_pipelines.storyworld.plan import make_story
 from data_pipelines.storyworld.renderer import render
@@ -78,7 +78,7 @@ def pictures(
         light = lights[2 * i // count]
         story = recast(scene, other, int(rng.choice(still)), place, light)
         frame = int(rng.choice(settled(story.chunks[0], fps)))
-        chosen.append((story, frame, described(rng, story, 0)))
+        chosen.append((story, frame, standalone(rng, story, 0)))
     return [
         Picture(render(story, [frame], height=height, width=width, fps=fps)[0], text, story, frame)
         for story, frame, text in chosen

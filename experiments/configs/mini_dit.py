@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
             weights_dtype="float16",
             train=dict(
                 steps=1500,
-                global_batch_size=1,  # stories: 15 clean and 15 * rounds noisy chunks each, and images
+                global_batch_size=1,  # stories: 15 clean and 15 * targets_per_chunk noisy chunks each, and images
                 device_batch_size=1,
                 mesh="",  # like data=4,fsdp=2; "" = one device
                 seed=0,
@@ -50,7 +50,12 @@ def get_config() -> ConfigDict:
             ),
             data=dict(
                 weights="runs/mini",  # with the VAE and the text encoder
+                name="storyworld",  # of `experiments.data_sets.DATA_SETS`
                 latents="data/latents",
+                extras=(
+                    "relevance",
+                    "standalone",
+                ),  # what examples have beside latents and captions
                 split="train",
                 stories=0,  # 0 = all that are encoded
                 heldout_split="heldout",
@@ -60,12 +65,12 @@ def get_config() -> ConfigDict:
                 seed=0,
             ),
             forcing=dict(
-                rounds=2,
-                returns=0.7,
+                targets_per_chunk=2,
+                revisit_fraction=0.7,
                 anchor_weight=0.15,
                 frames=20,
                 frames_weight=0.5,
-                described=0.5,
+                standalone=0.5,
             ),
             block=dict(target="blend", gamma=0.1),  # see `BlockForcingConfig`
             history=shares()  # of rules that are not named here

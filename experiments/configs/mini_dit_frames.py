@@ -25,5 +25,5 @@ def get_config() -> ConfigDict:
     config.train.update(steps=1100, sample_every=200, global_batch_size=24, device_batch_size=24)
     config.data.update(latents="data/openings", heldout_stories=16)
     config.optimizer.update(lr=2e-3, schedule="cosine", final_factor=0.3)
-    config.forcing.update(rounds=0, frames=8, described=0.7)
+    config.forcing.update(targets_per_chunk=0, frames=8, standalone=0.7)
     return config

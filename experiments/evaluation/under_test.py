@@ -13,21 +13,17 @@ from jaxtyping import UInt8
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.files import npz_bytes, write_atomic
 from bvjax.generate.checks import check_model
 from bvjax.generate.conditions import Conditions, encode_captions
 from bvjax.overrides import apply_overrides
 from bvjax.story import split_times
 from bvjax.tokenizer import Tokenizer
 from bvjax.weights import PARTS, TOKENIZER, load_config, load_weights
+from data_pipelines.encoded.encoders import Encoders
+from data_pipelines.encoded.folder import write_example
+from data_pipelines.encoded.manifest import claim
 from data_pipelines.storyworld import Story, make_story, num_frames, render
-from data_pipelines.storyworld.latents import (
-    Encoders,
-    claim,
-    encode_story,
-    read_story,
-    story_file,
-)
+from data_pipelines.storyworld.latents import SHOWN, encode_story, read_story, story_file
 from data_pipelines.storyworld.world import CHUNK_SECONDS
 
 SPLIT = "heldout"
@@ -101,7 +97,7 @@ class EncodedStories:
     """Held-out stories as latents and text states, by seed; made when first asked for.
 
     With a cache folder they are kept in the form, and checked by the manifest, of
-    `data_pipelines.storyworld.latents`.
+    `data_pipelines.encoded`.
     """
 
     def __init__(self, tested: UnderTest, cache: str | Path | None):
@@ -116,10 +112,10 @@ class EncodedStories:
         """latents, text, embedding, relevance, seen and place (`latents.encode_story`), float32."""
         path = None if self.cache is None else story_file(self.cache, SPLIT, seed)
         if path is not None and path.exists():
-            return {name: array.astype(np.float32) for name, array in read_story(path).items()}
+            stored = read_story(path, self.tested.model.text.max_length)
+            return {name: array.astype(np.float32) for name, array in stored.items()}
         story = make_story(seed, SPLIT)
         item = encode_story(self.tested.encoders, story, self.tested.frames(story))
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, npz_bytes(**item))
+            write_example(path, item, own=SHOWN)
         return {name: value.astype(np.float32) for name, value in item.items()}

@@ -25,7 +25,7 @@ from bvjax.train.state import init_state
 from data_pipelines.counter_source import IndexedBatches
 
 CHUNKS, STORIES = 3, 4
-SMALL = ForcingConfig(rounds=1)
+SMALL = ForcingConfig(targets_per_chunk=1)
 CASES = [
     (dict(data=2, fsdp=2, context=2), "none", ForcingConfig(frames=4), 2, False),
     (dict(tensor=2), "with", SMALL, 1, False),

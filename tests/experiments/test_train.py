@@ -177,10 +177,8 @@ def test_every_key_of_the_text_config_is_read(tmp_path, monkeypatch):
 
 def test_every_key_of_the_dit_config_is_read(monkeypatch):
     monkeypatch.setattr(stages, "load_weights", lambda *a, **k: (presets.MINI, {"vae": {}}))
-    monkeypatch.setattr(stages, "check_latents", lambda *a: None)
-    monkeypatch.setattr(stages, "check_stories", lambda *a: None)
-    monkeypatch.setattr(stages, "null_text", lambda *a: np.zeros((1, 1)))
-    monkeypatch.setattr(stages, "latent_batches", lambda *a: iter([{}]))
+    opened = SimpleNamespace(heldout={}, null_text=np.zeros((1, 1)), make=lambda: iter([{}]))
+    monkeypatch.setattr(stages, "open_data", lambda *a: opened)
     assert unread_by_stage(load("mini_dit")) == set()
 
 

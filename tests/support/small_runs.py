@@ -13,6 +13,7 @@ import numpy as np
 
 from bvjax import presets, weights
 from bvjax.config import ChunkConfig, DiTConfig, TextConfig, VAEConfig
+from data_pipelines.encoded.manifest import claim
 from data_pipelines.storyworld import latents
 
 VAE = VAEConfig(
@@ -50,7 +51,7 @@ def make_stories(weights_folder: Path, root: Path) -> None:
     tokenizer.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.write_bytes(b"no captions are read")
     weights.save_weights(weights_folder, model, params, tokenizer=tokenizer)
-    latents.claim(root, weights_folder, model)
+    claim(root, weights_folder, model)
     text = (model.text.max_length, model.text.dim)
     np.save(root / "null_text.npy", rng.normal(size=text).astype(np.float16))
     for split, count in (("train", 3), ("heldout", 1)):

@@ -52,7 +52,7 @@ class Told(TeacherForcing):
 def run(history=SEMANTIC, embedding=None, **forcing) -> tuple[Told, dict[str, Any]]:
     """The loss of clips whose chunk c has the value c everywhere."""
     null = np.full((TEXT, DIM), -7.0, np.float32)
-    told = Told(MODEL, ForcingConfig(history=history, **{"rounds": 1} | forcing), null)
+    told = Told(MODEL, ForcingConfig(history=history, **{"targets_per_chunk": 1} | forcing), null)
     values = np.repeat(np.arange(1, CHUNKS + 1), LATENTS).astype(np.float32)
     latents = np.broadcast_to(
         np.concatenate([[9.0], values])[None, :, None, None, None],

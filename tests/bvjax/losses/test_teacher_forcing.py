@@ -20,14 +20,19 @@ from bvjax.config import (
 from bvjax.errors import UserError
 from bvjax.generate import steps
 from bvjax.losses.block_forcing import BlockForcingConfig
-from bvjax.losses.history import HistoryConfig, draw_history, draw_kinds, noise_history
+from bvjax.losses.history import (
+    HistoryConfig,
+    draw_history,
+    draw_kinds,
+    noise_history,
+    revisiting,
+)
 from bvjax.losses.teacher_forcing import (
     ForcingConfig,
     LevelsConfig,
     TeacherForcing,
     level_weight,
     make_clip,
-    returning,
 )
 from bvjax.memory.rules import RULES, number_of
 from bvjax.nets import dit
@@ -49,7 +54,7 @@ CLEAN = HistoryConfig({"semantic": 1}, anchor_drop=0, caption_drop=0, noise_chan
 
 
 def teacher(model=MODEL, history=CLEAN, **kwargs):
-    forcing = ForcingConfig(history=history, rounds=1, **kwargs)
+    forcing = ForcingConfig(history=history, targets_per_chunk=1, **kwargs)
     null = np.asarray(jax.random.normal(jax.random.key(9), (TEXT, DIM)))
     return TeacherForcing(model, forcing, null)
 
@@ -75,15 +80,17 @@ def batch():
     }
 
 
-def test_returning_chunks_are_drawn_more_often(batch):
+def test_revisiting_chunks_are_drawn_more_often(batch):
     """Chunk 5 has to do with chunk 1 only, chunk 4 with chunk 3; one recent chunk is seen anyway."""
     relevance = np.zeros((1, CHUNKS, CHUNKS), np.float32)
     relevance[0, 4, 0], relevance[0, 3, 2], relevance[0, 3, 0] = 1.0, 1.0, 0.5
     relevance[0, 4, 4] = 9.0  # itself, which does not count
-    found = returning(jnp.asarray(relevance), recent=1)
+    found = revisiting(jnp.asarray(relevance), recent=1)
     assert np.flatnonzero(found[0]).tolist() == [4]
-    made = teacher(returns=0.5)
-    forcing = dataclasses.replace(made, forcing=dataclasses.replace(made.forcing, rounds=40))
+    made = teacher(revisit_fraction=0.5)
+    forcing = dataclasses.replace(
+        made, forcing=dataclasses.replace(made.forcing, targets_per_chunk=40)
+    )
     clip = make_clip({**batch, "relevance": jnp.asarray(relevance)}, forcing.grid)
     target = np.asarray(forcing._targets(jax.random.key(0), clip)).reshape(40, CHUNKS)
     assert target[0].tolist() == [1, 2, 3, 4, 5]  # the first round has them all
@@ -93,9 +100,9 @@ def test_returning_chunks_are_drawn_more_often(batch):
     same = np.asarray(forcing._targets(jax.random.key(0), clip)).reshape(40, CHUNKS)
     assert (same == np.arange(1, CHUNKS + 1)).all()
     with pytest.raises(UserError, match="needs all chunks in order"):
-        ForcingConfig(returns=0.5, levels=LevelsConfig(role="progressive"))
+        ForcingConfig(revisit_fraction=0.5, levels=LevelsConfig(role="progressive"))
     with pytest.raises(UserError, match="must lie in"):
-        ForcingConfig(returns=1.5)
+        ForcingConfig(revisit_fraction=1.5)
 
 
 @pytest.mark.slow
@@ -268,7 +275,7 @@ def test_the_loss_trains_every_parameter(params, batch, schedule, target):
         ForcingConfig(
             block=BlockForcingConfig(target=target),
             levels=LevelsConfig(schedule=schedule),
-            rounds=2,
+            targets_per_chunk=2,
         ),
         teacher().null_text,
     )
@@ -299,21 +306,23 @@ def test_without_history_no_bank_is_made_and_the_loss_is_the_same(params, batch)
 
 
 @pytest.mark.slow
-def test_frames_are_single_latents_of_the_later_half_with_the_caption_that_describes(params, batch):
+def test_frames_are_single_latents_of_the_later_half_with_the_caption_that_stands_alone(
+    params, batch
+):
     """What must not be read is NaN: earlier latents and chunks' own captions (or, at chance 0, the others)."""
     nan = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), batch["text"])
     latents = batch["latents"].at[:, 1::2].set(jnp.nan)  # two latents a chunk: the first of each
-    for chance, text, described in ((1.0, nan, batch["text"]), (0.0, batch["text"], nan)):
+    for chance, text, standalone in ((1.0, nan, batch["text"]), (0.0, batch["text"], nan)):
         forcing = ForcingConfig(
             history=CLEAN,
-            rounds=0,
+            targets_per_chunk=0,
             frames=8,
-            described=chance,
+            standalone=chance,
             anchor_weight=0.5,
             frames_weight=2.0,
         )
         teach = TeacherForcing(MODEL, forcing, teacher().null_text)
-        given = dict(batch, latents=latents, text=text, described=described)
+        given = dict(batch, latents=latents, text=text, standalone=standalone)
         clip = make_clip(given, teach.grid)
         loss, metrics = jax.jit(teach.loss)(params, clip, jax.random.key(3))
         assert set(metrics) == {"anchor", "frames"}
@@ -324,13 +333,13 @@ def test_frames_are_single_latents_of_the_later_half_with_the_caption_that_descr
 
 
 @pytest.mark.slow
-def test_only_targets_without_history_get_the_caption_that_describes(params, batch):
-    given = dict(batch, described=jnp.full_like(batch["text"], jnp.nan))
+def test_only_targets_without_history_get_the_caption_that_stands_alone(params, batch):
+    given = dict(batch, standalone=jnp.full_like(batch["text"], jnp.nan))
     clip = make_clip(given, teacher().grid)
 
     def flow(**chances):
         history = dataclasses.replace(CLEAN, chances=chances)
-        teach = teacher(history=history, described=1.0, anchor_weight=0.0)
+        teach = teacher(history=history, standalone=1.0, anchor_weight=0.0)
         return jax.jit(teach.loss)(params, clip, jax.random.key(3))[1]["flow"]
 
     assert np.isfinite(flow(semantic=1.0, none=0.0))
@@ -360,11 +369,11 @@ def test_even_levels_reach_all_parts_of_the_loss(params, batch):
     silent = params | {"head": jax.tree.map(jnp.zeros_like, params["head"])}
     levels = LevelsConfig(schedule="naive", weighting="even")
     forcing = ForcingConfig(
-        block=BlockForcingConfig(target="fm"), history=CLEAN, levels=levels, rounds=8, frames=64,
+        block=BlockForcingConfig(target="fm"), history=CLEAN, levels=levels, targets_per_chunk=8, frames=64,
         anchor_weight=0.0,
     )  # fmt: skip
     teach = TeacherForcing(dataclasses.replace(MODEL, dit=cfg), forcing, teacher().null_text)
-    clip = make_clip(dict(batch, latents=latents, described=batch["text"]), teach.grid)
+    clip = make_clip(dict(batch, latents=latents, standalone=batch["text"]), teach.grid)
     loss, metrics = jax.jit(teach.loss)(silent, clip, jax.random.key(3))
     np.testing.assert_allclose(metrics["frames"], 1.0, rtol=0.1)
     np.testing.assert_allclose(loss - metrics["frames"], 1.0, rtol=0.1)
@@ -382,7 +391,7 @@ def test_nothing_to_train_is_refused():
     with pytest.raises(UserError, match="levels.weighting is 'odd'; it can be velocity or even"):
         LevelsConfig(weighting="odd")
     with pytest.raises(UserError, match="must be >= 0 and not both zero"):
-        ForcingConfig(rounds=0, frames=0)
+        ForcingConfig(targets_per_chunk=0, frames=0)
     with pytest.raises(UserError, match="frames is 7; it must be a multiple of 4"):
         ForcingConfig(frames=7)
 

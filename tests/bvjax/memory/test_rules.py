@@ -109,7 +109,7 @@ def test_a_row_is_all_that_generation_needs(new, model, params, story):
 
 def training_loss(model, kind):
     """The loss whose targets all have that rule, as a step of training takes it."""
-    forcing = ForcingConfig(history=HistoryConfig({kind: 1}), rounds=1)
+    forcing = ForcingConfig(history=HistoryConfig({kind: 1}), targets_per_chunk=1)
     null = np.zeros((model.text.max_length, model.text.dim), np.float32)
     teacher = TeacherForcing(with_rule(model, kind), forcing, null)
     return lambda params, batch, key: teacher.loss(params, make_clip(batch, teacher.grid), key)

@@ -27,7 +27,7 @@ ENDS = {
 def test_both_reports_tell_the_same_figures(end):
     chunk = report.Plan(**BOTH, **ENDS[end], minutes=0.5, padding=0.1, dense_history=10**12)
     step = training_report.TrainingPlan(
-        **BOTH, **ENDS[end], videos=2, seconds_of_video=4.0, rounds=3, remat="full"
+        **BOTH, **ENDS[end], videos=2, seconds_of_video=4.0, targets_per_chunk=3, remat="full"
     )
     told = [" ".join(" ".join(line.split()) for line in made) for made in (
         report.lines(chunk), training_report.lines(step))]  # fmt: skip

@@ -31,7 +31,7 @@ def task(tiny):
     }
     return DiTObjective(
         model=model,
-        forcing=ForcingConfig(rounds=1, frames=4),
+        forcing=ForcingConfig(targets_per_chunk=1, frames=4),
         null_text=np.zeros((length, dim), np.float32),
         heldout={name: array.astype(np.float32) for name, array in heldout.items()},
         vae_params=tiny.params["vae"],

@@ -23,7 +23,7 @@ from data_pipelines.storyworld import (
     truth,
     wordings,
 )
-from data_pipelines.storyworld.captions import described
+from data_pipelines.storyworld.captions import standalone
 from data_pipelines.storyworld.wordings import (
     ACTION_PHRASES,
     PLACE_PHRASES,
@@ -87,11 +87,11 @@ def test_chunk_one_shows_exactly_one_described_subject(stories, facts):
         assert told["places"] == {where.kind} and told["weathers"] == {story.chunks[0].weather}
 
 
-def test_described_tells_all_that_a_chunk_shows(stories):
+def test_standalone_captions_tell_all_that_a_chunk_shows(stories):
     rng = np.random.default_rng(0)
     for story in stories:
         for index, chunk in enumerate(story.chunks):
-            told = mentions(described(rng, story, index, light=index % 2 == 0))
+            told = mentions(standalone(rng, story, index, light=index % 2 == 0))
             cast, where = [story.subjects[s] for s in chunk.subjects], story.places[chunk.place]
             assert told["names"] == {s.name for s in cast}
             assert told["species"] == {s.species for s in cast}

@@ -1,0 +1,72 @@
+"""Configuration keys by their old names, and keys that came later: what was written before is still read.
+
+Each row is kept for one release after the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from absl import logging
+
+from bvjax.errors import UserError
+
+RENAMED = {  # old: new
+    "forcing.rounds": "forcing.targets_per_chunk",
+    "forcing.returns": "forcing.revisit_fraction",
+    "forcing.described": "forcing.standalone",
+}
+# By task: keys that its configs had none of, with the values that say what was done then.
+ADDED: dict[str, dict[str, Any]] = {
+    "dit": {"data.name": "storyworld", "data.extras": ["relevance", "standalone"]}
+}
+
+
+def up_to_date(config: Mapping[str, Any], tell: bool = True) -> dict[str, Any]:
+    """A nested configuration under the names of now, complete if it was so when it was written.
+
+    Args:
+        config: sections within each other; its `task` says which keys are added.
+        tell: whether to warn of old names.
+
+    Raises:
+        UserError: a key is given by both names.
+    """
+    made = _copy(config)
+    for old, new in RENAMED.items():
+        section, key = _section(made, old)
+        if section is None or key not in section:
+            continue
+        value = section.pop(key)
+        section, key = _section(made, new, make=True)
+        if key in section:
+            raise UserError(f"{old} is the old name of {new}, and both are given; give {new} alone")
+        section[key] = value
+        if tell:
+            logging.warning(
+                "%s is now called %s; its old name is read for one more release", old, new
+            )
+    added = {
+        path: (*_section(made, path), value)
+        for path, value in ADDED.get(str(made.get("task")), {}).items()
+    }
+    if all(section is not None and key not in section for section, key, _ in added.values()):
+        for section, key, value in added.values():
+            section[key] = value
+    return made
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+
+
+def _section(config: dict[str, Any], path: str, make: bool = False) -> tuple[Any, str]:
+    """The section that a dotted key is in and its name there; no section where there is none."""
+    *parents, key = path.split(".")
+    section: Any = config
+    for name in parents:
+        section = section.setdefault(name, {}) if make else section.get(name)
+        if not isinstance(section, dict):
+            return None, key
+    return section, key

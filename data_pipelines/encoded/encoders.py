@@ -1,0 +1,90 @@
+"""Frames and captions to the arrays of an example, by the frozen VAE and text encoder of a weights folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from bvjax.config import ModelConfig
+from bvjax.nets import vae
+from bvjax.nets.text import UMT5Encoder, mean_embedding
+from bvjax.tokenizer import Tokenizer
+from bvjax.weights import TOKENIZER, load_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+    """The frozen VAE and text encoder of a weights folder, jitted."""
+
+    model: ModelConfig
+    params: dict
+    tokenizer: Tokenizer
+
+    @functools.cached_property
+    def _text(self):
+        return jax.jit(UMT5Encoder(self.model.text).apply)
+
+    @functools.cached_property
+    def _encode(self):
+        return jax.jit(
+            functools.partial(vae.encode_stream, config=self.model.vae), static_argnames="first"
+        )
+
+    def text(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """States [n, T, Dt] and mean embeddings [n, Dt] of captions without time stamps."""
+        ids, mask = self.tokenizer.encode(captions, self.model.text.max_length)
+        states = self._text({"params": self.params["text"]}, ids, mask)
+        return np.asarray(states), np.asarray(mean_embedding(states, mask))
+
+    def latents(self, frames: np.ndarray, piece: int = 96) -> Float[np.ndarray, "l h w z"]:
+        """Normalised latents of uint8 frames [1 + 4k, H, W, 3], encoded piece by piece."""
+        height, width = frames.shape[1:3]
+        state = vae.init_encode_state(self.model.vae, 1, height, width)
+        cuts = [0, *range(1, len(frames), piece), len(frames)]
+        out = []
+        for start, stop in zip(cuts, cuts[1:], strict=False):
+            pixels = vae.to_float(jnp.asarray(frames[None, start:stop]))
+            state, latents = self._encode(
+                self.params["vae"], state=state, frames=pixels, first=start == 0
+            )
+            out.append(np.asarray(latents[0]))
+        return np.concatenate(out)
+
+
+def load_encoders(folder: str | Path) -> Encoders:
+    """VAE, text encoder and tokenizer of a weights folder."""
+    model, params = load_weights(Path(folder), parts=("vae", "text"))
+    return Encoders(model, params, Tokenizer(Path(folder) / TOKENIZER))
+
+
+def encode_clip(
+    encoders: Encoders,
+    frames: UInt8[np.ndarray, "f H W 3"],
+    captions: Sequence[str],
+    standalone: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """The arrays of an example (`example`); latents and text states as float16.
+
+    Args:
+        frames: the first one, then those of as many chunks as there are captions.
+        captions: one for each chunk, without time stamps.
+        standalone: captions that need no earlier chunk to be understood, where there are any.
+
+    Raises `UserError` for a caption that is too long.
+    """
+    states, embedding = encoders.text(captions)
+    made: dict[str, np.ndarray] = {
+        "latents": encoders.latents(frames).astype(np.float16),
+        "text": states.astype(np.float16),
+        "embedding": embedding.astype(np.float32),
+    }
+    if standalone is not None:
+        made["standalone"] = encoders.text(standalone)[0].astype(np.float16)
+    return made

@@ -1,0 +1,210 @@
+"""A folder of encoded examples: ROOT/SPLIT/NAME.npz, with manifest.json and null_text.npy in ROOT.
+
+Text states are stored without the rows of zeros that pad them and read with them. Names of arrays that have changed
+since a file was made are read as what they are called now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from shlex import quote
+
+import numpy as np
+from jaxtyping import Float
+
+from bvjax import console
+from bvjax.array_files import read_npy, read_npz
+from bvjax.errors import UserError
+from bvjax.files import npy_bytes, npz_bytes, write_atomic
+from bvjax.finite import is_finite
+from data_pipelines.encoded.example import (
+    REQUIRED,
+    TEXTS,
+    ExampleSpec,
+    check_example,
+    known_extras,
+    padded,
+    trimmed,
+)
+
+NULL_TEXT = "null_text.npy"
+OLD_ARRAYS = {"described": "standalone"}  # old name: the one that it has now
+_AGAIN = "if it is to be one, delete it and encode it again"
+
+
+# ---- writing ------------------------------------------------------------------------------------
+def example_path(root: str | Path, split: str, name: str) -> Path:
+    """The file of an example; `name` may have folders in it."""
+    return Path(root) / split / f"{name}.npz"
+
+
+def write_example(path: Path, arrays: Mapping[str, np.ndarray], own: Iterable[str] = ()) -> None:
+    """Writes an example (and arrays of the data set's `own`), whole or not at all.
+
+    Raises:
+        UserError: they are not an example, see `example.check_example`.
+    """
+    check_example(arrays, str(path), own)
+    stored = {name: trimmed(a) if name in TEXTS else a for name, a in arrays.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, npz_bytes(**stored))
+
+
+def write_null_text(root: Path, states: Float[np.ndarray, "t dt"]) -> None:
+    """Writes the text states of the empty caption: they say how long those of examples are with their padding."""
+    root.mkdir(parents=True, exist_ok=True)
+    write_atomic(root / NULL_TEXT, npy_bytes(states))
+
+
+# ---- reading ------------------------------------------------------------------------------------
+def read_example(
+    path: Path, text_length: int | None = None, own: Iterable[str] = ()
+) -> dict[str, np.ndarray]:
+    """What `write_example` was given, as it was stored; arrays of no known name come along unseen.
+
+    Args:
+        path: an .npz file.
+        text_length: rows that text states are padded to; None leaves them as they are.
+        own: names of arrays of the data set's own, checked where the file has them.
+
+    Raises:
+        UserError: there is no file, it is damaged, it is not an encoded example or its text states are
+            longer than `text_length`.
+    """
+    found, _ = _read(path, own)
+    if text_length is None:
+        return found
+    for name in TEXTS:
+        if name in found:
+            rows = found[name].shape[1]
+            if rows > text_length:
+                raise UserError(
+                    f"{path} is of another model: {name} has {rows} rows a caption, not {text_length}"
+                )
+            found[name] = padded(found[name], text_length)
+    return found
+
+
+def _read(path: Path, own: Iterable[str] = ()) -> tuple[dict[str, np.ndarray], ExampleSpec]:
+    """The arrays of a file under the names they have now, and the sizes of the example that they are."""
+    try:
+        stored = read_npz(path)
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}") from None
+    except UserError as error:
+        raise UserError(f"{error}, so it is no encoded example; {_AGAIN}") from None
+    found = {OLD_ARRAYS.get(name, name): array for name, array in stored.items()}
+    try:
+        return found, check_example(found, str(path), own)
+    except UserError as error:
+        again = (
+            f"; {_AGAIN}" if all(name in found for name in REQUIRED) else ""
+        )  # else another file
+        raise UserError(f"{error}{again}") from None
+
+
+def read_null_text(root: str | Path) -> Float[np.ndarray, "t dt"]:
+    """Text states of the empty caption, float32; raises `UserError`."""
+    path = Path(root) / NULL_TEXT
+    try:
+        found = read_npy(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(console.os_sentence(error)) from None
+    if found.ndim != 2 or found.dtype.kind != "f" or not is_finite(found):
+        raise UserError(f"{path} is {list(found.shape)} {found.dtype}, not finite text states")
+    return found.astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExampleFolder:
+    """A `Source` of the examples of a split, held in memory as they are stored."""
+
+    root: Path
+    split: str
+    spec: ExampleSpec
+    null_text: Float[np.ndarray, "t dt"]
+    items: tuple[dict[str, np.ndarray], ...] = dataclasses.field(repr=False)
+
+    @property
+    def title(self) -> str:
+        return f"the examples in {self.root / self.split}"
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """The arrays of `spec`, float32."""
+        made = {name: array.astype(np.float32) for name, array in self.items[index].items()}
+        length = self.spec.text[0]
+        return {name: padded(a, length) if name in TEXTS else a for name, a in made.items()}
+
+
+def open_folder(
+    root: str | Path,
+    split: str,
+    extras: Iterable[str] = (),
+    examples: int | None = None,
+    command: str = "",
+) -> ExampleFolder:
+    """Reads the first `examples` files of a split, in the order of their names (all when None).
+
+    Args:
+        root: the folder.
+        split: the folder in it.
+        extras: those that examples are to have; others that the files have are left out.
+        examples: how many.
+        command: `python -m MODULE` that makes such folders, named where one is missing.
+
+    Raises:
+        UserError: there are too few, they are not all of one size, one is damaged or lacks an extra.
+    """
+    root, wanted = Path(root), known_extras(extras)
+    files = sorted((root / split).rglob("*.npz"))
+    if not files or (examples or 0) > len(files):
+        raise UserError(
+            f"{root / split} holds {len(files)} encoded examples, {examples or 1} are wanted"
+            f"{how_to_make(command, root, split)}"
+        )
+    null, files = read_null_text(root), files[:examples]
+    items, specs = [], []
+    for path in files:
+        found, sizes = _read(path)
+        lacking = [name for name in wanted if name not in found]
+        if lacking:
+            raise UserError(
+                f"{path} has no {' and no '.join(lacking)}; leave it out of data.extras or encode the "
+                "clips with it"
+            )
+        items.append({name: found[name] for name in (*REQUIRED, *wanted)})
+        rows = max(found[name].shape[1] for name in TEXTS if name in items[-1])
+        if rows > len(null) or found["text"].shape[2] != null.shape[1]:
+            raise UserError(
+                f"{path} and {root / NULL_TEXT} are of different models: text states "
+                f"{[rows, found['text'].shape[2]]} and {list(null.shape)}"
+            )
+        specs.append(dataclasses.replace(sizes, text=null.shape, extras=wanted))
+    lengths = sorted({spec.chunks for spec in specs})
+    if len(lengths) > 1:
+        raise UserError(
+            f"{root / split} holds examples of {' and '.join(map(str, lengths))} chunks; one folder "
+            "holds examples of one number of chunks"
+        )
+    for path, spec in zip(files, specs, strict=True):
+        if spec != specs[0]:
+            raise UserError(
+                f"the examples in {root / split} are of different models: {path.name} has "
+                f"{_told(spec)}, {files[0].name} has {_told(specs[0])}"
+            )
+    return ExampleFolder(root, split, specs[0], null, tuple(items))
+
+
+def how_to_make(command: str, root: Path, split: str = "") -> str:
+    """Ends a sentence about what is missing with the command that makes it."""
+    told = f" --split {split}" if split else ""
+    return f"; make them with {command} --out {quote(str(root))}{told}" if command else ""
+
+
+def _told(spec: ExampleSpec) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in spec.shapes().items())

@@ -1,0 +1,152 @@
+"""The DiT is trained on a data set that is nobody's: ten clips, written by the writer of encoded examples."""
+
+from __future__ import annotations
+
+import csv
+import json
+import runpy
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+import pytest
+
+from bvjax import presets
+from bvjax.errors import UserError
+from bvjax.train.dit_objective import DiTObjective
+from data_pipelines.encoded.example import EXTRAS, REQUIRED, ExampleSpec
+from data_pipelines.encoded.folder import example_path, write_example, write_null_text
+from data_pipelines.encoded.manifest import claim
+from experiments import data_sets, stages, wiring
+from experiments.data_sets import DataConfig, read_data_config
+from experiments.run_folder import check_same
+
+CLIPS, CHUNKS = 10, 4
+CONFIG = Path(__file__).parents[2] / "experiments" / "configs" / "mini_dit.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def third(tiny, tmp_path_factory):
+    """A row of the table, and a folder: 8 clips to train on and 2 held out."""
+    root, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
+    claim(root, tiny.weights, tiny.model)
+    shapes = ExampleSpec.of(tiny.model, CHUNKS, EXTRAS).shapes()
+    for number in range(CLIPS):
+        clip = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+        clip["relevance"] = np.abs(clip["relevance"])
+        clip["text"][:, 20:] = 0
+        write_example(example_path(root, "train" if number < 8 else "rest", f"{number}"), clip)
+    write_null_text(root, rng.normal(size=shapes["text"][1:]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.PRESETS, "tiny", tiny.model)
+        patch.setitem(data_sets.DATA_SETS, "clips", data_sets.folder_of())
+        yield root
+
+
+def config(tiny, root, extras=(), **changes) -> ml_collections.ConfigDict:
+    made = runpy.run_path(str(CONFIG))["get_config"]()
+    made.update_from_flattened_dict(
+        {
+            "preset": "tiny", "overrides": (), "train.steps": 2, "train.log_every": 1,
+            "optimizer.kind": "adamw", "train.checkpoint_every": 0,
+            "train.global_batch_size": 2, "train.device_batch_size": 2,
+            "data.name": "clips", "data.extras": extras, "data.weights": str(tiny.weights),
+            "data.latents": str(root), "data.heldout_split": "rest", "data.heldout_stories": 2,
+            "data.sample_stories": 1, "data.sample_chunks": 1, "forcing.frames": 4,
+        }
+    )  # fmt: skip
+    if not extras:
+        changes = {
+            "history.oracle": 0.0, "forcing.revisit_fraction": 0.0, "forcing.standalone": 0.0
+        } | changes  # fmt: skip
+    made.update_from_flattened_dict(changes)
+    return made.lock()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extras", [(), EXTRAS])
+def test_the_dit_trains_on_it(tiny, third, tmp_path, monkeypatch, extras):
+    """Without the samples, which ask nothing else of the data and take a minute to compile."""
+    monkeypatch.setattr(DiTObjective, "sample", lambda *args: {})
+    assert wiring.train(config(tiny, third, extras), tmp_path) is None
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2"]
+    assert all(np.isfinite(float(row["loss"])) for row in rows)
+    assert (tmp_path / "weights" / "dit.safetensors").exists()
+
+
+@pytest.mark.parametrize("extras", [(), ("relevance",), EXTRAS])
+def test_batches_have_the_extras_that_are_asked_for(tiny, third, extras):
+    changes = {} if "standalone" in extras else {"forcing.standalone": 0.0}
+    stage = stages.make_stage(config(tiny, third, extras, **changes))
+    objective, batch = stage.task.objective, next(stage.make_data())
+    assert set(batch) == set(objective.heldout) == {*REQUIRED, *extras}
+    assert batch["latents"].shape == (2, 1 + 2 * CHUNKS, 4, 4, 16)
+    assert objective.heldout["text"].shape == (2, CHUNKS, 64, 16)
+    np.testing.assert_array_equal(batch["text"][:, :, 20:], 0)
+    assert objective.null_text.shape == (64, 16)
+
+
+@pytest.mark.parametrize(
+    ("extras", "changes", "message"),
+    [
+        (
+            (),
+            {"history.oracle": 0.15, "forcing.revisit_fraction": 0.7, "forcing.standalone": 0.5},
+            "the examples have no relevance (ground-truth scores between chunks), which "
+            "history.oracle=0.15 and forcing.revisit_fraction=0.7 need and no standalone (captions "
+            "that stand alone), which forcing.standalone=0.5 needs: set what needs it to 0, or use a "
+            "data set that has it",
+        ),
+        ((), {"history.oracle": 0.15}, "which history.oracle=0.15 needs: set"),
+        ((), {"forcing.revisit_fraction": 0.7}, "which forcing.revisit_fraction=0.7 needs: set"),
+        (("relevance",), {}, "which forcing.standalone=0.5 needs: set"),
+        ((), {"data.name": "films"}, "data.name is 'films'; it can be storyworld, lvbench, folder"),
+        (("depth",), {}, "no extra 'depth'; the extras are relevance, standalone"),
+        ((), {"data.heldout_stories": 0}, "data.heldout_stories is 0; it must be 1 to 2147483647"),
+        ((), {"data.heldout_split": "test"}, "test holds 0 encoded examples, 1 are wanted"),
+        ((), {"data.name": "lvbench", "data.heldout_split": "test"},
+         "make them with python -m data_pipelines.lvbench.encode --out "),
+        ((), {"data.latents": "nowhere"}, "nowhere/manifest.json is missing"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused_in_one_sentence(
+    tiny, third, tmp_path, extras, changes, message
+):
+    with pytest.raises(UserError) as error:
+        wiring.train(config(tiny, third, extras, **changes), tmp_path / "run")
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_single_latents_need_no_relevance(tiny, third):
+    """What chances of histories say does not matter where no chunk is denoised."""
+    changes = {"forcing.targets_per_chunk": 0, "history.oracle": 0.15}
+    stages.make_stage(config(tiny, third, **changes))
+
+
+def test_an_old_config_is_read_and_its_run_goes_on(tiny, third, tmp_path, caplog):
+    """Its keys have other names, and it has no name of a data set: it was storyworld's."""
+    new = config(tiny, third, EXTRAS, **{"data.name": "storyworld"}).to_dict()
+    old = json.loads(json.dumps(new))
+    for key in ("name", "extras"):
+        del old["data"][key]
+    for before, after in (
+        ("rounds", "targets_per_chunk"), ("returns", "revisit_fraction"), ("described", "standalone")
+    ):  # fmt: skip
+        old["forcing"][before] = old["forcing"].pop(after)
+    read = stages.make_stage(ml_collections.ConfigDict(old)).task.objective
+    again = stages.make_stage(ml_collections.ConfigDict(new)).task.objective
+    assert read.forcing == again.forcing
+    assert set(read.heldout) == {*REQUIRED, *EXTRAS}
+    assert "forcing.rounds is now called forcing.targets_per_chunk" in caplog.text
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert check_same(tmp_path, new)["forcing.targets_per_chunk"] == 2
+    assert check_same(tmp_path, old)["data.name"] == "storyworld"
+
+
+def test_the_section_is_strict():
+    with pytest.raises(UserError, match="no configuration key 'data.storys'"):
+        read_data_config({"weights": "w", "latents": "l", "storys": 3})
+    assert read_data_config({"weights": "w", "latents": "l"}) == DataConfig("w", "l")
