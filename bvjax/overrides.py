@@ -44,12 +44,12 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> 
             made[key] = from_dict(kind, value, f"{path}.")
         else:
             made[key] = _coerce(path, value, kind)
-    try:
-        return cls(**made)
-    except TypeError as error:
-        raise UserError(
-            f"the configuration{' ' + where if where else ''} is incomplete: {error}"
-        ) from None
+    none = dataclasses.MISSING
+    for field in dataclasses.fields(cls):
+        needed = field.default is none and field.default_factory is none and field.init
+        if needed and field.name not in made:
+            raise UserError(f"the configuration is incomplete: it has no {where}{field.name}")
+    return cls(**made)
 
 
 def apply_overrides(config: Config, assignments: Iterable[str]) -> Config:

@@ -61,7 +61,10 @@ def main(argv: list[str]) -> int:
         if _TABLE.value is not None:
             if not Path(_TABLE.value).is_file():
                 raise UserError(f"there is no results file {_TABLE.value}")
-            print(table(Results(_TABLE.value).parts))
+            try:
+                print(table(Results(_TABLE.value).parts))
+            except UserError as error:
+                raise UserError(f"{_TABLE.value}: {error}") from None
             return 0
         compilation.keep_programs()
         evaluate()

@@ -95,6 +95,8 @@ def convert(
     merged = loras.items() if isinstance(loras, Mapping) else loras
     opened = [lora.open_lora(Path(path), strength, model) for path, strength in merged]
     staging.check_place(dst, [plan.name for plan in plans])
+    for path in staging.remove_leftovers(dst):
+        say(f"{path}, which a killed conversion left, is removed")
     target = Target(dst, to, model, [source.part for source in sources])
     files = target.files(tokenizer_of(sources, src, model))
     _check_space(plans, dst, files)

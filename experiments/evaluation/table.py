@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from bvjax.errors import UserError
+
 Row = list[str]
 
 
 def table(parts: dict[str, Any]) -> str:
-    """Markdown of all parts that there are, each under its heading."""
+    """Markdown of all parts that there are, each under its heading.
+
+    Raises `UserError` for a part whose content no evaluation wrote.
+    """
     writers = {
         "reconstruction": _reconstruction, "judge": _judge, "captions": _captions,
         "memory": _memory, "minutes": _minutes, "drift": _drift,
@@ -17,7 +22,14 @@ def table(parts: dict[str, Any]) -> str:
     blocks = []
     for part, write in writers.items():
         if part in parts:
-            blocks += [f"### {TITLES[part]}", write(parts[part]["result"]), _made(parts[part])]
+            try:
+                made = [write(parts[part]["result"]), _made(parts[part])]
+            except (AttributeError, LookupError, StopIteration, TypeError, ValueError) as error:
+                raise UserError(
+                    f"the results of part {part!r} are not what an evaluation writes "
+                    f"({type(error).__name__}: {error})"
+                ) from None
+            blocks += [f"### {TITLES[part]}", *made]
     return "\n\n".join(blocks)
 
 

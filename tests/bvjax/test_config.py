@@ -7,10 +7,10 @@ import jax
 import pytest
 
 from bvjax import weights
-from bvjax.config import MOST, DiTConfig
+from bvjax.config import MOST, DiTConfig, ModelConfig
 from bvjax.errors import UserError
 from bvjax.generate.checks import check_model
-from bvjax.overrides import apply_overrides
+from bvjax.overrides import apply_overrides, from_dict, to_dict
 from bvjax.presets import PRESETS, get_preset
 
 MINI = get_preset("mini")
@@ -71,3 +71,26 @@ def test_the_largest_sizes_are_still_numbers_of_64_bits():
     for part in weights.PARTS:
         leaves = jax.tree.leaves(weights.shapes(model, part))
         assert 2**40 < sum(math.prod(leaf.shape) * 4 for leaf in leaves) < 2**63
+
+
+def without_one_key(values):
+    """Every (key, copy of a nested dictionary that lacks it), sections included."""
+    for key, value in values.items():
+        yield key, {k: v for k, v in values.items() if k != key}
+        if isinstance(value, dict):
+            for inner, rest in without_one_key(value):
+                yield f"{key}.{inner}", values | {key: rest}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_file_that_lacks_a_key_has_the_default_or_is_refused(preset):
+    """Where the rest does not fit the default, a sentence says what does not."""
+    whole, refused = to_dict(get_preset(preset)), []
+    for key, values in without_one_key(whole):
+        try:
+            check_model(from_dict(ModelConfig, values))
+        except UserError:
+            refused.append(key)
+    assert "name" in refused and "dit.eps" not in refused
+    with pytest.raises(UserError, match="the configuration is incomplete: it has no name$"):
+        from_dict(ModelConfig, {key: value for key, value in whole.items() if key != "name"})

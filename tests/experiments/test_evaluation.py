@@ -300,6 +300,12 @@ def test_every_part_has_a_table(cases):
     assert text.count("### ") == 6 and "100.0 %" in text and "1 infinite" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("| video")}
     assert widths == {8}
+    about = {"provenance": about}
+    for part, result in results.items():
+        for wrong in ([], None, {"x": 1}, dict.fromkeys(result)):
+            for stored in ({"result": wrong, **about}, {"result": result}, wrong):
+                with pytest.raises(UserError, match=f"the results of part '{part}' are not what"):
+                    table({part: stored})
 
 
 def test_arms_of_return_chunks():

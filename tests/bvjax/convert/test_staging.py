@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -75,3 +78,44 @@ def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(staging.tempfile, "TemporaryFile", refuse)
     with pytest.raises(UserError, match=f"cannot write to {tmp_path}: Permission denied"):
         staging.check_place(tmp_path / "new", ["a"])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_no_folder_to_move_files_to(tmp_path, there):
+    """It may lead to another disk; the folder itself may be a link, because files are made inside."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "dst").mkdir()
+    (tmp_path / "dst/vae").symlink_to(tmp_path / ("elsewhere" if there else "nowhere"))
+    with pytest.raises(UserError, match="dst/vae is a link; a folder is to be written to there"):
+        staging.check_place(tmp_path / "dst", ["dit", "vae/config.json"])
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    assert staging.check_place(tmp_path / "link", ["vae/config.json"]) == tmp_path / "link"
+
+
+KILLED = """
+import os, pathlib, sys
+from bvjax.convert import staging
+with staging.staged(pathlib.Path(sys.argv[1])) as stage:
+    (stage / "half").write_text("x")
+    if sys.argv[2] == "die":
+        os._exit(9)
+    print(stage.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """But not what a process still works on, nor what has another name."""
+    root = str(pathlib.Path(staging.__file__).parents[2])
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    assert subprocess.run([*command, "die"], cwd=root).returncode == 9
+    (left,) = tmp_path.iterdir()
+    (tmp_path / ".unfinished").mkdir()
+    options = dict(cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([*command, "wait"], **options) as working:
+        name = working.stdout.readline().strip()
+        assert staging.remove_leftovers(tmp_path) == [left]
+        assert (tmp_path / name / "half").exists()
+        working.communicate("")
+    assert {path.name for path in tmp_path.iterdir()} == {".unfinished", "half"}
+    assert staging.remove_leftovers(tmp_path / "none") == []
