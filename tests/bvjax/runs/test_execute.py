@@ -1,11 +1,10 @@
-"""A run from beginning to end in every layout; killed, resumed, redone, decoded, reported."""
+"""A run from beginning to end in every layout; killed, resumed, decoded, reported."""
 
 import dataclasses
 import io
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 
@@ -15,7 +14,6 @@ import pytest
 
 import bvjax
 from bvjax.errors import UserError
-from bvjax.loading.bundle import load_bundle
 from bvjax.media.video_io import read_video
 from bvjax.runs import execute as execution
 from bvjax.runs.create import create_run
@@ -23,7 +21,7 @@ from bvjax.runs.decode import decode
 from bvjax.runs.execute import execute, is_finished
 from bvjax.runs.redo import redo
 from bvjax.runs.run_dir import RunDir
-from bvjax.story import Story
+from tests.bvjax.runs.conftest import copy, latents
 
 KILLED = """
 import os, sys
@@ -48,35 +46,6 @@ story = load_story(sys.argv[2])
 with create_run(bundle, bundle.model, story, sys.argv[3], seed=5, chunks=2) as run:
     list(execute(run, bundle))
 """
-
-
-@pytest.fixture(scope="module")
-def bundle(tiny):
-    return load_bundle(tiny.weights)
-
-
-@pytest.fixture(scope="module")
-def story(tiny):
-    return Story(tiny.captions, title="Pip")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, bundle, story):
-    """The folder of a whole run."""
-    path = tmp_path_factory.mktemp("runs") / "whole"
-    with create_run(bundle, bundle.model, story, path, seed=5) as run:
-        progress = list(execute(run, bundle))
-    assert [(p.chunk, p.fresh) for p in progress] == [(c, True) for c in range(6)]
-    return path
-
-
-def latents(path):
-    return {p.name: p.read_bytes() for p in sorted((path / "latents").glob("*.npy"))}
-
-
-def copy(finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    return tmp_path / "run"
 
 
 def test_everything_is_there(finished, story):
@@ -154,97 +123,6 @@ def test_resume_after_a_kill(finished, bundle, story, tiny, tmp_path):
     np.testing.assert_array_equal(
         read_video(path / "video.mp4")[0], read_video(finished / "video.mp4")[0]
     )
-
-
-def test_redo_leaves_earlier_chunks_alone(finished, bundle, tmp_path):
-    path = copy(finished, tmp_path)
-    before = latents(path)
-    with RunDir.open(path) as run:
-        again = redo(run, bundle, 4, {4: "Pip comes back to Willow Hollow."})
-    with again:
-        progress = list(execute(again, bundle))
-    after = latents(path)
-    assert [p.fresh for p in progress] == [False] * 4 + [True] * 2
-    for name in before:
-        assert (after[name] == before[name]) == (name < "chunk_04"), name
-    assert latents(path / "archive" / "001") == {n: before[n] for n in list(before)[4:]}
-    report = json.loads((path / "report.json").read_text())
-    assert report["chunks"][3]["caption"] == "Pip comes back to Willow Hollow."
-
-
-def test_redo_without_an_edit_gives_the_same_again(finished, bundle, tmp_path):
-    path = copy(finished, tmp_path)
-    with RunDir.open(path) as run:
-        again = redo(run, bundle, 1, {})
-    with again:
-        assert all(p.fresh for p in execute(again, bundle))
-    assert latents(path) == latents(finished)
-
-
-def test_redo_with_another_seed(finished, bundle, tmp_path, caplog):
-    """The chunks before stay, the others are not the same, and a resumed run makes these again."""
-    caplog.set_level("INFO", "absl")
-    path, before = copy(finished, tmp_path), latents(finished)
-    with RunDir.open(path) as run:
-        again = redo(run, bundle, 3, {}, seed=9)
-    assert "chunks 1 to 2 stay as they are, chunks 3 to 5 are made again" in caplog.text
-    assert str(path / "archive" / "001") in caplog.text and "another seed makes" not in caplog.text
-    with again:
-        list(execute(again, bundle))
-        assert is_finished(again)
-    after = latents(path)
-    assert {n for n in before if after[n] == before[n]} == {f"chunk_0{i}.npy" for i in range(3)}
-    report = json.loads((path / "report.json").read_text())
-    assert report["seed"] == 5 and report["rerolls"] == [[3, 9]]
-    (path / "latents" / "chunk_04.npy").write_bytes(b"damaged")
-    with RunDir.open(path) as run:
-        assert not is_finished(run)
-        list(execute(run, bundle))
-    assert latents(path) == after
-    with RunDir.open(path) as run:
-        redo(run, bundle, 3, {3: run.captions[2]}, seed=9).close()
-    assert "the same chunks are made again; another seed makes others" in caplog.text
-
-
-def test_redo_refuses(finished, bundle, tmp_path):
-    path = copy(finished, tmp_path)
-    for from_chunk, edits, says in (
-        (0, {}, "chunks 1 to 5"),
-        (6, {}, "chunks 1 to 5"),
-        (3, {2: "x"}, "caption 2 cannot be edited"),
-        (3, {6: "x"}, "caption 6 cannot be edited"),
-        (3, {3: "  "}, "caption 3 is empty"),
-        (3, {3: "\u200b"}, "caption 3 is empty"),
-        (3, {3: "Pip \udcff"}, "caption 3 has half a character"),
-        (3, {3: "Pip waves " * 40}, "the new caption 3 has .* tokens, the limit is 64: shorten it"),
-    ):
-        with RunDir.open(path) as run, pytest.raises(UserError, match=says):
-            redo(run, bundle, from_chunk, edits)
-    with RunDir.open(path) as run, pytest.raises(UserError, match="the seed is -1"):
-        redo(run, bundle, 3, {}, seed=-1)
-    assert latents(path) == latents(finished) and not (path / "archive").exists()
-
-
-@pytest.mark.parametrize("fails", ["load_text", "params"])
-def test_redo_checks_the_weights_before_it_moves_anything(
-    finished, bundle, tmp_path, monkeypatch, fails
-):
-    def damaged(*_):
-        raise UserError("the weights are damaged")
-
-    path = copy(finished, tmp_path)
-    monkeypatch.setenv("BVJAX_TEXT_CACHE", "off")
-    if fails == "params":
-        params = type("Damaged", (dict,), {"__getitem__": damaged})()
-        bundle = dataclasses.replace(bundle, params=params)
-    else:
-        monkeypatch.setattr(type(bundle), "load_text", damaged)
-    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != ".lock"}
-    with RunDir.open(path) as run, pytest.raises(UserError, match="weights are damaged"):
-        redo(run, bundle, 3, {3: "Pip runs."})
-    assert before == {
-        p: p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != ".lock"
-    }
 
 
 def test_decode_and_report_again(finished, bundle, tmp_path):
@@ -347,68 +225,6 @@ def test_from_an_image(bundle, story, finished, tmp_path):
         assert list(again.load_latents(range(3))) == [0]  # the image's latent stays
 
 
-def test_begin_refuses(bundle, story, tiny, tmp_path):
-    for change, says in (
-        ({"model": tiny.variant(memory={"tau": 1.5})}, "memory.tau is 1.5"),
-        ({"model": tiny.variant(chunk={"height": 33})}, "nearest is 32"),
-        ({"model": tiny.variant(sampler={"steps": 0})}, "sampler.steps is 0"),
-        ({"model": tiny.variant(cfg={"bank": "three"})}, "one, two"),
-        ({"model": tiny.variant(noise={"shuffle": -1})}, "noise.shuffle is -1"),
-        ({"model": tiny.variant(dit={"num_layers": 3})}, "dit.num_layers is 2 in these weights"),
-        ({"story": Story(("Pip waves. " * 40,))}, "caption 1 has .* tokens"),
-        ({"model": tiny.variant(retrieval={"kind": "oracle"})}, "only an evaluation has"),
-        ({"seed": -1}, "the seed is -1"),
-        ({"scale": 0}, "the scale is 0; at 32x32 pixels it can be 1 to 186"),
-        ({"scale": 187}, "the scale is 187"),
-        ({"model": tiny.variant(cfg={"negative": "Pip " * 90})}, "the negative prompt .* has "),
-        ({"chunks": 9}, "this story has 1 to 5"),
-        ({"image": tmp_path / "missing.png"}, "No such file"),
-        ({"model": tiny.variant(chunk={"history": "both"})}, "pixels, latents"),
-        ({"model": tiny.variant(sampler={"grid": "sd3"})}, "wan, diffusers"),
-        ({"model": tiny.variant(sampler={"history_noise": 1000.0})}, "below 1000"),
-        ({"model": tiny.variant(sampler={"history_noise": 20.0})}, "use overlap or joined"),
-        ({"model": tiny.variant(sampler={"ar_step": -1})}, "sampler.ar_step is -1"),
-        ({"model": tiny.variant(sampler={"causal_block": 0})}, "sampler.causal_block is 0"),
-        ({"model": tiny.variant(sampler={"causal_block": 4})}, "divide the 2 latent frames"),
-        (
-            {"model": tiny.variant(sampler={"kind": "few_step", "ar_step": 1})},
-            "'few_step' takes neither",
-        ),
-        (
-            {
-                "model": tiny.variant(
-                    chunk={"first": "joined"},
-                    memory={"capacity": 8},
-                    sampler={"ar_step": 1, "causal_block": 2},
-                ),
-                "image": tmp_path / "missing.png",
-            },
-            "an image as the first frame",
-        ),
-    ):
-        arguments = {"model": bundle.model, "story": story, "out": tmp_path / "run"} | change
-        with pytest.raises(UserError, match=says):
-            create_run(bundle, **arguments)
-    assert not (tmp_path / "run").exists()
-
-
-def test_another_scale_is_applied_to_a_run(finished, bundle, story, tmp_path):
-    path, before = copy(finished, tmp_path), latents(finished)
-    begin = lambda scale: create_run(bundle, bundle.model, story, path, seed=5, scale=scale)
-    with pytest.raises(UserError, match="the scale is 300"):
-        begin(300)
-    begin(None).close()
-    with RunDir.open(path) as run:
-        assert run.settings.scale == 8 and is_finished(run)
-    with begin(2) as run:
-        assert not is_finished(run)
-        list(execute(run, bundle))
-        assert is_finished(run)
-    assert read_video(path / "video.mp4")[0].shape == (41, 64, 64, 3) and latents(path) == before
-    with begin(None) as run:
-        assert run.settings.scale == 2
-
-
 def test_what_is_not_resumed_is_not_touched(finished, bundle, tmp_path):
     """Reports and videos of a damaged run are of what is intact; nothing is moved for them."""
     path = copy(finished, tmp_path)
@@ -425,17 +241,3 @@ def test_other_weights_are_refused(finished, bundle, tmp_path):
     with RunDir.open(copy(finished, tmp_path)) as run:
         with pytest.raises(UserError, match="are not those that .* began with"):
             next(execute(run, other))
-
-
-def test_a_sampler_that_the_weights_were_not_made_for(bundle, tmp_path):
-    distilled = dataclasses.replace(bundle, stage="few-step")
-    with pytest.raises(UserError, match="sampler.kind must be few_step, not unipc"):
-        create_run(distilled, bundle.model, Story("", ("Pip waves.",)), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_pretrained_weights_with_a_memory_are_warned_of(bundle, story, tmp_path, caplog):
-    plain = dataclasses.replace(bundle, stage="pretrained")
-    create_run(plain, bundle.model, story, tmp_path / "run").close()
-    (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
-    assert "never trained with a memory of earlier chunks" in warning
