@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bvjax.convert.converter import convert
+    from bvjax.conversion.converter import convert
     from bvjax.errors import UserError, WorkError
     from bvjax.lvbench.evaluation import evaluate_videos as evaluate
     from bvjax.runs.pipeline import Pipeline, load
@@ -33,7 +33,7 @@ _PLACES = {
     "UserError": ("bvjax.errors", "UserError"),
     "Video": ("bvjax.runs.video", "Video"),
     "WorkError": ("bvjax.errors", "WorkError"),
-    "convert": ("bvjax.convert", None),  # the package, which can be called
+    "convert": ("bvjax.conversion.converter", "convert"),
     "evaluate": ("bvjax.lvbench.evaluation", "evaluate_videos"),
     "load": ("bvjax.runs.pipeline", "load"),
 }
@@ -43,8 +43,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     place, attribute = _PLACES[name]
-    module = importlib.import_module(place)
-    return module if attribute is None else getattr(module, attribute)
+    return getattr(importlib.import_module(place), attribute)
 
 
 def __dir__() -> list[str]:

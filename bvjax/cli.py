@@ -237,11 +237,11 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from bvjax.convert import lora
-    from bvjax.convert.converter import convert
+    from bvjax.conversion import lora
+    from bvjax.conversion.converter import convert
 
     if args.verify:
-        from bvjax.convert import verify
+        from bvjax.conversion import verify
 
         verify.check_available()
     convert(

@@ -79,7 +79,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     folder = pathlib.Path(args.weights_dir) if args.weights_dir else weights.default_folder()
     if args.convert_weights:
-        from bvjax.convert import metric_weights
+        from bvjax.conversion import metric_weights
 
         sources = [pathlib.Path(source) for source in args.convert_weights]
         metric_weights.convert(sources, folder, say=print)

@@ -1,6 +1,6 @@
 """Weights of the metric networks: what is published where, and the converted files of this machine.
 
-The published files are PyTorch's.  `bvjax.convert.metric_weights` makes NAME.safetensors of each,
+The published files are PyTorch's.  `bvjax.conversion.metric_weights` makes NAME.safetensors of each,
 once, and only those are read here: every tensor of the network in its published shape, no other.
 """
 

@@ -2,7 +2,7 @@
 
 python -m experiments.benchmarks.conversion --preset=wan-1.3b
 
-Writes a random checkpoint in the original layout, converts it in a process of its own, and prints
+Writes a random checkpoint in the original format, converts it in a process of its own, and prints
 how long that took and the most memory it held beside what Python and its imports hold.  Included:
 reading, checking, converting, writing and hashing.  Not included: starting Python, making the input.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from bvjax.convert import layouts
+from bvjax.conversion import formats
 from bvjax.presets import get_preset
 from bvjax.tensor_files import TensorInfo, TensorWriter
 
@@ -34,7 +34,7 @@ _FOLDER = flags.DEFINE_string("folder", None, "Where files go (default: a tempor
 # getrusage goes on counting from the process that started this one.
 CHILD = """
 import json, re, sys, time
-import bvjax.convert.converter as converter
+import bvjax.conversion.converter as converter
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 before, start = peak(), time.perf_counter()
 converter.convert(sys.argv[1], sys.argv[2], sys.argv[3], overrides=())
@@ -43,11 +43,11 @@ print(json.dumps({"seconds": time.perf_counter() - start, "before": before, "pea
 
 
 def random_checkpoint(path: Path, preset: str, layers: int | None, dtype: str) -> dict[str, int]:
-    """Writes a DiT in the original layout with its config.json; returns sizes in bytes."""
+    """Writes a DiT in the original format with its config.json; returns sizes in bytes."""
     model = get_preset(preset)
     if layers:
         model = dataclasses.replace(model, dit=dataclasses.replace(model.dit, num_layers=layers))
-    specs = layouts.specs(model, "dit", "wan")
+    specs = formats.specs(model, "dit", "wan")
     infos = {spec.theirs: TensorInfo(spec.shape_there, dtype) for spec in specs}
     path.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
@@ -55,7 +55,7 @@ def random_checkpoint(path: Path, preset: str, layers: int | None, dtype: str) -
         for name, info in infos.items():
             drawn = rng.standard_normal(info.shape, np.float32) * 0.02
             writer.write(name, drawn.astype(np.dtype(info.dtype)))
-    name, config = layouts.config_file(model, "dit", "wan")
+    name, config = formats.config_file(model, "dit", "wan")
     (path / name).write_text(json.dumps(config), encoding="utf-8")
     sizes = [info.nbytes for info in infos.values()]
     return {"tensors": len(sizes), "total": sum(sizes), "largest": max(sizes)}

@@ -13,19 +13,21 @@ import torch
 
 from bvjax import weights
 from bvjax.config import ModelConfig
-from bvjax.convert import layouts
+from bvjax.conversion import formats
 from experiments.benchmarks.chunk_work import ChunkWork, Rows
 from experiments.benchmarks.torch_wan import Cache, ChunkDiT
 
 
-def state_dict(model: ModelConfig, part: str, layout: str, params: Any) -> dict[str, torch.Tensor]:
-    """Our parameters of a part under the names of another layout, float32."""
+def state_dict(
+    model: ModelConfig, part: str, format_name: str, params: Any
+) -> dict[str, torch.Tensor]:
+    """Our parameters of a part under the names of another format, float32."""
     flat = weights.flatten(params)
     arrays = {
         name: np.asarray(flat[leaf] if layer is None else flat[leaf][layer], np.float32)
         for name, (leaf, layer) in weights.disk_names(flat).items()
     }
-    specs = layouts.specs(model, part, layout)
+    specs = formats.specs(model, part, format_name)
     return {s.theirs: torch.from_numpy(s.to_theirs(arrays[s.ours]).copy()) for s in specs}
 
 

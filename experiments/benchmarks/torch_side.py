@@ -19,7 +19,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # which only makes the inputs here
 import numpy as np
 import torch
 
-from bvjax.convert import layouts
+from bvjax.conversion import formats
 from bvjax.generate import steps
 from bvjax.nets import vae
 from experiments.benchmarks import ceiling, inputs, task
@@ -29,7 +29,7 @@ from experiments.benchmarks.torch_chunk import ChunkStep, network, state_dict
 from experiments.benchmarks.turns import seconds_per_call, serve
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CLASSES = Path(layouts.__file__).parent / "torch_classes"
+CLASSES = Path(formats.__file__).parent / "torch_classes"
 
 
 def _dtype(asked: Task) -> torch.dtype:
@@ -38,7 +38,7 @@ def _dtype(asked: Task) -> torch.dtype:
 
 def dit(asked: Task) -> Callable[[], torch.Tensor]:
     model, params = asked.load("dit")
-    grid, plain = steps.grid_of(model), layouts.plain_dit(model.dit)
+    grid, plain = steps.grid_of(model), formats.plain_dit(model.dit)
     x = torch.tensor(task.latents(model, grid.latents_per_chunk), device=DEVICE)
     text = torch.tensor(inputs.chunk_input(model, 1).text, device=DEVICE, dtype=_dtype(asked))[None]
     if not (plain and importlib.util.find_spec("diffusers")):
@@ -48,7 +48,7 @@ def dit(asked: Task) -> Callable[[], torch.Tensor]:
         return lambda: net(x, 0.5, text, (turn.cos(), turn.sin()), places)
     from diffusers import WanTransformer3DModel
 
-    config = layouts.config_file(model, "dit", "diffusers")[1]
+    config = formats.config_file(model, "dit", "diffusers")[1]
     module = WanTransformer3DModel.from_config(config)
     module.load_state_dict(state_dict(model, "dit", "diffusers", params["dit"]))
     module = _moved(module, asked)
@@ -79,7 +79,7 @@ def text(asked: Task) -> Callable[[], torch.Tensor]:
     from transformers import UMT5Config, UMT5EncoderModel
 
     model, params = asked.load("text")
-    config = layouts.config_file(model, "text", "diffusers")[1]
+    config = formats.config_file(model, "text", "diffusers")[1]
     module = UMT5EncoderModel(UMT5Config(**config))
     module.load_state_dict(state_dict(model, "text", "transformers", params["text"]), strict=False)
     module = _moved(module, asked)
@@ -114,10 +114,10 @@ def attend(asked: Task) -> Callable[[], torch.Tensor]:
 def _autoencoder(model, params, asked: Task):
     from diffusers import AutoencoderKLWan
 
-    config = layouts.config_file(model, "vae", "diffusers")[1]
+    config = formats.config_file(model, "vae", "diffusers")[1]
     kind = AutoencoderKLWan
     if "auto_map" in config:
-        from bvjax.convert.torch_classes.autoencoder_bvjax import BvjaxAutoencoderKL as kind
+        from bvjax.conversion.torch_classes.autoencoder_bvjax import BvjaxAutoencoderKL as kind
     config = {k: v for k, v in config.items() if k != "auto_map"}
     module = kind.from_config(config)
     module.load_state_dict(state_dict(model, "vae", "diffusers", params))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bvjax.cli import main
-from bvjax.convert import lora
-from bvjax.convert.sources import open_sources
+from bvjax.conversion import lora
+from bvjax.conversion.sources import open_sources
 from bvjax.errors import UserError
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 5676070424\n"

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3
 from transformers import UMT5EncoderModel
 
 from bvjax import weights
-from bvjax.convert.converter import convert
+from bvjax.conversion.converter import convert
 from tests.golden import wan_cases as cases
 from tests.torch.builders import to_numpy, to_torch
 

@@ -5,7 +5,7 @@ import dataclasses
 import flax.traverse_util
 import numpy as np
 
-from bvjax.convert import lora
+from bvjax.conversion import lora
 from bvjax.weights import disk_names, flatten
 
 

@@ -17,7 +17,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from bvjax import weights
 from bvjax.config import ModelConfig
-from bvjax.convert.converter import convert
+from bvjax.conversion.converter import convert
 from tests.golden import recipe
 
 # A full-size preset lends what no checkpoint tells; the tests compute in float32.

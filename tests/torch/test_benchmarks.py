@@ -67,7 +67,7 @@ def case(request):
     """A model, its random parameters, a memory with slots of different lengths, and a chunk."""
     model = MODELS[request.param]
     params = random_params(model, "dit")
-    if "similarity_key" in params["blocks"]["self_attn"]:  # the layout has values that matter
+    if "similarity_key" in params["blocks"]["self_attn"]:  # the key has values that matter
         shape = params["blocks"]["self_attn"]["similarity_key"].shape
         params["blocks"]["self_attn"]["similarity_key"] = recipe.uniform("keys", shape)
     number = inputs.steady_chunk(model)
@@ -137,7 +137,7 @@ def _angles(positions, model):
 
 def _to_wan_names(model, state):
     """diffusers' tensors under the original names, by way of both tables."""
-    from bvjax.convert import layouts
+    from bvjax.conversion import formats
 
-    there = {s.ours: s.theirs for s in layouts.specs(model, "dit", "diffusers")}
-    return {s.theirs: state[there[s.ours]] for s in layouts.specs(model, "dit", "wan")}
+    there = {s.ours: s.theirs for s in formats.specs(model, "dit", "diffusers")}
+    return {s.theirs: state[there[s.ours]] for s in formats.specs(model, "dit", "wan")}

@@ -23,9 +23,9 @@ from transformers import UMT5EncoderModel
 
 from bvjax import weights
 from bvjax.config import DiTConfig, ModelConfig, TextConfig, VAEConfig
-from bvjax.convert import architecture
-from bvjax.convert.converter import convert
-from bvjax.convert.sources import open_sources
+from bvjax.conversion import architecture
+from bvjax.conversion.converter import convert
+from bvjax.conversion.sources import open_sources
 from bvjax.errors import UserError
 from bvjax.loading.bundle import ASSETS
 from bvjax.nets import vae

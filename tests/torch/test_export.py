@@ -19,7 +19,7 @@ from transformers import UMT5EncoderModel
 
 from bvjax import weights
 from bvjax.config import DiTConfig, ModelConfig, SamplerConfig, TextConfig, VAEConfig
-from bvjax.convert.converter import convert
+from bvjax.conversion.converter import convert
 from bvjax.errors import UserError
 from bvjax.nets import vae
 from bvjax.nets.dit import WanDiT

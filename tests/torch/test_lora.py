@@ -10,7 +10,7 @@ from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_wan_l
 from safetensors.torch import save_file
 
 from bvjax import weights
-from bvjax.convert import lora
+from bvjax.conversion import lora
 from tests.support.merged_lora import merge
 from tests.torch import builders
 from tests.torch.builders import difference, size

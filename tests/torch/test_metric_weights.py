@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bvjax.convert import metric_weights
+from bvjax.conversion import metric_weights
 from bvjax.errors import UserError
 from bvjax.lvbench import weights
 from bvjax.lvbench.weights import WeightsFile

@@ -1,4 +1,4 @@
-"""`--verify` on every layout, and on weights that another name would fit as well."""
+"""`--verify` on every format, and on weights that another name would fit as well."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bvjax.cli import main
-from bvjax.convert import layouts, verify
-from bvjax.convert.converter import convert
+from bvjax.conversion import formats, verify
+from bvjax.conversion.converter import convert
 from bvjax.errors import UserError
 
-FILES = {target: files["dit"][1] for target, files in layouts.FILES.items()}
+FILES = {target: files["dit"][1] for target, files in formats.FILES.items()}
 
 
-@pytest.mark.parametrize("target", layouts.TARGETS)
+@pytest.mark.parametrize("target", formats.TARGETS)
 def test_all_parts_of_every_layout(tiny, target, tmp_path, capsys, record_parity):
     command = ["convert", str(tiny.weights), str(tmp_path / "dst"), "--to", target, "--verify"]
     assert main(command) == 0

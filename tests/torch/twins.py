@@ -9,7 +9,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from bvjax import weights
 from bvjax.config import ModelConfig
-from bvjax.convert import layouts, text_names
+from bvjax.conversion import formats, text_names
 
 
 def state_dict(model: ModelConfig, part: str, params) -> dict[str, torch.Tensor]:
@@ -20,7 +20,7 @@ def state_dict(model: ModelConfig, part: str, params) -> dict[str, torch.Tensor]
         name: np.asarray(flat[leaf] if layer is None else flat[leaf][layer])
         for name, (leaf, layer) in on_disk.items()
     }
-    specs = layouts.specs(model, part, "transformers" if part == "text" else "diffusers")
+    specs = formats.specs(model, part, "transformers" if part == "text" else "diffusers")
     return {s.theirs: torch.from_numpy(s.to_theirs(arrays[s.ours]).copy()) for s in specs}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bvjax.config import VAEConfig
-from bvjax.convert.layouts import specs
+from bvjax.conversion.formats import specs
 from bvjax.errors import UserError
 from bvjax.nets import vae, vae_layers
 from bvjax.presets import get_preset

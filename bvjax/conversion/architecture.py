@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from bvjax.config import WAN_LATENT_MEAN, WAN_LATENT_STD, DiTConfig, TextConfig, VAEConfig
-from bvjax.convert import dit_names, text_names, vae_names
-from bvjax.convert.sources import Source
-from bvjax.convert.tables import Row
+from bvjax.conversion import dit_names, text_names, vae_names
+from bvjax.conversion.sources import Source
+from bvjax.conversion.tables import Row
 from bvjax.errors import UserError
 from bvjax.presets import PRESETS
 
@@ -22,7 +22,7 @@ IMAGE_CHANNELS = 36  # noise, mask and image: Wan's image-to-video models
 
 def dit_config(source: Source) -> tuple[DiTConfig, int]:
     """The DiT in `source` and the width of its text states; raises `UserError`."""
-    shape = _shapes(source, dit_names.rows(DiTConfig()), dit_names.LAYOUTS)
+    shape = _shapes(source, dit_names.rows(DiTConfig()), dit_names.FORMATS)
     dim, channels, *patch = shape("patch_embedding", 5)
     if channels == IMAGE_CHANNELS:
         raise UserError(
@@ -73,8 +73,8 @@ def _additions(source: Source) -> dict[str, Any]:
 
 def vae_config(source: Source) -> VAEConfig:
     """The VAE in `source`; raises `UserError`."""
-    told, column = source.config, vae_names.LAYOUTS.index(source.layout)
-    shape = _shapes(source, vae_names.rows(), vae_names.LAYOUTS)
+    told, column = source.config, vae_names.FORMATS.index(source.format)
+    shape = _shapes(source, vae_names.rows(), vae_names.FORMATS)
     block = ("encoder.downsamples", "encoder.down_blocks")[column]
     conv = ("residual.2", "conv1")[column]
     widths: list[int] = []
@@ -122,7 +122,7 @@ def vae_config(source: Source) -> VAEConfig:
 
 def text_config(source: Source) -> TextConfig:
     """The umT5 encoder in `source`; raises `UserError`."""
-    shape = _shapes(source, text_names.rows(), text_names.LAYOUTS)
+    shape = _shapes(source, text_names.rows(), text_names.FORMATS)
     vocabulary, dim = shape("token_embedding", 2)
     buckets, heads = shape("blocks/{i}/pos_embedding", 2)
     return _made(
@@ -202,9 +202,9 @@ def _made(source: Source, cls: Callable[..., Config], **sizes: Any) -> Config:
         raise UserError(f"{source.path} is no {source.part} that bvjax runs: {error}") from None
 
 
-def _shapes(source: Source, rows: list[Row], layouts: tuple[str, ...]):
+def _shapes(source: Source, rows: list[Row], formats: tuple[str, ...]):
     """A function (our layer, rank) -> shape of its weight there."""
-    column = layouts.index(source.layout)
+    column = formats.index(source.format)
     names = {row.ours: f"{row.theirs[column]}.{row.kinds[0].leaf_there}" for row in rows}
 
     def shape(layer: str, rank: int) -> tuple[int, ...]:

@@ -8,22 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bvjax.convert import dit_names, layouts, text_names, vae_names
-from bvjax.convert.sources import is_known
-from bvjax.convert.wrappers import WRAPPERS, unwrap, unwrapped
+from bvjax.conversion import dit_names, formats, text_names, vae_names
+from bvjax.conversion.sources import is_known
+from bvjax.conversion.wrappers import WRAPPERS, unwrap, unwrapped
 from bvjax.errors import UserError
 from bvjax.presets import get_preset
 
 NAMES = {
-    part: {layout: [s.theirs for s in layouts.specs(get_preset("skyreels-1.3b"), part, layout)]
-           for layout in names.LAYOUTS}
+    part: {format_name: [s.theirs for s in formats.specs(get_preset("skyreels-1.3b"), part, format_name)]
+           for format_name in names.FORMATS}
     for part, names in (("dit", dit_names), ("vae", vae_names), ("text", text_names))
 }  # fmt: skip
 ALL = [names for of_part in NAMES.values() for names in of_part.values()]
 
 
 @pytest.mark.parametrize("names", ALL)
-def test_no_layout_has_a_word_of_wrappers(names):
+def test_no_format_has_a_word_of_wrappers(names):
     assert [unwrap(name) for name in names] == names
     assert is_known(names)
 

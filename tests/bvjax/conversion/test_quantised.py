@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from bvjax.convert.converter import convert
-from bvjax.convert.quantised import dequantised
-from bvjax.convert.tensors import Tensors
+from bvjax.conversion.converter import convert
+from bvjax.conversion.quantised import dequantised
+from bvjax.conversion.tensors import Tensors
 from bvjax.errors import UserError
 from bvjax.tensor_files import TensorInfo
-from tests.bvjax.convert.conftest import FILES
+from tests.bvjax.conversion.conftest import FILES
 
 FP8 = (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)
 

@@ -19,9 +19,9 @@ import jax
 import numpy as np
 
 from bvjax.config import ModelConfig
-from bvjax.convert import layouts, text_names
-from bvjax.convert.identity import identify
-from bvjax.convert.sources import Source, open_sources
+from bvjax.conversion import formats, text_names
+from bvjax.conversion.identity import identify
+from bvjax.conversion.sources import Source, open_sources
 from bvjax.errors import UserError
 from bvjax.nets import vae
 from bvjax.nets.dit import WanDiT
@@ -46,7 +46,7 @@ def check_available() -> None:
 
 
 def verify(folder: Path) -> list[str]:
-    """Runs every part in `folder`, of any layout, in both frameworks; returns a line for each.
+    """Runs every part in `folder`, of any format, in both frameworks; returns a line for each.
 
     Raises:
         UserError: a part differs by more than `TOLERANCE` of its largest value.
@@ -103,7 +103,7 @@ def _params(source: Source, model: ModelConfig) -> Any:
     leaves = flatten(shapes(model, source.part))
     where = disk_names(leaves)
     found = {leaf: np.empty(x.shape, np.float32) for leaf, x in leaves.items()}
-    for spec in layouts.specs(model, source.part, source.layout):
+    for spec in formats.specs(model, source.part, source.format):
         leaf, layer = where[spec.ours]
         found[leaf][() if layer is None else layer] = spec.to_ours(source.tensors.read(spec.theirs))
     return flax.traverse_util.unflatten_dict(found, sep="/")
@@ -146,15 +146,15 @@ def _module(source: Source, model: ModelConfig) -> Any:
     """The reference, filled tensor by tensor; raises `UserError` if names or shapes do not fit."""
     import torch
 
-    part, layout = source.part, CLIENT[source.part]
+    part, format_name = source.part, CLIENT[source.part]
     config = source.config
-    if source.layout != layout:
-        config = layouts.config_file(model, part, "diffusers")[1]
+    if source.format != format_name:
+        config = formats.config_file(model, part, "diffusers")[1]
     module = _class(part, config)
     state = module.float().eval().requires_grad_(False).state_dict()
     known = {name for name in state if name not in text_names.TIED}
-    incoming = layouts.specs(model, part, source.layout)
-    outgoing = layouts.specs(model, part, layout)
+    incoming = formats.specs(model, part, source.format)
+    outgoing = formats.specs(model, part, format_name)
     astray = sorted(known ^ {spec.theirs for spec in outgoing})
     if astray:
         raise UserError(f"{type(module).__name__} and {source.path} do not agree about {astray}")
@@ -174,9 +174,11 @@ def _class(part: str, config: dict[str, Any]) -> Any:
         return transformers.UMT5EncoderModel(transformers.UMT5Config.from_dict(config))
     import diffusers
 
-    file, name = layouts.class_file(config), config["_class_name"]
+    file, name = formats.class_file(config), config["_class_name"]
     home = (
-        importlib.import_module(f"bvjax.convert.torch_classes.{file.stem}") if file else diffusers
+        importlib.import_module(f"bvjax.conversion.torch_classes.{file.stem}")
+        if file
+        else diffusers
     )
     return getattr(home, name).from_config(config)
 

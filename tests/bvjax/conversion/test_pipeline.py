@@ -10,9 +10,9 @@ import pytest
 
 from bvjax import weights
 from bvjax.config import SamplerConfig, VAEConfig
-from bvjax.convert import pipeline
-from bvjax.convert.converter import convert
-from bvjax.convert.sources import open_sources
+from bvjax.conversion import pipeline
+from bvjax.conversion.converter import convert
+from bvjax.conversion.sources import open_sources
 from bvjax.errors import UserError
 from bvjax.generate.checks import check_model
 from tests.conftest import TINY, make_tokenizer

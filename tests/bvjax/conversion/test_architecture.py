@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bvjax.convert import architecture, layouts
-from bvjax.convert.converter import identify
-from bvjax.convert.sources import Source, UnknownLayout
-from bvjax.convert.sources import identify as layout_of
-from bvjax.convert.tensors import Tensors
+from bvjax.conversion import architecture, formats
+from bvjax.conversion.converter import identify
+from bvjax.conversion.sources import Source, UnknownFormat
+from bvjax.conversion.sources import identify as format_of
+from bvjax.conversion.tensors import Tensors
 from bvjax.errors import UserError
 from bvjax.presets import get_preset
 from bvjax.tensor_files import TensorInfo
@@ -20,31 +20,33 @@ from bvjax.tensor_files import TensorInfo
 SIZES = {"wan-1.3b": 1_418_996_800, "wan-14b": 14_288_491_584, "skyreels-1.3b": 1_435_525_696}
 
 
-def source(model, part, layout, branch=""):
-    specs = layouts.specs(model, part, layout)
+def source(model, part, format_name, branch=""):
+    specs = formats.specs(model, part, format_name)
     infos = {spec.theirs: TensorInfo(spec.shape_there, "bfloat16") for spec in specs}
-    return Source(Path("model.safetensors"), part, layout, (), Tensors(infos, None), {}, branch)
+    return Source(
+        Path("model.safetensors"), part, format_name, (), Tensors(infos, None), {}, branch
+    )
 
 
-@pytest.mark.parametrize("layout", ["wan", "diffusers"])
+@pytest.mark.parametrize("format_name", ["wan", "diffusers"])
 @pytest.mark.parametrize("name", SIZES)
-def test_full_size_dits(name, layout):
+def test_full_size_dits(name, format_name):
     preset = get_preset(name)
-    found = source(preset, "dit", layout)
+    found = source(preset, "dit", format_name)
     assert sum(math.prod(info.shape) for info in found.tensors.infos.values()) == SIZES[name]
-    assert layout_of(found.tensors.infos, found.path) == ("dit", layout)
+    assert format_of(found.tensors.infos, found.path) == ("dit", format_name)
     model = identify([found])
     assert (model.name, model.dit) == (name, preset.dit)
 
 
 def test_vae_and_text_of_full_size():
     preset = get_preset("wan-1.3b")
-    for layout in ("wan", "diffusers"):
-        vae = source(preset, "vae", layout)
+    for format_name in ("wan", "diffusers"):
+        vae = source(preset, "vae", format_name)
         assert sum(math.prod(i.shape) for i in vae.tensors.infos.values()) == 126_892_531
         assert architecture.vae_config(vae) == preset.vae
-    for layout in ("wan", "transformers"):
-        text = source(preset, "text", layout)
+    for format_name in ("wan", "transformers"):
+        text = source(preset, "text", format_name)
         assert sum(math.prod(i.shape) for i in text.tensors.infos.values()) == 5_680_910_336
         assert architecture.text_config(text) == preset.text
 
@@ -55,9 +57,9 @@ def test_a_training_checkpoint_of_self_forcing():
     assert identify([found], preset="wan-1.3b").name == "wan-1.3b"
 
 
-def test_of_no_layout():
-    with pytest.raises(UnknownLayout, match="its tensors begin a"):
-        layout_of({"a": TensorInfo((1,), "float32")}, Path("x"))
+def test_of_no_format():
+    with pytest.raises(UnknownFormat, match="its tensors begin a"):
+        format_of({"a": TensorInfo((1,), "float32")}, Path("x"))
 
 
 def test_parts_that_do_not_belong_together():

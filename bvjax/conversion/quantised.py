@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bvjax.convert.tensors import Tensors
+from bvjax.conversion.tensors import Tensors
 from bvjax.errors import UserError
 from bvjax.files import parse_json
 from bvjax.tensor_files import TensorInfo

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from bvjax.convert import staging
+from bvjax.conversion import staging
 from bvjax.errors import UserError
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import bvjax.weights as folders
 from bvjax.config import ModelConfig
-from bvjax.convert import layouts, manifest, pipeline
-from bvjax.convert.sources import Source
+from bvjax.conversion import formats, manifest, pipeline
+from bvjax.conversion.sources import Source
 from bvjax.errors import UserError
 from bvjax.files import json_bytes
 from bvjax.overrides import to_dict
@@ -26,7 +26,7 @@ class Vocabulary:
 
 
 class Target:
-    """A folder in one of `layouts.TARGETS`, which may hold other parts already."""
+    """A folder in one of `formats.TARGETS`, which may hold other parts already."""
 
     def __init__(self, folder: Path, to: str, model: ModelConfig, parts: Sequence[str]):
         """Reads what is there; raises `UserError` where that cannot be added to."""
@@ -49,15 +49,15 @@ class Target:
             return found
         described = {}
         for part in self._parts:
-            file = layouts.config_file(self._model, part, self._to)
+            file = formats.config_file(self._model, part, self._to)
             if file is not None:
                 name, content = file
                 described[name] = content
-                code = layouts.class_file(content)
+                code = formats.class_file(content)
                 if code is not None:
                     found[str(Path(name).with_name(code.name))] = code.read_bytes()
         if self._to == "diffusers" and {*self._parts, *self._earlier} == set(folders.PARTS):
-            folder = self._folder / layouts.TOKENIZER_FOLDERS[self._to]
+            folder = self._folder / formats.TOKENIZER_FOLDERS[self._to]
             described |= pipeline.files(self._whole(), bool(found) or folder.is_dir())
         return found | {name: json_bytes(content) for name, content in described.items()}
 
@@ -72,7 +72,7 @@ class Target:
         return {manifest.NAME: json_bytes({"parts": parts})}
 
     def _tokenizer(self, vocabulary: Vocabulary) -> dict[str, bytes]:
-        folder = layouts.TOKENIZER_FOLDERS.get(self._to, "")
+        folder = formats.TOKENIZER_FOLDERS.get(self._to, "")
         stem = "spiece" if vocabulary.ending == "model" and folder else "tokenizer"
         name = str(Path(folder) / f"{stem}.{vocabulary.ending}")
         try:

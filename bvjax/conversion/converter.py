@@ -1,4 +1,4 @@
-"""From one layout to another: everything is checked first, then tensors stream one by one."""
+"""From one format to another: everything is checked first, then tensors stream one by one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 import bvjax.weights as folders
 from bvjax.config import ModelConfig
-from bvjax.convert import architecture, layouts, lora, manifest, staging
-from bvjax.convert.identity import identify, made, told_stage
-from bvjax.convert.sources import Source, open_sources
-from bvjax.convert.tables import Spec
-from bvjax.convert.target import Target, tokenizer_of
+from bvjax.conversion import architecture, formats, lora, manifest, staging
+from bvjax.conversion.identity import identify, made, told_stage
+from bvjax.conversion.sources import Source, open_sources
+from bvjax.conversion.tables import Spec
+from bvjax.conversion.target import Target, tokenizer_of
 from bvjax.errors import UserError
 from bvjax.files import sha256_of, write_atomic
 from bvjax.finite import is_finite
@@ -37,7 +37,7 @@ class Plan:
     """One component, ready to be written."""
 
     source: Source
-    incoming: list[Spec]  # of the source's layout, in the order of `outgoing`
+    incoming: list[Spec]  # of the source's format, in the order of `outgoing`
     outgoing: list[Spec]  # of the target's
     infos: dict[str, TensorInfo]  # of the file to be written
     name: str  # of that file, in the folder that is written
@@ -66,14 +66,14 @@ def convert(
         preset: what the model is, if not what its sizes say; its sizes must fit.
         overrides: changes on top, {"dit.num_heads": 12} or ["dit.num_heads=12"].
         stage: what its training made it; default: what the source says, or what its form tells.
-        loras: files and strengths, merged into the DiT one after the other, see `convert.lora`.
+        loras: files and strengths, merged into the DiT one after the other, see `lora`.
         say: is told what goes where.
 
     Raises:
         UserError: with all that is wrong, before anything is written; or a value is not finite.
             `dst` is then as it was before.
     """
-    for name, value, legal in (("to", to, layouts.TARGETS), ("dtype", dtype, DTYPES)):
+    for name, value, legal in (("to", to, formats.TARGETS), ("dtype", dtype, DTYPES)):
         if value not in legal:
             raise UserError(f"`{name}` is {value!r}; it can be {', '.join(legal)}")
     if stage is not None and stage not in STAGES:
@@ -107,7 +107,7 @@ def convert(
             source = plan.source
             used = f", {source.branch}" if source.branch else ""
             goal = dst / plan.name
-            say(f"{source.path} ({source.part}, {source.layout}{used}) -> {goal} ({plan.stage})")
+            say(f"{source.path} ({source.part}, {source.format}{used}) -> {goal} ({plan.stage})")
             _write(plan, folder, opened if source.part == "dit" else ())
         files |= target.manifest(_entries(plans, opened))
         for name, content in files.items():
@@ -117,9 +117,9 @@ def convert(
 
 
 def _plan(source: Source, model: ModelConfig, to: str, dtype: str, stage: str | None) -> Plan:
-    layout, name = layouts.FILES[to][source.part]
-    incoming = layouts.specs(model, source.part, source.layout)
-    outgoing = layouts.specs(model, source.part, layout)
+    format_name, name = formats.FILES[to][source.part]
+    incoming = formats.specs(model, source.part, source.format)
+    outgoing = formats.specs(model, source.part, format_name)
     infos = {}
     for there, here in zip(incoming, outgoing, strict=True):
         found = source.tensors.infos.get(there.theirs)
@@ -200,7 +200,7 @@ def _entries(plans: Sequence[Plan], loras: Sequence[lora.Lora]) -> dict[str, dic
         source = plan.source
         entries[source.part] = {
             "source": {file.name: sha256_of(file) for file in source.files},
-            "layout": source.layout,
+            "layout": source.format,
             "branch": source.branch,
             "stage": plan.stage,
             "dtype": sorted({info.dtype for info in plan.infos.values()}),

@@ -8,8 +8,8 @@ from typing import Any
 
 import bvjax.weights as folders
 from bvjax.config import ModelConfig
-from bvjax.convert import architecture, manifest, pipeline
-from bvjax.convert.sources import Source
+from bvjax.conversion import architecture, manifest, pipeline
+from bvjax.conversion.sources import Source
 from bvjax.errors import UserError
 from bvjax.overrides import apply_overrides
 from bvjax.presets import get_preset
@@ -56,7 +56,7 @@ def identify(
 
 def made(source: Source) -> dict[str, Any]:
     """Returns the provenance of a part, where bvjax wrote it down."""
-    if source.layout == "bvjax":
+    if source.format == "bvjax":
         about = folders.load_made(source.path.parent, source.part)
         return manifest.check_about(source.path.with_name("config.json"), source.part, about)
     entry = manifest.beside(source.path)[1].get(source.part)
@@ -95,7 +95,7 @@ def _base(
 
 def _recorded(source: Source) -> ModelConfig | None:
     """Reads the model's description from a bvjax weights folder or the manifest of an export."""
-    if source.layout == "bvjax":
+    if source.format == "bvjax":
         return folders.load_config(source.path.parent)
     entry = manifest.beside(source.path)[1].get(source.part)
     return entry.model if entry else None
@@ -103,6 +103,6 @@ def _recorded(source: Source) -> ModelConfig | None:
 
 def _record(source: Source) -> str:
     """The file in which `_recorded` found it."""
-    if source.layout == "bvjax":
+    if source.format == "bvjax":
         return str(source.path.with_name("config.json"))
     return str(manifest.beside(source.path)[0])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bvjax.convert.sources import is_known
-from bvjax.convert.torch_files import choose
+from bvjax.conversion.sources import is_known
+from bvjax.conversion.torch_files import choose
 from bvjax.errors import UserError
 
 KEY = "model._fsdp_wrapped_module.blocks.0._checkpoint_wrapped_module.self_attn.q.weight"

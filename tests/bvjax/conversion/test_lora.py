@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from bvjax import weights
 from bvjax.cli import main
-from bvjax.convert import layouts, lora
-from bvjax.convert.converter import convert
+from bvjax.conversion import formats, lora
+from bvjax.conversion.converter import convert
 from bvjax.errors import UserError
 from bvjax.nets.dit import WanDiT
 from tests.support.merged_lora import merge, unmerge
@@ -40,7 +40,7 @@ MODULES |= {
 def factors(tiny):
     """{module, original names: (down, up)}."""
     rng = np.random.default_rng(5)
-    shapes = {s.theirs: s.shape_there for s in layouts.specs(tiny.model, "dit", "wan")}
+    shapes = {s.theirs: s.shape_there for s in formats.specs(tiny.model, "dit", "wan")}
     found = {}
     for module in MODULES:
         out, width = shapes[f"{module}.weight"]

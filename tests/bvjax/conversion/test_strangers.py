@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from bvjax.cli import main
-from bvjax.convert import pipeline
+from bvjax.conversion import pipeline
 from bvjax.weights import PARTS
 
 TEXT = "models_t5_umt5-xxl-enc.safetensors"

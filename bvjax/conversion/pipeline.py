@@ -9,8 +9,8 @@ from typing import Any
 from absl import logging
 
 from bvjax.config import ModelConfig, SamplerConfig
-from bvjax.convert import layouts
-from bvjax.convert.sources import Source
+from bvjax.conversion import formats
+from bvjax.conversion.sources import Source
 from bvjax.errors import UserError
 from bvjax.files import read_json_object
 
@@ -68,7 +68,7 @@ def read_sampler(sources: Sequence[Source], sampler: SamplerConfig) -> SamplerCo
     Raises:
         UserError: the scheduler's file is damaged.
     """
-    folders = [s.path.parent.parent for s in sources if s.layout in ("diffusers", "transformers")]
+    folders = [s.path.parent.parent for s in sources if s.format in ("diffusers", "transformers")]
     path = next((folder / SCHEDULER for folder in folders), None)
     if path is None or not path.is_file() or sampler.kind == "few_step":
         return sampler
@@ -107,14 +107,14 @@ def files(model: ModelConfig, tokenizer: bool) -> dict[str, dict[str, Any]]:
     """
     found = {SCHEDULER: _scheduler(model.sampler)}
     if tokenizer:
-        found[f"{layouts.TOKENIZER_FOLDERS['diffusers']}/tokenizer_config.json"] = {
+        found[f"{formats.TOKENIZER_FOLDERS['diffusers']}/tokenizer_config.json"] = {
             "tokenizer_class": "T5Tokenizer",
             "extra_ids": 0,  # those that the vocabulary has it has already
             "pad_token": "<pad>",
             "eos_token": "</s>",
             "unk_token": "<unk>",
         }
-    if layouts.plain_dit(model.dit) and layouts.plain_vae(model.vae):
+    if formats.plain_dit(model.dit) and formats.plain_vae(model.vae):
         found["model_index.json"] = _index(model)
     return found
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from bvjax.config import DiTConfig, ModelConfig, TextConfig, VAEConfig
-from bvjax.convert import dit_names, text_names, vae_names
-from bvjax.convert.tables import Spec, expand
+from bvjax.conversion import dit_names, text_names, vae_names
+from bvjax.conversion.tables import Spec, expand
 from bvjax.errors import UserError
 from bvjax.weights import disk_shapes, flatten, shapes
 
 TARGETS = ("bvjax", "diffusers", "wan", "skyreels")
 _BIN = "diffusion_pytorch_model.safetensors"
-# target -> part -> (layout of the names, file)
+# target -> part -> (format of the names, file)
 FILES = {
     "bvjax": {part: ("bvjax", f"{part}.safetensors") for part in ("dit", "vae", "text")},
     "diffusers": {
@@ -42,31 +42,35 @@ TOKENIZER_FOLDERS = {
 }
 
 
-def specs(model: ModelConfig, part: str, layout: str) -> list[Spec]:
-    """Every tensor of a part, here and in `layout`; raises `UserError` if it cannot be expressed."""
+def specs(model: ModelConfig, part: str, format_name: str) -> list[Spec]:
+    """Every tensor of a part, here and in the format; raises `UserError` if it cannot be expressed."""
     ours = disk_shapes(flatten(shapes(model, part)))
-    if layout == "bvjax":
+    if format_name == "bvjax":
         return [Spec(name, name, shape, shape, None) for name, shape in ours.items()]
     if part == "vae":
-        _check_vae(model.vae, layout)
+        _check_vae(model.vae, format_name)
     try:
         if part == "dit":
             table = dit_names.rows(model.dit)
-            return expand(table, dit_names.LAYOUTS.index(layout), ours)
+            return expand(table, dit_names.FORMATS.index(format_name), ours)
         if part == "vae":
-            column = vae_names.LAYOUTS.index(layout)
+            column = vae_names.FORMATS.index(format_name)
             return expand(vae_names.rows(), column, ours, vae_names.numbers(model.vae))
-        return expand(text_names.rows(), text_names.LAYOUTS.index(layout), ours)
+        return expand(text_names.rows(), text_names.FORMATS.index(format_name), ours)
     except KeyError as error:
-        raise UserError(f"the layout {layout} has no name for {part}'s {error.args[0]}") from None
+        raise UserError(
+            f"the format {format_name} has no name for {part}'s {error.args[0]}"
+        ) from None
 
 
-def _check_vae(vae: VAEConfig, layout: str) -> None:
+def _check_vae(vae: VAEConfig, format_name: str) -> None:
     """Raises `UserError` for parts of a VAE that exports cannot carry yet."""
     parts = [name for name in ("stem_dim", "tail_dim", "first_std") if getattr(vae, name)]
     if parts:
         named = ", ".join(f"vae.{name}" for name in parts)
-        raise UserError(f"the layout {layout} has no place for what {named} adds; `to` bvjax has")
+        raise UserError(
+            f"the format {format_name} has no place for what {named} adds; `to` bvjax has"
+        )
 
 
 def config_file(model: ModelConfig, part: str, target: str) -> tuple[str, dict[str, Any]] | None:

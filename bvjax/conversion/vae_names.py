@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from bvjax.config import VAEConfig
-from bvjax.convert.tables import CONV2D, CONV3D, GAMMA_IMAGE, GAMMA_VIDEO, Row
+from bvjax.conversion.tables import CONV2D, CONV3D, GAMMA_IMAGE, GAMMA_VIDEO, Row
 
-LAYOUTS = ("wan", "diffusers")
+FORMATS = ("wan", "diffusers")
 
 
 def rows() -> list[Row]:

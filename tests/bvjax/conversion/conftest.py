@@ -1,10 +1,10 @@
-"""The tiny model in every foreign layout."""
+"""The tiny model in every foreign format."""
 
 from __future__ import annotations
 
 import pytest
 
-from bvjax.convert.converter import convert
+from bvjax.conversion.converter import convert
 
 FILES = {
     "wan": "diffusion_pytorch_model.safetensors",

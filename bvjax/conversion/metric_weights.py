@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bvjax.convert import torch_files
+from bvjax.conversion import torch_files
 from bvjax.errors import UserError
 from bvjax.files import sha256_of
 from bvjax.lvbench import weights

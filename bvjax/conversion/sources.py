@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from bvjax.convert import text_names, torch_files
-from bvjax.convert.quantised import dequantised
-from bvjax.convert.tensors import Tensors
-from bvjax.convert.wrappers import unwrap, unwrapped
+from bvjax.conversion import text_names, torch_files
+from bvjax.conversion.quantised import dequantised
+from bvjax.conversion.tensors import Tensors
+from bvjax.conversion.wrappers import unwrap, unwrapped
 from bvjax.errors import UserError
 from bvjax.file_kinds import OtherFormat
 from bvjax.files import read_json_object
@@ -21,7 +21,7 @@ from bvjax.plain_text import listed
 from bvjax.tensor_files import TensorFile, TensorInfo
 
 COMPONENTS = ("transformer", "vae", "text_encoder")  # subfolders of a diffusers pipeline
-# (part, layout, a tensor that only this layout has)
+# (part, format, a tensor that only this format has)
 SIGNATURES = (
     ("dit", "bvjax", "patch_embedding/kernel"),
     ("dit", "wan", "blocks.0.self_attn.q.weight"),
@@ -41,13 +41,13 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One component of a model in one layout."""
+    """One component of a model in one format."""
 
     path: Path
     part: str  # dit | vae | text
-    layout: str  # bvjax | wan | diffusers | transformers
+    format: str  # bvjax | wan | diffusers | transformers
     files: tuple[Path, ...]
-    tensors: Tensors  # under the names of the layout, without wrappers, scales multiplied in
+    tensors: Tensors  # under the names of the format, without wrappers, scales multiplied in
     config: dict[str, Any]  # of the config.json beside it, {} if there is none
     branch: str = ""  # of a training checkpoint: generator or generator_ema
     tokenizer: bytes | None = None  # a SentencePiece model inside the file
@@ -60,7 +60,7 @@ def open_sources(path: Path, branch: str | None = None) -> list[Source]:
         branch: which weights of a training checkpoint (.pt) that holds several.
 
     Raises:
-        UserError: nothing there, damaged, of an unknown layout, or two of one component.
+        UserError: nothing there, damaged, of an unknown format, or two of one component.
     """
     path = Path(path)
     if path.is_file():
@@ -75,14 +75,14 @@ def open_sources(path: Path, branch: str | None = None) -> list[Source]:
         for group in _groups(folder):
             try:
                 found.append(_open_group(group, branch, folder))
-            except UnknownLayout:
+            except UnknownFormat:
                 strange.append(group[0].name)
             except OtherFormat as error:
                 others.append(error)
     if others and not found:
         raise others[0]
     if not found:
-        seen = f"; of unknown layout: {listed(strange)}" if strange else ""
+        seen = f"; of unknown format: {listed(strange)}" if strange else ""
         raise UserError(
             f"{path} holds no checkpoint that bvjax knows (safetensors, .pt or .pth of a Wan2.1 DiT,"
             f" VAE or umT5 encoder){seen}"
@@ -95,8 +95,8 @@ def open_sources(path: Path, branch: str | None = None) -> list[Source]:
     return found
 
 
-class UnknownLayout(UserError):
-    """A readable file whose tensors are none of the layouts."""
+class UnknownFormat(UserError):
+    """A readable file whose tensors are none of the formats."""
 
 
 def _groups(folder: Path) -> list[list[Path]]:
@@ -121,13 +121,13 @@ def _open_group(group: list[Path], branch: str | None, folder: Path) -> Source:
     else:
         tensors, used = open_tensors(path, branch, is_known)
     tensors = tensors.renamed(unwrapped(tensors.infos, path))
-    part, layout = identify(tensors.infos, path)
+    part, format_name = identify(tensors.infos, path)
     tokenizer = None
     if part == "text" and TOKENIZER in tensors.infos:
         tokenizer = np.asarray(tensors.read(TOKENIZER)).tobytes()
         tensors = tensors.renamed({n: n for n in tensors.infos if n != TOKENIZER})
     tensors = dequantised(tensors, path)
-    if layout == "transformers":
+    if format_name == "transformers":
         names = {name: name for name in tensors.infos}
         for extra, name in text_names.TIED.items():
             if extra in names:  # the same tensor once more, or under this name alone
@@ -135,12 +135,12 @@ def _open_group(group: list[Path], branch: str | None, folder: Path) -> Source:
                 names.pop(extra)
         tensors = tensors.renamed(names)
     config = (folder if folder.is_dir() else folder.parent) / "config.json"
-    # in the original layout the one config.json beside all three parts is the DiT's
-    described = layout != "bvjax" and (layout != "wan" or part == "dit")
+    # in the original format the one config.json beside all three parts is the DiT's
+    described = format_name != "bvjax" and (format_name != "wan" or part == "dit")
     return Source(
         path=path,
         part=part,
-        layout=layout,
+        format=format_name,
         files=tuple(group),
         tensors=tensors,
         config=read_json_object(config) if described and config.is_file() else {},
@@ -165,21 +165,21 @@ def open_tensors(
 
 
 def is_known(names: Iterable[str]) -> bool:
-    """Whether names, wrapped or not, are those of a part in some layout."""
+    """Whether names, wrapped or not, are those of a part in some format."""
     bare = set(map(unwrap, names))
     return any(name in bare for _, _, name in SIGNATURES)
 
 
 def identify(infos: Mapping[str, TensorInfo], path: Path) -> tuple[str, str]:
-    """(part, layout) by names without wrappers; raises `UserError` for what bvjax cannot take."""
-    for part, layout, name in SIGNATURES:
+    """(part, format) by names without wrappers; raises `UserError` for what bvjax cannot take."""
+    for part, format_name, name in SIGNATURES:
         if name in infos:
             if part == "text" and any(n.startswith("decoder.") for n in infos):
                 raise UserError(f"{path} is a whole T5 model; give its encoder alone")
-            return part, layout
+            return part, format_name
     shown = listed(infos, 3)
-    raise UnknownLayout(
-        f"{path} is no layout that bvjax knows; its tensors begin {shown or 'nowhere'}"
+    raise UnknownFormat(
+        f"{path} has no format that bvjax knows; its tensors begin {shown or 'nowhere'}"
     )
 
 

@@ -8,10 +8,10 @@ import shutil
 import pytest
 
 from bvjax import weights
-from bvjax.convert import manifest
-from bvjax.convert.converter import convert
+from bvjax.conversion import manifest
+from bvjax.conversion.converter import convert
 from bvjax.errors import UserError
-from tests.bvjax.convert.conftest import FILES
+from tests.bvjax.conversion.conftest import FILES
 
 
 def test_parts_that_come_one_after_the_other(tiny, exported, tmp_path):

@@ -1,4 +1,4 @@
-"""Names of the DiT's tensors: ours, the original Wan2.1 layout, and that of diffusers.
+"""Names of the DiT's tensors: ours, the original Wan2.1 format, and that of diffusers.
 
 SkyReels-V2-DF and the Self-Forcing family use the original names; SkyReels adds the fps embedding.
 Mind norm3 and norm2: diffusers numbers the norms by their place in the block, so its norm2 is the
@@ -9,7 +9,7 @@ have no row.
 from __future__ import annotations
 
 from bvjax.config import DiTConfig
-from bvjax.convert.tables import (
+from bvjax.conversion.tables import (
     AFFINE,
     EMBED,
     LEADING_ONE,
@@ -21,7 +21,7 @@ from bvjax.convert.tables import (
     patch_conv,
 )
 
-LAYOUTS = ("wan", "diffusers")
+FORMATS = ("wan", "diffusers")
 
 
 def rows(dit: DiTConfig) -> list[Row]:

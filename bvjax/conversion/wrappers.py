@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bvjax.errors import UserError
 
-# No layout that bvjax knows has a module of one of these names.
+# No format that bvjax knows has a module of one of these names.
 WRAPPERS = frozenset(
     {
         "_fsdp_wrapped_module",

@@ -1,7 +1,7 @@
 """What a name table is made of, and its expansion for one model: who is called what, in which shape.
 
 A row names a tensor, or a layer with its kernel and bias, in our files and in each published
-layout.  "{i}" stands for the number of a transformer layer, "{k}" for any other number.
+format.  "{i}" stands for the number of a transformer layer, "{k}" for any other number.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Row(NamedTuple):
     """One line of a table."""
 
     ours: str
-    theirs: tuple[str, ...]  # one name per layout of the table
+    theirs: tuple[str, ...]  # one name per format of the table
     kinds: tuple[Kind, ...]
 
 
@@ -89,27 +89,27 @@ class Spec(NamedTuple):
 
 def expand(
     rows: list[Row],
-    layout: int,
+    column: int,
     shapes: Mapping[str, Shape],
     numbers: Callable[[int], Mapping[str, int]] = lambda k: {},
 ) -> list[Spec]:
     """The tensors of a model whose tensors on our disk are `shapes`, in their order.
 
     Args:
-        layout: which of the rows' names.
+        column: index of the format whose names are used.
         numbers: more numbers for the names there, from "{k}".
 
     Raises:
-        KeyError: a tensor of ours has no row, so this layout cannot express it.
+        KeyError: a tensor of ours has no row, so this format cannot express it.
     """
     patterns = [(_pattern(row, kind), row, kind) for row in rows for kind in row.kinds]
     specs = []
     for name, shape in shapes.items():
         for pattern, row, kind in patterns:
             match = pattern.fullmatch(name)
-            if match and row.theirs[layout]:
+            if match and row.theirs[column]:
                 found = {key: int(value) for key, value in match.groupdict().items()}
-                there = row.theirs[layout].format(**found, **numbers(found.get("k", 0)))
+                there = row.theirs[column].format(**found, **numbers(found.get("k", 0)))
                 there = f"{there}.{kind.leaf_there}" if kind.leaf_there else there
                 specs.append(Spec(name, there, shape, kind.theirs(shape), kind.axes))
                 break

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bvjax.convert.tables import EMBED, MATRIX, SCALE, Row
+from bvjax.conversion.tables import EMBED, MATRIX, SCALE, Row
 
-LAYOUTS = ("wan", "transformers")
+FORMATS = ("wan", "transformers")
 # transformers keeps the embedding under two names for one tensor; files may hold either or both.
 TIED = {"encoder.embed_tokens.weight": "shared.weight"}
 

@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bvjax import weights
-from bvjax.convert.converter import convert
+from bvjax.conversion.converter import convert
 from bvjax.errors import UserError
-from tests.bvjax.convert.conftest import FILES
+from tests.bvjax.conversion.conftest import FILES
 
 
 def copy(folder, tmp_path):
@@ -48,7 +48,7 @@ def test_there_and_back_to_the_bit(tiny, exported, target, tmp_path):
     assert set(made["source"]) == {FILES[target].split("/")[-1]}
 
 
-def test_names_and_layouts_of_a_block(tiny, exported):
+def test_names_and_axes_of_a_block(tiny, exported):
     ours = load_file(tiny.weights / "dit.safetensors")
     wan = load_file(exported["wan"] / FILES["wan"])
     theirs = load_file(exported["diffusers"] / FILES["diffusers"])
@@ -174,7 +174,7 @@ def test_files_that_are_no_checkpoints(tiny, exported, tmp_path):
     text.write_text("not tensors at all, but a text file that was renamed")
     refused(text, tmp_path, "is damaged or not a safetensors file")
     save_file({"something": np.zeros(2, np.float32)}, text)
-    refused(text, tmp_path, "no layout that bvjax knows; its tensors begin something")
+    refused(text, tmp_path, "no format that bvjax knows; its tensors begin something")
     refused(tmp_path / "nowhere", tmp_path, "there is no checkpoint")
     empty = tmp_path / "empty"
     empty.mkdir()

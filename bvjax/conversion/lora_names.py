@@ -1,6 +1,6 @@
 """Names in LoRA files: each key is a module of the DiT in some dialect, and a role of its tensor.
 
-A module is called as in the original Wan layout or in diffusers', after the words of wrappers and
+A module is called as in the original Wan format or in diffusers', after the words of wrappers and
 trainers ("diffusion_model.blocks.0.self_attn.q"), or with underscores for dots as kohya's trainers,
 musubi-tuner and LyCORIS write it ("lora_unet_blocks_0_self_attn_q").
 """
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bvjax.convert.wrappers import WRAPPERS, unwrap
+from bvjax.conversion.wrappers import WRAPPERS, unwrap
 from bvjax.errors import UserError
 
 WORDS = WRAPPERS | {"base_model", "transformer", "dit"}
@@ -45,7 +45,7 @@ _FORMATS = [(name, re.compile(rf"(.+)\.(?:{pattern})")) for name, pattern in FOR
 class Place(NamedTuple):
     """The subject of a key."""
 
-    module: str  # as in the original layout or diffusers'
+    module: str  # as in the original format or diffusers'
     role: str  # one of `ROLES`; diff_m is the `diff` of the modulation inside the module
 
 
@@ -53,7 +53,7 @@ class Reader:
     """Knows keys of a DiT with certain modules."""
 
     def __init__(self, modules: Iterable[str]):
-        """Takes the modules' names in all layouts."""
+        """Takes the modules' names in all formats."""
         self._modules = set(modules)
         self._flat = {module.replace(".", "_"): module for module in self._modules}
 

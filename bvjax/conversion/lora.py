@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bvjax.config import ModelConfig
-from bvjax.convert import dit_names, layouts, lora_names, low_rank
-from bvjax.convert.sources import TORCH_SUFFIXES, open_tensors
-from bvjax.convert.tables import Spec
-from bvjax.convert.tensors import Tensors
+from bvjax.conversion import dit_names, formats, lora_names, low_rank
+from bvjax.conversion.sources import TORCH_SUFFIXES, open_tensors
+from bvjax.conversion.tables import Spec
+from bvjax.conversion.tensors import Tensors
 from bvjax.errors import UserError
 from bvjax.files import parse_json
 from bvjax.plain_text import listed
@@ -38,7 +38,7 @@ METADATA = "lora_adapter_metadata"  # where diffusers keeps PEFT's settings
 class Change(NamedTuple):
     """The change that a LoRA file makes to one tensor."""
 
-    spec: Spec  # its name and layout here and in the file
+    spec: Spec  # its names and shapes here and in the file
     keys: Mapping[str, str]  # of the file, by their role
     scale: float = 1.0  # of the product: alpha / rank
 
@@ -126,7 +126,7 @@ def merged(loras: Sequence[Lora], name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _delta(lora: Lora, change: Change, array: np.ndarray) -> np.ndarray:
-    """The change of `array`, float32, both in our layout."""
+    """The change of `array`, float32, both with our axes."""
     there, keys = change.spec.shape_there, change.keys
 
     def read(role: str) -> np.ndarray:
@@ -172,14 +172,14 @@ class _Misfit(Exception):
 
 
 def _targets(model: ModelConfig) -> tuple[dict[str, Spec], dict[str, Spec]]:
-    """The weights and the biases of the DiT, by the module's name in every layout.
+    """The weights and the biases of the DiT, by the module's name in every format.
 
-    The layouts' names do not contradict each other: where one has a name of the other's, as
+    The formats' names do not contradict each other: where one has a name of the other's, as
     norm2 and norm3 are, only one of the two has parameters.
     """
     weights, biases = {}, {}
-    for layout in dit_names.LAYOUTS:
-        for spec in layouts.specs(model, "dit", layout):
+    for format_name in dit_names.FORMATS:
+        for spec in formats.specs(model, "dit", format_name):
             module, _, leaf = spec.theirs.rpartition(".")
             if leaf == "bias":
                 biases[module] = spec

@@ -1,0 +1,1 @@
+"""PyTorch checkpoints in and out: name tables, detection, strict streaming conversion, LoRA."""
