@@ -106,8 +106,8 @@ def _measure(args: argparse.Namespace, weights_folder: pathlib.Path) -> int:
             flow=args.flow, static=args.static, subject=args.subject, aesthetic=args.aesthetic,
             batch=args.batch, devices=devices, shard=shard, progress=progress,
         )  # fmt: skip
-    if outcome.owed:
-        print(f"this part is done; the results wait for {', '.join(outcome.owed)}")
+    if outcome.pending:
+        print(f"this part is done; the results wait for {', '.join(outcome.pending)}")
     else:
         _print(outcome.lines)
     if not outcome.failures:
@@ -121,14 +121,14 @@ def _compare(args: argparse.Namespace) -> None:
     from bvjax.lvbench import compare
     from bvjax.lvbench.results import load_results
 
-    found = compare.compare(load_results(pathlib.Path(args.a)), load_results(pathlib.Path(args.b)))
-    _print(compare.text(found))
+    comparison = compare.compare(load_results(pathlib.Path(args.a)), load_results(pathlib.Path(args.b)))
+    _print(compare.text(comparison))
     if args.markdown:
         path = pathlib.Path(args.markdown)
         if not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent} for {path.name}")
         try:
-            write_atomic(path, ("\n".join(compare.markdown(found)) + "\n").encode())
+            write_atomic(path, ("\n".join(compare.markdown(comparison)) + "\n").encode())
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
@@ -160,7 +160,7 @@ class _Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def counting(self, video: int, videos: int) -> None:
+    def count_video(self, video: int, videos: int) -> None:
         from tqdm import tqdm
 
         if self._bar is None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bvjax.sharding import Layout
 
-AHEAD = 2  # batches that a device may be behind: their frames take memory
+MAX_BATCHES_IN_FLIGHT = 2  # batches that a device may be behind: their frames take memory
 
 
 class _Batch:
@@ -34,7 +34,7 @@ class _Batch:
         return jax.tree.map(lambda x: x[index], self._fetched)
 
 
-class Pending:
+class PendingResult:
     """The answer to one item; asking for it sends the batch that it is in."""
 
     def __init__(self, flush: Callable[[], None]):
@@ -67,15 +67,15 @@ class Batcher:
         devices = layout.size("data")
         self._size = math.ceil(size / devices) * devices
         self._params = jax.device_put(params, layout.sharding())
-        self._layout, self._call = layout, jax.jit(fn)
-        self._sent: collections.deque[_Batch] = collections.deque()
-        self._queues: dict[Any, list[tuple[tuple[np.ndarray, ...], Pending]]] = {}
+        self._layout, self._jitted_fn = layout, jax.jit(fn)
+        self._in_flight: collections.deque[_Batch] = collections.deque()
+        self._queues: dict[Any, list[tuple[tuple[np.ndarray, ...], PendingResult]]] = {}
 
-    def submit(self, *items: np.ndarray) -> Pending:
+    def submit(self, *items: np.ndarray) -> PendingResult:
         """Adds an item (one array per batch, without the batch axis); a full batch is sent."""
         key = tuple((item.shape, item.dtype.str) for item in items)
         queue = self._queues.setdefault(key, [])
-        pending = Pending(lambda: self._send(key))
+        pending = PendingResult(lambda: self._send(key))
         queue.append((items, pending))
         if len(queue) == self._size:
             self._send(key)
@@ -89,13 +89,13 @@ class Batcher:
         rows += [rows[-1]] * (self._size - len(rows))
         sharding = self._layout.sharding("data")
         batches = [jax.device_put(np.stack(column), sharding) for column in zip(*rows, strict=True)]
-        if len(self._sent) == AHEAD:
+        if len(self._in_flight) == MAX_BATCHES_IN_FLIGHT:
             with contextlib.suppress(Exception):  # its own items tell
-                self._sent.popleft().wait()
+                self._in_flight.popleft().wait()
         try:
-            batch, error = _Batch(self._call(self._params, *batches)), None
-            self._sent.append(batch)
-        except Exception as raised:
-            batch, error = None, raised
+            batch, error = _Batch(self._jitted_fn(self._params, *batches)), None
+            self._in_flight.append(batch)
+        except Exception as exception:
+            batch, error = None, exception
         for row, (_, pending) in enumerate(queue):
             pending._batch, pending._row, pending._error = batch, row, error

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-LEAST = 1e-4  # of the largest score: less is rounding
-SHARE = 0.05  # of all the range that the scores have: less is not what a person should look at
-BACK = 2.0  # times the wavering, and
-FRACTION = 0.1  # of how far it has moved when it is noticed: as far a score is already under way
+MIN_RELATIVE_CHANGE = 1e-4  # of the largest score: less is rounding
+MIN_RANGE_SHARE = (
+    0.05  # of all the range that the scores have: less is not what a person should look at
+)
+ONSET_NOISE_FACTOR = 2.0  # times the wavering, and
+ONSET_SHARE = 0.1  # of how far it has moved when it is noticed: as far a score is already under way
 # Median of |normal| times the spread of a difference, and of a difference of differences.
-_STEP, _TURN = 0.6745 * math.sqrt(2), 0.6745 * math.sqrt(6)
+_STEP_SCALE, _CURVATURE_SCALE = 0.6745 * math.sqrt(2), 0.6745 * math.sqrt(6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,53 +58,58 @@ def movement(chunks: Sequence[float]) -> Movement:
     four scores only a jump beside hardly any wavering is.
     """
     scores = np.asarray(chunks, np.float64)
-    places = np.flatnonzero(np.isfinite(scores))
-    known = scores[places]
-    if len(known) < 2 or np.ptp(known) <= LEAST * np.abs(known).max():
+    finite_indices = np.flatnonzero(np.isfinite(scores))
+    finite_scores = scores[finite_indices]
+    if (
+        len(finite_scores) < 2
+        or np.ptp(finite_scores) <= MIN_RELATIVE_CHANGE * np.abs(finite_scores).max()
+    ):
         return Movement()
-    steps = np.diff(known)
+    steps = np.diff(finite_scores)
     largest = int(np.argmax(np.abs(steps)))
-    found = Movement(largest=int(places[largest + 1]) + 1, step=float(steps[largest]))
-    begins = _beginning(known)
-    if begins is None:
-        return found
+    movement_found = Movement(
+        largest=int(finite_indices[largest + 1]) + 1, step=float(steps[largest])
+    )
+    first_moved = _first_moved(finite_scores)
+    if first_moved is None:
+        return movement_found
     return dataclasses.replace(
-        found,
-        chunk=int(places[begins]) + 1,
-        before=float(np.median(known[:begins])),
-        after=float(known[begins]),
+        movement_found,
+        chunk=int(finite_indices[first_moved]) + 1,
+        before=float(np.median(finite_scores[:first_moved])),
+        after=float(finite_scores[first_moved]),
     )
 
 
-def _beginning(scores: Float[np.ndarray, "n"]) -> int | None:
+def _first_moved(scores: Float[np.ndarray, "n"]) -> int | None:
     """Index from 1 of the first score that has moved, or None."""
-    wavering = _wavering(scores)
-    enough = max(
-        (4 + 400 / len(scores) ** 2) * wavering,
-        LEAST * np.abs(scores).max(),
-        SHARE * np.ptp(scores),
+    noise_std = _noise_std(scores)
+    threshold = max(
+        (4 + 400 / len(scores) ** 2) * noise_std,
+        MIN_RELATIVE_CHANGE * np.abs(scores).max(),
+        MIN_RANGE_SHARE * np.ptp(scores),
     )
-    away = np.array([scores[i] - np.median(scores[:i]) for i in range(1, len(scores))])
-    moved = np.flatnonzero(np.abs(away) > enough)
-    if not len(moved):
+    distances = np.array([scores[i] - np.median(scores[:i]) for i in range(1, len(scores))])
+    exceeding = np.flatnonzero(np.abs(distances) > threshold)
+    if not len(exceeding):
         return None
-    first = int(moved[0])
-    noticed = away[first]
-    under_way = max(BACK * wavering, FRACTION * abs(noticed))
-    while first > 0 and np.sign(noticed) * away[first - 1] > under_way:
+    first = int(exceeding[0])
+    detected = distances[first]
+    onset_threshold = max(ONSET_NOISE_FACTOR * noise_std, ONSET_SHARE * abs(detected))
+    while first > 0 and np.sign(detected) * distances[first - 1] > onset_threshold:
         first -= 1
     return first + 1
 
 
-def _wavering(scores: Float[np.ndarray, "n"]) -> float:
+def _noise_std(scores: Float[np.ndarray, "n"]) -> float:
     """Standard deviation of the scores about a level or a slope that may break once."""
-    found = _typical(np.diff(scores)) / _STEP
+    noise_std = _robust_median(np.diff(scores)) / _STEP_SCALE
     if len(scores) > 4:  # fewer have no turns but those at a break
-        found = min(found, _typical(np.diff(scores, 2)) / _TURN)
-    return found
+        noise_std = min(noise_std, _robust_median(np.diff(scores, 2)) / _CURVATURE_SCALE)
+    return noise_std
 
 
-def _typical(values: Float[np.ndarray, "n"]) -> float:
+def _robust_median(values: Float[np.ndarray, "n"]) -> float:
     """Median size without the two largest, or of as many as there are."""
     sizes = np.sort(np.abs(values))
     return float(np.median(sizes[: max(1, len(sizes) - 2)]))

@@ -23,8 +23,8 @@ from bvjax.lvbench.formatting import NONE, number, ordered
 from bvjax.lvbench.results import check_comparable
 from bvjax.lvbench.table import aligned, markdown_cell, markdown_rows
 
-ENOUGH = 6  # pairs that differ, for the signed-rank test: fewer cannot reach p < 0.05
-LEVEL = 0.05
+MIN_WILCOXON_PAIRS = 6  # pairs that differ, for the signed-rank test: fewer cannot reach p < 0.05
+SIGNIFICANCE_LEVEL = 0.05
 WILCOXON, SIGN = "Wilcoxon signed-rank", "sign"
 
 Results = Mapping[str, Any]
@@ -32,7 +32,7 @@ Video = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One quantity of one metric over the pairs that have it; numbers are None without pairs.
 
     a, b: means, all videos alike. difference, low, high: of a - b, with its 95 % interval (two pairs at least).
@@ -58,10 +58,10 @@ class Comparison:
 
     names: tuple[str, str]
     pairs: tuple[tuple[str, str], ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
-    metrics_of_one: tuple[str, ...]
+    unshared_metrics: tuple[str, ...]
 
 
 def compare(a: Results, b: Results) -> Comparison:
@@ -77,15 +77,15 @@ def compare(a: Results, b: Results) -> Comparison:
     pairs, only_a, only_b = _pairs(a["videos"], b["videos"])
     if not pairs:
         raise UserError(_no_pair(a["videos"], b["videos"]))
-    titled = {m: a["metrics"][m] for m in ordered({m: None for m in metrics})}
+    metrics_in_order = {m: a["metrics"][m] for m in ordered({m: None for m in metrics})}
     rows = []
-    for metric, about in titled.items():
-        title = f"{about['title']} ({about['suite']})"
+    for metric, metadata in metrics_in_order.items():
+        title = f"{metadata['title']} ({metadata['suite']})"
         rows.append(_row(f"VDE {title}", pairs, metric, "vde", min))
-        if about["complement"]:
-            directed = None if about["complement"] == "dynamic_degree" else max
+        if metadata["complement"]:
+            best = None if metadata["complement"] == "dynamic_degree" else max
             rows.append(
-                _row(about["complement"].replace("_", " "), pairs, metric, "whole", directed)
+                _row(metadata["complement"].replace("_", " "), pairs, metric, "whole", best)
             )
     names = [str(r["config"].get("name") or side) for r, side in ((a, "A"), (b, "B"))]
     return Comparison(
@@ -94,7 +94,7 @@ def compare(a: Results, b: Results) -> Comparison:
         rows=tuple(rows),
         only_a=tuple(v["name"] for v in only_a),
         only_b=tuple(v["name"] for v in only_b),
-        metrics_of_one=tuple(sorted({*a["metrics"]} ^ {*b["metrics"]})),
+        unshared_metrics=tuple(sorted({*a["metrics"]} ^ {*b["metrics"]})),
     )
 
 
@@ -102,7 +102,7 @@ def significance(differences: Sequence[float]) -> tuple[float | None, str]:
     """(p, name of the test) of paired differences; None where there are none."""
     values = np.asarray(differences, np.float64)
     values = values[values != 0]
-    if len(values) >= ENOUGH:
+    if len(values) >= MIN_WILCOXON_PAIRS:
         return float(scipy.stats.wilcoxon(values).pvalue), WILCOXON
     if not len(differences):
         return None, SIGN
@@ -111,16 +111,16 @@ def significance(differences: Sequence[float]) -> tuple[float | None, str]:
     return float(scipy.stats.binomtest(int((values > 0).sum()), len(values)).pvalue), SIGN
 
 
-def text(found: Comparison) -> list[str]:
+def text(comparison: Comparison) -> list[str]:
     """Lines for a terminal."""
-    return [_intro(found), "", *aligned(_table(found)), "", *_notes(found)]
+    return [_intro(comparison), "", *aligned(_table(comparison)), "", *_notes(comparison)]
 
 
-def markdown(found: Comparison) -> list[str]:
+def markdown(comparison: Comparison) -> list[str]:
     """Lines of Markdown."""
-    rows = [[markdown_cell(cell) for cell in row] for row in _table(found)]
-    notes = [f"{markdown_cell(line)}  " for line in _notes(found)]
-    return [markdown_cell(_intro(found)), "", *markdown_rows(rows), "", *notes]
+    rows = [[markdown_cell(cell) for cell in row] for row in _table(comparison)]
+    notes = [f"{markdown_cell(line)}  " for line in _notes(comparison)]
+    return [markdown_cell(_intro(comparison)), "", *markdown_rows(rows), "", *notes]
 
 
 def _row(
@@ -129,30 +129,34 @@ def _row(
     metric: str,
     key: str,
     best: Callable[..., Any] | None,
-) -> Row:
+) -> ComparisonRow:
     values = [
-        (one, other)
-        for one, other in (tuple(v["scores"].get(metric, {}).get(key) for v in p) for p in pairs)
-        if one is not None and other is not None
+        (values_a, values_b)
+        for values_a, values_b in (
+            tuple(v["scores"].get(metric, {}).get(key) for v in p) for p in pairs
+        )
+        if values_a is not None and values_b is not None
     ]
     if not values:
-        return Row(title, 0, None, None, None, None, None, None, SIGN, "")
-    one, other = (np.array(side, np.float64) for side in zip(*values, strict=True))
-    about = intervals.difference(one, other)
-    p, test = significance(one - other)
-    several = len(values) > 1
+        return ComparisonRow(title, 0, None, None, None, None, None, None, SIGN, "")
+    values_a, values_b = (np.array(side, np.float64) for side in zip(*values, strict=True))
+    interval = intervals.difference(values_a, values_b)
+    p, test = significance(values_a - values_b)
+    has_interval = len(values) > 1
     better = ""
-    typical = float(np.median(one - other))  # the tests are about ranks and signs, not the mean
-    if best and p < LEVEL and typical:
-        better = "A" if (typical < 0) == (best is min) else "B"
-    return Row(
+    median = float(
+        np.median(values_a - values_b)
+    )  # the tests are about ranks and signs, not the mean
+    if best and p < SIGNIFICANCE_LEVEL and median:
+        better = "A" if (median < 0) == (best is min) else "B"
+    return ComparisonRow(
         title=title,
         n=len(values),
-        a=float(one.mean()),
-        b=float(other.mean()),
-        difference=about["mean"],
-        low=about["low"] if several else None,
-        high=about["high"] if several else None,
+        a=float(values_a.mean()),
+        b=float(values_b.mean()),
+        difference=interval["mean"],
+        low=interval["low"] if has_interval else None,
+        high=interval["high"] if has_interval else None,
         p=p,
         test=test,
         better=better,
@@ -170,32 +174,32 @@ def _pairs(
     )
     left, right, pairs = list(a), list(b), []
     for key in keys:
-        there, theirs = {key(v): v for v in right}, Counter(map(key, right))
-        ours = Counter(map(key, left))
-        unique = {k for k in ours if k and ours[k] == theirs[k] == 1}
-        found = [(v, there[key(v)]) for v in left if key(v) in unique]
-        found = [pair for pair in found if not _other_prompt(*pair)]
-        pairs += found
-        taken = {id(v) for pair in found for v in pair}
-        left = [v for v in left if id(v) not in taken]
-        right = [v for v in right if id(v) not in taken]
-    place = {id(v): place for place, v in enumerate(a)}
-    return sorted(pairs, key=lambda pair: place[id(pair[0])]), left, right
+        right_by_key, right_counts = {key(v): v for v in right}, Counter(map(key, right))
+        left_counts = Counter(map(key, left))
+        unique = {k for k in left_counts if k and left_counts[k] == right_counts[k] == 1}
+        matches = [(v, right_by_key[key(v)]) for v in left if key(v) in unique]
+        matches = [pair for pair in matches if not _prompts_differ(*pair)]
+        pairs += matches
+        matched = {id(v) for pair in matches for v in pair}
+        left = [v for v in left if id(v) not in matched]
+        right = [v for v in right if id(v) not in matched]
+    position = {id(v): position for position, v in enumerate(a)}
+    return sorted(pairs, key=lambda pair: position[id(pair[0])]), left, right
 
 
-def _other_prompt(one: Video, other: Video) -> bool:
-    prompts = one.get("prompt"), other.get("prompt")
+def _prompts_differ(a: Video, b: Video) -> bool:
+    prompts = a.get("prompt"), b.get("prompt")
     return all(prompts) and prompts[0] != prompts[1]
 
 
 def _no_pair(a: Sequence[Video], b: Sequence[Video]) -> str:
     names = {v["name"]: v for v in b}
-    for one in a:
-        other = names.get(one["name"])
-        if other is not None and _other_prompt(one, other):
+    for video_a in a:
+        video_b = names.get(video_a["name"])
+        if video_b is not None and _prompts_differ(video_a, video_b):
             return (
-                f"{one['name']} shows another story in A than in B ({_start(one['prompt'])} and "
-                f"{_start(other['prompt'])}), and no other videos have a prompt or name in common"
+                f"{video_a['name']} shows another story in A than in B ({_start(video_a['prompt'])} and "
+                f"{_start(video_b['prompt'])}), and no other videos have a prompt or name in common"
             )
     return "no video of one has a video of the other with its name or prompt"
 
@@ -204,40 +208,41 @@ def _start(prompt: str, length: int = 40) -> str:
     return repr(prompt if len(prompt) <= length else f"{prompt[:length].rstrip()}...")
 
 
-def _s(things: Sequence[Any]) -> str:
-    return "" if len(things) == 1 else "s"
+def _plural_s(items: Sequence[Any]) -> str:
+    return "" if len(items) == 1 else "s"
 
 
-def _intro(found: Comparison) -> str:
-    return f"A: {found.names[0]}, B: {found.names[1]}; {len(found.pairs)} pair{_s(found.pairs)} of videos"
+def _intro(comparison: Comparison) -> str:
+    (a, b), pairs = comparison.names, comparison.pairs
+    return f"A: {a}, B: {b}; {len(pairs)} pair{_plural_s(pairs)} of videos"
 
 
-def _table(found: Comparison) -> list[list[str]]:
+def _table(comparison: Comparison) -> list[list[str]]:
     """Returns the numbers of a single pair alone, since nothing can be said about chance."""
-    several = len(found.pairs) > 1
-    rows = [["", "A", "B", "A - B", *["95 %", "p", "test", "better", "pairs"] * several]]
-    for row in found.rows:
+    has_pairs = len(comparison.pairs) > 1
+    rows = [["", "A", "B", "A - B", *["95 %", "p", "test", "better", "pairs"] * has_pairs]]
+    for row in comparison.rows:
         numbers = [number(row.a), number(row.b), number(row.difference)]
-        between = NONE if row.low is None else f"{number(row.low)} to {number(row.high)}"
+        interval = NONE if row.low is None else f"{number(row.low)} to {number(row.high)}"
         p = NONE if row.p is None else f"{row.p:.2g}"
-        chance = [between, p, row.test, row.better or NONE, str(row.n)]
-        rows.append([row.title, *numbers, *chance * several])
+        statistics = [interval, p, row.test, row.better or NONE, str(row.n)]
+        rows.append([row.title, *numbers, *statistics * has_pairs])
     return rows
 
 
-def _notes(found: Comparison) -> list[str]:
+def _notes(comparison: Comparison) -> list[str]:
     lines = ["One pair: a difference may be chance, and neither is called better."]
-    if len(found.pairs) > 1:
+    if len(comparison.pairs) > 1:
         lines = [
-            f"better: where p < {LEVEL}; p is two-sided and not corrected for the "
-            f"{len(found.rows)} rows."
+            f"better: where p < {SIGNIFICANCE_LEVEL}; p is two-sided and not corrected for the "
+            f"{len(comparison.rows)} rows."
         ]
-    for name, videos in zip(found.names, (found.only_a, found.only_b), strict=True):
+    for name, videos in zip(comparison.names, (comparison.only_a, comparison.only_b), strict=True):
         if videos:
             lines.append(f"without a partner, only in {name}: {', '.join(videos)}")
-    renamed = [f"{x} with {y}" for x, y in found.pairs if x != y]
+    renamed = [f"{x} with {y}" for x, y in comparison.pairs if x != y]
     if renamed:
         lines.append(f"paired under different names: {', '.join(renamed)}")
-    if found.metrics_of_one:
-        lines.append(f"measured in one only: {', '.join(found.metrics_of_one)}")
+    if comparison.unshared_metrics:
+        lines.append(f"measured in one only: {', '.join(comparison.unshared_metrics)}")
     return lines

@@ -18,30 +18,32 @@ def long_csv(results: Results) -> str:
     rows = []
     for video in results["videos"]:
         length, fps = video["frames"] // segments, video["fps"]
-        for metric in _measured(results, video):
-            for place, score in enumerate(video["scores"][metric]["chunks"]):
-                times = [round((place + i) * length / fps, 3) if fps else None for i in (0, 1)]
-                rows.append((video["name"], metric, place + 1, *times, score))
+        for metric in _measured_metrics(results, video):
+            for index, score in enumerate(video["scores"][metric]["chunks"]):
+                times = [round((index + i) * length / fps, 3) if fps else None for i in (0, 1)]
+                rows.append((video["name"], metric, index + 1, *times, score))
     return _csv(("video", "metric", "chunk", "start", "end", "score"), rows)
 
 
 def wide_csv(results: Results) -> str:
     """A row a video: what is known of it, and per metric the drift and the score of the whole."""
-    about = ("name", "sha256", "frames", "fps", "height", "width", "seconds")
-    parts = ("vde", "vde_normalised", "wmape", "whole", "moved", "reason")
+    video_columns = ("name", "sha256", "frames", "fps", "height", "width", "seconds")
+    metric_columns = ("vde", "vde_normalised", "wmape", "whole", "moved", "reason")
     metrics = ordered(results["metrics"])
     rows = []
     for video in results["videos"]:
-        row = [video[key] for key in about]
+        row = [video[key] for key in video_columns]
         for metric in metrics:
             scores = dict(video["scores"].get(metric, {}))
             scores["moved"] = (scores.get("moved") or {}).get("chunk")
-            row += [scores.get(part) for part in parts]
+            row += [scores.get(column) for column in metric_columns]
         rows.append(row)
-    return _csv((*about, *(f"{m}/{part}" for m in metrics for part in parts)), rows)
+    return _csv(
+        (*video_columns, *(f"{m}/{column}" for m in metrics for column in metric_columns)), rows
+    )
 
 
-def _measured(results: Results, video: Mapping[str, Any]) -> list[str]:
+def _measured_metrics(results: Results, video: Mapping[str, Any]) -> list[str]:
     return [metric for metric in ordered(results["metrics"]) if metric in video["scores"]]
 
 
@@ -51,11 +53,11 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     writer.writerow(head)
     # None is an empty field, a float all its digits.
     writer.writerows(
-        [_text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+        [_escape_formula(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
     )
     return buffer.getvalue()
 
 
-def _text(cell: str) -> str:
+def _escape_formula(cell: str) -> str:
     """Text that a spreadsheet takes for text: not a formula, which it would run."""
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

@@ -21,11 +21,11 @@ from bvjax.lvbench import (
     vbench_file,
     weights,
 )  # fmt: skip
-from bvjax.lvbench.metric import Context, Options
+from bvjax.lvbench.metric import MetricContext, Options
 from bvjax.lvbench.paper import flow, identity
 from bvjax.lvbench.report import page
 from bvjax.lvbench.store import Store
-from bvjax.lvbench.suites import Entry, choose
+from bvjax.lvbench.suites import MetricEntry, choose
 from bvjax.lvbench.vde import drift_weights
 from bvjax.lvbench.video import find_videos
 from bvjax.lvbench.weights import default_folder
@@ -65,12 +65,12 @@ class Outcome:
 
     lines: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
-    owed: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
     results: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     path: pathlib.Path = pathlib.Path()
 
 
-def check(request: Request) -> list[Entry]:
+def check(request: Request) -> list[MetricEntry]:
     """The metrics that will be measured.
 
     Raises `UserError` for whatever can be seen to be wrong before a video is decoded: unknown
@@ -94,60 +94,66 @@ def check(request: Request) -> list[Entry]:
     find_videos(request.videos)
     entries = choose(request.suite or "all", request.metrics)
     if request.suite is None:
-        there = lambda e: all(weights.present(w, request.weights_folder) for w in e.needs(options))
-        found = [e for e in entries if e.suite == "paper" or there(e)]
+        has_weights = lambda e: all(
+            weights.present(w, request.weights_folder) for w in e.required_weights(options)
+        )
+        available = [e for e in entries if e.suite == "paper" or has_weights(e)]
         # A metric that is asked for by its name is measured, in one suite at least.
-        entries = [e for e in entries if e in found or e.key not in {f.key for f in found}]
-        entries = entries if request.metrics else found
-    weights.missing(_needed(entries, options), request.weights_folder)
+        entries = [e for e in entries if e in available or e.key not in {f.key for f in available}]
+        entries = entries if request.metrics else available
+    weights.check_present(_weight_names(entries, options), request.weights_folder)
     return entries
 
 
-def evaluate(request: Request, progress: runner.Progress) -> Outcome:
+def evaluate(request: Request, progress: runner.ProgressReporter) -> Outcome:
     """Measures what is missing and writes the results; raises `UserError` as `check` does.
 
     OUT/results.json, results.csv, summary.csv, table.md, report.html, and what VBench's scripts
     read (only where metrics of the suite official were measured).
     """
     entries = check(request)
-    place = request.videos.resolve()
-    name = shown(request.name or (place.stem if place.is_file() else place.name))
+    videos_path = request.videos.resolve()
+    name = shown(request.name or (videos_path.stem if videos_path.is_file() else videos_path.name))
     out = request.out or pathlib.Path("runs/evaluation") / name
-    asked = prompts.load(request.prompts) if request.prompts else None
+    loaded_prompts = prompts.load(request.prompts) if request.prompts else None
     store = Store(out)
-    needed = _needed(entries, request.options)
-    hashes = {w: weights.sha256(w, request.weights_folder) for w in needed}
-    context = Context(
+    weight_names = _weight_names(entries, request.options)
+    hashes = {w: weights.sha256(w, request.weights_folder) for w in weight_names}
+    context = MetricContext(
         options=request.options,
-        layout=_layout(request.devices),
+        layout=_data_layout(request.devices),
         load=lambda name: weights.load(name, request.weights_folder),
     )
-    task = runner.Task(
+    job = runner.MeasurementJob(
         videos=request.videos,
         store=store,
         metrics=[entry.make(context) for entry in entries],
         segments=request.options.segments,
-        weights={e.name: {w: hashes[w] for w in e.needs(request.options)} for e in entries},
+        weights={
+            e.name: {w: hashes[w] for w in e.required_weights(request.options)} for e in entries
+        },
         shard=request.shard or (jax.process_index(), jax.process_count()),
     )
     store.check()
-    failed = runner.measure(task, progress)
-    measured, owed = runner.collect(task)
-    if owed:
+    failed = runner.measure(job, progress)
+    measured_videos, pending = runner.collect(job)
+    if pending:
         failures = tuple(f"{name}: {why}" for name, reasons in failed.items() for why in reasons)
-        return Outcome(failures=failures, owed=tuple(owed), path=out)
+        return Outcome(failures=failures, pending=tuple(pending), path=out)
     content = results.build(
-        config=_config(request, task, name),
-        provenance=_provenance(request, hashes, context.layout, asked),
+        config=_config(request, job, name),
+        provenance=_provenance(request, hashes, context.layout, loaded_prompts),
         entries=entries,
-        measured=measured,
-        prompts=asked,
+        measured_videos=measured_videos,
+        prompts=loaded_prompts,
     )
     pictures = {
-        m.name: store.pictures(m.video, task.segments) for m in measured if m.video is not None
+        m.name: store.pictures(m.video, job.segments)
+        for m in measured_videos
+        if m.video is not None
     }
     files = _write(out, content, pictures)
-    failures = tuple(sentence for m in measured for sentence in m.failures)
+    failures = tuple(sentence for m in measured_videos for sentence in m.failures)
     lines = (*table.text(content), "", *map(str, files))
     return Outcome(lines, failures, results=content, path=out)
 
@@ -170,7 +176,7 @@ def evaluate_videos(
     batch: int = 8,
     devices: int | None = None,
     shard: tuple[int, int] | None = None,
-    progress: runner.Progress | None = None,
+    progress: runner.ProgressReporter | None = None,
 ) -> Outcome:
     """Measures how videos drift (VDE) and how good they are: `bvjax.evaluate`.
 
@@ -207,7 +213,7 @@ def evaluate_videos(
         devices=devices,
         shard=shard,
     )
-    return evaluate(request, runner.Quiet() if progress is None else progress)
+    return evaluate(request, runner.NullProgress() if progress is None else progress)
 
 
 def _write(
@@ -232,31 +238,38 @@ def _write(
     return files
 
 
-def _needed(entries: list[Entry], options: Options) -> list[str]:
-    return list(dict.fromkeys(w for entry in entries for w in entry.needs(options)))
+def _weight_names(entries: list[MetricEntry], options: Options) -> list[str]:
+    return list(dict.fromkeys(w for entry in entries for w in entry.required_weights(options)))
 
 
-def _layout(devices: int | None) -> Layout:
+def _data_layout(devices: int | None) -> Layout:
     """A mesh of this process's devices along `data`; none for a single device."""
-    here = jax.local_devices()
-    if devices is not None and devices > len(here):
-        raise UserError(f"the mesh wants data={devices}; there are {len(here)} devices")
-    here = here[:devices]
-    return Layout() if len(here) == 1 else make_layout({"data": len(here)}, here)
+    local_devices = jax.local_devices()
+    if devices is not None and devices > len(local_devices):
+        raise UserError(f"the mesh wants data={devices}; there are {len(local_devices)} devices")
+    local_devices = local_devices[:devices]
+    return (
+        Layout()
+        if len(local_devices) == 1
+        else make_layout({"data": len(local_devices)}, local_devices)
+    )
 
 
-def _config(request: Request, task: runner.Task, name: str) -> dict[str, Any]:
+def _config(request: Request, job: runner.MeasurementJob, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "suite": request.suite or "all that has its weights",
         **dataclasses.asdict(request.options),
         "weights": request.weights,
-        "metrics": {metric.name: dict(metric.settings) for metric in task.metrics},
+        "metrics": {metric.name: dict(metric.settings) for metric in job.metrics},
     }
 
 
 def _provenance(
-    request: Request, hashes: Mapping[str, str], layout: Layout, asked: prompts.Prompts | None
+    request: Request,
+    hashes: Mapping[str, str],
+    layout: Layout,
+    loaded_prompts: prompts.Prompts | None,
 ) -> dict[str, Any]:
     libraries = {name: ".".join(map(str, v)) for name, v in av.library_versions.items()}
     return {
@@ -264,6 +277,6 @@ def _provenance(
         "devices": layout.size("data"),
         "decoder": f"PyAV {av.__version__}, libavcodec {libraries.get('libavcodec', 'unknown')}",
         "weights": dict(hashes),
-        "prompts": asked.sha256 if asked else None,
+        "prompts": loaded_prompts.sha256 if loaded_prompts else None,
         "videos": str(request.videos),
     }

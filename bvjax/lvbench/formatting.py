@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bvjax.lvbench.suites import ENTRIES
+from bvjax.lvbench.suites import METRIC_ENTRIES
 
 NONE = "\N{EN DASH}"
 UNIT = "\N{NO-BREAK SPACE}%"
@@ -77,9 +77,9 @@ def duration(seconds: Any) -> str:
         return NONE
     if x < 60:
         return f"{x:.3g} s"
-    minutes, rest = divmod(round(x), 60)
+    minutes, remainder = divmod(round(x), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{remainder:02}" if hours else f"{minutes}:{remainder:02}"
 
 
 def chunk_times(video: Mapping[str, Any], segments: int) -> list[str]:
@@ -91,8 +91,8 @@ def chunk_times(video: Mapping[str, Any], segments: int) -> list[str]:
     fps = finite(video.get("fps")) or 0.0
     edges = [i * length / fps if fps else i * length for i in range(segments + 1)]
     unit = " s" if fps else ""
-    whole = all(abs(edge - round(edge)) < 0.05 for edge in edges)
-    digits = 0 if whole or edges[1] >= 5 else 1
+    has_whole_seconds = all(abs(edge - round(edge)) < 0.05 for edge in edges)
+    digits = 0 if has_whole_seconds or edges[1] >= 5 else 1
     text = [f"{edge:.{digits}f}" for edge in edges]
     if not fps:
         return [f"frames {a}{NONE}{int(b) - 1}" for a, b in zip(text, text[1:], strict=False)]
@@ -101,19 +101,19 @@ def chunk_times(video: Mapping[str, Any], segments: int) -> list[str]:
 
 def ordered(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Names of metrics, suite by suite in the order of the paper's Table 2."""
-    known = {name: place for place, name in enumerate(ENTRIES)}
-    return sorted(metrics, key=lambda name: (known.get(name, len(known)), name))
+    positions = {name: position for position, name in enumerate(METRIC_ENTRIES)}
+    return sorted(metrics, key=lambda name: (positions.get(name, len(positions)), name))
 
 
 def label(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """A metric's title, with its suite where several suites were measured."""
-    about = metrics[name]
-    title = str(about.get("title", name))
-    several = len({m.get("suite") for m in metrics.values()}) > 1
-    return f"{title} ({about.get('suite')})" if several else title
+    metadata = metrics[name]
+    title = str(metadata.get("title", name))
+    has_several_suites = len({m.get("suite") for m in metrics.values()}) > 1
+    return f"{title} ({metadata.get('suite')})" if has_several_suites else title
 
 
-def look(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def style(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """How a metric is drawn: a hue and marker by its key, dashes in the second of two suites."""
     key = name.rpartition("/")[2]
     suites: Sequence[Any] = list(dict.fromkeys(metrics[n].get("suite") for n in ordered(metrics)))

@@ -40,22 +40,22 @@ def mean(
         weights: how much each value counts in the mean, above 0; all are drawn alike.
     """
     values = np.asarray(values, np.float64)
-    kept = np.isfinite(values)
-    finite = values[kept]
-    about = {"n": len(finite), "infinite": int(len(values) - len(finite))}
+    is_finite = np.isfinite(values)
+    finite = values[is_finite]
+    counts = {"n": len(finite), "infinite": int(len(values) - len(finite))}
     if not len(finite):
-        return {"mean": None, "low": None, "high": None, **about}
+        return {"mean": None, "low": None, "high": None, **counts}
     rng = np.random.default_rng(seed)
     if weights is None:
         centre = finite.mean()
         means = rng.choice(finite, (DRAWS, len(finite))).mean(axis=1)
     else:
-        w = np.asarray(weights, np.float64)[kept]
+        w = np.asarray(weights, np.float64)[is_finite]
         centre = (w * finite).sum() / w.sum()
-        drawn = rng.integers(len(finite), size=(DRAWS, len(finite)))
-        means = (w * finite)[drawn].sum(axis=1) / w[drawn].sum(axis=1)
+        samples = rng.integers(len(finite), size=(DRAWS, len(finite)))
+        means = (w * finite)[samples].sum(axis=1) / w[samples].sum(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return {"mean": float(centre), "low": float(low), "high": float(high), **about}
+    return {"mean": float(centre), "low": float(low), "high": float(high), **counts}
 
 
 def difference(

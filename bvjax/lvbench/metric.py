@@ -76,16 +76,16 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Context:
+class MetricContext:
     """What metrics are made from: options, devices, and weights by the names of `weights.FILES`."""
 
     options: Options
     layout: Layout
     load: Callable[[str], dict[str, np.ndarray]]
-    _made: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    _cache: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
-    def once(self, key: str, make: Callable[[], Any]) -> Any:
+    def cached(self, key: str, build: Callable[[], Any]) -> Any:
         """What `make` returned when it was first asked for under `key`: metrics share it."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        if key not in self._cache:
+            self._cache[key] = build()
+        return self._cache[key]

@@ -26,10 +26,10 @@ _PIXELS_AT_ONCE = 2**17
 
 def motion(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "f-1"]:
     """Mean length of the flow between neighbouring frames, in pixels per frame (Eq. 21)."""
-    return np.asarray(motion_later(frames), np.float64)
+    return np.asarray(motion_async(frames), np.float64)
 
 
-def motion_later(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[Array, "f-1"]:
+def motion_async(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[Array, "f-1"]:
     """`motion` as the device is asked for it: who reads it waits."""
     return _mean_flow(luminance(np.asarray(frames)))
 
@@ -52,12 +52,12 @@ def optical_flow(
 
 @jax.jit
 def _mean_flow(luma: Float[Array, "f h w"]) -> Float[Array, "f-1"]:
-    def one(pair):
+    def pair_motion(pair):
         flow = optical_flow(pair[0][None], pair[1][None])
         return jnp.sqrt(jnp.sum(flow**2, axis=-1)).mean()
 
     batch = max(1, _PIXELS_AT_ONCE // (luma.shape[1] * luma.shape[2]))
-    return jax.lax.map(one, (luma[:-1], luma[1:]), batch_size=batch)
+    return jax.lax.map(pair_motion, (luma[:-1], luma[1:]), batch_size=batch)
 
 
 def _refine(
@@ -71,11 +71,13 @@ def _refine(
     limit = jnp.array([height - 1.0, width - 1.0])
 
     def step(_, flow):
-        where = grid + flow
-        inside = jnp.all((where >= 0) & (where <= limit), axis=-1)  # elsewhere b is not known
-        error = sample(b, (where[..., 0], where[..., 1])) - a
-        products = (gy * gy, gy * gx, gx * gx, gy * error, gx * error)
-        yy, yx, xx, ey, ex = (_window_mean(jnp.where(inside, p, 0.0)) for p in products)
+        positions = grid + flow
+        inside = jnp.all(
+            (positions >= 0) & (positions <= limit), axis=-1
+        )  # elsewhere b is not known
+        error = sample(b, (positions[..., 0], positions[..., 1])) - a
+        elementwise = (gy * gy, gy * gx, gx * gx, gy * error, gx * error)
+        yy, yx, xx, ey, ex = (_window_mean(jnp.positions(inside, p, 0.0)) for p in elementwise)
         yy, xx = yy + NOISE, xx + NOISE
         scale = 1.0 / (yy * xx - yx * yx)
         change = jnp.stack([xx * ey - yx * ex, yy * ex - yx * ey], axis=-1) * scale[..., None]

@@ -17,19 +17,19 @@ class Pictures:
 
     def __init__(self, video: Video, segments: int):
         length = video.frames // segments
-        self._wanted = {i * length + length // 2: i for i in range(segments)}
-        self._found: dict[int, bytes] = {}
+        self._segment_of_frame = {i * length + length // 2: i for i in range(segments)}
+        self._jpegs: dict[int, bytes] = {}
 
     def add(self, block: Block) -> None:
         """Takes the next frames."""
         for index in range(block.first, block.first + len(block.frames)):
-            if index in self._wanted:
+            if index in self._segment_of_frame:
                 frame = block.frames[index - block.first]
-                self._found[self._wanted[index]] = _jpeg(frame)
+                self._jpegs[self._segment_of_frame[index]] = _jpeg(frame)
 
     def jpegs(self) -> list[bytes]:
         """JPEG files in the segments' order."""
-        return [self._found[i] for i in sorted(self._found)]
+        return [self._jpegs[i] for i in sorted(self._jpegs)]
 
 
 def _jpeg(frame: np.ndarray) -> bytes:

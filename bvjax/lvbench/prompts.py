@@ -18,7 +18,7 @@ from typing import Any
 
 from bvjax.errors import UserError
 from bvjax.files import read_json, read_json_lines, sha256_of
-from bvjax.lvbench.video import bare
+from bvjax.lvbench.video import without_suffix
 from bvjax.plain_text import is_blank, same_name, whole_text
 from bvjax.story import parse_story
 
@@ -40,11 +40,11 @@ class Prompts:
 
     @functools.cached_property
     def _by_stem(self) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
-        found: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+        keys_by_stem: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
         for key in self.texts:
-            parts = _parts(key)
-            found.setdefault(parts[0], []).append((key, parts))
-        return found
+            name_parts = _name_parts(key)
+            keys_by_stem.setdefault(name_parts[0], []).append((key, name_parts))
+        return keys_by_stem
 
     def key(self, name: str) -> str | None:
         """Under which name a video's prompt is; None where there is none or it cannot be told.
@@ -55,17 +55,17 @@ class Prompts:
         Args:
             name: of the video, below the folder that was asked for.
         """
-        video = _parts(name)
-        best, found = 0, []
-        for key, parts in self._by_stem.get(video[0], ()):
-            common = _common(video, parts)
-            if common > best:
-                best, found = common, []
-            if common == best:
-                found.append(key)
-        if len({self.texts[key] for key in found}) != 1:
+        video_parts = _name_parts(name)
+        most_common_parts, candidates = 0, []
+        for key, parts in self._by_stem.get(video_parts[0], ()):
+            common_parts = _common_length(video_parts, parts)
+            if common_parts > most_common_parts:
+                most_common_parts, candidates = common_parts, []
+            if common_parts == most_common_parts:
+                candidates.append(key)
+        if len({self.texts[key] for key in candidates}) != 1:
             return None
-        return found[0]
+        return candidates[0]
 
     def text(self, name: str) -> str | None:
         """The prompt of a video."""
@@ -130,13 +130,13 @@ def _text(value: Any, where: str) -> str:
     raise UserError(f"{where} has neither a prompt nor captions; {FORMS}")
 
 
-def _parts(name: str) -> tuple[str, ...]:
+def _name_parts(name: str) -> tuple[str, ...]:
     """Folders and stem, the last first; only suffixes of videos are taken off."""
     *folders, last = same_name(name).replace("\\", "/").split("/")
-    return (bare(last) or last, *reversed(folders))
+    return (without_suffix(last) or last, *reversed(folders))
 
 
-def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+def _common_length(a: tuple[str, ...], b: tuple[str, ...]) -> int:
     """How many parts are equal, from the first on."""
     count = 0
     for x, y in zip(a, b, strict=False):

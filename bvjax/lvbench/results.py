@@ -37,12 +37,12 @@ from bvjax.lvbench.change import movement
 from bvjax.lvbench.formatting import finite
 from bvjax.lvbench.metric import Scores
 from bvjax.lvbench.prompts import Prompts
-from bvjax.lvbench.results_check import damage
-from bvjax.lvbench.suites import Entry
+from bvjax.lvbench.results_check import find_damage
+from bvjax.lvbench.suites import MetricEntry
 from bvjax.lvbench.vde import drift
 
 if TYPE_CHECKING:
-    from bvjax.lvbench.runner import Measured
+    from bvjax.lvbench.runner import MeasuredVideo
 
 FORMAT = "bvjax-lvbench-1"
 # VBench's means of these count pairs of frames, not videos.
@@ -54,8 +54,8 @@ Results = Mapping[str, Any]
 def build(
     config: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    entries: Sequence[Entry],
-    measured: Sequence[Measured],
+    entries: Sequence[MetricEntry],
+    measured_videos: Sequence[MeasuredVideo],
     prompts: Prompts | None = None,
 ) -> dict[str, Any]:
     """The content of results.json.
@@ -64,11 +64,13 @@ def build(
         config: with `weights` of the VDE ("linear" or "log"), and `segments`.
         measured: all videos; those that are broken or too short for all metrics are told as failed.
     """
-    videos = [_video(m, config["weights"], prompts) for m in measured if m.video and m.scores]
+    videos = [
+        _video(m, config["weights"], prompts) for m in measured_videos if m.video and m.scores
+    ]
     unmatched = None
     if prompts is not None:
         missing, unused = prompts.unmatched(
-            m.name for m in measured if not (m.video and m.video.prompt)
+            m.name for m in measured_videos if not (m.video and m.video.prompt)
         )
         unmatched = {"missing": missing, "unused": unused}
     return {
@@ -77,7 +79,7 @@ def build(
         "provenance": dict(provenance),
         "metrics": {entry.name: _metric(entry) for entry in entries},
         "videos": videos,
-        "failed": [_failed(m.name, sentence) for m in measured for sentence in m.failures],
+        "failed": [_failed(m.name, sentence) for m in measured_videos for sentence in m.failures],
         "prompts": unmatched,
         "aggregate": {entry.name: _aggregate(entry, videos) for entry in entries},
     }
@@ -87,12 +89,14 @@ def load_results(path: str | pathlib.Path) -> dict[str, Any]:
     """Reads results.json; raises `UserError` where it is not what `build` makes."""
     path = pathlib.Path(path)
     content = read_json(path, "the results")
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise UserError(f"{path} is not a results.json: its format is {found!r}, not {FORMAT!r}")
-    wrong = damage(content)
-    if wrong:
-        raise UserError(f"the results {path} are damaged: {wrong}")
+    format_name = content.get("format") if isinstance(content, dict) else None
+    if format_name != FORMAT:
+        raise UserError(
+            f"{path} is not a results.json: its format is {format_name!r}, not {FORMAT!r}"
+        )
+    problem = find_damage(content)
+    if problem:
+        raise UserError(f"the results {path} are damaged: {problem}")
     return content
 
 
@@ -104,48 +108,50 @@ def check_comparable(a: Results, b: Results) -> list[str]:
     """
     names = [_name(a, "A"), _name(b, "B")]
     for key, what in (("segments", "chunks"), ("weights", "VDE weights")):
-        one, other = a["config"][key], b["config"][key]
-        if one != other:
+        value_a, value_b = a["config"][key], b["config"][key]
+        if value_a != value_b:
             raise UserError(
-                f"{what} are {one} in {names[0]} and {other} in {names[1]}; they must be the same"
+                f"{what} are {value_a} in {names[0]} and {value_b} in {names[1]}; they must be the same"
             )
-    both = [metric for metric in a["metrics"] if metric in b["metrics"]]
-    if not both:
-        one, other = (
+    shared_metrics = [metric for metric in a["metrics"] if metric in b["metrics"]]
+    if not shared_metrics:
+        value_a, value_b = (
             ", ".join(sorted({m["suite"] for m in results["metrics"].values()})) or "none"
             for results in (a, b)
         )
         raise UserError(
-            f"{names[0]} and {names[1]} have no metric in common: the suites are {one} and {other}"
+            f"{names[0]} and {names[1]} have no metric in common: the suites are {value_a} and {value_b}"
         )
-    for metric in both:
-        one, other = (results["config"].get("metrics", {}).get(metric, {}) for results in (a, b))
-        for key in sorted({*one, *other}):
-            if one.get(key) != other.get(key):
+    for metric in shared_metrics:
+        value_a, value_b = (
+            results["config"].get("metrics", {}).get(metric, {}) for results in (a, b)
+        )
+        for key in sorted({*value_a, *value_b}):
+            if value_a.get(key) != value_b.get(key):
                 raise UserError(
-                    f"{metric} was measured with {key} {one.get(key)} in {names[0]} and "
-                    f"{other.get(key)} in {names[1]}; its settings must be the same"
+                    f"{metric} was measured with {key} {value_a.get(key)} in {names[0]} and "
+                    f"{value_b.get(key)} in {names[1]}; its settings must be the same"
                 )
-    return both
+    return shared_metrics
 
 
 def _name(results: Results, default: str) -> str:
     return str(results["config"].get("name") or default)
 
 
-def _metric(entry: Entry) -> dict[str, Any]:
+def _metric(entry: MetricEntry) -> dict[str, Any]:
     return {
         "title": entry.title,
         "suite": entry.suite,
         "complement": entry.complement,
         "better": {
-            "vde": "lower" if entry.drifts else None,
-            "whole": "higher" if entry.complement and entry.drifts else None,
+            "vde": "lower" if entry.measures_quality else None,
+            "whole": "higher" if entry.complement and entry.measures_quality else None,
         },
     }
 
 
-def _video(measured: Measured, weights: str, prompts: Prompts | None) -> dict[str, Any]:
+def _video(measured: MeasuredVideo, weights: str, prompts: Prompts | None) -> dict[str, Any]:
     video = measured.video
     return {
         "name": video.name,
@@ -161,16 +167,16 @@ def _video(measured: Measured, weights: str, prompts: Prompts | None) -> dict[st
 
 
 def _scores(scores: Scores, weights: str) -> dict[str, Any]:
-    found = drift(scores.chunks, weights)
+    drift_scores = drift(scores.chunks, weights)
     # The metric knows why a segment has no score; where it does not, the drift's words have to do.
     reasons = [scores.reason] if scores.reason else []
-    if found.reason and not (scores.reason and any(map(math.isnan, scores.chunks))):
-        reasons.append(found.reason)
+    if drift_scores.reason and not (scores.reason and any(map(math.isnan, scores.chunks))):
+        reasons.append(drift_scores.reason)
     return {
         "chunks": [finite(chunk) for chunk in scores.chunks],
-        "vde": finite(found.vde),
-        "vde_normalised": finite(found.normalised),
-        "wmape": finite(found.wmape),
+        "vde": finite(drift_scores.vde),
+        "vde_normalised": finite(drift_scores.normalised),
+        "wmape": finite(drift_scores.wmape),
         "whole": finite(scores.whole),
         "weight": scores.weight,
         "moved": movement(scores.chunks).as_dict(),
@@ -182,7 +188,7 @@ def _failed(name: str, sentence: str) -> dict[str, str]:
     return {"name": name, "reason": sentence.removeprefix(f"{name}: ")}
 
 
-def _aggregate(entry: Entry, videos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _aggregate(entry: MetricEntry, videos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     excluded = []
     for video in videos:
         scores = video["scores"].get(entry.name)
@@ -197,11 +203,11 @@ def _aggregate(entry: Entry, videos: Sequence[Mapping[str, Any]]) -> dict[str, A
     }
 
 
-def _whole(entry: Entry, videos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _whole(entry: MetricEntry, videos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The mean as VBench takes it: over frames for consistencies, else over videos."""
     values = _values(videos, entry.name, "whole")
-    found = {**_summary(values), "frame_weighted": None}
-    found["video_mean"] = found["mean"]
+    summary = {**_summary(values), "frame_weighted": None}
+    summary["video_mean"] = summary["mean"]
     if entry.complement in FRAME_WEIGHTED and values:
         weights = [
             v["scores"][entry.name]["weight"]
@@ -209,13 +215,13 @@ def _whole(entry: Entry, videos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if v["scores"].get(entry.name, {}).get("whole") is not None
         ]
         weighted = _interval(values, weights)
-        found |= {**weighted, "frame_weighted": weighted["mean"]}
-    return found
+        summary |= {**weighted, "frame_weighted": weighted["mean"]}
+    return summary
 
 
 def _values(videos: Sequence[Mapping[str, Any]], metric: str, key: str) -> list[float]:
-    found = (video["scores"].get(metric, {}).get(key) for video in videos)
-    return [value for value in found if value is not None]
+    values = (video["scores"].get(metric, {}).get(key) for video in videos)
+    return [value for value in values if value is not None]
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:
@@ -225,8 +231,8 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
 
 def _interval(values: Sequence[float], weights: Sequence[float] | None = None) -> dict[str, Any]:
     """{mean, low, high, n}; one video has no interval."""
-    found = intervals.mean(values, weights=weights)
-    del found["infinite"]  # there are none: a drift is finite or None
-    if found["n"] < 2:
-        found["low"] = found["high"] = None
-    return found
+    interval = intervals.mean(values, weights=weights)
+    del interval["infinite"]  # there are none: a drift is finite or None
+    if interval["n"] < 2:
+        interval["low"] = interval["high"] = None
+    return interval

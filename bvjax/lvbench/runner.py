@@ -1,4 +1,4 @@
-"""Measures videos: each is decoded once for all metrics that it still lacks, and scores are kept."""
+"""Measures videos: each is decoded once for all metrics that it lacks, and scores are stored."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bvjax.lvbench.store import Store, score_key
 from bvjax.lvbench.video import Block, Video, blocks, find_videos, name_of, unfinished_runs
 from bvjax.plain_text import shown
 
-BLOCK = 16  # frames decoded at a time
-AHEAD = 2  # blocks decoded before they are asked for
-UNFINISHED = 4  # videos whose last batches may wait for the next videos' frames
+BLOCK_FRAMES = 16  # decoded at a time
+PREFETCH_BLOCKS = 2  # decoded ahead of the measuring
+MAX_VIDEOS_IN_FLIGHT = 4  # their last batches may wait for the next videos' frames
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """What to measure and where to keep it.
+class MeasurementJob:
+    """The videos and metrics to measure, and the store for the scores.
 
     weights: content hashes of the weights of each metric, {metric: {weights: sha256}}.
     shard: (i, n): this process takes every n-th video, from the i-th on.
@@ -40,8 +40,8 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """A video with all its scores; `failures` says in a sentence each what could not be measured."""
+class MeasuredVideo:
+    """A video with all its scores; each of `failures` is a sentence about what was not measured."""
 
     video: Video | None  # None: the file is broken
     name: str
@@ -49,32 +49,32 @@ class Measured:
     failures: tuple[str, ...] = ()
 
 
-class Progress(Protocol):
-    """Follows the work, for a progress bar."""
+class ProgressReporter(Protocol):
+    """Receives the progress of a job, for a progress bar."""
 
-    def counting(self, video: int, videos: int) -> None:
-        """The frames of this video, from 1, are being counted."""
-
-    def start(self, frames: int, videos: int) -> None:
-        """So many frames of so many videos are going to be decoded."""
-
-    def video(self, name: str) -> None:
-        """The next video."""
-
-    def advance(self, frames: int) -> None:
-        """So many frames are done."""
-
-    def problem(self, sentence: str) -> None:
-        """A video, or part of it, cannot be measured."""
-
-
-class Quiet:
-    """Progress that nobody follows; a base for who follows a part of it."""
-
-    def counting(self, video: int, videos: int) -> None:
-        pass
+    def count_video(self, video: int, videos: int) -> None:
+        """Called before the frames of video `video` (from 1) of `videos` are counted."""
 
     def start(self, frames: int, videos: int) -> None:
+        """Called once, with the numbers of frames and videos that will be decoded."""
+
+    def video(self, name: str) -> None:
+        """Called when the decoding of a video begins."""
+
+    def advance(self, frames: int) -> None:
+        """Called when `frames` more frames have been measured."""
+
+    def problem(self, sentence: str) -> None:
+        """Called with a sentence about a video that cannot be measured completely."""
+
+
+class NullProgress:
+    """A `ProgressReporter` that ignores everything; a base class for partial reporters."""
+
+    def count_video(self, video: int, videos: int) -> None:
+        pass
+
+    def start(self, frames: int, videos: int) -> None:
         pass
 
     def video(self, name: str) -> None:
@@ -87,116 +87,122 @@ class Quiet:
         pass
 
 
-def measure(task: Task, progress: Progress) -> dict[str, list[str]]:
-    """Measures what is missing of this shard's videos, into the store.
+def measure(job: MeasurementJob, progress: ProgressReporter) -> dict[str, list[str]]:
+    """Measures the missing scores of this shard's videos and stores them.
 
-    What goes wrong with a video, or with one of its metrics, stops nothing else: it is told to
-    `progress`, returned as sentences by the video's name, and told again by `collect`.
+    A failure of a video, or of one of its metrics, stops nothing else: it is reported to
+    `progress`, returned as sentences by the video's name, and returned again by `collect`.
 
     Raises:
         OSError: the store cannot be written to.
     """
-    index, count = task.shard
-    task.store.begin_shard(index, count)
-    failed: dict[str, list[str]] = {}
+    index, count = job.shard
+    job.store.start_shard(index, count)
+    failures: dict[str, list[str]] = {}
 
-    def fail(name: str, error: Exception, what: str = "") -> None:
+    def record_failure(name: str, error: Exception, prefix: str = "") -> None:
         if isinstance(error, OSError):  # the disk's fault, not the video's
             raise error
-        sentence = shown(what + _sentence(error))
-        failed.setdefault(name, []).append(sentence)
+        sentence = shown(prefix + _error_sentence(error))
+        failures.setdefault(name, []).append(sentence)
         progress.problem(f"{name}: {sentence}")
 
-    for name, what in unfinished_runs(task.videos):
-        progress.problem(f"{name}: {what}")
-    work = []
-    paths = find_videos(task.videos)[index::count]
+    for name, problem in unfinished_runs(job.videos):
+        progress.problem(f"{name}: {problem}")
+    pending = []
+    paths = find_videos(job.videos)[index::count]
     for number, path in enumerate(paths, start=1):
-        progress.counting(number, len(paths))
+        progress.count_video(number, len(paths))
         try:
-            video = task.store.video(path, task.videos)
+            video = job.store.video(path, job.videos)
         except UserError as error:
-            fail(name_of(path, task.videos), error)
+            record_failure(name_of(path, job.videos), error)
             continue
-        for sentence in _too_short(task, video):
+        for sentence in _length_warnings(job, video):
             progress.problem(sentence)
-        missing = [m for m in task.metrics if _lacks(task, video, m)]
-        pictures = _cut(task, video, 1) and task.store.pictures(video, task.segments) is None
-        if missing or pictures:
-            work.append((video, missing, pictures))
-    progress.start(sum(video.frames for video, _, _ in work), len(work))
-    waiting: deque[_Unfinished] = deque()
+        missing_metrics = [m for m in job.metrics if _lacks_scores(job, video, m)]
+        pictures = (
+            _is_long_enough(job, video, 1) and job.store.pictures(video, job.segments) is None
+        )
+        if missing_metrics or pictures:
+            pending.append((video, missing_metrics, pictures))
+    progress.start(sum(video.frames for video, _, _ in pending), len(pending))
+    in_flight: deque[_VideoMeasurement] = deque()
     try:
-        for video, missing, pictures in work:
+        for video, missing_metrics, pictures in pending:
             progress.video(video.name)
-            unfinished = _Unfinished(video, pictures and Pictures(video, task.segments), fail)
-            unfinished.begin(missing, task.segments)
+            measurement = _VideoMeasurement(
+                video, pictures and Pictures(video, job.segments), record_failure
+            )
+            measurement.begin(missing_metrics, job.segments)
             try:
-                unfinished.decode(progress)
+                measurement.decode(progress)
             except Exception as error:
-                fail(video.name, error)
+                record_failure(video.name, error)
                 continue
-            waiting.append(unfinished)
-            if len(waiting) > UNFINISHED:
-                waiting.popleft().finish(task)
-    finally:  # also when a person stops it: what has been decoded is kept
-        while waiting:
-            waiting.popleft().finish(task)
-    task.store.end_shard(index, count, failed)
-    return failed
+            in_flight.append(measurement)
+            if len(in_flight) > MAX_VIDEOS_IN_FLIGHT:
+                in_flight.popleft().finish(job)
+    finally:  # also on KeyboardInterrupt: the scores of decoded videos are stored
+        while in_flight:
+            in_flight.popleft().finish(job)
+    job.store.finish_shard(index, count, failures)
+    return failures
 
 
-def collect(task: Task) -> tuple[list[Measured], list[str]]:
-    """All videos of all shards as the store knows them, and what other shards still owe."""
-    if at_work := task.store.at_work(task.shard[1]):
-        return [], [f"part {index} of {task.shard[1]}" for index in at_work]
-    failed = task.store.failures(task.shard[1])
-    found, owed = [], []
-    for path in find_videos(task.videos):
-        name = name_of(path, task.videos)
-        sentences = _grouped(task, failed.get(name, ()))
+def collect(job: MeasurementJob) -> tuple[list[MeasuredVideo], list[str]]:
+    """Returns the stored scores of all shards' videos, and names the scores that are pending."""
+    if unfinished_shards := job.store.unfinished_shards(job.shard[1]):
+        return [], [f"part {index} of {job.shard[1]}" for index in unfinished_shards]
+    failures_by_video = job.store.failures(job.shard[1])
+    measured, pending = [], []
+    for path in find_videos(job.videos):
+        name = name_of(path, job.videos)
+        sentences = _group_by_reason(job, failures_by_video.get(name, ()))
         failures = [f"{name}: {sentence}" for sentence in sentences]
         try:
-            video = task.store.video(path, task.videos)
+            video = job.store.video(path, job.videos)
         except UserError as error:
-            found.append(Measured(None, name, failures=tuple(failures) or (f"{name}: {error}",)))
+            measured.append(
+                MeasuredVideo(None, name, failures=tuple(failures) or (f"{name}: {error}",))
+            )
             continue
         scores = {}
-        for metric in task.metrics:
-            stored = task.store.load(video, _key(task, video, metric))
+        for metric in job.metrics:
+            stored = job.store.load(video, _key(job, video, metric))
             if stored is not None:
                 scores[metric.name] = stored
-            elif not failures and _cut(task, video, metric.least_frames):
-                owed.append(f"{metric.name} of {name}")
-        failures += _too_short(task, video)
-        found.append(Measured(video, name, scores, tuple(failures)))
-    return found, owed
+            elif not failures and _is_long_enough(job, video, metric.least_frames):
+                pending.append(f"{metric.name} of {name}")
+        failures += _length_warnings(job, video)
+        measured.append(MeasuredVideo(video, name, scores, tuple(failures)))
+    return measured, pending
 
 
 @dataclasses.dataclass
-class _Unfinished:
-    """A video being measured; a metric that fails is told to `fail` and left out."""
+class _VideoMeasurement:
+    """A video being measured; a metric that fails is passed to `record_failure` and dropped."""
 
     video: Video
     pictures: Pictures | None
-    fail: Callable[[str, Exception, str], None]
-    begun: dict[str, tuple[Metric, Measurement]] = dataclasses.field(default_factory=dict)
+    record_failure: Callable[[str, Exception, str], None]
+    measurements: dict[str, tuple[Metric, Measurement]] = dataclasses.field(default_factory=dict)
 
     def begin(self, metrics: Sequence[Metric], segments: int) -> None:
         for metric in metrics:
-            with self._may_fail(metric):
-                self.begun[metric.name] = metric, metric.begin(self.video, segments)
+            with self._catching(metric):
+                self.measurements[metric.name] = metric, metric.begin(self.video, segments)
 
-    def decode(self, progress: Progress) -> None:
-        """Hands all frames over; raises `UserError` for a file that cannot be decoded."""
+    def decode(self, progress: ProgressReporter) -> None:
+        """Feeds all frames to the metrics; raises `UserError` for a file that cannot be decoded."""
         frames = 0
-        with contextlib.closing(_ahead(blocks(self.video, BLOCK))) as decoded:
+        with contextlib.closing(_prefetch(blocks(self.video, BLOCK_FRAMES))) as decoded:
             for block in decoded:
                 frames += len(block.frames)
                 if frames > self.video.frames:
                     break
-                for metric, measurement in list(self.begun.values()):
-                    with self._may_fail(metric):
+                for metric, measurement in list(self.measurements.values()):
+                    with self._catching(metric):
                         measurement.add(block)
                 if self.pictures:
                     self.pictures.add(block)
@@ -206,74 +212,77 @@ class _Unfinished:
                 f"{self.video.frames} frames were counted, and then not as many decoded"
             )
 
-    def finish(self, task: Task) -> None:
-        """Waits for the scores and keeps them."""
-        for metric, measurement in list(self.begun.values()):
-            with self._may_fail(metric):
+    def finish(self, job: MeasurementJob) -> None:
+        """Waits for the scores and stores them."""
+        for metric, measurement in list(self.measurements.values()):
+            with self._catching(metric):
                 scores = measurement.scores()
-                task.store.save(self.video, _key(task, self.video, metric), scores)
+                job.store.save(self.video, _key(job, self.video, metric), scores)
         if self.pictures:
-            task.store.save_pictures(self.video, self.pictures.jpegs())
+            job.store.save_pictures(self.video, self.pictures.jpegs())
 
     @contextlib.contextmanager
-    def _may_fail(self, metric: Metric) -> Iterator[None]:
+    def _catching(self, metric: Metric) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            self.begun.pop(metric.name, None)
-            self.fail(self.video.name, error, f"{metric.name}: ")
+            self.measurements.pop(metric.name, None)
+            self.record_failure(self.video.name, error, f"{metric.name}: ")
 
 
-def _sentence(error: Exception) -> str:
-    """One line; what nobody foresaw is told with its kind."""
+def _error_sentence(error: Exception) -> str:
+    """Returns an error as one line, with the class of any error that is not a `UserError`."""
     if isinstance(error, UserError):
         return str(error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _too_short(task: Task, video: Video) -> Iterator[str]:
-    """A sentence where a video has too few frames for metrics, with all of them in it."""
+def _length_warnings(job: MeasurementJob, video: Video) -> Iterator[str]:
+    """Yields one sentence that names all metrics for which a video has too few frames."""
     needs: dict[int, list[str]] = {}
-    for metric in task.metrics:
-        if not _cut(task, video, metric.least_frames):
-            needs.setdefault(metric.least_frames * task.segments, []).append(metric.name)
+    for metric in job.metrics:
+        if not _is_long_enough(job, video, metric.least_frames):
+            needs.setdefault(metric.least_frames * job.segments, []).append(metric.name)
     if needs:
         parts = [f"{frames} for {', '.join(names)}" for frames, names in sorted(needs.items())]
         yield (
-            f"{video.name} has {video.frames} frames; {task.segments} chunks need at least "
+            f"{video.name} has {video.frames} frames; {job.segments} chunks need at least "
             f"{' and '.join(parts)}"
         )
 
 
-def _grouped(task: Task, sentences: Sequence[str]) -> list[str]:
-    """Sentences about a video, one for all the metrics that fail for the same reason."""
-    metrics = {metric.name for metric in task.metrics}
-    found: dict[str, list[str]] = {}
+def _group_by_reason(job: MeasurementJob, sentences: Sequence[str]) -> list[str]:
+    """Merges the sentences about metrics that failed for the same reason."""
+    metrics = {metric.name for metric in job.metrics}
+    metrics_by_reason: dict[str, list[str]] = {}
     for sentence in sentences:
         head, colon, rest = sentence.partition(": ")
-        about = (rest, [head]) if colon and head in metrics else (sentence, [])
-        found.setdefault(about[0], []).extend(about[1])
-    return [f"{', '.join(names)}: {why}" if names else why for why, names in found.items()]
+        reason, failed = (rest, [head]) if colon and head in metrics else (sentence, [])
+        metrics_by_reason.setdefault(reason, []).extend(failed)
+    return [
+        f"{', '.join(names)}: {reason}" if names else reason
+        for reason, names in metrics_by_reason.items()
+    ]
 
 
-def _cut(task: Task, video: Video, least: int) -> bool:
-    return video.frames // task.segments >= least
+def _is_long_enough(job: MeasurementJob, video: Video, least: int) -> bool:
+    return video.frames // job.segments >= least
 
 
-def _lacks(task: Task, video: Video, metric: Metric) -> bool:
-    long_enough = _cut(task, video, metric.least_frames)
-    return long_enough and task.store.load(video, _key(task, video, metric)) is None
+def _lacks_scores(job: MeasurementJob, video: Video, metric: Metric) -> bool:
+    long_enough = _is_long_enough(job, video, metric.least_frames)
+    return long_enough and job.store.load(video, _key(job, video, metric)) is None
 
 
-def _key(task: Task, video: Video, metric: Metric) -> dict[str, Any]:
-    weights = task.weights.get(metric.name, {})
-    return score_key(video, metric.name, metric.settings, task.segments, weights)
+def _key(job: MeasurementJob, video: Video, metric: Metric) -> dict[str, Any]:
+    weights = job.weights.get(metric.name, {})
+    return score_key(video, metric.name, metric.settings, job.segments, weights)
 
 
-def _ahead(source: Iterable[Block]) -> Iterator[Block]:
-    """The same blocks, made by a thread of their own while earlier ones are being measured."""
-    ready: queue.Queue[tuple[Block | None, BaseException | None]] = queue.Queue(AHEAD)
+def _prefetch(source: Iterable[Block]) -> Iterator[Block]:
+    """Yields the same blocks, decoded by a background thread while earlier ones are measured."""
+    ready: queue.Queue[tuple[Block | None, BaseException | None]] = queue.Queue(PREFETCH_BLOCKS)
     stop = threading.Event()
 
     def put(block: Block | None, error: BaseException | None) -> bool:

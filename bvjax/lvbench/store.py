@@ -32,7 +32,7 @@ from bvjax.array_files import read_npz
 from bvjax.errors import UserError
 from bvjax.files import npz_bytes, read_json_object, sha256_of, write_atomic, write_json
 from bvjax.lvbench.metric import Scores
-from bvjax.lvbench.video import Video, name_of, probe, story_of, truth_beside
+from bvjax.lvbench.video import Video, name_of, probe, prompt_of, truth_beside
 
 FORMAT = 1  # of the files here; part of every key
 # Code that makes scores: the suites, the networks, and modules that serve them all.
@@ -45,8 +45,8 @@ MEASURING = (
     "video.py",
     "../media/video_frames.py",
 )
-_FACTS = {"sha256": str, "frames": int, "fps": int | float, "height": int, "width": int}
-_SCORES = {"chunks": list, "whole": int | float | str | None, "weight": int, "reason": str}
+_METADATA_TYPES = {"sha256": str, "frames": int, "fps": int | float, "height": int, "width": int}
+_SCORE_TYPES = {"chunks": list, "whole": int | float | str | None, "weight": int, "reason": str}
 _SHA256 = re.compile("[0-9a-f]{64}")  # becomes the name of a folder
 _INFINITE = ("inf", "-inf")  # JSON has no such numbers
 
@@ -59,26 +59,26 @@ class Store:
 
     def video(self, path: pathlib.Path, root: pathlib.Path) -> Video:
         """`probe`, remembered while the file stays as it is; raises `UserError`."""
-        found = path.stat()
-        place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
-        state = [FORMAT, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
-        record = self.folder / "videos" / f"{place}.json"
+        stat = path.stat()
+        path_hash = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+        state = [FORMAT, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        record = self.folder / "videos" / f"{path_hash}.json"
         stored = _read(record)
-        facts = stored.get("video")
+        metadata = stored.get("video")
         if (
             stored.get("state") == state
-            and _are(facts, _FACTS)
-            and _SHA256.fullmatch(facts["sha256"])
+            and _has_types(metadata, _METADATA_TYPES)
+            and _SHA256.fullmatch(metadata["sha256"])
         ):
             return Video(
                 path=path, name=name_of(path, root), truth=truth_beside(path),
-                prompt=story_of(path), **facts,
+                prompt=prompt_of(path), **metadata,
             )  # fmt: skip
         video = probe(path, root)
-        facts = dataclasses.asdict(video)
+        metadata = dataclasses.asdict(video)
         for name in ("path", "name", "truth", "prompt"):
-            facts.pop(name)
-        _write(record, {"state": state, "video": facts})
+            metadata.pop(name)
+        _write(record, {"state": state, "video": metadata})
         return video
 
     def check(self) -> None:
@@ -92,9 +92,9 @@ class Store:
 
     def load(self, video: Video, key: Mapping[str, Any]) -> Scores | None:
         """Scores that were saved under an equal key, or None."""
-        stored = _read(self._file(video, key))
+        stored = _read(self._scores_path(video, key))
         scores = stored.get("scores")
-        if stored.get("key") != key or not _are(scores, _SCORES):
+        if stored.get("key") != key or not _has_types(scores, _SCORE_TYPES):
             return None
         values = [*scores["chunks"], scores["whole"]]
         if len(values) != key["segments"] + 1 or not all(map(_is_score, values)):
@@ -106,58 +106,59 @@ class Store:
     def save(self, video: Video, key: Mapping[str, Any], scores: Scores) -> None:
         """Keeps the scores of a video."""
         content = dataclasses.asdict(scores)
-        content["chunks"] = [None if math.isnan(c) else _stored(c) for c in scores.chunks]
-        content["whole"] = None if scores.whole is None else _stored(scores.whole)
-        _write(self._file(video, key), {"key": key, "scores": content})
+        content["chunks"] = [None if math.isnan(c) else _float_to_json(c) for c in scores.chunks]
+        content["whole"] = None if scores.whole is None else _float_to_json(scores.whole)
+        _write(self._scores_path(video, key), {"key": key, "scores": content})
 
     def pictures(self, video: Video, segments: int) -> list[bytes] | None:
         """JPEG files of the middles of the segments, or None."""
         try:
-            arrays = read_npz(self._pictures(video, segments))
-            found = [arrays[f"arr_{i}"] for i in range(segments)]
+            arrays = read_npz(self._pictures_path(video, segments))
+            images = [arrays[f"arr_{i}"] for i in range(segments)]
         except (FileNotFoundError, UserError, KeyError):
             return None
-        jpegs = [array.tobytes() for array in found if array.dtype == np.uint8]
+        jpegs = [array.tobytes() for array in images if array.dtype == np.uint8]
         return jpegs if len(jpegs) == segments and all(map(_is_jpeg, jpegs)) else None
 
     def save_pictures(self, video: Video, pictures: Sequence[bytes]) -> None:
         """Keeps the pictures of a video."""
         arrays = {f"arr_{i}": np.frombuffer(p, np.uint8) for i, p in enumerate(pictures)}
-        path = self._pictures(video, len(pictures))
+        path = self._pictures_path(video, len(pictures))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, npz_bytes(**arrays))
 
-    def begin_shard(self, index: int, count: int) -> None:
+    def start_shard(self, index: int, count: int) -> None:
         """Part `index` of `count` is at work."""
-        self._shard(index, count).unlink(missing_ok=True)
+        self._shard_path(index, count).unlink(missing_ok=True)
 
-    def end_shard(self, index: int, count: int, failures: Mapping[str, Sequence[str]]) -> None:
+    def finish_shard(self, index: int, count: int, failures: Mapping[str, Sequence[str]]) -> None:
         """That part is done; `failures` has sentences for each video of which something is missing."""
-        _write(self._shard(index, count), {"failures": dict(failures)})
+        _write(self._shard_path(index, count), {"failures": dict(failures)})
 
     def failures(self, count: int) -> dict[str, list[str]]:
         """What all of `count` parts could not measure, as far as they are done."""
-        parts = [_read(self._shard(index, count)) for index in range(count)]
-        found = [part.get("failures") for part in parts]
+        shards = [_read(self._shard_path(index, count)) for index in range(count)]
+        failures_of_shards = [shard.get("failures") for shard in shards]
         return {
-            name: why
-            for failures in found
+            name: sentences
+            for failures in failures_of_shards
             if isinstance(failures, dict)
-            for name, why in failures.items()
-            if isinstance(why, list) and all(isinstance(sentence, str) for sentence in why)
+            for name, sentences in failures.items()
+            if isinstance(sentences, list)
+            and all(isinstance(sentence, str) for sentence in sentences)
         }
 
-    def at_work(self, count: int) -> list[int]:
+    def unfinished_shards(self, count: int) -> list[int]:
         """Which of `count` parts have not ended."""
-        return [index for index in range(count) if not _read(self._shard(index, count))]
+        return [index for index in range(count) if not _read(self._shard_path(index, count))]
 
-    def _shard(self, index: int, count: int) -> pathlib.Path:
+    def _shard_path(self, index: int, count: int) -> pathlib.Path:
         return self.folder / "shards" / f"{index}-of-{count}.json"
 
-    def _pictures(self, video: Video, segments: int) -> pathlib.Path:
+    def _pictures_path(self, video: Video, segments: int) -> pathlib.Path:
         return self.folder / "scores" / video.sha256[:32] / f"pictures.{segments}.npz"
 
-    def _file(self, video: Video, key: Mapping[str, Any]) -> pathlib.Path:
+    def _scores_path(self, video: Video, key: Mapping[str, Any]) -> pathlib.Path:
         metric = str(key["metric"]).replace("/", ".")
         name = f"{metric}.{_hash(json.dumps(key, sort_keys=True))[:16]}.json"
         return self.folder / "scores" / video.sha256[:32] / name
@@ -178,42 +179,42 @@ def score_key(
         "settings": json.loads(json.dumps(settings)),
         "segments": segments,
         "video": video.sha256,
-        "truth": _content(video.truth, video.truth.stat().st_mtime_ns) if video.truth else "",
+        "truth": _cached_sha256(video.truth, video.truth.stat().st_mtime_ns) if video.truth else "",
         "weights": dict(weights),
-        "code": _code(),
+        "code": _code_hash(),
         "libraries": {"av": av.__version__, "opencv": cv2.__version__},
     }
 
 
 @functools.lru_cache(maxsize=8)  # asked for by each metric
-def _content(path: pathlib.Path, changed: int) -> str:
+def _cached_sha256(path: pathlib.Path, mtime_ns: int) -> str:
     return sha256_of(path)
 
 
 @functools.cache
-def _code() -> str:
+def _code_hash() -> str:
     """A hash of the modules that make scores: after a change, nothing old is taken for new."""
     root = pathlib.Path(__file__).parent
-    made = hashlib.sha256()
+    digest = hashlib.sha256()
     suites = (path for name in MEASURING_FOLDERS for path in (root / name).glob("*.py"))
     for path in sorted([*suites, *(root / name for name in MEASURING)]):
-        made.update(path.read_bytes())
-    return made.hexdigest()[:16]
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
-def _are(found: Any, kinds: Mapping[str, Any]) -> TypeGuard[dict[str, Any]]:
+def _has_types(value: Any, types: Mapping[str, Any]) -> TypeGuard[dict[str, Any]]:
     """Whether an object has these entries, of these kinds, and no others."""
     return (
-        isinstance(found, dict)
-        and found.keys() == kinds.keys()
+        isinstance(value, dict)
+        and value.keys() == types.keys()
         and all(
-            isinstance(found[name], kind) and not isinstance(found[name], bool)
-            for name, kind in kinds.items()
+            isinstance(value[name], type_) and not isinstance(value[name], bool)
+            for name, type_ in types.items()
         )
     )
 
 
-def _stored(value: float) -> float | str:
+def _float_to_json(value: float) -> float | str:
     return str(float(value)) if math.isinf(value) else value
 
 

@@ -7,10 +7,10 @@ import importlib
 from collections.abc import Sequence
 
 from bvjax.errors import UserError
-from bvjax.lvbench.metric import Context, Metric, Options
+from bvjax.lvbench.metric import Metric, MetricContext, Options
 
 # Options that bring weights with them.
-_CHOICES = {
+_OPTION_WEIGHTS = {
     "flow=raft": ("raft_things",),
     "subject=dino": ("dino_vitb16",),
     "aesthetic=laion": ("clip_vit_l14", "laion_aesthetic"),
@@ -18,7 +18,7 @@ _CHOICES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class MetricEntry:
     """A metric before it is loaded.
 
     title: for tables. vde: whether it has a place in the paper's Table 2. complement: the VBench
@@ -34,72 +34,76 @@ class Entry:
     module: str
     weights: tuple[str, ...] = ()
     complement: str = ""
-    reads: tuple[str, ...] = ()
-    drifts: bool = True
+    weight_options: tuple[str, ...] = ()
+    measures_quality: bool = True
 
     @property
     def name(self) -> str:
         return f"{self.suite}/{self.key}"
 
-    def needs(self, options: Options) -> tuple[str, ...]:
+    def required_weights(self, options: Options) -> tuple[str, ...]:
         """Weights that this metric needs with these options."""
-        chosen = [
-            option for option in self.reads if f"{option}={getattr(options, option)}" in _CHOICES
+        chosen_options = [
+            option
+            for option in self.weight_options
+            if f"{option}={getattr(options, option)}" in _OPTION_WEIGHTS
         ]
-        extra = (_CHOICES[f"{option}={getattr(options, option)}"] for option in chosen)
+        extra = (
+            _OPTION_WEIGHTS[f"{option}={getattr(options, option)}"] for option in chosen_options
+        )
         return self.weights + tuple(name for names in extra for name in names)
 
-    def make(self, context: Context) -> Metric:
+    def make(self, context: MetricContext) -> Metric:
         return importlib.import_module(self.module).make(context)
 
 
-def _entries() -> dict[str, Entry]:
+def _metric_entries() -> dict[str, MetricEntry]:
     official = "bvjax.lvbench.official."
     paper = "bvjax.lvbench.paper."
-    rows = (
-        Entry("official", "subject", "Subject", official + "subject",
+    entries = (
+        MetricEntry("official", "subject", "Subject", official + "subject",
               ("dino_vitb16",), "subject_consistency"),
-        Entry("official", "background", "Background", official + "background",
+        MetricEntry("official", "background", "Background", official + "background",
               ("clip_vit_b32",), "background_consistency"),
-        Entry("official", "motion", "Motion", official + "motion",
+        MetricEntry("official", "motion", "Motion", official + "motion",
               ("amt_s",), "motion_smoothness"),
-        Entry("official", "aesthetic", "Aesthetic", official + "aesthetic",
+        MetricEntry("official", "aesthetic", "Aesthetic", official + "aesthetic",
               ("clip_vit_l14", "laion_aesthetic"), "aesthetic_quality"),
-        Entry("official", "clarity", "Clarity", official + "clarity",
+        MetricEntry("official", "clarity", "Clarity", official + "clarity",
               ("musiq_spaq",), "imaging_quality"),
-        Entry("official", "dynamic", "Dynamic", official + "dynamic",
-              ("raft_things",), "dynamic_degree", drifts=False),
-        Entry("paper", "subject", "Subject", paper + "subject",
-              reads=("subject",)),
-        Entry("paper", "background", "Background", paper + "background",
-              reads=("flow",)),
-        Entry("paper", "background_compensated", "Background, camera compensated",
-              paper + "background_compensated", reads=("flow",)),
-        Entry("paper", "motion", "Motion", paper + "motion", reads=("flow",)),
-        Entry("paper", "motion_smoothness", "Motion smoothness", paper + "motion_smoothness"),
-        Entry("paper", "aesthetic", "Aesthetic", paper + "aesthetic",
-              reads=("aesthetic",)),
-        Entry("paper", "clarity", "Clarity", paper + "clarity"),
+        MetricEntry("official", "dynamic", "Dynamic", official + "dynamic",
+              ("raft_things",), "dynamic_degree", measures_quality=False),
+        MetricEntry("paper", "subject", "Subject", paper + "subject",
+              weight_options=("subject",)),
+        MetricEntry("paper", "background", "Background", paper + "background",
+              weight_options=("flow",)),
+        MetricEntry("paper", "background_compensated", "Background, camera compensated",
+              paper + "background_compensated", weight_options=("flow",)),
+        MetricEntry("paper", "motion", "Motion", paper + "motion", weight_options=("flow",)),
+        MetricEntry("paper", "motion_smoothness", "Motion smoothness", paper + "motion_smoothness"),
+        MetricEntry("paper", "aesthetic", "Aesthetic", paper + "aesthetic",
+              weight_options=("aesthetic",)),
+        MetricEntry("paper", "clarity", "Clarity", paper + "clarity"),
     )  # fmt: skip
-    return {entry.name: entry for entry in rows}
+    return {entry.name: entry for entry in entries}
 
 
-ENTRIES = _entries()
+METRIC_ENTRIES = _metric_entries()
 SUITES = ("official", "paper")
 
 
-def choose(suite: str, metrics: Sequence[str] = ()) -> list[Entry]:
+def choose(suite: str, metrics: Sequence[str] = ()) -> list[MetricEntry]:
     """Metrics of a suite ("official", "paper" or "all"), all of them or those of these names.
 
     Raises `UserError` for an unknown suite or metric.
     """
     if suite not in (*SUITES, "all"):
         raise UserError(f"there is no suite {suite!r}; the suites are {', '.join(SUITES)} and all")
-    here = [entry for entry in ENTRIES.values() if suite in (entry.suite, "all")]
+    in_suite = [entry for entry in METRIC_ENTRIES.values() if suite in (entry.suite, "all")]
     if not metrics:
-        return here
+        return in_suite
     for name in metrics:
-        if not any(name in (entry.key, entry.name) for entry in here):
-            legal = ", ".join(dict.fromkeys(entry.key for entry in here))
+        if not any(name in (entry.key, entry.name) for entry in in_suite):
+            legal = ", ".join(dict.fromkeys(entry.key for entry in in_suite))
             raise UserError(f"the suite {suite} has no metric {name!r}; it has {legal}")
-    return [entry for entry in here if entry.key in metrics or entry.name in metrics]
+    return [entry for entry in in_suite if entry.key in metrics or entry.name in metrics]

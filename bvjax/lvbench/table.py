@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bvjax.lvbench.formatting import NONE, number, ordered, percent
-from bvjax.lvbench.references import reading
+from bvjax.lvbench.references import interpretation
 from bvjax.lvbench.results import check_comparable
 from bvjax.plain_text import shown
 
 DOWN, UP = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}"
-MOST_REASONS = 5
+MAX_REASONS = 5
 
 Results = Mapping[str, Any]
 
@@ -54,20 +54,23 @@ def columns(metrics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Co
     names = ordered(metrics)
     tables = []
     for suite in dict.fromkeys(metrics[name]["suite"] for name in names):
-        here = [name for name in names if metrics[name]["suite"] == suite]
-        drifting = [n for n in here if metrics[n]["better"]["vde"]]
-        drift = [Column(f"VDE {metrics[n]['title']}", n, "vde", min) for n in drifting]
-        whole = [
+        in_suite = [name for name in names if metrics[name]["suite"] == suite]
+        with_drift = [n for n in in_suite if metrics[n]["better"]["vde"]]
+        drift_columns = [Column(f"VDE {metrics[n]['title']}", n, "vde", min) for n in with_drift]
+        whole_columns = [
             Column(title, name, "whole", max if metrics[name]["better"]["whole"] else None)
             for dimension, title in _COMPLEMENTS.items()
-            for name in here
+            for name in in_suite
             if metrics[name]["complement"] == dimension
         ]
-        tables += [(f"Drift, suite {suite}", drift), ("Whole videos, VBench", whole)]
-    return [(title, found) for title, found in tables if found]
+        tables += [
+            (f"Drift, suite {suite}", drift_columns),
+            ("Whole videos, VBench", whole_columns),
+        ]
+    return [(title, columns_of_table) for title, columns_of_table in tables if columns_of_table]
 
 
-def markdown(several: Sequence[Results]) -> list[str]:
+def markdown(results_list: Sequence[Results]) -> list[str]:
     """Lines of Markdown: a table each for drift by suite and for VBench's numbers, a row a method.
 
     Of several rows the best number of a column is bold.
@@ -75,23 +78,25 @@ def markdown(several: Sequence[Results]) -> list[str]:
     Raises:
         UserError: the results do not compare (see `results.check_comparable`).
     """
-    for other in several[1:]:
-        check_comparable(several[0], other)
+    for results in results_list[1:]:
+        check_comparable(results_list[0], results)
     metrics: dict[str, Any] = {}
-    for results in several:
+    for results in results_list:
         metrics |= results["metrics"]
     lines: list[str] = []
-    for title, found in columns(metrics):
-        rows = [["Method", *(column.heading for column in found)]]
-        best = [_best(column, several) for column in found]
-        for results in several:
+    for title, table_columns in columns(metrics):
+        rows = [["Method", *(column.heading for column in table_columns)]]
+        best = [_best(column, results_list) for column in table_columns]
+        for results in results_list:
             cells = [
-                f"**{text}**" if len(several) > 1 and text != NONE and text == top else text
-                for text, top in zip((number(c.value(results)) for c in found), best, strict=True)
+                f"**{text}**" if len(results_list) > 1 and text != NONE and text == top else text
+                for text, top in zip(
+                    (number(c.value(results)) for c in table_columns), best, strict=True
+                )
             ]
             rows.append([markdown_cell(_method(results)), *cells])
         lines += [f"### {title}", "", *markdown_rows(rows), ""]
-    return [*lines, _terms(several)]
+    return [*lines, _vde_note(results_list)]
 
 
 def markdown_rows(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -106,19 +111,25 @@ def text(results: Results) -> list[str]:
     Of a single video there is neither interval nor median, and the mean is its number.
     """
     metrics, aggregate = results["metrics"], results["aggregate"]
-    several = len(results["videos"]) > 1
-    wholes = any(aggregate[name]["whole"]["mean"] is not None for name in metrics)
-    head = ["", f"VDE {DOWN}", *["95 %", "median"] * several, "mean change"]
-    rows = [head + ["whole video"] * wholes + ["videos"] * several]
+    has_several = len(results["videos"]) > 1
+    has_whole_scores = any(aggregate[name]["whole"]["mean"] is not None for name in metrics)
+    head = ["", f"VDE {DOWN}", *["95 %", "median"] * has_several, "mean change"]
+    rows = [head + ["whole video"] * has_whole_scores + ["videos"] * has_several]
     for name in ordered(metrics):
         drift, whole = aggregate[name]["vde"], aggregate[name]["whole"]
         arrow = f" {UP}" if metrics[name]["better"]["whole"] and whole["mean"] is not None else ""
         row = [f"{metrics[name]['title']} ({metrics[name]['suite']})", number(drift["mean"])]
-        row += [interval(drift), number(drift.get("median"))] if several else []
+        row += [interval(drift), number(drift.get("median"))] if has_several else []
         row.append(percent(aggregate[name]["vde_normalised"]["mean"]))
-        row += [number(whole["mean"]) + arrow] if wholes else []
-        rows.append(row + [str(drift.get("n", 0))] * several)
-    return [*aligned(rows), "", _terms([results]), *reading(results), *_left_out(results)]
+        row += [number(whole["mean"]) + arrow] if has_whole_scores else []
+        rows.append(row + [str(drift.get("n", 0))] * has_several)
+    return [
+        *aligned(rows),
+        "",
+        _vde_note([results]),
+        *interpretation(results),
+        *_omission_notes(results),
+    ]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -126,8 +137,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if column_index else cell.ljust(width)
+            for column_index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
@@ -140,9 +151,9 @@ def interval(summary: Mapping[str, Any]) -> str:
     return f"{number(summary['low'])} to {number(summary['high'])}"
 
 
-def _best(column: Column, several: Sequence[Results]) -> str | None:
+def _best(column: Column, results_list: Sequence[Results]) -> str | None:
     """The best number as it is written, so that equal texts are equally bold."""
-    values = [v for v in map(column.value, several) if v is not None]
+    values = [v for v in map(column.value, results_list) if v is not None]
     return number(column.best(values)) if values and column.best else None
 
 
@@ -150,12 +161,12 @@ def _videos(count: int) -> str:
     return f"{count} video{'' if count == 1 else 's'}"
 
 
-def _terms(several: Sequence[Results]) -> str:
-    config = several[0]["config"]
-    counts = [_videos(len(results["videos"])) for results in several]
-    if len(several) > 1:
+def _vde_note(results_list: Sequence[Results]) -> str:
+    config = results_list[0]["config"]
+    counts = [_videos(len(results["videos"])) for results in results_list]
+    if len(results_list) > 1:
         counts = [
-            f"{c} ({markdown_cell(_method(r))})" for c, r in zip(counts, several, strict=True)
+            f"{c} ({markdown_cell(_method(r))})" for c, r in zip(counts, results_list, strict=True)
         ]
     return (
         f"VDE: un-normalised sum (Eq. 19) over {config['segments']} chunks with {config['weights']} "
@@ -163,25 +174,31 @@ def _terms(several: Sequence[Results]) -> str:
     )
 
 
-def _left_out(results: Results) -> list[str]:
+def _omission_notes(results: Results) -> list[str]:
     """Videos that means leave out, failed ones, and those without a prompt; long lists are cut."""
-    why: dict[tuple[str, str], list[str]] = {}
+    titles_by_reason: dict[tuple[str, str], list[str]] = {}
     for name in ordered(results["metrics"]):
         title = f"{results['metrics'][name]['title']} ({results['metrics'][name]['suite']})"
-        for one in results["aggregate"][name]["vde"].get("excluded") or ():
-            why.setdefault((one["name"], one["reason"]), []).append(title)
-    out = [f"{', '.join(titles)} of {name}: {reason}" for (name, reason), titles in why.items()]
+        for excluded in results["aggregate"][name]["vde"].get("excluded") or ():
+            titles_by_reason.setdefault((excluded["name"], excluded["reason"]), []).append(title)
+    left_out = [
+        f"{', '.join(titles)} of {name}: {reason}"
+        for (name, reason), titles in titles_by_reason.items()
+    ]
     unmatched = results.get("prompts") or {}
     lines = []
-    for title, found in (
-        ("left out of a mean VDE", out),
+    for title, sentences in (
+        ("left out of a mean VDE", left_out),
         ("without a prompt", unmatched.get("missing") or ()),
         ("prompts without a video", unmatched.get("unused") or ()),
     ):
-        if found:
-            more = [f"  and {len(found) - MOST_REASONS} more, in results.json"]
-            lines += [f"{title}: {len(found)}", *(f"  {one}" for one in found[:MOST_REASONS])]
-            lines += more if len(found) > MOST_REASONS else []
+        if sentences:
+            remainder = [f"  and {len(sentences) - MAX_REASONS} more, in results.json"]
+            lines += [
+                f"{title}: {len(sentences)}",
+                *(f"  {excluded}" for excluded in sentences[:MAX_REASONS]),
+            ]
+            lines += remainder if len(sentences) > MAX_REASONS else []
     return lines
 
 

@@ -28,13 +28,13 @@ def files(results: Results, name: str = "vbench") -> dict[str, Any]:
     dimensions = {metrics[m]["complement"]: m for m in ordered(metrics) if metrics[m]["complement"]}
     scores = {}
     for dimension, metric in dimensions.items():
-        found = [
+        video_results = [
             {"video_path": _path(results, video), "video_results": _value(dimension, value)}
             for video in results["videos"]
             if (value := video["scores"].get(metric, {}).get("whole")) is not None
         ]
-        if found:
-            scores[dimension] = [results["aggregate"][metric]["whole"]["mean"], found]
+        if video_results:
+            scores[dimension] = [results["aggregate"][metric]["whole"]["mean"], video_results]
     if not scores:
         return {}
     info = [

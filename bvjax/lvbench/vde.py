@@ -83,7 +83,7 @@ def drift(chunks: Sequence[float], weights: str = "linear") -> Drift:
     if scores.ndim != 1 or len(scores) < 2:
         raise UserError(f"drift needs the scores of at least 2 chunks, not {list(scores.shape)}")
     w = drift_weights(len(scores), weights)
-    reason = _unfit(scores)
+    reason = _drift_problem(scores)
     if reason:
         return Drift(None, None, None, reason)
     total = float(vde(scores, weights))
@@ -99,10 +99,10 @@ def mape(actual: Float[np.ndarray, "n"], predicted: Float[np.ndarray, "n"]) -> f
 
     Raises `UserError` that names the values that are 0 (in `actual`) or not finite.
     """
-    y, estimate = _pair(actual, predicted)
+    y, estimate = _check_series(actual, predicted)
     if (y == 0).any():
         raise UserError(
-            f"actual {_named('value', y == 0)} 0, and no error is relative to 0 (WMAPE may be used)"
+            f"actual {_describe_positions('value', y == 0)} 0, and no error is relative to 0 (WMAPE may be used)"
         )
     return float(100 * np.abs((y - estimate) / y).mean())
 
@@ -112,7 +112,7 @@ def wmape(actual: Float[np.ndarray, "n"], predicted: Float[np.ndarray, "n"]) -> 
 
     Raises `UserError` for values that are not finite, and when all actual values are 0.
     """
-    y, estimate = _pair(actual, predicted)
+    y, estimate = _check_series(actual, predicted)
     total = np.abs(y).sum()
     if total == 0:
         raise UserError("all actual values are 0, and no error is relative to 0")
@@ -128,8 +128,8 @@ def segment_means(
     """
     scores = np.asarray(scores, np.float64)
     length = _length(scores.shape[-1], segments)
-    kept = scores[..., : length * segments]
-    return kept.reshape(*scores.shape[:-1], segments, length).mean(-1)
+    in_segments = scores[..., : length * segments]
+    return in_segments.reshape(*scores.shape[:-1], segments, length).mean(-1)
 
 
 def segment_pair_means(
@@ -156,29 +156,29 @@ def _length(frames: int, segments: int) -> int:
     return frames // segments
 
 
-def _unfit(scores: Float[np.ndarray, "n"]) -> str:
+def _drift_problem(scores: Float[np.ndarray, "n"]) -> str:
     """What keeps scores from having a drift; empty where nothing does."""
-    parts = []
+    problems = []
     if np.isnan(scores).any():
-        parts.append(f"{_named('chunk', np.isnan(scores))} not a number")
+        problems.append(f"{_describe_positions('chunk', np.isnan(scores))} not a number")
     if np.isinf(scores).any():
-        parts.append(f"{_named('chunk', np.isinf(scores))} infinite")
+        problems.append(f"{_describe_positions('chunk', np.isinf(scores))} infinite")
     if scores[0] == 0:
-        parts.append("chunk 1 scores 0, and nothing is relative to 0")
+        problems.append("chunk 1 scores 0, and nothing is relative to 0")
     elif -np.inf < scores[0] < 0:
-        parts.append(
+        problems.append(
             f"chunk 1 scores {scores[0]:g}, and a change relative to less than 0 has no meaning"
         )
-    return "; ".join(parts)
+    return "; ".join(problems)
 
 
-def _named(what: str, where: np.ndarray) -> str:
+def _describe_positions(noun: str, mask: np.ndarray) -> str:
     """ "chunk 3 is", "chunks 3, 4 are"."""
-    places = [str(i + 1) for i in np.flatnonzero(where)]
-    return f"{what}s {', '.join(places)} are" if len(places) > 1 else f"{what} {places[0]} is"
+    indices = [str(i + 1) for i in np.flatnonzero(mask)]
+    return f"{noun}s {', '.join(indices)} are" if len(indices) > 1 else f"{noun} {indices[0]} is"
 
 
-def _pair(actual: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check_series(actual: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     y, estimate = np.asarray(actual, np.float64), np.asarray(predicted, np.float64)
     if y.ndim != 1 or y.shape != estimate.shape or not len(y):
         raise UserError(
@@ -186,7 +186,7 @@ def _pair(actual: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.nda
             "equally many values"
         )
     for name, values in (("actual", y), ("predicted", estimate)):
-        wrong = ~np.isfinite(values)
-        if wrong.any():
-            raise UserError(f"{name} {_named('value', wrong)} not finite")
+        invalid = ~np.isfinite(values)
+        if invalid.any():
+            raise UserError(f"{name} {_describe_positions('value', invalid)} not finite")
     return y, estimate

@@ -49,27 +49,29 @@ class Video:
 class Block:
     """Neighbouring frames of a video, in order, and the frame before them.
 
-    What several metrics need of a block is made once: `block.once("flow", make)`; what they need
-    of a video, from its first block to its last: `block.throughout("tracker", make)`.
+    What several metrics need of a block is made once: `block.cached("flow", build)`; what they need
+    of a video, from its first block to its last: `block.cached_for_video("tracker", build)`.
     """
 
     first: int  # index of frames[0] in the video
     frames: UInt8[np.ndarray, "f h w 3"]
     previous: Frame | None  # frame first - 1; None at the start
-    _made: dict[str, Any] = dataclasses.field(default_factory=dict)
-    _kept: dict[str, Any] = dataclasses.field(default_factory=dict)  # one for all blocks of a video
+    _cache: dict[str, Any] = dataclasses.field(default_factory=dict)
+    _video_cache: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # one for all blocks of a video
 
-    def once(self, key: str, make: Callable[[], Any]) -> Any:
+    def cached(self, key: str, build: Callable[[], Any]) -> Any:
         """What `make` returned when it was first asked for under `key` for this block."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        if key not in self._cache:
+            self._cache[key] = build()
+        return self._cache[key]
 
-    def throughout(self, key: str, make: Callable[[], Any]) -> Any:
+    def cached_for_video(self, key: str, build: Callable[[], Any]) -> Any:
         """What `make` returned when it was first asked for under `key` while this video is read."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]
+        if key not in self._video_cache:
+            self._video_cache[key] = build()
+        return self._video_cache[key]
 
 
 def find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -85,19 +87,19 @@ def find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
     if not folder.is_dir():
         location(folder)  # refuses an address in its own words
         raise UserError(f"there is no folder {folder}")
-    found: list[pathlib.Path] = []
-    for place, folders, files in os.walk(folder):
-        here = pathlib.Path(place)
-        if is_run(here):
+    videos: list[pathlib.Path] = []
+    for directory, folders, files in os.walk(folder):
+        directory_path = pathlib.Path(directory)
+        if is_run(directory_path):
             folders.clear()
             files = [RUN_VIDEO] if RUN_VIDEO in files else []
-        wanted = (here / f for f in files if not f.startswith("."))
-        found += [p for p in wanted if p.suffix.lower() in SUFFIXES and p.is_file()]
-    if not found and is_run(folder):
+        candidates = (directory_path / f for f in files if not f.startswith("."))
+        videos += [p for p in candidates if p.suffix.lower() in SUFFIXES and p.is_file()]
+    if not videos and is_run(folder):
         raise UserError(f"the run {folder} has no {RUN_VIDEO}; 'resume' or 'decode' makes it")
-    if not found:
+    if not videos:
         raise UserError(f"{folder} holds no video ({', '.join(SUFFIXES)})")
-    return sorted(found)
+    return sorted(videos)
 
 
 def is_run(folder: pathlib.Path) -> bool:
@@ -107,21 +109,24 @@ def is_run(folder: pathlib.Path) -> bool:
 
 def unfinished_runs(folder: pathlib.Path) -> list[tuple[str, str]]:
     """(name, what is wrong) of each run below a folder whose video is missing or only a part."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        here = pathlib.Path(place)
-        if is_run(here):
+    problems = []
+    for directory, folders, files in os.walk(folder):
+        directory_path = pathlib.Path(directory)
+        if is_run(directory_path):
             folders.clear()
             if RUN_VIDEO not in files:
-                found.append((name_of(here, folder), f"the run has no {RUN_VIDEO}"))
+                problems.append((name_of(directory_path, folder), f"the run has no {RUN_VIDEO}"))
             elif "report.json" not in files:  # it is written last
-                found.append(
-                    (name_of(here, folder), "the run is not finished: its video is a part")
+                problems.append(
+                    (
+                        name_of(directory_path, folder),
+                        "the run is not finished: its video is a part",
+                    )
                 )
-    return sorted(found)
+    return sorted(problems)
 
 
-def story_of(path: pathlib.Path) -> str | None:
+def prompt_of(path: pathlib.Path) -> str | None:
     """Returns the prompt of a run's video: its captions one after the other; None for other videos.
 
     Raises `UserError` for a damaged story.
@@ -139,10 +144,10 @@ def probe(path: pathlib.Path, folder: pathlib.Path) -> Video:
     """
     path, count, end, size = pathlib.Path(path), 0, Fraction(0), None
     for timed in timed_frames(path):
-        now = timed.size
-        if now != (size := size or now):
+        frame_size = timed.size
+        if frame_size != (size := size or frame_size):
             raise UserError(
-                f"the video {path} changes from {size[1]}x{size[0]} to {now[1]}x{now[0]} at frame "
+                f"the video {path} changes from {size[1]}x{size[0]} to {frame_size[1]}x{frame_size[0]} at frame "
                 f"{count}; all frames must have one size"
             )
         count, end = count + 1, timed.end
@@ -157,7 +162,7 @@ def probe(path: pathlib.Path, folder: pathlib.Path) -> Video:
         height=size[0],
         width=size[1],
         truth=truth_beside(path),
-        prompt=story_of(path),
+        prompt=prompt_of(path),
     )
 
 
@@ -170,7 +175,7 @@ def name_of(path: pathlib.Path, folder: pathlib.Path) -> str:
     return shown(name)
 
 
-def bare(name: str) -> str:
+def without_suffix(name: str) -> str:
     """A name without a video's suffix."""
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
@@ -186,15 +191,15 @@ def truth_beside(path: pathlib.Path) -> pathlib.Path | None:
 
 def blocks(video: Video, size: int = 16) -> Iterator[Block]:
     """The frames of a video, `size` at a time; raises `UserError`."""
-    held: list[Frame] = []
-    first, previous, kept = 0, None, {}
+    frames_of_block: list[Frame] = []
+    first, previous, video_cache = 0, None, {}
     for timed in timed_frames(video.path):
-        held.append(timed.picture())
-        if len(held) == size:
-            yield Block(first, np.stack(held), previous, _kept=kept)
-            first, previous, held = first + size, held[-1], []
-    if held:
-        yield Block(first, np.stack(held), previous, _kept=kept)
+        frames_of_block.append(timed.picture())
+        if len(frames_of_block) == size:
+            yield Block(first, np.stack(frames_of_block), previous, _video_cache=video_cache)
+            first, previous, frames_of_block = first + size, frames_of_block[-1], []
+    if frames_of_block:
+        yield Block(first, np.stack(frames_of_block), previous, _video_cache=video_cache)
 
 
 def load_truth(
@@ -209,25 +214,25 @@ def load_truth(
     """
     if video.truth is None:
         return {}
-    wanted = {
+    expected_shapes = {
         "boxes": (video.frames, 4),
         "background": (video.frames, video.height, -(-video.width // 8)),
     }
     try:
         with np.load(video.truth, allow_pickle=False) as file:
-            found = {name: file[name] for name in names if name in file.files}
+            arrays = {name: file[name] for name in names if name in file.files}
     except Exception as error:  # zipfile and NumPy raise half a dozen kinds for damaged files
         raise UserError(f"{video.truth} is damaged: {error or type(error).__name__}") from None
     kinds = {"boxes": "fiu", "background": "u"}
-    for name, array in found.items():
+    for name, array in arrays.items():
         if array.dtype.kind not in kinds[name]:
             raise UserError(f"{video.truth}: {name} is of the type {array.dtype}")
-        if array.shape != wanted[name]:
+        if array.shape != expected_shapes[name]:
             raise UserError(
                 f"{video.truth}: {name} is {list(array.shape)}; {video.name} needs "
-                f"{list(wanted[name])}"
+                f"{list(expected_shapes[name])}"
             )
-    if "background" in found and not packed:
-        bits = np.unpackbits(found["background"], axis=-1, count=video.width)
-        found["background"] = bits.astype(bool)
-    return found
+    if "background" in arrays and not packed:
+        bits = np.unpackbits(arrays["background"], axis=-1, count=video.width)
+        arrays["background"] = bits.astype(bool)
+    return arrays

@@ -24,7 +24,7 @@ from bvjax.tensor_files import TensorFile
 FOLDER_VARIABLE = "BVJAX_METRIC_WEIGHTS"
 CONVERT = "python -m bvjax evaluate --convert-weights FOLDER"
 _NETS = "bvjax.lvbench.nets."
-_SEEN = "measured by others, not published"
+_HASHED_BY_OTHERS = "measured by others, not published"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class WeightsFile:
     @property
     def published(self) -> bool:
         """Whether the hash is the publisher's own."""
-        return self.hash_from != _SEEN
+        return self.hash_from != _HASHED_BY_OTHERS
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Published names and shapes of the tensors that its network takes."""
@@ -70,11 +70,11 @@ def _clip(name: str, kind: str, file: str, size: int, sha256: str) -> WeightsFil
     )
 
 
-_ALL = (
+_WEIGHTS_FILES = (
     WeightsFile(
         "dino_vitb16", "dino_vitbase16_pretrain.pth",
         "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
-        343_242_485, "bf34ad0f424b9029b593e8dc3ed553bf26e88bcba0d32bf3e62a6209cb64c85e", _SEEN,
+        343_242_485, "bf34ad0f424b9029b593e8dc3ed553bf26e88bcba0d32bf3e62a6209cb64c85e", _HASHED_BY_OTHERS,
         "Apache-2.0", "dino",
     ),
     _clip(
@@ -102,16 +102,16 @@ _ALL = (
     WeightsFile(
         "amt_s", "amt-s.pth", "https://huggingface.co/lalala125/AMT/resolve/main/amt-s.pth",
         12_038_359, "07e7e03405c213fe4405678db9b42d05671e48c56faf6a441b99bb0047d3cf77",
-        _SEEN, "CC-BY-NC-4.0", "amt",
+        _HASHED_BY_OTHERS, "CC-BY-NC-4.0", "amt",
     ),
     WeightsFile(
         "raft_things", "raft-things.pth",
         "https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip",
-        21_108_000, "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1", _SEEN,
+        21_108_000, "fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1", _HASHED_BY_OTHERS,
         "BSD-3-Clause", "raft", note="unzip models/raft-things.pth",
     ),
 )  # fmt: skip
-FILES = {entry.name: entry for entry in _ALL}
+FILES = {entry.name: entry for entry in _WEIGHTS_FILES}
 
 
 def default_folder() -> pathlib.Path:
@@ -134,24 +134,26 @@ def present(name: str, folder: pathlib.Path) -> bool:
     return path_of(name, folder).is_file()
 
 
-def missing(names: Iterable[str], folder: pathlib.Path) -> None:
+def check_present(names: Iterable[str], folder: pathlib.Path) -> None:
     """Raises one `UserError` that lists all of these weights that are not there, if any is not."""
-    lost = [FILES[name] for name in dict.fromkeys(names) if not present(name, folder)]
-    if not lost:
+    missing_files = [FILES[name] for name in dict.fromkeys(names) if not present(name, folder)]
+    if not missing_files:
         return
-    told = [f"{len(lost)} weights file{'s are' if len(lost) > 1 else ' is'} missing in {folder}:"]
-    for entry in lost:
+    message = [
+        f"{len(missing_files)} weights file{'s are' if len(missing_files) > 1 else ' is'} missing in {folder}:"
+    ]
+    for entry in missing_files:
         if _state(entry, folder) == "convert":
             what = "is there, not converted yet"
         else:
             note = f", {entry.note}" if entry.note else ""
             what = f"{_megabytes(entry.size)}, from {entry.address}{note}"
-        told.append(f"  {entry.name}: {entry.file}, {what}")
-    told.append(
+        message.append(f"  {entry.name}: {entry.file}, {what}")
+    message.append(
         f"download them into a folder and convert them once, where torch is installed: {CONVERT}"
         + ("" if pathlib.Path(folder) == default_folder() else f" --weights-dir {folder}")
     )
-    raise UserError("\n".join(told))
+    raise UserError("\n".join(message))
 
 
 def load(name: str, folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -161,54 +163,56 @@ def load(name: str, folder: pathlib.Path) -> dict[str, np.ndarray]:
     of another shape or type, or of another network.
     """
     path = path_of(name, folder)
-    missing([name], folder)
+    check_present([name], folder)
     file = TensorFile(path)
-    wanted = FILES[name].shapes()
-    check_tensors(path, {n: info.shape for n, info in file.infos.items()}, wanted)
+    expected = FILES[name].shapes()
+    check_tensors(path, {n: info.shape for n, info in file.infos.items()}, expected)
     for tensor, info in file.infos.items():
         if info.dtype != "float32":
             raise UserError(f"{path}: {tensor} is {info.dtype}; converted weights are float32")
-    return {tensor: file.read(tensor) for tensor in wanted}
+    return {tensor: file.read(tensor) for tensor in expected}
 
 
 def check_tensors(
     path: pathlib.Path,
-    found: dict[str, tuple[int, ...]],
-    wanted: dict[str, tuple[int, ...]],
+    actual: dict[str, tuple[int, ...]],
+    expected: dict[str, tuple[int, ...]],
 ) -> None:
     """Raises `UserError` where names or shapes of a file are not just those of a network."""
-    wrong = [
-        f"{name} is {list(found[name])}, not {list(shape)}"
-        for name, shape in wanted.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+    wrong_shapes = [
+        f"{name} is {list(actual[name])}, not {list(shape)}"
+        for name, shape in expected.items()
+        if name in actual and tuple(actual[name]) != tuple(shape)
     ]
     problems = (
-        ("lacks", [name for name in wanted if name not in found]),
-        ("has too many:", [name for name in found if name not in wanted]),
-        ("has tensors of other shapes:", wrong),
+        ("lacks", [name for name in expected if name not in actual]),
+        ("has too many:", [name for name in actual if name not in expected]),
+        ("has tensors of other shapes:", wrong_shapes),
     )
-    told = [f"{verb} {listed(names)}" for verb, names in problems if names]
-    if told:
-        raise UserError(f"{path} {' and '.join(told)}")
+    differences = [f"{verb} {listed(names)}" for verb, names in problems if names]
+    if differences:
+        raise UserError(f"{path} {' and '.join(differences)}")
 
 
 def sha256(name: str, folder: pathlib.Path) -> str:
     """Hash of the converted file; raises `UserError` when it is not there."""
-    missing([name], folder)
+    check_present([name], folder)
     return sha256_of(path_of(name, folder))
 
 
 def used_by(name: str) -> list[str]:
     """The metrics that need these weights; where an option asks for them, with that option."""
-    plain, every = Options(), Options(flow="raft", subject="dino", aesthetic="laion")
-    told = []
-    for entry in suites.ENTRIES.values():
-        if name in entry.needs(plain):
-            told.append(entry.name)
-        elif name in entry.needs(every):
-            option = next(o for o in entry.reads if getattr(every, o) != getattr(plain, o))
-            told.append(f"{entry.name} ({option} {getattr(every, option)})")
-    return told
+    defaults, all_options = Options(), Options(flow="raft", subject="dino", aesthetic="laion")
+    metrics = []
+    for entry in suites.METRIC_ENTRIES.values():
+        if name in entry.required_weights(defaults):
+            metrics.append(entry.name)
+        elif name in entry.required_weights(all_options):
+            option = next(
+                o for o in entry.weight_options if getattr(all_options, o) != getattr(defaults, o)
+            )
+            metrics.append(f"{entry.name} ({option} {getattr(all_options, option)})")
+    return metrics
 
 
 def table(folder: pathlib.Path) -> list[dict[str, str]]:
@@ -231,11 +235,11 @@ def table(folder: pathlib.Path) -> list[dict[str, str]]:
 
 def lines(folder: pathlib.Path) -> list[str]:
     """`table` as lines of text."""
-    told = [f"weights folder: {folder}"]
+    text = [f"weights folder: {folder}"]
     for row in table(folder):
-        told += ["", f"{row.pop('name')}: {row.pop('state')}"]
-        told += [f"  {key:8} {value}" for key, value in row.items()]
-    return [*told, "", f"convert downloaded files once, where torch is installed: {CONVERT}"]
+        text += ["", f"{row.pop('name')}: {row.pop('state')}"]
+        text += [f"  {key:8} {value}" for key, value in row.items()]
+    return [*text, "", f"convert downloaded files once, where torch is installed: {CONVERT}"]
 
 
 def _state(entry: WeightsFile, folder: pathlib.Path) -> str:

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from bvjax import console
 from bvjax.errors import UserError
 from bvjax.lvbench.dataset.checks import CLASSES
-from bvjax.lvbench.dataset.examine import SHORTEST, Examined, Record, examine, lines, read
+from bvjax.lvbench.dataset.examine import SHORTEST, ExaminationResult, Record, examine, lines, read
 from bvjax.lvbench.dataset.split import SPLITS, stored_split
 from bvjax.lvbench.video import Video
 
@@ -108,7 +108,7 @@ class LVBench(tfds.core.GeneratorBasedBuilder):
             yield i, example(records[name], videos[name])
 
 
-def check(config: LVBenchConfig) -> Examined:
+def check(config: LVBenchConfig) -> ExaminationResult:
     """Decodes the whole folder once; raises `UserError` that lists all that is wrong with it."""
     bar = functools.partial(tqdm, desc="checking", unit="video", disable=None)
     found = examine(Path(config.folder), config.shortest, bar)

@@ -25,7 +25,7 @@ from absl import app, flags
 from jaxtyping import UInt8
 
 from bvjax.lvbench import runner, suites
-from bvjax.lvbench.metric import Context, Metric, Options
+from bvjax.lvbench.metric import Metric, MetricContext, Options
 from bvjax.lvbench.paper.camera import camera_motion
 from bvjax.lvbench.paper.flow import flow_method
 from bvjax.lvbench.paper.scene import scene_of
@@ -46,8 +46,8 @@ FLOW = flags.DEFINE_string("flow", "dis", "Optical flow: dis or lk.")
 TARGET_SECONDS = 60.0
 
 
-class _Problems(runner.Quiet):
-    """Of the progress, what goes wrong."""
+class _Problems(runner.NullProgress):
+    """Prints the problems of a run and ignores its progress."""
 
     def problem(self, sentence):
         print(sentence)
@@ -55,7 +55,7 @@ class _Problems(runner.Quiet):
 
 def main(argv):
     del argv
-    context = Context(Options(flow=FLOW.value), Layout(), load=lambda name: {})
+    context = MetricContext(Options(flow=FLOW.value), Layout(), load=lambda name: {})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(VIDEO.value or make_clip(Path(folder) / "walk.mp4"))
         video = probe(path, path)
@@ -75,25 +75,27 @@ def main(argv):
     figures.note("paper suite, a minute at 480p", wall, "s", TARGET_SECONDS)
 
 
-def as_evaluated(path: Path, folder: Path, context: Context) -> tuple[float, float]:
+def as_evaluated(path: Path, folder: Path, context: MetricContext) -> tuple[float, float]:
     """Seconds on the clock and of all threads, from counting the frames to the scores."""
-    begun, busy = time.perf_counter(), _processor_seconds()
+    start, busy = time.perf_counter(), _processor_seconds()
     metrics = _metrics(context)
-    task = runner.Task(path, Store(folder / "scores"), metrics, context.options.segments, {})
-    runner.measure(task, _Problems())
-    wall, busy = time.perf_counter() - begun, _processor_seconds() - busy
-    measured, owed = runner.collect(task)
-    assert len(measured[0].scores) == len(metrics) and not owed
+    job = runner.MeasurementJob(
+        path, Store(folder / "scores"), metrics, context.options.segments, {}
+    )
+    runner.measure(job, _Problems())
+    wall, busy = time.perf_counter() - start, _processor_seconds() - busy
+    measured, pending = runner.collect(job)
+    assert len(measured[0].scores) == len(metrics) and not pending
     return wall, busy
 
 
-def by_part(path: Path, context: Context) -> tuple[Clock, int]:
+def by_part(path: Path, context: MetricContext) -> tuple[Clock, int]:
     """The same, with a clock around each part."""
     clock = Clock()
     with clock.part("count frames"):
         video = probe(path, path)
     metrics, flow = _metrics(context), flow_method(context)
-    begun = [(m.name, m.begin(video, context.options.segments)) for m in metrics]
+    measurements = [(m.name, m.begin(video, context.options.segments)) for m in metrics]
     scene = lambda block: scene_of(block, video)
     shared = {
         "smaller pictures": lambda block: (small(block), small_luma(block)),
@@ -108,13 +110,13 @@ def by_part(path: Path, context: Context) -> tuple[Clock, int]:
             block = next(source, None)
         if block is None:
             break
-        for name, make in shared.items():
+        for name, compute in shared.items():
             with clock.part(name):
-                make(block)
-        for name, measurement in begun:
+                compute(block)
+        for name, measurement in measurements:
             with clock.part(name):
                 measurement.add(block)
-    for name, measurement in begun:
+    for name, measurement in measurements:
         with clock.part(name):
             measurement.scores()
     return clock, video.frames
@@ -166,7 +168,7 @@ def _texture(seed: int, height: int, width: int, contrast: float) -> UInt8[np.nd
     return np.clip(127 + contrast * total / total.std(), 0, 255).astype(np.uint8)
 
 
-def _metrics(context: Context) -> list[Metric]:
+def _metrics(context: MetricContext) -> list[Metric]:
     return [entry.make(context) for entry in suites.choose("paper")]
 
 

@@ -17,19 +17,19 @@ LEAST_FRAMES = 30  # ten segments of the three frames that motion smoothness nee
 
 def class_of(content: Any) -> str:
     """The class that an entry names, as `CLASSES` spells it; "" for none or an unknown one."""
-    given = content.get("class", "") if isinstance(content, Mapping) else ""
-    known = {name.lower(): name for name in CLASSES}
-    return known.get(given.lower(), "") if isinstance(given, str) else ""
+    class_name = content.get("class", "") if isinstance(content, Mapping) else ""
+    classes = {name.lower(): name for name in CLASSES}
+    return classes.get(class_name.lower(), "") if isinstance(class_name, str) else ""
 
 
-def wrong_class(content: Any) -> Iterator[str]:
+def class_problems(content: Any) -> Iterator[str]:
     """A sentence where an entry names a class that is not in Table 1."""
-    given = content.get("class", "") if isinstance(content, Mapping) else ""
-    if given != "" and not class_of(content):
-        yield f"the class is {given!r}; it can be {', '.join(CLASSES)}"
+    class_name = content.get("class", "") if isinstance(content, Mapping) else ""
+    if class_name != "" and not class_of(content):
+        yield f"the class is {class_name!r}; it can be {', '.join(CLASSES)}"
 
 
-def wrong_video(video: Video, shortest: float) -> Iterator[str]:
+def video_problems(video: Video, shortest: float) -> Iterator[str]:
     """Returns what is wrong with a video that can be decoded: it is too short (seconds)."""
     seconds = seconds_of(video)
     if seconds < shortest:
@@ -38,7 +38,7 @@ def wrong_video(video: Video, shortest: float) -> Iterator[str]:
         yield f"has {video.frames} frames; an evaluation needs at least {LEAST_FRAMES}"
 
 
-def wrong_captions(content: Any, video: Video | None) -> Iterator[str]:
+def caption_problems(content: Any, video: Video | None) -> Iterator[str]:
     """All that is wrong with an entry's captions; what `parse_story` refuses is among it.
 
     Args:
@@ -66,17 +66,17 @@ def wrong_captions(content: Any, video: Video | None) -> Iterator[str]:
             yield f'caption {number} has no time range, such as "(00s - 03s)."'
         else:
             stamps.append((number, stamp))
-    known, past = bool(stamps), int(inclusive([stamp for _, stamp in stamps]))
+    has_times, inclusive_second = bool(stamps), int(inclusive([stamp for _, stamp in stamps]))
     expected: float = 0
     for number, (begin, end, _) in stamps:
-        if end + past <= begin:
+        if end + inclusive_second <= begin:
             yield f"caption {number} ends at {end:g}s, before it starts at {begin:g}s"
         elif begin < expected:
             yield f"caption {number} starts at {begin:g}s and overlaps what goes on to {expected:g}s"
         elif begin > expected:
             yield f"caption {number} starts at {begin:g}s; there is a gap from {expected:g}s on"
-        expected = max(expected, end + past)
-    if video is not None and known:
+        expected = max(expected, end + inclusive_second)
+    if video is not None and has_times:
         seconds = seconds_of(video)
         if expected - 1 >= seconds:
             yield f"captions go on to {expected:g} s, past the video's end at {seconds:.1f} s"

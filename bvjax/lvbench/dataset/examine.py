@@ -22,8 +22,8 @@ from typing import Any
 
 from bvjax.errors import UserError
 from bvjax.lvbench.dataset import checks
-from bvjax.lvbench.dataset.files import Entry, Problem, gather
-from bvjax.lvbench.dataset.split import SPLIT_FILE, load_split, wrong_split
+from bvjax.lvbench.dataset.files import DatasetEntry, Problem, gather
+from bvjax.lvbench.dataset.split import SPLIT_FILE, load_split, split_problems
 from bvjax.lvbench.video import Video, name_of, probe, unfinished_runs
 from bvjax.story import Story, parse_story
 
@@ -45,7 +45,7 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True)
-class Examined:
+class ExaminationResult:
     """What decoding and reading everything told.
 
     videos: those that can be decoded, by name. problems: what is wrong, in order of files.
@@ -62,10 +62,13 @@ def read(folder: pathlib.Path) -> list[Record]:
         UserError: no videos, captions that are missing, twice there or without a video, no or wrong
             time ranges, or an unknown class.
     """
-    found = gather(pathlib.Path(folder))
-    for problem in found.problems + _unmatched(found.videos, found.entries):
-        raise UserError(f"{problem.where}: {problem.what}")
-    return [_record(name, found.videos[name], found.entries[name]) for name in sorted(found.videos)]
+    contents = gather(pathlib.Path(folder))
+    for problem in contents.problems + _unmatched(contents.videos, contents.entries):
+        raise UserError(f"{problem.location}: {problem.message}")
+    return [
+        _record(name, contents.videos[name], contents.entries[name])
+        for name in sorted(contents.videos)
+    ]
 
 
 def validate(folder: pathlib.Path, **options: Any) -> list[Problem]:
@@ -77,7 +80,7 @@ def examine(
     folder: pathlib.Path,
     shortest: float = SHORTEST,
     track: Callable[[Sequence[pathlib.Path]], Iterable[pathlib.Path]] = iter,
-) -> Examined:
+) -> ExaminationResult:
     """Decodes every video and reads all captions; lists what is wrong instead of stopping at it.
 
     A folder with neither captions nor a split is taken for videos that are to be evaluated: these
@@ -91,66 +94,74 @@ def examine(
         UserError: there is no such folder, or no video in it.
     """
     folder = pathlib.Path(folder)
-    found, split = gather(folder), load_split(folder)
-    problems = list(found.problems)
-    plain = not found.entries and not problems and split is None
-    if not plain:
-        problems += _unmatched(found.videos, found.entries)
+    contents, split = gather(folder), load_split(folder)
+    problems = list(contents.problems)
+    has_no_captions = not contents.entries and not problems and split is None
+    if not has_no_captions:
+        problems += _unmatched(contents.videos, contents.entries)
     videos: dict[str, Video] = {}
-    first_with: dict[str, str] = {}  # by content hash
-    names = {path: name for name, path in found.videos.items()}
-    for path in track([found.videos[name] for name in sorted(found.videos)]):
-        where = name_of(path, folder)
+    first_path_by_hash: dict[str, str] = {}  # by content hash
+    names = {path: name for name, path in contents.videos.items()}
+    for path in track([contents.videos[name] for name in sorted(contents.videos)]):
+        location = name_of(path, folder)
         try:
             video = probe(path, folder)
         except UserError as error:
-            problems.append(Problem(where, str(error)))
+            problems.append(Problem(location, str(error)))
             continue
         videos[names[path]] = video
-        told = list(checks.wrong_video(video, 0.0 if plain else shortest))
-        if video.sha256 in first_with:
-            told.append(f"is the same file as {first_with[video.sha256]}")
-        first_with.setdefault(video.sha256, where)
-        problems += [Problem(where, what) for what in told]
-    for name, entry in found.entries.items():
-        told = (
-            *checks.wrong_class(entry.content),
-            *checks.wrong_captions(entry.content, videos.get(name)),
+        video_messages = list(checks.video_problems(video, 0.0 if has_no_captions else shortest))
+        if video.sha256 in first_path_by_hash:
+            video_messages.append(f"is the same file as {first_path_by_hash[video.sha256]}")
+        first_path_by_hash.setdefault(video.sha256, location)
+        problems += [Problem(location, message) for message in video_messages]
+    for name, entry in contents.entries.items():
+        video_messages = (
+            *checks.class_problems(entry.content),
+            *checks.caption_problems(entry.content, videos.get(name)),
         )
-        problems += [Problem(entry.where, what) for what in told]
-    problems += [Problem(where, what) for where, what in unfinished_runs(folder)]
-    problems += [Problem(SPLIT_FILE, what) for what in wrong_split(split, set(found.videos))]
-    return Examined(videos, tuple(sorted(problems, key=lambda problem: problem.where)))
+        problems += [Problem(entry.location, message) for message in video_messages]
+    problems += [Problem(location, message) for location, message in unfinished_runs(folder)]
+    problems += [
+        Problem(SPLIT_FILE, message) for message in split_problems(split, set(contents.videos))
+    ]
+    return ExaminationResult(videos, tuple(sorted(problems, key=lambda problem: problem.location)))
 
 
 def lines(problems: Sequence[Problem]) -> list[str]:
     """Problems as text: a heading for each file, what is wrong with it below."""
     if not problems:
         return ["no problems found"]
-    places = dict.fromkeys(problem.where for problem in problems)
-    told: list[str] = []
-    for where in places:
-        told.append(where)
-        told += [f"  {problem.what}" for problem in problems if problem.where == where]
-    count = lambda n, what: f"{n} {what}{'' if n == 1 else 's'}"
-    return [*told, "", f"{count(len(problems), 'problem')} in {count(len(places), 'place')}"]
+    locations = dict.fromkeys(problem.location for problem in problems)
+    text_lines: list[str] = []
+    for location in locations:
+        text_lines.append(location)
+        text_lines += [
+            f"  {problem.message}" for problem in problems if problem.location == location
+        ]
+    count = lambda n, message: f"{n} {message}{'' if n == 1 else 's'}"
+    return [
+        *text_lines,
+        "",
+        f"{count(len(problems), 'problem')} in {count(len(locations), 'place')}",
+    ]
 
 
 def _unmatched(
-    videos: Mapping[str, pathlib.Path], entries: Mapping[str, Entry]
+    videos: Mapping[str, pathlib.Path], entries: Mapping[str, DatasetEntry]
 ) -> tuple[Problem, ...]:
-    lost = [e for name, e in entries.items() if name not in videos]
-    bare = [name for name in videos if name not in entries]
+    without_video = [e for name, e in entries.items() if name not in videos]
+    without_captions = [name for name in videos if name not in entries]
     return (
-        *(Problem(entry.where, f"there is no video {entry.name}") for entry in lost),
-        *(Problem(name + videos[name].suffix, "has no captions") for name in bare),
+        *(Problem(entry.location, f"there is no video {entry.name}") for entry in without_video),
+        *(Problem(name + videos[name].suffix, "has no captions") for name in without_captions),
     )
 
 
-def _record(name: str, video: pathlib.Path, entry: Entry) -> Record:
-    for what in checks.wrong_class(entry.content):
-        raise UserError(f"{entry.where}: {what}")
-    story = parse_story(entry.content, entry.where)
+def _record(name: str, video: pathlib.Path, entry: DatasetEntry) -> Record:
+    for problem in checks.class_problems(entry.content):
+        raise UserError(f"{entry.location}: {problem}")
+    story = parse_story(entry.content, entry.location)
     if story.spans is None:
-        raise UserError(f'{entry.where}: captions have no time ranges, such as "(00s - 03s)."')
+        raise UserError(f'{entry.location}: captions have no time ranges, such as "(00s - 03s)."')
     return Record(name, video, story, checks.class_of(entry.content))

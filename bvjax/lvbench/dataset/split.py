@@ -43,8 +43,8 @@ def stored_split(folder: pathlib.Path, seed: int = 0) -> dict[str, list[str]]:
             write_json(path, content)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    for what in wrong_split(content, names):
-        raise UserError(f"{path}: {what}")
+    for problem in split_problems(content, names):
+        raise UserError(f"{path}: {problem}")
     return {side: [name_key(name) for name in content[side]] for side in SPLITS}
 
 
@@ -59,7 +59,7 @@ def load_split(folder: pathlib.Path) -> Any:
         return f"cannot be read: {error}"
 
 
-def wrong_split(content: Any, names: set[str]) -> Iterator[str]:
+def split_problems(content: Any, names: set[str]) -> Iterator[str]:
     """What is wrong with what `load_split` gave, for a folder with videos of these names."""
     if content is None:
         return
@@ -71,8 +71,8 @@ def wrong_split(content: Any, names: set[str]) -> Iterator[str]:
         yield 'must be {"seed": 0, "train": [NAME, ...], "test": [NAME, ...]}'
         return
     train, test = ([name_key(name) for name in side] for side in sides)
-    for side, listed in zip(SPLITS, (train, test), strict=True):
-        for name in sorted({name for name in listed if listed.count(name) > 1}):
+    for side, names_of_side in zip(SPLITS, (train, test), strict=True):
+        for name in sorted({name for name in names_of_side if names_of_side.count(name) > 1}):
             yield f"{name} is twice in {side}"
     for name in sorted(set(train) & set(test)):
         yield f"{name} is in train and in test"

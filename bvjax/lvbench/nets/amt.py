@@ -36,13 +36,13 @@ def shapes(
         update: channels of correlations, flow, both together, and inside of the updates.
         side: channels that a decoder's unit refines apart; `interpolate` knows `_SIDE` only.
     """
-    found: dict[str, tuple[int, ...]] = {}
+    tensor_shapes: dict[str, tuple[int, ...]] = {}
 
     def add(name: str, outputs: int, inputs: int, size: int, slope: str = "") -> None:
-        found[f"{name}.weight"] = (outputs, inputs, size, size)
-        found[f"{name}.bias"] = (outputs,)
+        tensor_shapes[f"{name}.weight"] = (outputs, inputs, size, size)
+        tensor_shapes[f"{name}.bias"] = (outputs,)
         if slope:
-            found[f"{slope}.weight"] = (outputs,)
+            tensor_shapes[f"{slope}.weight"] = (outputs,)
 
     def unit(name: str, outputs: int, inputs: int) -> None:
         add(f"{name}.0", outputs, inputs, 3, f"{name}.1")
@@ -68,29 +68,29 @@ def shapes(
         width = channels[level - 1] * (2 if level == 4 else 3)
         name = f"decoder{level}.convblock"
         unit(f"{name}.0", width, width + (1 if level == 4 else 4))
-        for i, inner in ((1, width), (2, side), (3, width), (4, side)):
-            unit(f"{name}.1.conv{i}", inner, inner)
+        for i, hidden_width in ((1, width), (2, side), (3, width), (4, side)):
+            unit(f"{name}.1.conv{i}", hidden_width, hidden_width)
         add(f"{name}.1.conv5", width, width, 3, f"{name}.1.prelu")
         outputs = 4 + channels[level - 2] if level > 1 else 8 * _FLOWS
-        found[f"{name}.2.weight"] = (width, outputs, 4, 4)  # transposed: inputs first
-        found[f"{name}.2.bias"] = (outputs,)
+        tensor_shapes[f"{name}.2.weight"] = (width, outputs, 4, 4)  # transposed: inputs first
+        tensor_shapes[f"{name}.2.bias"] = (outputs,)
 
-    seen, moved, joined, inner = update
+    correlation_width, flow_width, motion_width, hidden_width = update
     for level in (4, 3, 2):
         name, outputs = f"update{level}", channels[level - 2]
-        add(f"{name}.convc1", seen, 2 * correlation.LEVELS * (2 * _RADIUS + 1) ** 2, 1)
-        add(f"{name}.convf1", 2 * moved, 4, 7)
-        add(f"{name}.convf2", moved, 2 * moved, 3)
-        add(f"{name}.conv", joined, seen + moved, 3)
+        add(f"{name}.convc1", correlation_width, 2 * correlation.LEVELS * (2 * _RADIUS + 1) ** 2, 1)
+        add(f"{name}.convf1", 2 * flow_width, 4, 7)
+        add(f"{name}.convf2", flow_width, 2 * flow_width, 3)
+        add(f"{name}.conv", motion_width, correlation_width + flow_width, 3)
         for head, ins, outs in (
-            ("gru", joined + 4 + outputs, inner), ("feat_head", inner, outputs),
-            ("flow_head", inner, 4),
+            ("gru", motion_width + 4 + outputs, hidden_width), ("feat_head", hidden_width, outputs),
+            ("flow_head", hidden_width, 4),
         ):  # fmt: skip
-            add(f"{name}.{head}.0", inner, ins, 3)
-            add(f"{name}.{head}.2", outs, inner, 3)
+            add(f"{name}.{head}.0", hidden_width, ins, 3)
+            add(f"{name}.{head}.2", outs, hidden_width, 3)
     add("comb_block.0", 6 * _FLOWS, 3 * _FLOWS, 3, "comb_block.1")
     add("comb_block.2", 3, 6 * _FLOWS, 3)
-    return found
+    return tensor_shapes
 
 
 def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -117,27 +117,29 @@ def interpolate(
     breaks down, as its smallest correlation maps vanish; here they count as zeros outside.
     """
     b, h, w, _ = first.shape
-    both = jnp.stack([first, second], axis=1)  # rows of a pair together
-    mean = both.mean(4).mean(3).mean(2).mean(1).reshape(b, 1, 1, 1)
-    both = (both - mean[:, None]).reshape(2 * b, h, w, 3)
-    halves = lambda x: jnp.moveaxis(x.reshape(b, 2, *x.shape[1:]), 1, 0)
-    f0, f1 = halves(_features(params, both))
-    lookup = tuple(correlation.pyramid(*pair, _RADIUS) for pair in ((f0, f1), (f1, f0)))
-    maps = [halves(x) for x in _pyramid(params, both)]
+    pair = jnp.stack([first, second], axis=1)  # rows of a pair together
+    mean = pair.mean(4).mean(3).mean(2).mean(1).reshape(b, 1, 1, 1)
+    pair = (pair - mean[:, None]).reshape(2 * b, h, w, 3)
+    split_pair = lambda x: jnp.moveaxis(x.reshape(b, 2, *x.shape[1:]), 1, 0)
+    f0, f1 = split_pair(_features(params, pair))
+    lookup = tuple(correlation.pyramid(*maps, _RADIUS) for maps in ((f0, f1), (f1, f0)))
+    feature_maps = [split_pair(x) for x in _pyramid(params, pair)]
 
     flow, content = None, None
     for level in (4, 3, 2):
-        flow, content = _decode(params, level, maps[level - 1], flow, content, time)
-        change = _change(params, level, flow, content, lookup, time)
+        flow, content = _decode(params, level, feature_maps[level - 1], flow, content, time)
+        change = _correlation_update(params, level, flow, content, lookup, time)
         flow, content = flow + change[0], content + change[1]
-    out = _block(params, 1, _warped(maps[0], flow, content))
+    out = _block(params, 1, _warped_content(feature_maps[0], flow, content))
     ends = np.cumsum([2 * _FLOWS, 2 * _FLOWS, _FLOWS])
-    *changes, mask, rest = jnp.split(out, ends, axis=-1)
+    *changes, mask, residual = jnp.split(out, ends, axis=-1)
     flows = [
-        change + jnp.tile(_grown(part), _FLOWS)
+        change + jnp.tile(_upscaled_flow(part), _FLOWS)
         for change, part in zip(changes, jnp.split(flow, 2, -1), strict=True)
     ]
-    return jnp.clip(_merge(params, halves(both), flows, jax.nn.sigmoid(mask), rest, mean), 0, 1)
+    return jnp.clip(
+        _merge(params, split_pair(pair), flows, jax.nn.sigmoid(mask), residual, mean), 0, 1
+    )
 
 
 def _merge(
@@ -145,18 +147,23 @@ def _merge(
     pictures: Float[Array, "2 b h w 3"],
     flows: list[Float[Array, "b h w 2*n"]],
     mask: Float[Array, "b h w n"],
-    rest: Float[Array, "b h w 3*n"],
+    residual: Float[Array, "b h w 3*n"],
     mean: Float[Array, "b 1 1 1"],
 ) -> Float[Array, "b h w 3"]:
     """The mean of n guesses, each a mix of both pictures warped, and what is seen in all of them."""
     guesses = []
     for i in range(_FLOWS):
         pair = slice(2 * i, 2 * i + 2)
-        one, other = (
+        from_first, from_second = (
             warp(picture, flow[..., pair]) for picture, flow in zip(pictures, flows, strict=True)
         )
-        share = mask[..., i : i + 1]
-        guesses.append(share * one + (1 - share) * other + mean + rest[..., 3 * i : 3 * i + 3])
+        mask_of_guess = mask[..., i : i + 1]
+        guesses.append(
+            mask_of_guess * from_first
+            + (1 - mask_of_guess) * from_second
+            + mean
+            + residual[..., 3 * i : 3 * i + 3]
+        )
     x = prelu(_layer(params, "comb_block.0", jnp.concatenate(guesses, -1)),
               params["comb_block.1.weight"])  # fmt: skip
     return sum(guesses) / _FLOWS + _layer(params, "comb_block.2", x)
@@ -211,14 +218,14 @@ def _decode(
         times = jnp.full((*maps.shape[1:4], 1), time, maps.dtype)
         out = _block(params, level, jnp.concatenate([*maps, times], -1))
         return out[..., :4], out[..., 4:]
-    out = _block(params, level, _warped(maps, flow, content))
-    return out[..., :4] + _grown(flow), out[..., 4:]
+    out = _block(params, level, _warped_content(maps, flow, content))
+    return out[..., :4] + _upscaled_flow(flow), out[..., 4:]
 
 
-def _warped(maps: Float[Array, "2 b h w c"], flow: Array, content: Array) -> Array:
+def _warped_content(maps: Float[Array, "2 b h w c"], flow: Array, content: Array) -> Array:
     """Content, and both maps where the flows say that it comes from."""
-    moved = [warp(x, part) for x, part in zip(maps, jnp.split(flow, 2, -1), strict=True)]
-    return jnp.concatenate([content, *moved, flow], -1)
+    warped = [warp(x, part) for x, part in zip(maps, jnp.split(flow, 2, -1), strict=True)]
+    return jnp.concatenate([content, *warped, flow], -1)
 
 
 def _block(params: Mapping[str, Array], level: int, x: Array) -> Array:
@@ -226,15 +233,15 @@ def _block(params: Mapping[str, Array], level: int, x: Array) -> Array:
     name = f"decoder{level}.convblock"
     x = _unit(params, f"{name}.0", x)
     y = x
-    for wide, narrow in (("conv1", "conv2"), ("conv3", "conv4")):
-        y = _unit(params, f"{name}.1.{wide}", y)
-        refined = _unit(params, f"{name}.1.{narrow}", y[..., -_SIDE:])
+    for full_conv, side_conv in (("conv1", "conv2"), ("conv3", "conv4")):
+        y = _unit(params, f"{name}.1.{full_conv}", y)
+        refined = _unit(params, f"{name}.1.{side_conv}", y[..., -_SIDE:])
         y = jnp.concatenate([y[..., :-_SIDE], refined], -1)
     x = prelu(x + _layer(params, f"{name}.1.conv5", y), params[f"{name}.1.prelu.weight"])
     return doubling(x, params[f"{name}.2.weight"], params[f"{name}.2.bias"])
 
 
-def _change(
+def _correlation_update(
     params: Mapping[str, Array],
     level: int,
     flow: Float[Array, "b h w 4"],
@@ -249,32 +256,34 @@ def _change(
     """
     name, factor = f"update{level}", 2 ** (4 - level)
     if factor > 1:
-        flow, content = _shrunk(flow, factor) / factor, _shrunk(content, factor)
-    here = grid(*flow.shape[1:3])
+        flow, content = _downscaled(flow, factor) / factor, _downscaled(content, factor)
+    pixel_grid = grid(*flow.shape[1:3])
     to_first, to_second = jnp.split(flow, 2, -1)
-    places = (here + to_second / time, here + to_first / (1 - time))
-    found = [correlation.windows(x, at, _RADIUS) for x, at in zip(lookup, places, strict=True)]
+    positions = (pixel_grid + to_second / time, pixel_grid + to_first / (1 - time))
+    correlations = [
+        correlation.windows(x, at, _RADIUS) for x, at in zip(lookup, positions, strict=True)
+    ]
     layer = lambda part, x: _layer(params, f"{name}.{part}", x)
     leaky = lambda part, x: jax.nn.leaky_relu(layer(part, x), _LEAK)
-    seen = leaky("convc1", jnp.concatenate(found, -1))
-    moved = leaky("convf2", leaky("convf1", flow))
-    x = leaky("conv", jnp.concatenate([seen, moved], -1))
+    correlation_features = leaky("convc1", jnp.concatenate(correlations, -1))
+    flow_features = leaky("convf2", leaky("convf1", flow))
+    x = leaky("conv", jnp.concatenate([correlation_features, flow_features], -1))
     x = layer("gru.2", leaky("gru.0", jnp.concatenate([x, flow, content], -1)))
-    by_flow = layer("flow_head.2", leaky("flow_head.0", x))
-    by_content = layer("feat_head.2", leaky("feat_head.0", x))
+    flow_change = layer("flow_head.2", leaky("flow_head.0", x))
+    content_change = layer("feat_head.2", leaky("feat_head.0", x))
     if factor > 1:
-        return factor * _scaled(by_flow, factor), _scaled(by_content, factor)
-    return by_flow, by_content
+        return factor * _scaled(flow_change, factor), _scaled(content_change, factor)
+    return flow_change, content_change
 
 
 def _scaled(x: Array, factor: float) -> Array:
     return resize(x, (int(x.shape[1] * factor), int(x.shape[2] * factor)), "bilinear")
 
 
-def _shrunk(x: Array, factor: int) -> Array:
+def _downscaled(x: Array, factor: int) -> Array:
     return _scaled(x, 1 / factor)
 
 
-def _grown(flow: Array) -> Array:
+def _upscaled_flow(flow: Array) -> Array:
     """A flow at twice the size, in pixels of that size."""
     return 2 * _scaled(flow, 2)

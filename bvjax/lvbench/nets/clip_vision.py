@@ -62,7 +62,7 @@ def shapes(tower: str | Tower = "b32") -> dict[str, tuple[int, ...]]:
             raise UserError(f"there is no CLIP tower {tower!r}; there are {', '.join(TOWERS)}")
         tower = TOWERS[tower]
     width = tower.width
-    found = {
+    tensor_shapes = {
         "class_embedding": (width,),
         "positional_embedding": (1 + tower.grid**2, width),
         "proj": (width, tower.features),
@@ -70,10 +70,10 @@ def shapes(tower: str | Tower = "b32") -> dict[str, tuple[int, ...]]:
         "ln_pre.weight": (width,),
         "ln_pre.bias": (width,),
     }
-    found = {_TOWER + name: shape for name, shape in found.items()}
+    tensor_shapes = {_TOWER + name: shape for name, shape in tensor_shapes.items()}
     for i in range(tower.layers):
-        found |= {_NAMES[name].format(i): s for name, s in vit.block_shapes(width).items()}
-    return found | {_TOWER + "ln_post.weight": (width,), _TOWER + "ln_post.bias": (width,)}
+        tensor_shapes |= {_NAMES[name].format(i): s for name, s in vit.block_shapes(width).items()}
+    return tensor_shapes | {_TOWER + "ln_post.weight": (width,), _TOWER + "ln_post.bias": (width,)}
 
 
 def prepare(tensors: Mapping[str, np.ndarray]) -> dict:
@@ -100,13 +100,13 @@ def clip(
     """
     kernel = params["conv1.weight"]
     width, patch = kernel.shape[1], math.isqrt(kernel.shape[0] // 3)
-    tokens = vit.product(vit.patches(x, patch), kernel)
+    tokens = vit.matmul(vit.patches(x, patch), kernel)
     first = jnp.broadcast_to(params["class_embedding"], (len(x), 1, width))
     tokens = jnp.concatenate([first, tokens], axis=1) + params["positional_embedding"]
     tokens = vit.layer_norm(tokens, params["ln_pre.weight"], params["ln_pre.bias"], _EPS)
     tokens = vit.blocks(tokens, params["layers"], heads or width // 64, _EPS, _quick_gelu)
     cls = vit.layer_norm(tokens[:, 0], params["ln_post.weight"], params["ln_post.bias"], _EPS)
-    return vit.product(cls, params["proj"])
+    return vit.matmul(cls, params["proj"])
 
 
 def prepare_head(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -118,7 +118,7 @@ def aesthetic(head: Mapping, features: Float[Array, "b features"]) -> Float[Arra
     """LAION's score of pictures by their ViT-L/14 features, about 1 to 10; higher is better."""
     length = jnp.linalg.norm(features, axis=-1, keepdims=True)
     unit = features / jnp.maximum(length, 1e-12)
-    return (vit.product(unit, head["weight"]) + head["bias"])[:, 0]
+    return (vit.matmul(unit, head["weight"]) + head["bias"])[:, 0]
 
 
 def _quick_gelu(x: Array) -> Array:

@@ -1,6 +1,6 @@
 """Convolutions and norms that the convolutional metric networks share, channels last.
 
-Products ask for the highest precision: accelerators would otherwise round their factors, and what
+Convolutions and matmuls ask for the highest precision: accelerators would otherwise round their operands, and what
 the networks measure are small differences between neighbouring frames.
 """
 
@@ -53,13 +53,13 @@ def doubling(
 ) -> Float[Array, "b 2*h 2*w o"]:
     """The transposed convolution of `doubling_kernel`: four convolutions of size 2 in one."""
     b, h, w, _ = x.shape
-    every = jax.lax.conv_general_dilated(
+    outputs = jax.lax.conv_general_dilated(
         x, kernel, (1, 1), [(1, 1), (1, 1)],
         dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=HIGHEST,
     )  # fmt: skip
-    every = every.reshape(b, h + 1, w + 1, 2, 2, -1)
+    outputs = outputs.reshape(b, h + 1, w + 1, 2, 2, -1)
     rows = [
-        jnp.stack([every[:, r : r + h, c : c + w, r, c] for c in (0, 1)], axis=3) for r in (0, 1)
+        jnp.stack([outputs[:, r : r + h, c : c + w, r, c] for c in (0, 1)], axis=3) for r in (0, 1)
     ]
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1) + bias
 
@@ -95,17 +95,19 @@ def prelu(x: Float[Array, "*b c"], slope: Float[Array, " c"]) -> Float[Array, "*
 
 def pad_to(x: Num[Array, "b h w c"], multiple: int) -> Num[Array, "b H W c"]:
     """Border pixels repeated until both sides are multiples; an odd one goes right or below."""
-    pads = [(0, 0), *(halves(side, multiple) for side in x.shape[1:3]), (0, 0)]
+    pads = [(0, 0), *(split_padding(side, multiple) for side in x.shape[1:3]), (0, 0)]
     return jnp.pad(x, pads, mode="edge")
 
 
 def crop_to(x: Num[Array, "b H W c"], size: tuple[int, int]) -> Num[Array, "b h w c"]:
     """What `pad_to` was given, from what it returned."""
-    top, left = ((have - want) // 2 for have, want in zip(x.shape[1:3], size, strict=True))
+    top, left = (
+        (current - target) // 2 for current, target in zip(x.shape[1:3], size, strict=True)
+    )
     return x[:, top : top + size[0], left : left + size[1]]
 
 
-def halves(side: int, multiple: int) -> tuple[int, int]:
+def split_padding(side: int, multiple: int) -> tuple[int, int]:
     """How many pixels `pad_to` adds before and behind."""
-    missing = -side % multiple
-    return missing // 2, missing - missing // 2
+    padding = -side % multiple
+    return padding // 2, padding - padding // 2

@@ -36,7 +36,7 @@ def check_size(what: str, height: int, width: int, volumes: int) -> None:
 def pyramid(
     first: Float[Array, "b h w d"], second: Float[Array, "b h2 w2 d"], radius: int
 ) -> list[Float[Array, "b*h*w v u"]]:
-    """Products over sqrt(d) of all features of one picture with all of another, for `windows`.
+    """Dot products over sqrt(d) of all features of one picture with all of another, for `windows`.
 
     There is one map per feature of `first`, at 1, 1/2, 1/4 and 1/8 of the second picture's size:
     each level is the mean of squares of two by two of the one before, and an odd row or column at
@@ -61,7 +61,7 @@ def pyramid(
 def windows(
     levels: Sequence[Float[Array, "b*h*w v u"]], at: Float[Array, "b h w 2"], radius: int
 ) -> Float[Array, "b h w n"]:
-    """Bilinear samples around each place (x, y), given at full size, in every level.
+    """Bilinear samples around each position (x, y), given at full size, in every level.
 
     The published networks add (row, column) offsets to (x, y): the window's first index walks
     along x, and their weights are trained for that order.
@@ -69,18 +69,18 @@ def windows(
     Returns:
         n = levels * (2 radius + 1)^2: level by level, x offset by x offset.
     """
-    places, size, found = at.reshape(-1, 2), 2 * radius + 2, []
-    cut = jax.vmap(lambda level, y, x: jax.lax.dynamic_slice(level, (y, x), (size, size)))
+    centres, size, patches = at.reshape(-1, 2), 2 * radius + 2, []
+    slice_window = jax.vmap(lambda level, y, x: jax.lax.dynamic_slice(level, (y, x), (size, size)))
     for i, level in enumerate(levels):
-        place = places / 2**i
-        corner = jnp.floor(place)
-        x, y = jnp.moveaxis(place - corner, -1, 0)[..., None, None]
+        centre = centres / 2**i
+        corner = jnp.floor(centre)
+        x, y = jnp.moveaxis(centre - corner, -1, 0)[..., None, None]
         # An offset beyond the margin shows zeros either way; clip keeps it a legal integer.
         rows, columns = (side - size for side in level.shape[1:])
         left = jnp.clip(corner[:, 0] + (size - radius), 0, columns).astype(jnp.int32)
         top = jnp.clip(corner[:, 1] + (size - radius), 0, rows).astype(jnp.int32)
-        patch = cut(level, top, left).transpose(0, 2, 1)  # x first
+        patch = slice_window(level, top, left).transpose(0, 2, 1)  # x first
         patch = patch[:, :-1] * (1 - x) + patch[:, 1:] * x
         patch = patch[:, :, :-1] * (1 - y) + patch[:, :, 1:] * y
-        found.append(patch.reshape(len(patch), -1))
-    return jnp.concatenate(found, axis=-1).reshape(*at.shape[:-1], -1)
+        patches.append(patch.reshape(len(patch), -1))
+    return jnp.concatenate(patches, axis=-1).reshape(*at.shape[:-1], -1)

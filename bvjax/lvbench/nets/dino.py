@@ -15,8 +15,8 @@ from bvjax.lvbench.nets import resize, vit
 _EPS = 1e-6
 _OFFSET = 0.1  # that the published network adds to the number of patches along a side
 _NAMES = {
-    f"{ours}.{kind}": f"blocks.{{}}.{theirs}.{kind}"
-    for ours, theirs in (
+    f"{name}.{kind}": f"blocks.{{}}.{published_name}.{kind}"
+    for name, published_name in (
         ("norm1", "norm1"), ("qkv", "attn.qkv"), ("out", "attn.proj"),
         ("norm2", "norm2"), ("up", "mlp.fc1"), ("down", "mlp.fc2"),
     )
@@ -28,23 +28,23 @@ def shapes(
     width: int = 768, layers: int = 12, patch: int = 16, grid: int = 14
 ) -> dict[str, tuple[int, ...]]:
     """Published names and PyTorch's shapes; grid: patches along a side that positions are for."""
-    found = {
+    tensor_shapes = {
         "cls_token": (1, 1, width),
         "pos_embed": (1, 1 + grid * grid, width),
         "patch_embed.proj.weight": (width, 3, patch, patch),
         "patch_embed.proj.bias": (width,),
     }
     for i in range(layers):
-        found |= {_NAMES[name].format(i): s for name, s in vit.block_shapes(width).items()}
-    return found | {"norm.weight": (width,), "norm.bias": (width,)}
+        tensor_shapes |= {_NAMES[name].format(i): s for name, s in vit.block_shapes(width).items()}
+    return tensor_shapes | {"norm.weight": (width,), "norm.bias": (width,)}
 
 
 def prepare(tensors: Mapping[str, np.ndarray]) -> dict:
     """The parameters that `dino` takes, from published tensors."""
     count = sum(name.endswith("attn.qkv.weight") for name in tensors)
-    plain = ("cls_token", "pos_embed", "patch_embed.proj.bias", "norm.weight", "norm.bias")
+    unlayered = ("cls_token", "pos_embed", "patch_embed.proj.bias", "norm.weight", "norm.bias")
     return {
-        **{name: np.asarray(tensors[name]) for name in plain},
+        **{name: np.asarray(tensors[name]) for name in unlayered},
         "patch_embed.proj.weight": vit.patch_kernel(tensors["patch_embed.proj.weight"]),
         "layers": vit.stack_layers(tensors, count, _NAMES),
     }
@@ -61,7 +61,7 @@ def dino(
     """
     kernel = params["patch_embed.proj.weight"]
     width = kernel.shape[1]
-    tokens = vit.product(vit.patches(x, _patch(params)), kernel) + params["patch_embed.proj.bias"]
+    tokens = vit.matmul(vit.patches(x, _patch(params)), kernel) + params["patch_embed.proj.bias"]
     first = jnp.broadcast_to(params["cls_token"], (len(x), 1, width))
     tokens = jnp.concatenate([first, tokens], axis=1)
     tokens = tokens + positions(params["pos_embed"], x.shape[1], x.shape[2], _patch(params))

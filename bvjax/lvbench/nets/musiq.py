@@ -54,57 +54,59 @@ def shapes(
         stem: channels of the first convolution, a multiple of 32.
         grid: places along a side that have vectors of their own.
     """
-    found: dict[str, tuple[int, ...]] = {}
+    tensor_shapes: dict[str, tuple[int, ...]] = {}
 
     def convolution(name: str, norm: str, outputs: int, inputs: int, size: int) -> None:
-        found[f"{name}.weight"] = (outputs, inputs, size, size)
-        found[f"{norm}.weight"] = found[f"{norm}.bias"] = (outputs,)
+        tensor_shapes[f"{name}.weight"] = (outputs, inputs, size, size)
+        tensor_shapes[f"{norm}.weight"] = tensor_shapes[f"{norm}.bias"] = (outputs,)
 
     convolution("conv_root", "gn_root", stem, 3, 7)
     convolution("block1.conv1", "block1.gn1", stem, stem, 1)
     convolution("block1.conv2", "block1.gn2", stem, stem, 3)
     convolution("block1.conv3", "block1.gn3", 4 * stem, stem, 1)
     convolution("block1.conv_proj", "block1.gn_proj", 4 * stem, stem, 1)
-    found["embedding.weight"] = (width, 4 * stem * (PATCH // 4) ** 2)
-    found["embedding.bias"] = (width,)
-    found[_ENCODER + "cls"] = (1, 1, width)
-    found[_POSITION] = (1, grid**2, width)
-    found[_SCALE] = (len(LONGER_SIDES) + 1, width)
-    found[_NORM + "weight"] = found[_NORM + "bias"] = (width,)
+    tensor_shapes["embedding.weight"] = (width, 4 * stem * (PATCH // 4) ** 2)
+    tensor_shapes["embedding.bias"] = (width,)
+    tensor_shapes[_ENCODER + "cls"] = (1, 1, width)
+    tensor_shapes[_POSITION] = (1, grid**2, width)
+    tensor_shapes[_SCALE] = (len(LONGER_SIDES) + 1, width)
+    tensor_shapes[_NORM + "weight"] = tensor_shapes[_NORM + "bias"] = (width,)
     block = vit.block_shapes(width, ratio)
     for i in range(layers):
         for part, published in _PARTS.items():
             for kind in ("weight", "bias"):
-                found[f"{_LAYER}{published}.{kind}".format(i)] = block[f"{part}.{kind}"]
+                tensor_shapes[f"{_LAYER}{published}.{kind}".format(i)] = block[f"{part}.{kind}"]
         for name in ("query", "key", "value"):
-            found[f"{_LAYER}attention.{name}.weight".format(i)] = (width, width)
-            found[f"{_LAYER}attention.{name}.bias".format(i)] = (width,)
-    return found | {"head.weight": (1, width), "head.bias": (1,)}
+            tensor_shapes[f"{_LAYER}attention.{name}.weight".format(i)] = (width, width)
+            tensor_shapes[f"{_LAYER}attention.{name}.bias".format(i)] = (width,)
+    return tensor_shapes | {"head.weight": (1, width), "head.bias": (1,)}
 
 
 def prepare(tensors: Mapping[str, np.ndarray]) -> dict:
     """The parameters that `musiq` takes, from published tensors."""
-    plain, layered = {}, {}
+    tensors_by_name, layer_tensors = {}, {}
     for name, tensor in tensors.items():
         tensor = np.asarray(tensor)
         if name.startswith(_LAYER.partition("{")[0]):
-            layered[name] = tensor
+            layer_tensors[name] = tensor
         elif tensor.ndim == 4:
-            plain[name] = standardised(tensor).transpose(2, 3, 1, 0)
+            tensors_by_name[name] = standardise(tensor).transpose(2, 3, 1, 0)
         else:
-            plain[name] = tensor.T if name in ("embedding.weight", "head.weight") else tensor
-    count = sum(name.endswith("attention.query.weight") for name in layered)
+            tensors_by_name[name] = (
+                tensor.T if name in ("embedding.weight", "head.weight") else tensor
+            )
+    count = sum(name.endswith("attention.query.weight") for name in layer_tensors)
     for i in range(count):
         for kind in ("weight", "bias"):
-            three = [
-                layered[f"{_LAYER}attention.{name}.{kind}".format(i)]
+            projections = [
+                layer_tensors[f"{_LAYER}attention.{name}.{kind}".format(i)]
                 for name in ("query", "key", "value")
             ]
-            layered[_NAMES[f"qkv.{kind}"].format(i)] = np.concatenate(three)
-    return plain | {"layers": vit.stack_layers(layered, count, _NAMES)}
+            layer_tensors[_NAMES[f"qkv.{kind}"].format(i)] = np.concatenate(projections)
+    return tensors_by_name | {"layers": vit.stack_layers(layer_tensors, count, _NAMES)}
 
 
-def standardised(kernel: Float[np.ndarray, "o i h w"]) -> Float[np.ndarray, "o i h w"]:
+def standardise(kernel: Float[np.ndarray, "o i h w"]) -> Float[np.ndarray, "o i h w"]:
     """Weight standardisation: each output's weights to mean 0, over (their unbiased standard
     deviation + 1e-5)."""
     kernel = np.asarray(kernel, np.float64)
@@ -118,19 +120,21 @@ def musiq(params: Mapping, x: Float[Array, "b h w 3"], heads: int = HEADS) -> Fl
     _, height, width, _ = x.shape
     x = (x - 0.5) * 2.0
     grid = math.isqrt(params[_POSITION].shape[1])
-    found = []
+    tokens_by_scale = []
     sizes = [scaled(height, width, side) for side in LONGER_SIDES]
     for scale, size in enumerate([*sizes, (height, width)]):
         picture = x if scale == len(sizes) else resize(x, size, "bicubic")
         tokens = _embed(params, squares(picture))
-        places = hashed_places(*(math.ceil(side / PATCH) for side in size), grid)
-        found.append(tokens + params[_POSITION][0, places] + params[_SCALE][scale])
-    cls = jnp.broadcast_to(params[_ENCODER + "cls"], (len(x), 1, found[0].shape[-1]))
+        position_indices = hashed_positions(*(math.ceil(side / PATCH) for side in size), grid)
+        tokens_by_scale.append(
+            tokens + params[_POSITION][0, position_indices] + params[_SCALE][scale]
+        )
+    cls = jnp.broadcast_to(params[_ENCODER + "cls"], (len(x), 1, tokens_by_scale[0].shape[-1]))
     gelu = lambda y: jax.nn.gelu(y, approximate=False)
-    tokens = jnp.concatenate([cls, *found], axis=1)
+    tokens = jnp.concatenate([cls, *tokens_by_scale], axis=1)
     tokens = vit.blocks(tokens, params["layers"], heads, _EPS, gelu)
     first = vit.layer_norm(tokens[:, 0], params[_NORM + "weight"], params[_NORM + "bias"], _EPS)
-    return (vit.product(first, params["head.weight"]) + params["head.bias"])[:, 0]
+    return (vit.matmul(first, params["head.weight"]) + params["head.bias"])[:, 0]
 
 
 def scaled(height: int, width: int, longer: int) -> tuple[int, int]:
@@ -144,17 +148,19 @@ def squares(x: Float[Array, "b h w c"]) -> Float[Array, "b n 32 32 c"]:
     them above and to the left."""
     b, h, w, c = x.shape
     rows, columns = math.ceil(h / PATCH), math.ceil(w / PATCH)
-    over = [(n * PATCH - size) for n, size in ((rows, h), (columns, w))]
-    around = [(extra // 2, extra - extra // 2) for extra in over]
-    x = jnp.pad(x, ((0, 0), *around, (0, 0)))
+    missing = [(n * PATCH - size) for n, size in ((rows, h), (columns, w))]
+    padding = [(extra // 2, extra - extra // 2) for extra in missing]
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     x = x.reshape(b, rows, PATCH, columns, PATCH, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, rows * columns, PATCH, PATCH, c)
 
 
-def hashed_places(rows: int, columns: int, grid: int) -> Int[np.ndarray, " rows*columns"]:
+def hashed_positions(rows: int, columns: int, grid: int) -> Int[np.ndarray, " rows*columns"]:
     """Which of the grid^2 place vectors each square has: nearest neighbours on the grid."""
-    down, right = (taps(grid, count, "nearest")[0][:, 0] for count in (rows, columns))
-    return (down[:, None] * grid + right).reshape(-1)
+    row_indices, column_indices = (
+        taps(grid, count, "nearest")[0][:, 0] for count in (rows, columns)
+    )
+    return (row_indices[:, None] * grid + column_indices).reshape(-1)
 
 
 def _embed(params: Mapping, x: Float[Array, "b n 32 32 3"]) -> Float[Array, "b n d"]:
@@ -166,11 +172,11 @@ def _embed(params: Mapping, x: Float[Array, "b n 32 32 3"]) -> Float[Array, "b n
     normed = lambda norm, conv, x: _group_norm(
         params, f"block1.{norm}", _convolve(params, f"block1.{conv}", x), _BLOCK_EPS
     )
-    around = normed("gn_proj", "conv_proj", x)
+    shortcut = normed("gn_proj", "conv_proj", x)
     x = jax.nn.relu(normed("gn1", "conv1", x))
     x = jax.nn.relu(normed("gn2", "conv2", x))
-    x = jax.nn.relu(normed("gn3", "conv3", x) + around)
-    x = vit.product(x.reshape(b, n, -1), params["embedding.weight"])
+    x = jax.nn.relu(normed("gn3", "conv3", x) + shortcut)
+    x = vit.matmul(x.reshape(b, n, -1), params["embedding.weight"])
     return x + params["embedding.bias"]
 
 
@@ -178,7 +184,7 @@ def _convolve(params: Mapping, name: str, x: Float[Array, "p h w i"], stride: in
     """A convolution with standardised weights, padded as TensorFlow's SAME: more at the end."""
     kernel = params[f"{name}.weight"]
     if kernel.shape[:2] == (1, 1):
-        return vit.product(x, kernel[0, 0])
+        return vit.matmul(x, kernel[0, 0])
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=_HIGHEST,

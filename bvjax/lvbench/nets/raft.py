@@ -30,11 +30,16 @@ def shapes(shrink: int = 1, radius: int = 4) -> dict[str, tuple[int, ...]]:
         radius: of the correlation windows.
     """
     hidden, features = 128 // shrink, 256 // shrink
-    found: dict[str, tuple[int, ...]] = {}
+    tensor_shapes: dict[str, tuple[int, ...]] = {}
 
     def add(name: str, outputs: int, inputs: int, height: int, width: int | None = None) -> None:
-        found[f"{name}.weight"] = (outputs, inputs, height, height if width is None else width)
-        found[f"{name}.bias"] = (outputs,)
+        tensor_shapes[f"{name}.weight"] = (
+            outputs,
+            inputs,
+            height,
+            height if width is None else width,
+        )
+        tensor_shapes[f"{name}.bias"] = (outputs,)
 
     widths = [64 // shrink, 96 // shrink, 128 // shrink]
     for net, outputs in (("fnet", features), ("cnet", 2 * hidden)):
@@ -47,10 +52,10 @@ def shapes(shrink: int = 1, radius: int = 4) -> dict[str, tuple[int, ...]]:
                 if layer > 1 and unit == 0:
                     add(f"{name}.downsample.0", width, inputs, 1)
         add(f"{net}.conv2", outputs, widths[-1], 1)
-    for kernel, norm in _norms(found).items():
-        count = found[f"{kernel}.bias"]
+    for kernel, norm in _norms(tensor_shapes).items():
+        count = tensor_shapes[f"{kernel}.bias"]
         for part in ("weight", "bias", "running_mean", "running_var"):
-            found[f"{norm}.{part}"] = count
+            tensor_shapes[f"{norm}.{part}"] = count
 
     encoder = _BLOCK + "encoder."
     add(encoder + "convc1", 2 * hidden, correlation.LEVELS * (2 * radius + 1) ** 2, 1)
@@ -65,7 +70,7 @@ def shapes(shrink: int = 1, radius: int = 4) -> dict[str, tuple[int, ...]]:
     add(_BLOCK + "flow_head.conv2", 2, 2 * hidden, 3)
     add(_BLOCK + "mask.0", 2 * hidden, hidden, 3)
     add(_BLOCK + "mask.2", 9 * STRIDE**2, 2 * hidden, 1)
-    return found
+    return tensor_shapes
 
 
 def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -89,15 +94,15 @@ def prepare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         kernels = {g: hwio(tensors[f"{_GRU}conv{g}{step}.weight"]) for g in "zrq"}
         hidden = kernels["q"].shape[-1]
         context = slice(hidden, 2 * hidden)
-        every = np.concatenate([kernels[g] for g in "zrq"], axis=-1)
-        moving = np.delete(every, context, axis=2)
+        gate_kernel = np.concatenate([kernels[g] for g in "zrq"], axis=-1)
+        without_context = np.delete(gate_kernel, context, axis=2)
         params |= {
-            f"{_GRU}context{step}.weight": np.ascontiguousarray(every[:, :, context]),
+            f"{_GRU}context{step}.weight": np.ascontiguousarray(gate_kernel[:, :, context]),
             f"{_GRU}context{step}.bias": np.concatenate(
                 [tensors[f"{_GRU}conv{g}{step}.bias"] for g in "zrq"]
             ),
-            f"{_GRU}gates{step}.weight": np.ascontiguousarray(moving[..., : 2 * hidden]),
-            f"{_GRU}state{step}.weight": np.ascontiguousarray(moving[..., 2 * hidden :]),
+            f"{_GRU}gates{step}.weight": np.ascontiguousarray(without_context[..., : 2 * hidden]),
+            f"{_GRU}state{step}.weight": np.ascontiguousarray(without_context[..., 2 * hidden :]),
         }
     return params
 
@@ -117,21 +122,21 @@ def flow(
     """
     first, second = (2 * (x / 255) - 1 for x in (first, second))
     b, h, w, _ = first.shape
-    both = jnp.stack([first, second], axis=1).reshape(2 * b, h, w, 3)  # rows of a pair together
-    features = _encode(params, "fnet", both, instance_norm)
+    pair = jnp.stack([first, second], axis=1).reshape(2 * b, h, w, 3)  # rows of a pair together
+    features = _encode(params, "fnet", pair, instance_norm)
     features = features.reshape(b, 2, *features.shape[1:])
     radius = _radius(params)
     levels = correlation.pyramid(features[:, 0], features[:, 1], radius)
     state, context = jnp.split(_encode(params, "cnet", first, lambda x: x), 2, axis=-1)
     state, context = jnp.tanh(state), jax.nn.relu(context)
-    fixed = [_layer(params, f"{_GRU}context{step}", context) for step in (1, 2)]
+    contexts = [_layer(params, f"{_GRU}context{step}", context) for step in (1, 2)]
     start = grid(*context.shape[1:3])
 
     def step(_, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         state, at = carry
-        found = correlation.windows(levels, at, radius)
-        motion = _motion(params, found, at - start)
-        state = _update(params, state, motion, fixed)
+        correlations = correlation.windows(levels, at, radius)
+        motion = _motion(params, correlations, at - start)
+        state = _update(params, state, motion, contexts)
         change = jax.nn.relu(_layer(params, _BLOCK + "flow_head.conv1", state))
         return state, at + _layer(params, _BLOCK + "flow_head.conv2", change)
 
@@ -150,10 +155,10 @@ def upsample(
     """
     b, h, w, _ = coarse.shape
     weights = jax.nn.softmax(mask.reshape(b, h, w, 9, STRIDE, STRIDE), axis=3)
-    around = jnp.pad(STRIDE * coarse, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded = jnp.pad(STRIDE * coarse, ((0, 0), (1, 1), (1, 1), (0, 0)))
     fine = sum(
         weights[:, :, :, 3 * row + column, :, :, None]
-        * around[:, row : row + h, column : column + w, None, None, :]
+        * padded[:, row : row + h, column : column + w, None, None, :]
         for row in range(3)
         for column in range(3)
     )
@@ -178,41 +183,45 @@ def _encode(params: Mapping[str, Array], net: str, x: Array, norm) -> Array:
     return _layer(params, f"{net}.conv2", x)
 
 
-def _motion(params: Mapping[str, Array], found: Array, moved: Array) -> Array:
+def _motion(params: Mapping[str, Array], correlations: Array, flow: Array) -> Array:
     """Features of the correlations and the flow so far, and that flow itself."""
     layer = lambda name, x: jax.nn.relu(_layer(params, f"{_BLOCK}encoder.{name}", x))
-    seen = layer("convc2", layer("convc1", found))
-    known = layer("convf2", layer("convf1", moved))
-    return jnp.concatenate([layer("conv", jnp.concatenate([seen, known], -1)), moved], -1)
+    correlation_features = layer("convc2", layer("convc1", correlations))
+    flow_features = layer("convf2", layer("convf1", flow))
+    return jnp.concatenate(
+        [layer("conv", jnp.concatenate([correlation_features, flow_features], -1)), flow], -1
+    )
 
 
-def _update(params: Mapping[str, Array], state: Array, motion: Array, fixed: list[Array]) -> Array:
+def _update(
+    params: Mapping[str, Array], state: Array, motion: Array, contexts: list[Array]
+) -> Array:
     """A gated recurrent unit along rows, then one along columns."""
-    for step, context in enumerate(fixed, 1):
-        given = lambda state: jnp.concatenate([state, motion], -1)
+    for step, context in enumerate(contexts, 1):
+        with_motion = lambda state: jnp.concatenate([state, motion], -1)
         size = 2 * state.shape[-1]
-        gates = conv(given(state), params[f"{_GRU}gates{step}.weight"]) + context[..., :size]
-        keep, reset = jnp.split(jax.nn.sigmoid(gates), 2, -1)
-        fresh = conv(given(reset * state), params[f"{_GRU}state{step}.weight"])
-        state = (1 - keep) * state + keep * jnp.tanh(fresh + context[..., size:])
+        gates = conv(with_motion(state), params[f"{_GRU}gates{step}.weight"]) + context[..., :size]
+        update_gate, reset_gate = jnp.split(jax.nn.sigmoid(gates), 2, -1)
+        candidate = conv(with_motion(reset_gate * state), params[f"{_GRU}state{step}.weight"])
+        state = (1 - update_gate) * state + update_gate * jnp.tanh(candidate + context[..., size:])
     return state
 
 
 def _radius(params: Mapping[str, Array]) -> int:
     """Of the correlation windows, told by what looks at them."""
-    seen = params[f"{_BLOCK}encoder.convc1.weight"].shape[2]
-    return (math.isqrt(seen // correlation.LEVELS) - 1) // 2
+    input_channels = params[f"{_BLOCK}encoder.convc1.weight"].shape[2]
+    return (math.isqrt(input_channels // correlation.LEVELS) - 1) // 2
 
 
 def _norms(tensors: Mapping[str, object]) -> dict[str, str]:
     """{convolution: its batch norm} of the context network."""
-    found = {"cnet.conv1": "cnet.norm1"}
+    norms = {"cnet.conv1": "cnet.norm1"}
     for name in tensors:
         layer, _, part = name.removesuffix(".weight").rpartition(".")
         if not name.startswith("cnet.layer") or not name.endswith(".weight"):
             continue
         if part in ("conv1", "conv2"):
-            found[f"{layer}.{part}"] = f"{layer}.norm{part[-1]}"
+            norms[f"{layer}.{part}"] = f"{layer}.norm{part[-1]}"
         elif (layer + "." + part).endswith("downsample.0"):
-            found[f"{layer}.{part}"] = f"{layer}.1"
-    return found
+            norms[f"{layer}.{part}"] = f"{layer}.1"
+    return norms

@@ -27,19 +27,21 @@ def sample(
     if outside == "zeros":
         pictures = jnp.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)))
         at = at + 1
-    short = [max(0, 2 - side) for side in pictures.shape[1:3]]
-    pictures = jnp.pad(pictures, ((0, 0), (0, short[0]), (0, short[1]), (0, 0)), mode="edge")
+    padding = [max(0, 2 - side) for side in pictures.shape[1:3]]
+    pictures = jnp.pad(pictures, ((0, 0), (0, padding[0]), (0, padding[1]), (0, 0)), mode="edge")
     height, width, channels = pictures.shape[1:]
     x = jnp.clip(at[..., 0], 0, width - 1)
     y = jnp.clip(at[..., 1], 0, height - 1)
     left = jnp.minimum(jnp.floor(x), width - 2)
     top = jnp.minimum(jnp.floor(y), height - 2)
-    square = lambda picture, corner: jax.lax.dynamic_slice(picture, (*corner, 0), (2, 2, channels))
+    slice_2x2 = lambda picture, corner: jax.lax.dynamic_slice(
+        picture, (*corner, 0), (2, 2, channels)
+    )
     corners = jnp.stack([top, left], axis=-1).astype(jnp.int32).reshape(len(at), -1, 2)
-    found = jax.vmap(jax.vmap(square, (None, 0)))(pictures, corners)
-    found = found.reshape(*at.shape[:-1], 2, 2, channels)
+    neighbours = jax.vmap(jax.vmap(slice_2x2, (None, 0)))(pictures, corners)
+    neighbours = neighbours.reshape(*at.shape[:-1], 2, 2, channels)
     x, y = (x - left)[..., None], (y - top)[..., None]
-    rows = found[..., 0, :] * (1 - x[..., None]) + found[..., 1, :] * x[..., None]
+    rows = neighbours[..., 0, :] * (1 - x[..., None]) + neighbours[..., 1, :] * x[..., None]
     return rows[..., 0, :] * (1 - y) + rows[..., 1, :] * y
 
 

@@ -1,6 +1,6 @@
-"""What the vision transformers share: patches as rows, and pre-norm blocks in one scan.
+"""Building blocks of the vision transformers: patches as rows, and pre-norm blocks in one scan.
 
-All products ask for the highest precision: accelerators would otherwise round the factors to
+All matmuls ask for the highest precision: accelerators would otherwise round the operands to
 bfloat16 or TF32, which changes cosines of neighbouring frames more than a frame does.
 """
 
@@ -16,8 +16,8 @@ from jaxtyping import Array, Float
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def product(x: Float[Array, "*b i"], kernel: Float[Array, "i o"]) -> Float[Array, "*b o"]:
-    """A matrix product in float32 on every device."""
+def matmul(x: Float[Array, "*b i"], kernel: Float[Array, "i o"]) -> Float[Array, "*b o"]:
+    """Multiplies matrices in float32 on every device."""
     return jnp.matmul(x, kernel, precision=_HIGHEST)
 
 
@@ -52,8 +52,8 @@ def stack_layers(
             down, each with .weight and .bias.
     """
     return {  # a vector's transpose is itself
-        ours: np.stack([np.asarray(tensors[theirs.format(i)]).T for i in range(count)])
-        for ours, theirs in names.items()
+        name: np.stack([np.asarray(tensors[published_name.format(i)]).T for i in range(count)])
+        for name, published_name in names.items()
     }
 
 
@@ -81,7 +81,7 @@ def blocks(
     """x += attention(norm1(x)); x += down(activation(up(norm2(x)))), layer by layer."""
 
     def block(x: Array, p: Mapping[str, Array]) -> tuple[Array, None]:
-        linear = lambda x, part: product(x, p[f"{part}.weight"]) + p[f"{part}.bias"]
+        linear = lambda x, part: matmul(x, p[f"{part}.weight"]) + p[f"{part}.bias"]
         normed = lambda part: layer_norm(x, p[f"{part}.weight"], p[f"{part}.bias"], eps)
         x = x + linear(_attention(linear(normed("norm1"), "qkv"), heads), "out")
         x = x + linear(activation(linear(normed("norm2"), "up")), "down")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from bvjax.lvbench.batching import Batcher
-from bvjax.lvbench.metric import Context
+from bvjax.lvbench.metric import MetricContext
 from bvjax.lvbench.nets import clip_vision
 from bvjax.lvbench.official import preprocess
-from bvjax.lvbench.official.consistency import FrameMetric, one
+from bvjax.lvbench.official.consistency import FrameMetric, unit_weight
 
 
-def laion_scores(context: Context) -> Batcher:
+def laion_scores(context: MetricContext) -> Batcher:
     """Frames [h, w, 3] uint8 to LAION's scores of them; needs `clip_vit_l14`, `laion_aesthetic`."""
 
     def scores(params, frames):
@@ -25,7 +25,7 @@ def laion_scores(context: Context) -> Batcher:
     return Batcher(scores, params, context.options.batch, context.layout)
 
 
-def make(context: Context) -> FrameMetric:
+def make(context: MetricContext) -> FrameMetric:
     """A tenth of the mean score, so that most videos lie between 0 and 1."""
     score = lambda scores: float(np.mean(scores, dtype=np.float64)) / 10
-    return FrameMetric("official/aesthetic", {}, 1, laion_scores(context), score, one)
+    return FrameMetric("official/aesthetic", {}, 1, laion_scores(context), score, unit_weight)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from bvjax.lvbench.batching import Batcher, Pending
+from bvjax.lvbench.batching import Batcher, PendingResult
 from bvjax.lvbench.metric import Scores
 from bvjax.lvbench.video import Block, Video
 
@@ -27,12 +27,12 @@ def consistency(features: Float[np.ndarray, "t d"]) -> float:
     return float(np.mean((np.maximum(before, 0) + np.maximum(first, 0)) / 2))
 
 
-def pairs(frames: int) -> int:
+def pair_weight(frames: int) -> int:
     """Terms of `consistency`: VBench weighs a video by them."""
     return frames - 1
 
 
-def one(frames: int) -> int:
+def unit_weight(frames: int) -> int:
     """The weight of a video where VBench's mean is plain."""
     return 1
 
@@ -51,8 +51,8 @@ class FrameMetric:
     least_frames: int
     batcher: Batcher
     score: Callable[[np.ndarray], float]
-    weigh: Callable[[int], int]
-    full: float = 1.0
+    weight_of: Callable[[int], int]
+    whole_scale: float = 1.0
 
     def begin(self, video: Video, segments: int) -> FrameMeasurement:
         return FrameMeasurement(self, segments)
@@ -63,17 +63,19 @@ class FrameMeasurement:
 
     def __init__(self, metric: FrameMetric, segments: int):
         self._metric, self._segments = metric, segments
-        self._pending: list[Pending] = []
+        self._pending: list[PendingResult] = []
 
     def add(self, block: Block) -> None:
         self._pending += [self._metric.batcher.submit(frame) for frame in block.frames]
 
     def scores(self) -> Scores:
-        found = np.stack([pending.value() for pending in self._pending])
-        length = len(found) // self._segments
-        cut = [found[i * length : (i + 1) * length] for i in range(self._segments)]
+        features = np.stack([pending.value() for pending in self._pending])
+        length = len(features) // self._segments
+        segments_of_features = [
+            features[i * length : (i + 1) * length] for i in range(self._segments)
+        ]
         return Scores(
-            chunks=tuple(self._metric.score(part) for part in cut),
-            whole=self._metric.score(found) / self._metric.full,
-            weight=self._metric.weigh(len(found)),
+            chunks=tuple(self._metric.score(segment) for segment in segments_of_features),
+            whole=self._metric.score(features) / self._metric.whole_scale,
+            weight=self._metric.weight_of(len(features)),
         )

@@ -14,22 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from bvjax.lvbench.batching import Batcher, Pending
-from bvjax.lvbench.metric import Context, Scores
+from bvjax.lvbench.batching import Batcher, PendingResult
+from bvjax.lvbench.metric import MetricContext, Scores
 from bvjax.lvbench.nets import correlation, raft
 from bvjax.lvbench.nets.conv import pad_to
-from bvjax.lvbench.official.motion import PAIR
+from bvjax.lvbench.official.motion import FRAMES_PER_PAIR
 from bvjax.lvbench.video import Block, Video
 
 RATE = 8  # frames a second that are looked at, about
-FASTEST = 0.05  # of a picture's pixels
-_NEAR = 5e-4  # relative: a rate so near to a whole number is taken for it
+FASTEST_SHARE = 0.05  # of a picture's pixels
+_RATE_TOLERANCE = 5e-4  # relative: a rate so near to a whole number is taken for it
 
 
-def make(context: Context) -> DynamicMetric:
+def make(context: MetricContext) -> DynamicMetric:
     """Needs `raft_things`."""
     params = raft.prepare(context.load("raft_things"))
-    size = max(1, context.options.batch // PAIR)
+    size = max(1, context.options.batch // FRAMES_PER_PAIR)
     return DynamicMetric(Batcher(speed, params, size, context.layout))
 
 
@@ -43,7 +43,7 @@ def speed(
     first, second = (pad_to(x, raft.STRIDE).astype(jnp.float32) for x in (first, second))
     flow = raft.flow(params, first, second)
     lengths = jnp.sqrt(jnp.square(flow).sum(-1)).reshape(len(flow), -1)
-    return jnp.sort(lengths, axis=-1)[:, -int(lengths.shape[1] * FASTEST) :].mean(-1)
+    return jnp.sort(lengths, axis=-1)[:, -int(lengths.shape[1] * FASTEST_SHARE) :].mean(-1)
 
 
 def interval(fps: float) -> int:
@@ -52,21 +52,21 @@ def interval(fps: float) -> int:
     Time stamps in whole milliseconds make a rate of 12 a little more or less, which would decide
     between 1 and 2.
     """
-    whole = round(fps)
-    if abs(fps - whole) <= _NEAR * fps:
-        fps = whole
+    nearest = round(fps)
+    if abs(fps - nearest) <= _RATE_TOLERANCE * fps:
+        fps = nearest
     return max(1, round(fps / RATE))
 
 
-def moving(speeds: Sequence[float], frames: int, shorter: int) -> bool:
+def is_moving(speeds: Sequence[float], frames: int, shorter: int) -> bool:
     """Whether round(frames / 4) pairs, halves to even, are faster than 6 / 256 of the shorter side.
 
     That is none where there are only two frames, so that these always move; a single frame, without
     a pair to look at, never does.
     """
     threshold = 6.0 * (shorter / 256.0)
-    asked = round(4 * (frames / 16.0))
-    return len(speeds) > 0 and sum(s > threshold for s in speeds) >= asked
+    min_fast_pairs = round(4 * (frames / 16.0))
+    return len(speeds) > 0 and sum(s > threshold for s in speeds) >= min_fast_pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,20 +92,20 @@ class DynamicMeasurement:
         self._batcher, self._segments = batcher, segments
         self._interval = interval(video.fps)
         self._shorter = min(video.height, video.width)
-        self._before: np.ndarray | None = None
-        self._pending: list[Pending] = []
+        self._previous: np.ndarray | None = None
+        self._pending: list[PendingResult] = []
         self._frames = 0
 
     def add(self, block: Block) -> None:
         for frame in block.frames[-block.first % self._interval :: self._interval]:
-            if self._before is not None:
-                self._pending.append(self._batcher.submit(self._before, frame))
-            self._before = frame
+            if self._previous is not None:
+                self._pending.append(self._batcher.submit(self._previous, frame))
+            self._previous = frame
             self._frames += 1
 
     def scores(self) -> Scores:
         speeds = [float(pending.value()) for pending in self._pending]
-        whole = float(moving(speeds, self._frames, self._shorter))
+        whole = float(is_moving(speeds, self._frames, self._shorter))
         length = self._frames // self._segments
         if not length:
             reason = (
@@ -114,7 +114,7 @@ class DynamicMeasurement:
             )
             return Scores((float("nan"),) * self._segments, whole, reason=reason)
         chunks = tuple(
-            float(moving(speeds[i * length : (i + 1) * length - 1], length, self._shorter))
+            float(is_moving(speeds[i * length : (i + 1) * length - 1], length, self._shorter))
             for i in range(self._segments)
         )
         return Scores(chunks, whole)

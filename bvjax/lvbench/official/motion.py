@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
-from bvjax.lvbench.batching import Batcher, Pending
-from bvjax.lvbench.metric import Context, Scores
+from bvjax.lvbench.batching import Batcher, PendingResult
+from bvjax.lvbench.metric import MetricContext, Scores
 from bvjax.lvbench.nets import amt, correlation
 from bvjax.lvbench.nets.conv import crop_to, pad_to
 from bvjax.lvbench.video import Block, Video
@@ -20,13 +20,15 @@ from bvjax.lvbench.video import Block, Video
 # What the evaluator computes at.  It would choose less for pictures that its GPU's memory does not
 # hold, so that its scores depend on the machine; on a CPU, and for 480p wherever it runs, it is 1.
 SCALE = 1
-PAIR = 8  # frames that a pair counts for in a batch: correlations of all with all take memory
+FRAMES_PER_PAIR = (
+    8  # frames that a pair counts for in a batch: correlations of all with all take memory
+)
 
 
-def make(context: Context) -> MotionMetric:
+def make(context: MetricContext) -> MotionMetric:
     """Needs `amt_s`."""
     params = amt.prepare(context.load("amt_s"))
-    size = max(1, context.options.batch // PAIR)
+    size = max(1, context.options.batch // FRAMES_PER_PAIR)
     return MotionMetric(Batcher(differences, params, size, context.layout))
 
 
@@ -79,20 +81,22 @@ class MotionMeasurement:
         length = frames // segments
         self._whole = starts(0, frames)
         self._chunks = [starts(i * length, length) for i in range(segments)]
-        self._wanted = {start for part in (self._whole, *self._chunks) for start in part}
+        self._starts = {
+            start for starts_of_part in (self._whole, *self._chunks) for start in starts_of_part
+        }
         self._recent: collections.deque[np.ndarray] = collections.deque(maxlen=3)
         self._batcher = batcher
-        self._made: dict[int, tuple[Pending, int]] = {}
+        self._results: dict[int, tuple[PendingResult, int]] = {}
 
     def add(self, block: Block) -> None:
         for start, frame in enumerate(block.frames, block.first - 2):
             self._recent.append(frame)
-            if start in self._wanted:
+            if start in self._starts:
                 first, between, second = self._recent
                 pending = self._batcher.submit(first, second, between)
-                self._made[start] = (pending, frame.size)
+                self._results[start] = (pending, frame.size)
 
     def scores(self) -> Scores:
-        means = {start: pending.value().sum() / n for start, (pending, n) in self._made.items()}
-        score = lambda part: smoothness(means[start] for start in part)
+        means = {start: pending.value().sum() / n for start, (pending, n) in self._results.items()}
+        score = lambda starts_of_part: smoothness(means[start] for start in starts_of_part)
         return Scores(chunks=tuple(map(score, self._chunks)), whole=score(self._whole))

@@ -18,18 +18,20 @@ from jaxtyping import UInt8
 
 from bvjax.errors import UserError
 from bvjax.files import sha256_of
-from bvjax.lvbench.metric import Context
+from bvjax.lvbench.metric import MetricContext
 from bvjax.lvbench.paper.measuring import Numbers, PaperMetric, Series
 from bvjax.lvbench.paper.working import SHORT, small, small_luma
 from bvjax.lvbench.video import Block, Video
 
 NAME = "paper/aesthetic"
-VIVID = 109.0  # Hasler & Suesstrunk's "extremely colourful"
-SHARP = 500.0  # squared grey levels: variance of the Laplacian that is half as good as it gets
+VIVID_COLOURFULNESS = 109.0  # Hasler & Suesstrunk's "extremely colourful"
+SHARP_VARIANCE = (
+    500.0  # squared grey levels: variance of the Laplacian that is half as good as it gets
+)
 _EXPOSURE = np.exp(-0.5 * ((np.arange(256) / 255 - 0.5) / 0.2) ** 2)
 
 
-def make(context: Context) -> PaperMetric:
+def make(context: MetricContext) -> PaperMetric:
     """Raises `UserError` for a predictor that cannot be found."""
     choice = context.options.aesthetic
     settings = {"predictor": choice}
@@ -44,7 +46,7 @@ def make(context: Context) -> PaperMetric:
         )
     else:
         function = _function(choice)
-        numbers, settings["source"] = _of(choice, function), _source(function)
+        numbers, settings["source"] = _per_frame_scores(choice, function), _source(function)
 
     def start(video: Video, segments: int) -> Series:
         return Series(video, segments, numbers, missing="aesthetic score")
@@ -73,11 +75,16 @@ def handmade(picture: UInt8[np.ndarray, "h w 3"], luma: UInt8[np.ndarray, "h w"]
     """
     colour = cv2.transform(picture.astype(np.float32), _OPPONENT)
     mean, std = cv2.meanStdDev(colour)
-    vivid = np.hypot(*std.ravel()) + 0.3 * np.hypot(*mean.ravel())
+    colourfulness = np.hypot(*std.ravel()) + 0.3 * np.hypot(*mean.ravel())
     contrast = cv2.meanStdDev(luma)[1].item() / 127.5
     exposure = np.bincount(luma.ravel(), minlength=256) @ _EXPOSURE / luma.size
     detail = cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_16S))[1].item() ** 2
-    terms = min(vivid / VIVID, 1.0), contrast, exposure, detail / (detail + SHARP)
+    terms = (
+        min(colourfulness / VIVID_COLOURFULNESS, 1.0),
+        contrast,
+        exposure,
+        detail / (detail + SHARP_VARIANCE),
+    )
     return float(np.mean(terms))
 
 
@@ -106,7 +113,9 @@ def _source(function: Callable) -> str:
         return ""
 
 
-def _of(choice: str, function: Callable[[np.ndarray], np.ndarray]) -> Callable[[Block], Numbers]:
+def _per_frame_scores(
+    choice: str, function: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[Block], Numbers]:
     def numbers(block: Block) -> Numbers:
         scores = np.asarray(function(block.frames), np.float64)
         if scores.shape != (len(block.frames),):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bvjax.lvbench.metric import Context
+from bvjax.lvbench.metric import MetricContext
 from bvjax.lvbench.paper import camera
 from bvjax.lvbench.paper.flow import FlowMethod, flow_method, flow_settings
 from bvjax.lvbench.paper.measuring import Numbers, PaperMetric, Series
@@ -16,13 +16,13 @@ from bvjax.lvbench.paper.scene import EDGE, MARGIN, Detector, Scene, scene_of
 from bvjax.lvbench.video import Block, Video
 
 
-def make(context: Context, detector: Detector | None = None) -> PaperMetric:
+def make(context: MetricContext, detector: Detector | None = None) -> PaperMetric:
     """As the equation stands: with a camera that moves, m_1 can be 0."""
     return background_metric(context, "paper/background", False, detector)
 
 
 def background_metric(
-    context: Context, name: str, compensated: bool, detector: Detector | None = None
+    context: MetricContext, name: str, compensated: bool, detector: Detector | None = None
 ) -> PaperMetric:
     """The metric with or without the camera's motion taken from the flow."""
     flow, static = flow_method(context), context.options.static
@@ -37,23 +37,31 @@ def background_metric(
     settings = flow_settings(flow.name) | {"static": static, "margin": [MARGIN, EDGE]}
     settings["detector"] = detector.name if detector else "salient"
     if compensated:
-        settings["camera"] = {"model": "similarity", "error": camera.ERROR, "step": camera.STEP}
+        settings["camera"] = {
+            "model": "similarity",
+            "error": camera.RANSAC_ERROR,
+            "step": camera.GRID_STEP,
+        }
     return PaperMetric(name, settings, 2, start)
 
 
 def _numbers(
     flow: FlowMethod, scene: Callable[[Block], Scene], tau: float, compensated: bool, block: Block
 ) -> Numbers:
-    found = flow(block)
-    field = found.field - camera.camera_motion(flow, block) if compensated else found.field
-    phi = staticness(field, scene(block).background(block) & found.textured, tau)
-    return enumerate(phi.tolist(), start=found.first)
+    block_flow = flow(block)
+    field = (
+        block_flow.field - camera.camera_motion(flow, block) if compensated else block_flow.field
+    )
+    phi = staticness(field, scene(block).background(block) & block_flow.textured, tau)
+    return enumerate(phi.tolist(), start=block_flow.first)
 
 
 def staticness(
     field: Float[np.ndarray, "p h w 2"], mask: Bool[np.ndarray, "p h w"], tau: float
 ) -> Float[np.ndarray, "p"]:
     """phi_t: share of the mask's pixels x with ||u_t(x)|| <= tau; NaN where the mask is empty."""
-    still = np.einsum("phwc,phwc->phw", field, field) <= tau**2
-    inside = mask.sum(axis=(1, 2))
-    return np.where(inside > 0, (still & mask).sum(axis=(1, 2)) / np.maximum(inside, 1), np.nan)
+    is_static = np.einsum("phwc,phwc->phw", field, field) <= tau**2
+    mask_pixels = mask.sum(axis=(1, 2))
+    return np.where(
+        mask_pixels > 0, (is_static & mask).sum(axis=(1, 2)) / np.maximum(mask_pixels, 1), np.nan
+    )

@@ -6,11 +6,11 @@ of the flow after one similarity per pair is 0 on a rigid background, however it
 
 from __future__ import annotations
 
-from bvjax.lvbench.metric import Context
+from bvjax.lvbench.metric import MetricContext
 from bvjax.lvbench.paper.background import background_metric
 from bvjax.lvbench.paper.measuring import PaperMetric
 from bvjax.lvbench.paper.scene import Detector
 
 
-def make(context: Context, detector: Detector | None = None) -> PaperMetric:
+def make(context: MetricContext, detector: Detector | None = None) -> PaperMetric:
     return background_metric(context, "paper/background_compensated", True, detector)

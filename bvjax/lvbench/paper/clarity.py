@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from bvjax.lvbench.metric import Context
+from bvjax.lvbench.metric import MetricContext
 from bvjax.lvbench.paper.measuring import Numbers, PaperMetric, Series
 from bvjax.lvbench.video import Block
 
 
-def make(context: Context) -> PaperMetric:
+def make(context: MetricContext) -> PaperMetric:
     missing = "frame of at least 3 x 3 pixels"
     start = lambda video, segments: Series(video, segments, _numbers, missing=missing)
     return PaperMetric("paper/clarity", {}, 1, start)

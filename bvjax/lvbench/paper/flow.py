@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from bvjax.errors import UserError
 from bvjax.lvbench.batching import Batcher
-from bvjax.lvbench.metric import Context
+from bvjax.lvbench.metric import MetricContext
 from bvjax.lvbench.motion import optical_flow
 from bvjax.lvbench.paper.working import SHORT, first_pair, small, small_luma
 from bvjax.lvbench.video import Block
@@ -60,15 +60,15 @@ class FlowMethod(Protocol):
         """The flow of the block's pairs, made once."""
 
 
-def flow_method(context: Context) -> FlowMethod:
+def flow_method(context: MetricContext) -> FlowMethod:
     """What `context.options.flow` names, one for all metrics; raises `UserError` for anything else."""
     name = context.options.flow
     if name not in METHODS:
         raise UserError(f"the option flow is {name!r}; it can be {', '.join(METHODS)}")
-    return context.once(f"paper/flow/{name}", lambda: _method(context))
+    return context.cached(f"paper/flow/{name}", lambda: _method(context))
 
 
-def _method(context: Context) -> FlowMethod:
+def _method(context: MetricContext) -> FlowMethod:
     name = context.options.flow
     if name == "dis":
         return Dis()
@@ -94,18 +94,18 @@ class Dis:
     name = "dis"
 
     def __call__(self, block: Block) -> Flow:
-        return block.once("paper/flow/dis", lambda: self._make(block))
+        return block.cached("paper/flow/dis", lambda: self._compute(block))
 
-    def _make(self, block: Block) -> Flow:
+    def _compute(self, block: Block) -> Flow:
         pictures = small_luma(block)
         search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         search.setFinestScale(0)
-        edge = max(0, 16 - min(pictures[0].shape))  # it refuses pictures of fewer pixels
-        wide = [_pad(picture, edge) for picture in pictures]
+        padding = max(0, 16 - min(pictures[0].shape))  # it refuses pictures of fewer pixels
+        padded = [_pad(picture, padding) for picture in pictures]
         height, width = pictures[0].shape
-        field = np.empty((len(wide) - 1, height, width, 2), np.float32)
+        field = np.empty((len(padded) - 1, height, width, 2), np.float32)
         for i in range(len(field)):
-            field[i] = search.calc(wide[i], wide[i + 1], None)[:height, :width]
+            field[i] = search.calc(padded[i], padded[i + 1], None)[:height, :width]
         return _flow(block, field)
 
 
@@ -117,19 +117,19 @@ class Batched:
         self._colour, self._multiple = colour, multiple
 
     def __call__(self, block: Block) -> Flow:
-        return block.once(f"paper/flow/{self.name}", lambda: self._make(block))
+        return block.cached(f"paper/flow/{self.name}", lambda: self._compute(block))
 
-    def _make(self, block: Block) -> Flow:
+    def _compute(self, block: Block) -> Flow:
         pictures = small(block) if self._colour else small_luma(block)
         height, width = pictures[0].shape[:2]
         pads = [(0, -side % self._multiple) for side in (height, width)]
         pads += [(0, 0)] * (pictures[0].ndim - 2)
-        given = [np.pad(p, pads, mode="edge").astype(np.float32) for p in pictures]
-        pairs = zip(given[:-1], given[1:], strict=True)
-        made = [self._batcher.submit(first, second) for first, second in pairs]
-        field = np.zeros((len(made), height, width, 2), np.float32)
-        for i, pending in enumerate(made):
-            field[i] = pending.value()[:height, :width]
+        padded = [np.pad(p, pads, mode="edge").astype(np.float32) for p in pictures]
+        pairs = zip(padded[:-1], padded[1:], strict=True)
+        pending = [self._batcher.submit(first, second) for first, second in pairs]
+        field = np.zeros((len(pending), height, width, 2), np.float32)
+        for i, result in enumerate(pending):
+            field[i] = result.value()[:height, :width]
         return _flow(block, field)
 
 

@@ -12,14 +12,14 @@ from jaxtyping import Float, UInt8
 
 from bvjax.errors import UserError
 from bvjax.lvbench.batching import Batcher
-from bvjax.lvbench.metric import Context
+from bvjax.lvbench.metric import MetricContext
 
 ENCODERS = ("histogram", "dino")
-SIDE = 64  # pixels of a crop for histograms
-SPREAD = 0.6  # of the half sides: standard deviation of the window over a crop
-LIGHTS, HUES = 4, 10  # bins of L, and of a and of b
-TURNS, CELLS = 8, 4  # bins of orientation, cells a side
-COLOUR = 0.75  # share of colour in the cosine
+CROP_SIDE = 64  # pixels of a crop for histograms
+WINDOW_STD = 0.6  # of the half sides: standard deviation of the window over a crop
+LIGHTNESS_BINS, COLOUR_BINS = 4, 10  # bins of L, and of a and of b
+ORIENTATIONS, CELLS = 8, 4  # bins of orientation, cells a side
+COLOUR_SHARE = 0.75  # share of colour in the cosine
 DINO_SIDE = 224  # pixels of a crop for DINO: the size that it was trained on
 
 
@@ -33,7 +33,7 @@ class Encoder(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Ready:
+class _ComputedVector:
     vector: Float[np.ndarray, "d"]
 
     def value(self) -> Float[np.ndarray, "d"]:
@@ -51,38 +51,38 @@ class Histogram:
     """
 
     settings = {
-        "encoder": "histogram", "side": SIDE, "bins": [LIGHTS, HUES, HUES, TURNS, CELLS],
-        "colour": COLOUR,
+        "encoder": "histogram", "side": CROP_SIDE, "bins": [LIGHTNESS_BINS, COLOUR_BINS, COLOUR_BINS, ORIENTATIONS, CELLS],
+        "colour": COLOUR_SHARE,
     }  # fmt: skip
 
-    def embed(self, frame, box) -> _Ready:
+    def embed(self, frame, box) -> _ComputedVector:
         x0, y0, x1, y1 = box
         crop = frame[y0:y1, x0:x1]
-        crop = cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        return _Ready(histograms(crop))
+        crop = cv2.resize(crop, (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_AREA)
+        return _ComputedVector(histograms(crop))
 
 
 def histograms(crop: UInt8[np.ndarray, "s s 3"]) -> Float[np.ndarray, "d"]:
     """The unit vector of a crop of `SIDE` pixels a side."""
     lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
     return np.concatenate([
-        np.sqrt(COLOUR) * _unit(_colours(lab)),
-        np.sqrt(1 - COLOUR) * _unit(_orientations(lab[..., 0])),
+        np.sqrt(COLOUR_SHARE) * _unit(_colours(lab)),
+        np.sqrt(1 - COLOUR_SHARE) * _unit(_orientations(lab[..., 0])),
     ])  # fmt: skip
 
 
 def _colours(lab: Float[np.ndarray, "s s 3"]) -> Float[np.ndarray, "d"]:
     """Counts in bins of (L, a, b), each pixel shared by the two nearest bins of each axis."""
-    shape = np.array([LIGHTS, HUES, HUES])
+    shape = np.array([LIGHTNESS_BINS, COLOUR_BINS, COLOUR_BINS])
     low, high = np.array([0.0, -80.0, -80.0]), np.array([100.0, 80.0, 80.0])
-    where = (lab.reshape(-1, 3) - low) / (high - low) * shape - 0.5
-    where = np.clip(where, 0, shape - 1 - 1e-4)
-    base = where.astype(int)
-    rest = where - base
-    counts = np.zeros(LIGHTS * HUES * HUES)
+    bin_positions = (lab.reshape(-1, 3) - low) / (high - low) * shape - 0.5
+    bin_positions = np.clip(bin_positions, 0, shape - 1 - 1e-4)
+    base = bin_positions.astype(int)
+    remainder = bin_positions - base
+    counts = np.zeros(LIGHTNESS_BINS * COLOUR_BINS * COLOUR_BINS)
     for corner in np.ndindex(2, 2, 2):
-        share = np.prod(np.where(corner, rest, 1 - rest), axis=1) * _WINDOW.ravel()
-        bins = (base + corner) @ (HUES * HUES, HUES, 1)
+        share = np.prod(np.where(corner, remainder, 1 - remainder), axis=1) * _WINDOW.ravel()
+        bins = (base + corner) @ (COLOUR_BINS * COLOUR_BINS, COLOUR_BINS, 1)
         counts += np.bincount(bins, share, len(counts))
     return counts
 
@@ -90,21 +90,21 @@ def _colours(lab: Float[np.ndarray, "s s 3"]) -> Float[np.ndarray, "d"]:
 def _orientations(light: Float[np.ndarray, "s s"]) -> Float[np.ndarray, "d"]:
     """Length of gradients by direction modulo 180 degrees, in a grid of cells."""
     gx, gy = (cv2.Sobel(light, cv2.CV_32F, 1 - i, i, ksize=3) for i in (0, 1))
-    turn = np.arctan2(gy, gx) / np.pi * TURNS
-    base = np.floor(turn)
-    rest = turn - base
-    rows = np.arange(SIDE) * CELLS // SIDE
+    orientation = np.arctan2(gy, gx) / np.pi * ORIENTATIONS
+    base = np.floor(orientation)
+    remainder = orientation - base
+    rows = np.arange(CROP_SIDE) * CELLS // CROP_SIDE
     cell = rows[:, None] * CELLS + rows
     length = np.hypot(gx, gy) * _WINDOW
-    counts = np.zeros(CELLS * CELLS * TURNS)
-    for step, share in ((0, 1 - rest), (1, rest)):
-        bins = cell * TURNS + (base.astype(int) + step) % TURNS
+    counts = np.zeros(CELLS * CELLS * ORIENTATIONS)
+    for step, share in ((0, 1 - remainder), (1, remainder)):
+        bins = cell * ORIENTATIONS + (base.astype(int) + step) % ORIENTATIONS
         counts += np.bincount(bins.ravel(), (share * length).ravel(), len(counts))
     return counts
 
 
 def _window() -> Float[np.ndarray, "s s"]:
-    bell = np.exp(-0.5 * (np.linspace(-1, 1, SIDE) / SPREAD) ** 2)
+    bell = np.exp(-0.5 * (np.linspace(-1, 1, CROP_SIDE) / WINDOW_STD) ** 2)
     return np.outer(bell, bell)
 
 
@@ -120,7 +120,7 @@ class Dino:
 
     settings = {"encoder": "dino_vitb16", "side": DINO_SIDE}
 
-    def __init__(self, context: Context):
+    def __init__(self, context: MetricContext):
         from bvjax.lvbench.nets import dino
         from bvjax.lvbench.official.preprocess import dino_input
 
@@ -130,13 +130,13 @@ class Dino:
 
     def embed(self, frame, box) -> Any:
         crop = square(frame, box)
-        how = cv2.INTER_AREA if len(crop) > DINO_SIDE else cv2.INTER_LINEAR
-        crop = cv2.resize(crop, (DINO_SIDE, DINO_SIDE), interpolation=how)
-        return _Unit(self._batcher.submit(crop))
+        interpolation = cv2.INTER_AREA if len(crop) > DINO_SIDE else cv2.INTER_LINEAR
+        crop = cv2.resize(crop, (DINO_SIDE, DINO_SIDE), interpolation=interpolation)
+        return _PendingUnitVector(self._batcher.submit(crop))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Unit:
+class _PendingUnitVector:
     pending: Any
 
     def value(self) -> Float[np.ndarray, "d"]:
@@ -154,7 +154,7 @@ def square(
     return frame[top : top + side, left : left + side]
 
 
-def encoder_of(context: Context) -> Encoder:
+def encoder_of(context: MetricContext) -> Encoder:
     """What `context.options.subject` names; raises `UserError` for anything else."""
     name = context.options.subject
     if name not in ENCODERS:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from bvjax.lvbench.metric import Measurement, Scores
 from bvjax.lvbench.video import Block, Video
 
-Numbers = Iterable[tuple[int, Any]]  # (t, a float or a `Pending` of one)
+Numbers = Iterable[tuple[int, Any]]  # (t, a float or a `PendingResult` of one)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Series:
     def scores(self) -> Scores:
         numbers = [n.value() if hasattr(n, "value") else n for n in self._numbers]
         chunks = means(np.array(numbers, np.float64), self._segments, self._lag)
-        return Scores(tuple(chunks.tolist()), reason=lacking(chunks, self._missing))
+        return Scores(tuple(chunks.tolist()), reason=missing_reason(chunks, self._missing))
 
 
 def means(numbers: Float[np.ndarray, "t"], segments: int, lag: int = 0) -> Float[np.ndarray, "n"]:
@@ -64,15 +64,15 @@ def means(numbers: Float[np.ndarray, "t"], segments: int, lag: int = 0) -> Float
     of nothing else is NaN.
     """
     length = len(numbers) // segments
-    parts = numbers[: length * segments].reshape(segments, length)[:, lag:]
-    counts = np.isfinite(parts).sum(axis=1)
-    totals = np.nansum(parts, axis=1)
+    segment_values = numbers[: length * segments].reshape(segments, length)[:, lag:]
+    counts = np.isfinite(segment_values).sum(axis=1)
+    totals = np.nansum(segment_values, axis=1)
     return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
 
 
-def lacking(chunks: Sequence[float] | np.ndarray, what: str) -> str:
+def missing_reason(chunks: Sequence[float] | np.ndarray, noun: str) -> str:
     """A sentence that names the segments without a score; empty where all have one."""
-    gone = [str(i) for i, chunk in enumerate(chunks, start=1) if np.isnan(chunk)]
-    if not gone:
+    missing_chunks = [str(i) for i, chunk in enumerate(chunks, start=1) if np.isnan(chunk)]
+    if not missing_chunks:
         return ""
-    return f"no {what} in chunk{'s' if len(gone) > 1 else ''} {', '.join(gone)}"
+    return f"no {noun} in chunk{'s' if len(missing_chunks) > 1 else ''} {', '.join(missing_chunks)}"

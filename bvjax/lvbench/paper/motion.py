@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from bvjax.lvbench.metric import Context
+from bvjax.lvbench.metric import MetricContext
 from bvjax.lvbench.paper.flow import Flow, flow_method, flow_settings
 from bvjax.lvbench.paper.measuring import Numbers, PaperMetric, Series
 
 
-def make(context: Context) -> PaperMetric:
+def make(context: MetricContext) -> PaperMetric:
     flow = flow_method(context)
     numbers = lambda block: energies(flow(block))
     start = lambda video, segments: Series(video, segments, numbers, lag=1)

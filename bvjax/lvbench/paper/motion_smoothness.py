@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from bvjax.lvbench.metric import Context
+from bvjax.lvbench.metric import MetricContext
 from bvjax.lvbench.paper.measuring import Numbers, PaperMetric, Series
 from bvjax.lvbench.video import Block
 
 Frame = UInt8[np.ndarray, "h w 3"]
 
 
-def make(context: Context) -> PaperMetric:
+def make(context: MetricContext) -> PaperMetric:
     start = lambda video, segments: Series(video, segments, _Triples(), lag=2)
     return PaperMetric("paper/motion_smoothness", {}, 3, start)
 

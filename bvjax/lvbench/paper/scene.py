@@ -41,55 +41,59 @@ class Scene:
     def __init__(self, video: Video, detector: Detector):
         """Raises `UserError` for ground truth that does not fit."""
         self._video, self._detector = video, detector
-        self._given = load_truth(video, ("boxes",)).get("boxes")
-        self._source, self._last = detector.begin(video), NOWHERE
+        self._truth_boxes = load_truth(video, ("boxes",)).get("boxes")
+        self._source, self._last_box = detector.begin(video), NOWHERE
 
     def boxes(self, block: Block) -> Float[np.ndarray, "f 4"]:
         """The subject's box in each frame of the block: the given one, else the detector's."""
-        return self._around(block)[1:]
+        return self._boxes_with_previous(block)[1:]
 
     def background(self, block: Block) -> Bool[np.ndarray, "p h w"]:
         """Of each pair (t - 1, t): working pixels that are background in both frames.
 
         The given mask but for a thin edge; else what is outside the subject's box, a little widened.
         """
-        return block.once("paper/background", lambda: self._background(block))
+        return block.cached("paper/background", lambda: self._compute_background(block))
 
-    def _around(self, block: Block) -> Float[np.ndarray, "f+1 4"]:
+    def _boxes_with_previous(self, block: Block) -> Float[np.ndarray, "f+1 4"]:
         """Boxes of the frame before the block and of its frames."""
-        return block.once(f"paper/boxes/{self._detector.name}", lambda: self._boxes(block))
+        return block.cached(
+            f"paper/boxes/{self._detector.name}", lambda: self._compute_boxes(block)
+        )
 
-    def _boxes(self, block: Block) -> Float[np.ndarray, "f+1 4"]:
-        if self._given is not None:
-            found = self._given[block.first : block.first + len(block.frames)]
+    def _compute_boxes(self, block: Block) -> Float[np.ndarray, "f+1 4"]:
+        if self._truth_boxes is not None:
+            boxes_of_block = self._truth_boxes[block.first : block.first + len(block.frames)]
         else:
-            found = self._source.boxes(block)
-        around = np.concatenate([self._last[None], found]).astype(np.float32)
-        self._last = around[-1]
-        return around
+            boxes_of_block = self._source.boxes(block)
+        boxes_with_previous = np.concatenate([self._last_box[None], boxes_of_block]).astype(
+            np.float32
+        )
+        self._last_box = boxes_with_previous[-1]
+        return boxes_with_previous
 
-    def _background(self, block: Block) -> Bool[np.ndarray, "p h w"]:
+    def _compute_background(self, block: Block) -> Bool[np.ndarray, "p h w"]:
         if block.first == 0:
             truth = load_truth(self._video, ("background",), packed=True)
             self._masks = truth.get("background")
         end = block.first + len(block.frames)
         if self._masks is not None:
-            single = [self._given_mask(t) for t in range(first_pair(block) - 1, end)]
+            frame_masks = [self._truth_mask(t) for t in range(first_pair(block) - 1, end)]
         else:
-            boxes = self._around(block)[block.previous is None :]
-            single = [self._outside(box) for box in boxes]
-        pairs = zip(single[:-1], single[1:], strict=True)
+            boxes = self._boxes_with_previous(block)[block.previous is None :]
+            frame_masks = [self._outside_box(box) for box in boxes]
+        pairs = zip(frame_masks[:-1], frame_masks[1:], strict=True)
         size = working_size(self._video.height, self._video.width)
         return np.array([before & after for before, after in pairs], bool).reshape(-1, *size)
 
-    def _given_mask(self, t: int) -> Bool[np.ndarray, "h w"]:
+    def _truth_mask(self, t: int) -> Bool[np.ndarray, "h w"]:
         """Working pixels with nothing but background around them."""
         mask = np.unpackbits(self._masks[t], axis=-1, count=self._video.width)
         height, width = working_size(*mask.shape)
         mask = cv2.resize(mask * 255, (width, height), interpolation=cv2.INTER_AREA)
         return cv2.erode(mask, np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)) == 255
 
-    def _outside(self, box: Float[np.ndarray, "4"]) -> Bool[np.ndarray, "h w"]:
+    def _outside_box(self, box: Float[np.ndarray, "4"]) -> Bool[np.ndarray, "h w"]:
         height, width = working_size(self._video.height, self._video.width)
         mask = np.ones((height, width), bool)
         if not np.isnan(box).any():
@@ -105,4 +109,4 @@ class Scene:
 def scene_of(block: Block, video: Video, detector: Detector | None = None) -> Scene:
     """The scene of a video, one for all who measure it: boxes are followed once per frame."""
     detector = detector or Salient()
-    return block.throughout(f"paper/scene/{detector.name}", lambda: Scene(video, detector))
+    return block.cached_for_video(f"paper/scene/{detector.name}", lambda: Scene(video, detector))

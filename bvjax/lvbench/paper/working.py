@@ -32,13 +32,13 @@ def small(block: Block) -> list[UInt8[np.ndarray, "h2 w2 3"]]:
         before = [] if block.previous is None else [block.previous]
         return [shrink(frame) for frame in (*before, *block.frames)]
 
-    return block.once("paper/small", make)
+    return block.cached("paper/small", make)
 
 
 def small_luma(block: Block) -> list[UInt8[np.ndarray, "h2 w2"]]:
     """Luminance (BT.601, rounded) of `small`."""
     make = lambda: [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small(block)]
-    return block.once("paper/small luma", make)
+    return block.cached("paper/small luma", make)
 
 
 def first_pair(block: Block) -> int:

@@ -15,11 +15,11 @@ from bvjax.lvbench.formatting import (
     escape,
     finite,
     label,
-    look,
     number,
     ordered,
     percent,
     significant,
+    style,
 )
 from bvjax.lvbench.report.tables import missing_reason
 
@@ -37,15 +37,15 @@ def cards(
 
     The script takes it from there when the card comes into view.
     """
-    opened = len(videos) if len(videos) <= FEW else OPEN
+    open_cards = len(videos) if len(videos) <= FEW else OPEN
     return "\n".join(
-        _card(place, video, results, pictures.get(video["name"]), place <= opened)
+        _card(place, video, results, pictures.get(video["name"]), place <= open_cards)
         for place, video in enumerate(videos, start=1)
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class Moved:
+class MetricChange:
     """A metric that moved: at which chunk (1..N), and from what it was before to what it is there.
 
     most: the score furthest from `before` on the same side, at that chunk or later.
@@ -66,34 +66,34 @@ class Moved:
         return self.after < self.before
 
 
-def movements(video: Mapping[str, Any], results: Results) -> dict[str, Moved]:
+def movements(video: Mapping[str, Any], results: Results) -> dict[str, MetricChange]:
     """The metrics that moved, as `change.movement` found them, in the order of the tables."""
-    found = {}
+    changes = {}
     for name in ordered(results["metrics"]):
         scores = video["scores"].get(name) or {}
-        moved = scores.get("moved") or {}
-        chunk, before, after = (moved.get(key) for key in ("chunk", "before", "after"))
+        stored = scores.get("moved") or {}
+        chunk, before, after = (stored.get(key) for key in ("chunk", "before", "after"))
         if chunk is None or finite(before) is None or finite(after) is None:
             continue
         sign = -1 if after < before else 1
-        later = [c for c in map(finite, scores["chunks"][chunk - 1 :]) if c is not None]
-        most = max((after, *later), key=lambda c: sign * c)
-        found[name] = Moved(int(chunk), float(before), float(after), float(most))
-    return found
+        later_scores = [c for c in map(finite, scores["chunks"][chunk - 1 :]) if c is not None]
+        most = max((after, *later_scores), key=lambda c: sign * c)
+        changes[name] = MetricChange(int(chunk), float(before), float(after), float(most))
+    return changes
 
 
-def sentence(title: str, moved: Moved, times: Sequence[str]) -> str:
+def sentence(title: str, change: MetricChange, times: Sequence[str]) -> str:
     """Like "clarity falls by 43 % at chunk 6 (24-28 s)" of a title that begins with a capital.
 
     Where it goes on moving: how far from what it was before.
     """
-    subject = f"{title[:1].lower()}{title[1:]} {'falls' if moved.falls else 'rises'}"
-    place = f"at chunk {moved.chunk} ({times[moved.chunk - 1]})"
-    if moved.change is None:
-        return f"{subject} from 0 to {number(moved.after)} {place}"
-    text = f"{subject} by {percent(abs(moved.change))} {place}"
-    most = abs(moved.most - moved.before) / abs(moved.before)
-    return f"{text}, later by up to {percent(most)}" if most > 1.5 * abs(moved.change) else text
+    subject = f"{title[:1].lower()}{title[1:]} {'falls' if change.falls else 'rises'}"
+    place = f"at chunk {change.chunk} ({times[change.chunk - 1]})"
+    if change.change is None:
+        return f"{subject} from 0 to {number(change.after)} {place}"
+    text = f"{subject} by {percent(abs(change.change))} {place}"
+    most = abs(change.most - change.before) / abs(change.before)
+    return f"{text}, later by up to {percent(most)}" if most > 1.5 * abs(change.change) else text
 
 
 def _card(
@@ -101,29 +101,29 @@ def _card(
     video: Mapping[str, Any],
     results: Results,
     pictures: Sequence[bytes] | None,
-    opened: bool,
+    is_open: bool,
 ) -> str:
     metrics = results["metrics"]
     segments = int(results["config"]["segments"])
     times = chunk_times(video, segments)
-    moved = movements(video, results)
-    news = "no metric moved"
-    if moved:
-        name = max(moved, key=lambda n: abs(moved[n].change or 0.0))
-        news = sentence(label(name, metrics), moved[name], times)
+    changes = movements(video, results)
+    headline = "no metric moved"
+    if changes:
+        name = max(changes, key=lambda n: abs(changes[n].change or 0.0))
+        headline = sentence(label(name, metrics), changes[name], times)
     return (
-        f'<details class="card" id="video-{place}"{" open" if opened else ""}><summary>'
+        f'<details class="card" id="video-{place}"{" open" if is_open else ""}><summary>'
         f'<span class="name">{escape(video["name"])}</span>'
         f'<span class="soft">{duration(video.get("seconds"))}</span>'
-        f'<span class="news soft">{escape(news)}</span></summary><div class="body"><noscript>'
+        f'<span class="news soft">{escape(headline)}</span></summary><div class="body"><noscript>'
         + _prompt(video)
-        + _moved(moved, metrics, times)
+        + _moved(changes, metrics, times)
         + f'<div class="lane"><div class="timeline" style="--n:{segments}">'
-        + _strip(moved, metrics, times, pictures)
-        + f'<div class="plot" data-curves="{escape(_curves(video, results, moved, times))}"></div>'
+        + _strip(changes, metrics, times, pictures)
+        + f'<div class="plot" data-curves="{escape(_curves(video, results, changes, times))}"></div>'
         + "</div></div>"
         + _reasons(video, metrics)
-        + _numbers(video, metrics, moved, segments)
+        + _numbers(video, metrics, changes, segments)
         + "</noscript></div></details>"
     )
 
@@ -133,15 +133,15 @@ def _prompt(video: Mapping[str, Any]) -> str:
     return f"<blockquote>{escape(prompt)}</blockquote>" if prompt else ""
 
 
-def _moved(moved: Mapping[str, Moved], metrics: Results, times: Sequence[str]) -> str:
-    if not moved:
+def _moved(changes: Mapping[str, MetricChange], metrics: Results, times: Sequence[str]) -> str:
+    if not changes:
         return '<p class="soft">No metric moves by much more than it wavers.</p>'
     places = {name: i for i, name in enumerate(ordered(metrics))}
-    first = sorted(moved.items(), key=lambda item: (item[1].chunk, places[item[0]]))
+    in_order = sorted(changes.items(), key=lambda item: (item[1].chunk, places[item[0]]))
     rows = "".join(
         f'<li><span data-swatch="{places[name]}"></span>'
-        f"<span>{escape(_capital(sentence(label(name, metrics), one, times)))}</span>"
-        for name, one in first
+        f"<span>{escape(_capital(sentence(label(name, metrics), change, times)))}</span>"
+        for name, change in in_order
     )
     return f'<ul class="moved">{rows}</ul>'
 
@@ -151,29 +151,29 @@ def _capital(text: str) -> str:
 
 
 def _strip(
-    moved: Mapping[str, Moved],
+    changes: Mapping[str, MetricChange],
     metrics: Results,
     times: Sequence[str],
     pictures: Sequence[bytes] | None,
 ) -> str:
     items = []
     for i, when in enumerate(times):
-        still = '<span class="blank"></span>'
+        image = '<span class="blank"></span>'
         if pictures is not None and i < len(pictures):
             data = base64.b64encode(pictures[i]).decode()
-            still = f'<img src="data:image/jpeg;base64,{data}" alt="Chunk {i + 1}, {when}">'
-        here = [name for name, one in moved.items() if one.chunk == i + 1]
-        marks = dict.fromkeys(_mark(name, moved[name], metrics) for name in here)
+            image = f'<img src="data:image/jpeg;base64,{data}" alt="Chunk {i + 1}, {when}">'
+        metrics_here = [name for name, change in changes.items() if change.chunk == i + 1]
+        marks = dict.fromkeys(_mark(name, changes[name], metrics) for name in metrics_here)
         short = when if len(times) <= FEW else when.removesuffix(" s").removeprefix("frames ")
-        items.append(f"<li>{still}<em>{i + 1}</em><span>{short}</span>{''.join(marks)}")
+        items.append(f"<li>{image}<em>{i + 1}</em><span>{short}</span>{''.join(marks)}")
     return f'<ol class="strip">{"".join(items)}</ol>'
 
 
-def _mark(name: str, moved: Moved, metrics: Results) -> str:
+def _mark(name: str, change: MetricChange, metrics: Results) -> str:
     """A metric's name under the chunk where it moved; the same for both suites."""
     title = str(metrics[name].get("title", name))
-    hue = look(name, metrics)["hue"]
-    arrow = "\N{DOWNWARDS ARROW}" if moved.falls else "\N{UPWARDS ARROW}"
+    hue = style(name, metrics)["hue"]
+    arrow = "\N{DOWNWARDS ARROW}" if change.falls else "\N{UPWARDS ARROW}"
     text = f"{arrow} {title[:1].lower()}{title[1:]}"
     return f'<b style="--hue:var(--c{hue})" title="{escape(text)}">{escape(text)}</b>'
 
@@ -181,7 +181,7 @@ def _mark(name: str, moved: Moved, metrics: Results) -> str:
 def _curves(
     video: Mapping[str, Any],
     results: Results,
-    moved: Mapping[str, Moved],
+    changes: Mapping[str, MetricChange],
     times: Sequence[str],
 ) -> str:
     """What the script draws, metric by metric as in `ordered`."""
@@ -191,7 +191,9 @@ def _curves(
         "labels": list(times),
         "chunks": [None if s is None else [significant(c, 7) for c in s] for s in scores],
         "moved": [
-            [moved[name].chunk - 1, significant(moved[name].change)] if name in moved else None
+            [changes[name].chunk - 1, significant(changes[name].change)]
+            if name in changes
+            else None
             for name in names
         ],
         "why": [missing_reason(video, name) for name in names],
@@ -213,11 +215,11 @@ def _reasons(video: Mapping[str, Any], metrics: Results) -> str:
 def _numbers(
     video: Mapping[str, Any],
     metrics: Results,
-    moved: Mapping[str, Moved],
+    changes: Mapping[str, MetricChange],
     segments: int,
 ) -> str:
     head = "".join(f'<th scope="col">{i}' for i in range(1, segments + 1))
-    last = ("VDE", "mean change", "WMAPE", "whole video")
+    last_headings = ("VDE", "mean change", "WMAPE", "whole video")
     rows = []
     for name in ordered(metrics):
         scores = video["scores"].get(name)
@@ -225,7 +227,7 @@ def _numbers(
             continue
         chunks = list(scores.get("chunks") or [None] * segments)
         cells = "".join(
-            f"<td{_hit(moved, name, i)}>{_score(c)}" for i, c in enumerate(chunks, start=1)
+            f"<td{_hit(changes, name, i)}>{_score(c)}" for i, c in enumerate(chunks, start=1)
         )
         rows.append(
             f'<tr><th scope="row">{escape(label(name, metrics))}{cells}'
@@ -238,13 +240,13 @@ def _numbers(
     return (
         '<details class="numbers"><summary>Scores of the chunks</summary><div class="scroll">'
         f'<table><thead><tr><th scope="col">Metric{head}'
-        + "".join(f'<th scope="col">{text}' for text in last)
+        + "".join(f'<th scope="col">{text}' for text in last_headings)
         + f"</thead><tbody>{''.join(rows)}</tbody></table></div></details>"
     )
 
 
-def _hit(moved: Mapping[str, Moved], name: str, chunk: int) -> str:
-    return ' class="hit"' if name in moved and moved[name].chunk == chunk else ""
+def _hit(changes: Mapping[str, MetricChange], name: str, chunk: int) -> str:
+    return ' class="hit"' if name in changes and changes[name].chunk == chunk else ""
 
 
 def _score(value: Any) -> str:

@@ -18,7 +18,7 @@ import PIL.Image
 
 import bvjax
 from bvjax.lvbench import references
-from bvjax.lvbench.formatting import NONE, duration, escape, look, ordered, script_json
+from bvjax.lvbench.formatting import NONE, duration, escape, ordered, script_json, style
 from bvjax.lvbench.report.cards import cards
 from bvjax.lvbench.report.tables import aggregate_table, videos_table, worst_first
 
@@ -49,7 +49,7 @@ def html(results: Results, pictures: Pictures) -> str:
             _failed(results),
             _prompts(results),
             f'<section id="aggregate"><h2>All videos</h2>{aggregate_table(results)}',
-            _reading(results),
+            _interpretation(results),
             "</section>",
             _videos(results, videos, pictures) if videos else "",
             _tree_section("Configuration", results.get("config") or {}),
@@ -61,7 +61,7 @@ def html(results: Results, pictures: Pictures) -> str:
         title=escape(_title(results)),
         style=(ASSETS / "page.css").read_text(encoding="utf-8").strip(),
         body=body,
-        metrics=script_json([look(name, metrics) for name in ordered(metrics)]),
+        metrics=script_json([style(name, metrics) for name in ordered(metrics)]),
         script=script,
         script_hash=base64.b64encode(digest).decode(),
     )
@@ -73,9 +73,9 @@ def _title(results: Results) -> str:
 
 
 def _header(results: Results) -> str:
-    config, failed = results["config"], len({one["name"] for one in results["failed"]})
+    config, failed = results["config"], len({failure["name"] for failure in results["failed"]})
     suites = list(dict.fromkeys(str(m.get("suite")) for m in results["metrics"].values()))
-    facts = [
+    summary_rows = [
         ("videos", f"{len(results['videos']):,}", ""),
         ("failed", f"{failed:,}", "bad" if failed else ""),
         ("length of all", duration(sum(v.get("seconds") or 0 for v in results["videos"])), ""),
@@ -85,7 +85,7 @@ def _header(results: Results) -> str:
     ]
     rows = "".join(
         f'<div class="{kind}"><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>'
-        for name, value, kind in facts
+        for name, value, kind in summary_rows
     )
     return f'<header><h1>{escape(_title(results))}</h1><dl class="facts">{rows}</dl></header>'
 
@@ -94,8 +94,8 @@ def _failed(results: Results) -> str:
     if not results["failed"]:
         return ""
     rows = "".join(
-        f'<li><span class="name">{escape(one["name"])}</span>: {escape(one["reason"])}'
-        for one in results["failed"]
+        f'<li><span class="name">{escape(failure["name"])}</span>: {escape(failure["reason"])}'
+        for failure in results["failed"]
     )
     return f'<section class="failed"><h2>Could not be measured</h2><ul>{rows}</ul></section>'
 
@@ -114,7 +114,7 @@ def _prompts(results: Results) -> str:
     return f'<section class="note prompts">{"".join(parts)}</section>' if parts else ""
 
 
-def _reading(results: Results) -> str:
+def _interpretation(results: Results) -> str:
     """How the numbers are to be read."""
     return (
         '<p class="note">VDE (Eq. 19) adds up how far each later chunk is from chunk 1, relative to '
@@ -122,7 +122,7 @@ def _reading(results: Results) -> str:
         "early chunks most; 0 is no drift, and a change for the better counts as well. Divided by "
         "the sum of the weights it is a mean change, which does not depend on the number of "
         "chunks. \N{DOWNWARDS ARROW}: less is better, \N{UPWARDS ARROW}: more is better. "
-        f"{escape(' '.join(references.reading(results)))}</p>"
+        f"{escape(' '.join(references.interpretation(results)))}</p>"
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bvjax.lvbench.clarity import clarity, luminance
-from bvjax.lvbench.motion import motion_later
+from bvjax.lvbench.motion import motion_async
 from bvjax.lvbench.vde import vde
 
 
@@ -38,7 +38,7 @@ def measure_later(
     Does not wait for the optical flow, which comes behind the device's other work; calling what is
     returned does.
     """
-    flow = motion_later(frames) if len(frames) > 1 else np.zeros(1)
+    flow = motion_async(frames) if len(frames) > 1 else np.zeros(1)
     rgb = frames.astype(np.float32)
     luma = luminance(frames)
     steps = np.abs(np.diff(luma, axis=0)).mean(axis=(1, 2))

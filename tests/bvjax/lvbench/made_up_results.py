@@ -9,8 +9,8 @@ import PIL.Image
 from bvjax.lvbench import results
 from bvjax.lvbench.metric import Scores
 from bvjax.lvbench.prompts import Prompts
-from bvjax.lvbench.runner import Measured
-from bvjax.lvbench.suites import ENTRIES
+from bvjax.lvbench.runner import MeasuredVideo
+from bvjax.lvbench.suites import METRIC_ENTRIES
 from bvjax.lvbench.video import Video
 
 KEYS = ("subject", "background", "motion", "aesthetic", "clarity")
@@ -34,7 +34,7 @@ def made_up(
     score is 0, so that it has no VDE. prompt: of all videos.
     """
     generator = np.random.default_rng(seed)
-    entries = [e for e in ENTRIES.values() if e.suite in suites and e.key in KEYS]
+    entries = [e for e in METRIC_ENTRIES.values() if e.suite in suites and e.key in KEYS]
     names = names or [f"folder/video {place:03d}.mp4" for place in range(count)]
     measured = []
     for place, name in enumerate(names):
@@ -55,13 +55,13 @@ def made_up(
             height=480,
             width=854,
         )
-        measured.append(Measured(video, name, scores))
-    measured += [Measured(None, name, failures=(f"{name}: {why}",)) for name, why in failed]
+        measured.append(MeasuredVideo(video, name, scores))
+    measured += [MeasuredVideo(None, name, failures=(f"{name}: {why}",)) for name, why in failed]
     return results.build(
         config={"name": "made up", "suite": "all", "segments": segments, "weights": "linear"},
         provenance={"bvjax": "0.1.0", "weights": {"dino_vitb16": "ab" * 32}, "decoder": None},
         entries=entries,
-        measured=measured,
+        measured_videos=measured,
         prompts=Prompts({name: prompt for name in names}, "cd" * 32) if prompt else None,
     )
 

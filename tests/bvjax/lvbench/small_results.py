@@ -5,8 +5,8 @@ import pathlib
 
 from bvjax.lvbench.metric import Scores
 from bvjax.lvbench.results import build
-from bvjax.lvbench.runner import Measured
-from bvjax.lvbench.suites import ENTRIES
+from bvjax.lvbench.runner import MeasuredVideo
+from bvjax.lvbench.suites import METRIC_ENTRIES
 from bvjax.lvbench.video import Video
 
 CONFIG = {"name": "ours", "segments": 3, "weights": "linear"}
@@ -16,7 +16,7 @@ NAMES = ("official/subject", "official/motion", "paper/clarity")
 def measured(name, frames=30, fps=10.0, failures=(), **scores):
     video = Video(pathlib.Path(name), name, "ab" * 32, frames, fps, 48, 64)
     named = {key.replace("_", "/", 1): value for key, value in scores.items()}
-    return Measured(video, name, named, failures)
+    return MeasuredVideo(video, name, named, failures)
 
 
 def evaluation(prompts=None):
@@ -30,6 +30,6 @@ def evaluation(prompts=None):
         measured("c.gif", 20, 0.0, ("c.gif has 20 frames; official/subject needs at least 9",),
                  paper_clarity=Scores((2.0, 2.0, 2.0), 2.0)),
         measured("short.mp4", 2, failures=("short.mp4 has 2 frames",)),
-        Measured(None, "broken.mp4", failures=("broken.mp4: it is damaged",)),
+        MeasuredVideo(None, "broken.mp4", failures=("broken.mp4: it is damaged",)),
     ]  # fmt: skip
-    return build(CONFIG, {"bvjax": "0"}, [ENTRIES[name] for name in NAMES], found, prompts)
+    return build(CONFIG, {"bvjax": "0"}, [METRIC_ENTRIES[name] for name in NAMES], found, prompts)

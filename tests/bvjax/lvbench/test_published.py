@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from bvjax.lvbench import runner, weights
-from bvjax.lvbench.metric import Context, Options
+from bvjax.lvbench.metric import MetricContext, Options
 from bvjax.lvbench.official import dynamic
 from bvjax.lvbench.store import Store
-from bvjax.lvbench.suites import ENTRIES
+from bvjax.lvbench.suites import METRIC_ENTRIES
 from bvjax.lvbench.vde import vde
 from bvjax.lvbench.video import blocks, probe
 from bvjax.sharding import Layout
@@ -34,7 +34,7 @@ def file_of(tmp_path_factory):
 @pytest.fixture
 def speeds(monkeypatch):
     """Speeds of pairs by the number of frames they are of, as dynamic degree judges them."""
-    seen, judge = {}, dynamic.moving
+    seen, judge = {}, dynamic.is_moving
 
     def moving(speeds, frames, shorter):
         seen[frames] = speeds
@@ -47,12 +47,12 @@ def speeds(monkeypatch):
 def measured(metric, path, folder):
     """A file with its scores, from the runner."""
     load = lambda net: cases.weights(net, weights.FILES[net].shapes())
-    made = ENTRIES[f"official/{metric}"].make(Context(Options(), Layout(), load))
-    task = runner.Task(path, Store(folder), [made], cases.SEGMENTS, weights={})
-    runner.measure(task, mock.Mock())
-    (found,), owed = runner.collect(task)
-    assert not owed and not found.failures
-    return found.video, found.scores[made.name]
+    measured_metric = METRIC_ENTRIES[f"official/{metric}"].make(MetricContext(Options(), Layout(), load))
+    job = runner.MeasurementJob(path, Store(folder), [measured_metric], cases.SEGMENTS, weights={})
+    runner.measure(job, mock.Mock())
+    (measured,), pending = runner.collect(job)
+    assert not pending and not measured.failures
+    return measured.video, measured.scores[measured_metric.name]
 
 
 @pytest.mark.parametrize("clip", cases.CLIPS, ids=lambda clip: clip.name)
@@ -68,12 +68,12 @@ def test_the_clips_are_those_that_were_measured(clip, file_of):
 )
 def test_scores_are_those_of_the_published_evaluator(clip, metric, file_of, speeds, tmp_path):
     theirs = cases.published()[clip.name]["metrics"][metric]
-    video, found = measured(metric, file_of(clip), tmp_path)
-    assert video.frames == clip.frames and not found.reason
-    assert found.weight == (clip.frames - 1 if metric in ("subject", "background") else 1)
-    np.testing.assert_allclose(found.chunks, theirs["segments"], rtol=TOLERANCE)
-    assert found.whole == pytest.approx(theirs["dimension"], rel=TOLERANCE)
-    assert float(vde(np.array(found.chunks))) == pytest.approx(theirs["vde"], rel=VDE_TOLERANCE)
+    video, measured = measured(metric, file_of(clip), tmp_path)
+    assert video.frames == clip.frames and not measured.reason
+    assert measured.weight == (clip.frames - 1 if metric in ("subject", "background") else 1)
+    np.testing.assert_allclose(measured.chunks, theirs["segments"], rtol=TOLERANCE)
+    assert measured.whole == pytest.approx(theirs["dimension"], rel=TOLERANCE)
+    assert float(vde(np.array(measured.chunks))) == pytest.approx(theirs["vde"], rel=VDE_TOLERANCE)
     if metric == "dynamic":  # 1 and 0 would hide much
         pairs = theirs["pairs"]
         np.testing.assert_allclose(speeds[len(pairs) + 1], pairs, rtol=TOLERANCE)

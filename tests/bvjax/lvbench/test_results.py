@@ -13,7 +13,7 @@ from bvjax.errors import UserError
 from bvjax.lvbench import compare, table
 from bvjax.lvbench.prompts import Prompts
 from bvjax.lvbench.results import build, check_comparable, load_results
-from bvjax.lvbench.suites import ENTRIES
+from bvjax.lvbench.suites import METRIC_ENTRIES
 from bvjax.lvbench.vde import vde
 from tests.bvjax.lvbench.small_results import CONFIG, NAMES, evaluation
 
@@ -72,7 +72,7 @@ def test_prompts_that_match_nothing_are_told():
 
 
 def test_no_video_at_all():
-    found = build(CONFIG, {}, [ENTRIES["paper/clarity"]], [])
+    found = build(CONFIG, {}, [METRIC_ENTRIES["paper/clarity"]], [])
     assert found["aggregate"]["paper/clarity"]["vde"]["mean"] is None
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from bvjax.lvbench import suites
 from bvjax.lvbench.change import movement
-from bvjax.lvbench.metric import Context, Options
+from bvjax.lvbench.metric import MetricContext, Options
 from bvjax.lvbench.video import blocks, probe
 from bvjax.sharding import Layout
 from data_pipelines.storyworld.defects import DEFECTS, make_take, write_video
@@ -32,7 +32,7 @@ def drifts(tmp_path_factory):
     """{defect: {metric: (scores, |m_i - m_1| / m_1)}}; the table is printed."""
     folder = tmp_path_factory.mktemp("defects")
     take = make_take("steady", 0, seconds=20, chunk=AT, segments=SEGMENTS, size=96, fps=8)
-    context = Context(Options(segments=SEGMENTS), Layout(), load=lambda name: {})
+    context = MetricContext(Options(segments=SEGMENTS), Layout(), load=lambda name: {})
     metrics = [entry.make(context) for entry in suites.choose("paper")]
     found = {}
     for defect in DEFECTS:

@@ -15,24 +15,24 @@ from bvjax.lvbench.store import Store, score_key
 from tests.bvjax.lvbench.clips import Brightness, write_clip
 
 
-def task(folder):
-    return runner.Task(
+def make_job(folder):
+    return runner.MeasurementJob(
         folder / "videos", Store(folder / "out"), [Brightness()], segments=5, weights={}
     )
 
 
-def measure(made):
-    runner.measure(made, runner.Quiet())
-    (found,), owed = runner.collect(made)
-    assert not owed and not found.failures
-    return found.scores, made.store.pictures(found.video, 5)
+def measure(job):
+    runner.measure(job, runner.NullProgress())
+    (found,), pending = runner.collect(job)
+    assert not pending and not found.failures
+    return found.scores, job.store.pictures(found.video, 5)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     write_clip(folder / "videos" / "a.mkv", np.arange(10, 110, 8))
-    scores, pictures = measure(task(folder))
+    scores, pictures = measure(make_job(folder))
     files = {p: p.read_bytes() for p in (folder / "out").rglob("*") if p.is_file()}
     assert {p.suffix for p in files} == {".json", ".npz"} and len(files) == 4
     return folder, files, scores, pictures
@@ -63,7 +63,7 @@ def test_a_damaged_file_is_made_again(whole, data):
     path.write_bytes(data.draw(MUTATION)(files[path]))
     before = outside(folder)
     try:
-        found, drawn = measure(task(folder))
+        found, drawn = measure(make_job(folder))
         json_ = path.suffix == ".json"
         # A byte of a number or a picture can change and leave it one: then it is what stands there.
         assert found.keys() == scores.keys() and len(drawn) == 5
@@ -81,7 +81,7 @@ def test_zero_bytes_end_nothing(whole, content):
     folder, files, scores, pictures = whole
     for path in files:
         path.write_bytes(content)
-    assert measure(task(folder)) == (scores, pictures)
+    assert measure(make_job(folder)) == (scores, pictures)
 
 
 def test_a_stored_hash_names_no_other_folder(whole):
@@ -91,7 +91,7 @@ def test_a_stored_hash_names_no_other_folder(whole):
     stored["video"]["sha256"] = "../../../" + "a" * 55
     record.write_text(json.dumps(stored))
     before = outside(folder)
-    assert measure(task(folder))[0] == scores and outside(folder) == before
+    assert measure(make_job(folder))[0] == scores and outside(folder) == before
 
 
 def test_scores_that_are_no_numbers_come_back(tmp_path):

@@ -18,7 +18,9 @@ HEAD = {"weight": np.ones((1, 768), np.float32), "bias": np.zeros(1, np.float32)
 
 def test_catalogue_has_what_the_suites_need_and_is_consistent():
     every = Options(flow="raft", subject="dino", aesthetic="laion")
-    needed = {name for entry in suites.ENTRIES.values() for name in entry.needs(every)}
+    needed = {
+        name for entry in suites.METRIC_ENTRIES.values() for name in entry.required_weights(every)
+    }
     assert needed == set(weights.FILES)
     for name, entry in weights.FILES.items():
         assert name == entry.name and re.fullmatch("[0-9a-f]{64}", entry.sha256)
@@ -43,15 +45,15 @@ def test_folder_is_chosen_by_the_environment(monkeypatch):
 def test_all_that_is_missing_is_told_at_once(tmp_path):
     save_file(HEAD, tmp_path / "laion_aesthetic.safetensors")
     (tmp_path / "amt-s.pth").touch()
-    weights.missing(["laion_aesthetic"], tmp_path)
+    weights.check_present(["laion_aesthetic"], tmp_path)
     with pytest.raises(UserError) as error:
-        weights.missing(["laion_aesthetic", "amt_s", "dino_vitb16", "amt_s"], tmp_path)
+        weights.check_present(["laion_aesthetic", "amt_s", "dino_vitb16", "amt_s"], tmp_path)
     text = str(error.value)
     assert text.count("amt-s.pth") == 1 and "not converted yet" in text
     assert weights.FILES["dino_vitb16"].address in text and "343.2 MB" in text
     assert weights.CONVERT in text and str(tmp_path) in text and "laion" not in text
     with pytest.raises(UserError, match="no metric weights 'vgg'"):
-        weights.missing(["vgg"], tmp_path)
+        weights.check_present(["vgg"], tmp_path)
     states = {row["name"]: row["state"] for row in weights.table(tmp_path)}
     assert [states[n] for n in ("laion_aesthetic", "amt_s", "raft_things")] == [
         "present", "convert", "missing",

@@ -45,10 +45,10 @@ def write(path, content):
 
 def told(folder, **options):
     """{where: [what, ...]}"""
-    found: dict[str, list[str]] = {}
+    messages: dict[str, list[str]] = {}
     for problem in examine.validate(folder, **options):
-        found.setdefault(problem.where, []).append(problem.what)
-    return found
+        messages.setdefault(problem.location, []).append(problem.message)
+    return messages
 
 
 def test_captions_beside_their_videos(folder):
@@ -147,7 +147,7 @@ def test_any_file_of_captions_is_read_or_named(tmp_path, content, name, more):
         old.unlink()
     (tmp_path / name).write_bytes(json.dumps(content).encode() + more)
     for problem in examine.validate(tmp_path):
-        told = shown(f"{problem.where}: {problem.what}")
+        told = shown(f"{problem.location}: {problem.message}")
         assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in told)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(("v.mkv", name))
 

@@ -24,7 +24,7 @@ def test_has_the_published_tensors():
 
 def test_kernels_are_standardised_with_the_unbiased_deviation():
     kernel = np.random.default_rng(0).normal(3, 2, (2, 3, 2, 2)).astype(np.float32)
-    for given, found in zip(kernel, musiq.standardised(kernel), strict=True):
+    for given, found in zip(kernel, musiq.standardise(kernel), strict=True):
         mean = given.sum(dtype=np.float64) / 12
         deviation = math.sqrt(((given - mean) ** 2).sum(dtype=np.float64) / 11)
         np.testing.assert_allclose(found, (given - mean) / (deviation + 1e-5), rtol=1e-6)
@@ -52,7 +52,7 @@ def test_squares_have_what_is_missing_on_both_sides():
 
 def test_places_and_scales():
     by_hand = [int(i * 10 / 7) for i in range(7)]
-    found = musiq.hashed_places(7, 12, 10).reshape(7, 12)
+    found = musiq.hashed_positions(7, 12, 10).reshape(7, 12)
     np.testing.assert_array_equal(found[:, 0], [10 * place for place in by_hand])
     np.testing.assert_array_equal(found[0], [int(i * 10 / 12) for i in range(12)])
     assert musiq.scaled(287, 512, 224) == (126, 224) and musiq.scaled(480, 854, 384) == (216, 384)

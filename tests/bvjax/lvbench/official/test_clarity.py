@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bvjax.lvbench.metric import Context, Options
+from bvjax.lvbench.metric import MetricContext, Options
 from bvjax.lvbench.nets import musiq
 from bvjax.lvbench.official import clarity
 from bvjax.lvbench.video import Block
@@ -22,7 +22,7 @@ def measured(metric, frames, segments):
 
 def test_scores_are_means_of_frames():
     weights = metric_recipe.params("musiq_spaq", TINY)
-    context = Context(Options(batch=2), Layout(), lambda name: {"musiq_spaq": weights}[name])
+    context = MetricContext(Options(batch=2), Layout(), lambda name: {"musiq_spaq": weights}[name])
     metric = clarity.make(context)
     assert metric.name == "official/clarity" and metric.least_frames == 1
     frames = np.random.default_rng(0).integers(0, 256, (5, 9, 520, 3)).astype(np.uint8)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bvjax.lvbench.metric import Context, Options
+from bvjax.lvbench.metric import MetricContext, Options
 from bvjax.lvbench.nets import raft
 from bvjax.lvbench.official import dynamic
 from bvjax.lvbench.video import Block, Video
@@ -19,7 +19,9 @@ def metric(monkeypatch):
     flow = lambda params, first, second: (second - first)[..., :2]
     monkeypatch.setattr(raft, "flow", flow)
     monkeypatch.setattr(raft, "prepare", lambda tensors: tensors)
-    return dynamic.make(Context(Options(batch=16), Layout(), lambda name: {name: np.zeros(1)}))
+    return dynamic.make(
+        MetricContext(Options(batch=16), Layout(), lambda name: {name: np.zeros(1)})
+    )
 
 
 @pytest.mark.parametrize(
@@ -29,14 +31,14 @@ def test_how_many_pairs_must_be_fast(frames, asked):
     """A quarter of the frames, halves to even; "fast" is more than 6 pixels at 256."""
     still, edge, fast = 0.0, 12.0, 12.1
     pairs = frames - 1
-    assert dynamic.moving([fast] * asked + [still] * (pairs - asked), frames, 512)
+    assert dynamic.is_moving([fast] * asked + [still] * (pairs - asked), frames, 512)
     if asked:
         slow = [edge] * (pairs - asked + 1)
-        assert not dynamic.moving(slow + [fast] * (asked - 1), frames, 512)
+        assert not dynamic.is_moving(slow + [fast] * (asked - 1), frames, 512)
 
 
 def test_a_frame_alone_does_not_move():
-    assert not dynamic.moving([], 1, 256)
+    assert not dynamic.is_moving([], 1, 256)
 
 
 @pytest.mark.parametrize(

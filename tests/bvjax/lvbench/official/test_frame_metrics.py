@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from bvjax.lvbench.batching import Batcher
-from bvjax.lvbench.metric import Context, Options
+from bvjax.lvbench.metric import MetricContext, Options
 from bvjax.lvbench.nets import clip_vision, dino
 from bvjax.lvbench.official import aesthetic, background, preprocess, subject
-from bvjax.lvbench.official.consistency import FrameMetric, consistency, pairs
+from bvjax.lvbench.official.consistency import FrameMetric, consistency, pair_weight
 from bvjax.lvbench.video import Block, Video
 from bvjax.sharding import Layout
 from tests.golden.metric_recipe import params as draw
@@ -25,7 +25,7 @@ SMALL = {
 
 
 def context(batch):
-    return Context(Options(batch=batch), Layout(), lambda name: draw(name, SMALL[name]))
+    return MetricContext(Options(batch=batch), Layout(), lambda name: draw(name, SMALL[name]))
 
 
 def measured(metric, frames, segments, size):
@@ -53,7 +53,7 @@ def test_each_segment_starts_anew_and_the_whole_video_does_not():
     for t, colour in enumerate((0, 0, 1, 1, 2, 0, 2)):
         frames[t, ..., colour] = 200
     colours = Batcher(lambda _, x: x.astype(np.float32).mean((1, 2)), {}, 4)
-    metric = FrameMetric("x", {}, 2, colours, consistency, pairs)
+    metric = FrameMetric("x", {}, 2, colours, consistency, pair_weight)
     got = measured(metric, frames, 3, size=3)
     assert got.chunks == pytest.approx((1, 1, 0))
     # to the one before: 1 0 1 0 0 0; to the first: 1 0 0 0 1 0

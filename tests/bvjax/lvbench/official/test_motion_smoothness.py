@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bvjax.lvbench.metric import Context, Options
+from bvjax.lvbench.metric import MetricContext, Options
 from bvjax.lvbench.nets import amt
 from bvjax.lvbench.official import motion
 from bvjax.lvbench.video import Block, Video
@@ -31,7 +31,7 @@ def metric(monkeypatch):
     monkeypatch.setattr(amt, "interpolate", guess)
     monkeypatch.setattr(amt, "prepare", lambda tensors: tensors["gain"])
     load = {"amt_s": {"gain": np.float32(1)}}.__getitem__
-    return motion.make(Context(Options(batch=24), Layout(), load))
+    return motion.make(MetricContext(Options(batch=24), Layout(), load))
 
 
 def measured(metric, frames, segments, block):

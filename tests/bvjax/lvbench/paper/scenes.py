@@ -8,7 +8,7 @@ import pathlib
 import cv2
 import numpy as np
 
-from bvjax.lvbench.metric import Context, Options
+from bvjax.lvbench.metric import MetricContext, Options
 from bvjax.lvbench.video import Block, Video
 from bvjax.sharding import Layout
 
@@ -20,8 +20,8 @@ SUBJECT = (40, 28)  # height, width
 ORANGE, BLUE = (230, 120, 30), (40, 60, 220)
 
 
-def context(**options) -> Context:
-    return Context(Options(segments=SEGMENTS, **options), Layout(), load=lambda name: {})
+def context(**options) -> MetricContext:
+    return MetricContext(Options(segments=SEGMENTS, **options), Layout(), load=lambda name: {})
 
 
 def video_of(frames, truth=None) -> Video:

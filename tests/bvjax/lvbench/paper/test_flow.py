@@ -88,7 +88,7 @@ def test_the_camera_is_what_most_agree_with():
     """A third of the flow is a subject of its own, and some has no texture."""
     angle, zoom = 0.01, 1.02
     turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    where = camera.pixel_places((120, 200), (240, 400))
+    where = camera.pixel_positions((120, 200), (240, 400))
     field = where @ turn.T.astype(np.float32) + np.float32([3, -2]) - where
     field[:, :65] += (6, 1)
     textured = np.ones(field.shape[:2], bool)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bvjax.lvbench import vde
-from bvjax.lvbench.paper.measuring import lacking, means
+from bvjax.lvbench.paper.measuring import means, missing_reason
 
 
 def test_means_are_those_of_vde():
@@ -16,6 +16,6 @@ def test_means_are_those_of_vde():
 def test_what_is_missing_is_left_out_and_named():
     numbers = np.array([1.0, np.nan, np.nan, np.nan, 5.0, 7.0, 9.0])
     np.testing.assert_equal(means(numbers, 3), [1.0, np.nan, 6.0])
-    assert lacking(means(numbers, 3), "subject found") == "no subject found in chunk 2"
-    assert lacking([np.nan, 1, np.nan], "cat") == "no cat in chunks 1, 3"
-    assert lacking([1.0], "cat") == ""
+    assert missing_reason(means(numbers, 3), "subject found") == "no subject found in chunk 2"
+    assert missing_reason([np.nan, 1, np.nan], "cat") == "no cat in chunks 1, 3"
+    assert missing_reason([1.0], "cat") == ""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bvjax.errors import UserError
-from bvjax.lvbench.metric import Context
+from bvjax.lvbench.metric import MetricContext
 from bvjax.lvbench.paper import background, identity, subject
 from bvjax.lvbench.paper.scene import EDGE, scene_of
 from tests.bvjax.lvbench.paper import scenes
@@ -103,10 +103,12 @@ def test_background_of_a_pair_is_background_in_both_frames(tmp_path):
 
 def test_what_a_box_shows():
     box = lambda *corners: np.array(corners, np.float32)
-    assert subject.visible(box(-10.0, 4.5, 20.2, 30.0), 40, 60) == (0, 4, 21, 30)
-    assert subject.visible(box(-90.0, 0.0, 10.0, 40.0), 40, 60) is None  # a tenth is in the frame
-    assert subject.visible(box(5.0, 5.0, 8.0, 30.0), 40, 60) is None  # three pixels wide
-    assert subject.visible(box(*[np.nan] * 4), 40, 60) is None
+    assert subject.visible_part(box(-10.0, 4.5, 20.2, 30.0), 40, 60) == (0, 4, 21, 30)
+    assert (
+        subject.visible_part(box(-90.0, 0.0, 10.0, 40.0), 40, 60) is None
+    )  # a tenth is in the frame
+    assert subject.visible_part(box(5.0, 5.0, 8.0, 30.0), 40, 60) is None  # three pixels wide
+    assert subject.visible_part(box(*[np.nan] * 4), 40, 60) is None
     frame = np.arange(40 * 60 * 3, dtype=np.int64).reshape(40, 60, 3)
     assert (identity.square(frame, (50, 10, 60, 30)) == frame[10:30, 40:60]).all()
     assert identity.square(frame, (0, 0, 60, 40)).shape == (40, 40, 3)
@@ -142,7 +144,7 @@ def test_dino_gets_squares_and_gives_unit_vectors(monkeypatch):
     monkeypatch.setattr("bvjax.lvbench.nets.dino", dino, raising=False)
     base = scenes.context(subject="dino", batch=2)
     encoder = identity.encoder_of(
-        Context(base.options, base.layout, lambda name: {"gain": np.float32(1.0)})
+        MetricContext(base.options, base.layout, lambda name: {"gain": np.float32(1.0)})
     )
     frame = np.full((50, 70, 3), 51, np.uint8)
     got = encoder.embed(frame, (10, 10, 30, 25)).value()
