@@ -121,7 +121,9 @@ def _compare(args: argparse.Namespace) -> None:
     from bvjax.lvbench import compare
     from bvjax.lvbench.results import load_results
 
-    comparison = compare.compare(load_results(pathlib.Path(args.a)), load_results(pathlib.Path(args.b)))
+    comparison = compare.compare(
+        load_results(pathlib.Path(args.a)), load_results(pathlib.Path(args.b))
+    )
     _print(compare.text(comparison))
     if args.markdown:
         path = pathlib.Path(args.markdown)
@@ -195,7 +197,7 @@ class _Bar:
 
 
 def _devices(mesh: str | None) -> int | None:
-    """Of `data=N`; None: all."""
+    """Parses `data=N`; None means all devices."""
     if mesh is None:
         return None
     axis, equals, number = mesh.partition("=")

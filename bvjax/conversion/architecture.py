@@ -1,4 +1,4 @@
-"""What a checkpoint is, read from its tensors' shapes: configurations and the preset they fit."""
+"""Configurations read from the shapes of a checkpoint's tensors, and the preset they match."""
 
 from __future__ import annotations
 
@@ -30,17 +30,21 @@ def dit_config(source: Source) -> tuple[DiTConfig, int]:
             "features, which bvjax does not run; text-to-video weights take an image as frame 0"
         )
     layers = _layers(source)
-    told = _told(source, "num_layers", int)
-    if told not in (None, layers):
-        raise UserError(f"{source.path} holds {layers} layers but its config.json says {told}")
-    heads = _told(source, "num_heads", int) or _told(source, "num_attention_heads", int)
+    config_layers = _config_value(source, "num_layers", int)
+    if config_layers not in (None, layers):
+        raise UserError(
+            f"{source.path} holds {layers} layers but its config.json says {config_layers}"
+        )
+    heads = _config_value(source, "num_heads", int) or _config_value(
+        source, "num_attention_heads", int
+    )
     if heads is None:
         if dim % HEAD_DIM:
             raise UserError(
                 f"{source.path} has no config.json to say how many heads its width {dim} has"
             )
         heads = dim // HEAD_DIM
-    config = _made(
+    config = _build_config(
         source,
         DiTConfig,
         dim=dim,
@@ -51,29 +55,29 @@ def dit_config(source: Source) -> tuple[DiTConfig, int]:
         in_channels=channels,
         out_channels=shape("head/head", 2)[0] // math.prod(patch),
         patch=tuple(patch),
-        eps=_told(source, "eps", float) or 1e-6,
-        **_additions(source),
+        eps=_config_value(source, "eps", float) or 1e-6,
+        **_extensions(source),
     )
     return config, shape("text_embedding/0", 2)[1]
 
 
-def _additions(source: Source) -> dict[str, Any]:
-    """What SkyReels-V2 and bvjax add to Wan's DiT."""
+def _extensions(source: Source) -> dict[str, Any]:
+    """Reads the fields that SkyReels-V2 and bvjax add to Wan's DiT."""
     infos = source.tensors.infos
-    place = {"place_embedding.weight", "patch_embedding.place.weight"}
+    position_tensors = {"place_embedding.weight", "patch_embedding.place.weight"}
     return {
         "fps_embedding": "fps_embedding.weight" in infos,
-        "place_embedding": not place.isdisjoint(infos),
+        "place_embedding": not position_tensors.isdisjoint(infos),
         "similarity_keys": any(name.endswith(".similarity_key") for name in infos),
-        "output": _told(source, "output", str) or "velocity",
-        "latent_std": _told(source, "latents_spread", list) or (),
-        "rope_theta": _told(source, "rope_theta", float) or 10000.0,
+        "output": _config_value(source, "output", str) or "velocity",
+        "latent_std": _config_value(source, "latents_spread", list) or (),
+        "rope_theta": _config_value(source, "rope_theta", float) or 10000.0,
     }
 
 
 def vae_config(source: Source) -> VAEConfig:
     """The VAE in `source`; raises `UserError`."""
-    told, column = source.config, vae_names.FORMATS.index(source.format)
+    config_json, column = source.config, vae_names.FORMATS.index(source.format)
     shape = _shapes(source, vae_names.rows(), vae_names.FORMATS)
     block = ("encoder.downsamples", "encoder.down_blocks")[column]
     conv = ("residual.2", "conv1")[column]
@@ -96,16 +100,19 @@ def vae_config(source: Source) -> VAEConfig:
         k += 1
     dim = shape("encoder/conv1", 5)[0]
     z_dim = shape("conv2", 5)[0]
-    patch = _told(source, "fold", int) or math.isqrt(shape("encoder/conv1", 5)[1] // 3)
-    mean, std = (_told(source, name, list) for name in ("latents_mean", "latents_std"))
+    patch = _config_value(source, "fold", int) or math.isqrt(shape("encoder/conv1", 5)[1] // 3)
+    mean, std = (_config_value(source, name, list) for name in ("latents_mean", "latents_std"))
     if mean is None and z_dim == len(WAN_LATENT_MEAN):
         mean, std = WAN_LATENT_MEAN, WAN_LATENT_STD
     if mean is None or std is None:
         raise UserError(f"{source.path} has no config.json to give the mean and std of its latents")
-    other = told.get("is_residual") or told.get("patch_size") not in (None, 1)
-    if other or (told.get("decoder_base_dim") or dim) != dim:
+    is_unsupported = config_json.get("is_residual") or config_json.get("patch_size") not in (
+        None,
+        1,
+    )
+    if is_unsupported or (config_json.get("decoder_base_dim") or dim) != dim:
         raise UserError(f"{source.path} is a Wan2.2 VAE; bvjax runs that of Wan2.1")
-    return _made(
+    return _build_config(
         source,
         VAEConfig,
         dim=dim,
@@ -125,7 +132,7 @@ def text_config(source: Source) -> TextConfig:
     shape = _shapes(source, text_names.rows(), text_names.FORMATS)
     vocabulary, dim = shape("token_embedding", 2)
     buckets, heads = shape("blocks/{i}/pos_embedding", 2)
-    return _made(
+    return _build_config(
         source,
         TextConfig,
         vocab_size=vocabulary,
@@ -135,7 +142,7 @@ def text_config(source: Source) -> TextConfig:
         head_dim=shape("blocks/{i}/attn/q", 2)[0] // heads,
         ffn_dim=shape("blocks/{i}/ffn/fc1", 2)[0],
         num_buckets=buckets,
-        max_distance=_told(source, "relative_attention_max_distance", int) or 128,
+        max_distance=_config_value(source, "relative_attention_max_distance", int) or 128,
     )
 
 
@@ -148,13 +155,13 @@ def preset_of(dit: DiTConfig, branch: str) -> str | None:
 
 
 def is_generator(branch: str) -> bool:
-    """Whether weights are named as the Self-Forcing family saves its few-step model."""
+    """Returns whether a branch has the name of a few-step model of the Self-Forcing family."""
     return any(word.startswith("generator") for word in branch.split("."))
 
 
-def difference(expected: Any, found: Any) -> str:
+def difference(expected: Any, actual: Any) -> str:
     """The first size in which two configurations differ, as a sentence's end; "" if none does."""
-    free = (
+    ignored_fields = (
         "dtype",
         "remat",
         "products",
@@ -165,36 +172,36 @@ def difference(expected: Any, found: Any) -> str:
         "qk_init",
     )
     for field in dataclasses.fields(expected):
-        ours, theirs = getattr(expected, field.name), getattr(found, field.name)
-        if field.name not in free and ours != theirs:
-            return f"{field.name} {theirs} instead of {ours}"
+        expected_value, actual_value = getattr(expected, field.name), getattr(actual, field.name)
+        if field.name not in ignored_fields and expected_value != actual_value:
+            return f"{field.name} {actual_value} instead of {expected_value}"
     return ""
 
 
-def _told(source: Source, name: str, kind: type) -> Any:
+def _config_value(source: Source, name: str, kind: type) -> Any:
     """Reads the config.json beside a checkpoint, None where it is silent; raises `UserError`."""
     value = source.config.get(name)
     if value is None:
         return None
-    numbers = value if kind is list and isinstance(value, list) else [value]
-    legal = {int: (int,), float: (int, float), list: (int, float), str: (str,)}[kind]
-    fits = isinstance(value, list) == (kind is list) and all(type(x) in legal for x in numbers)
+    values = value if kind is list and isinstance(value, list) else [value]
+    types = {int: (int,), float: (int, float), list: (int, float), str: (str,)}[kind]
+    is_valid = isinstance(value, list) == (kind is list) and all(type(x) in types for x in values)
     if kind in (int, float):
-        fits = fits and value > 0
-    if not fits:
-        words = {
+        is_valid = is_valid and value > 0
+    if not is_valid:
+        descriptions = {
             int: "a whole number above 0",
             float: "a number above 0",
             list: "a list of numbers",
             str: "a word",
         }
         raise UserError(
-            f"the config.json of {source.path} has {name} {str(value)[:40]!r}; it must be {words[kind]}"
+            f"the config.json of {source.path} has {name} {str(value)[:40]!r}; it must be {descriptions[kind]}"
         )
     return tuple(map(float, value)) if kind is list else value if kind is str else kind(value)
 
 
-def _made(source: Source, cls: Callable[..., Config], **sizes: Any) -> Config:
+def _build_config(source: Source, cls: Callable[..., Config], **sizes: Any) -> Config:
     """The configuration of these sizes; raises `UserError` where there can be no such network."""
     try:
         return cls(**sizes)
@@ -205,18 +212,22 @@ def _made(source: Source, cls: Callable[..., Config], **sizes: Any) -> Config:
 def _shapes(source: Source, rows: list[Row], formats: tuple[str, ...]):
     """A function (our layer, rank) -> shape of its weight there."""
     column = formats.index(source.format)
-    names = {row.ours: f"{row.theirs[column]}.{row.kinds[0].leaf_there}" for row in rows}
+    tensor_names = {
+        row.name: f"{row.external_names[column]}.{row.leaves[0].external_leaf}" for row in rows
+    }
 
     def shape(layer: str, rank: int) -> tuple[int, ...]:
-        name = names[layer].replace("{i}", "0")
+        name = tensor_names[layer].replace("{i}", "0")
         if name not in source.tensors.infos:
             raise UserError(f"{source.path} is not a whole {source.part}: it has no {name}")
-        found = source.tensors.infos[name].shape
-        if len(found) != rank:
-            raise UserError(f"{source.path}: {name} has shape {list(found)}, not {rank} axes")
-        if 0 in found:
-            raise UserError(f"{source.path}: {name} has shape {list(found)}, which is empty")
-        return found
+        tensor_shape = source.tensors.infos[name].shape
+        if len(tensor_shape) != rank:
+            raise UserError(
+                f"{source.path}: {name} has shape {list(tensor_shape)}, not {rank} axes"
+            )
+        if 0 in tensor_shape:
+            raise UserError(f"{source.path}: {name} has shape {list(tensor_shape)}, which is empty")
+        return tensor_shape
 
     return shape
 
@@ -243,6 +254,6 @@ def _layers(source: Source) -> int:
     return len(numbers)
 
 
-def sizes(infos: Mapping[str, Any]) -> int:
+def count_parameters(infos: Mapping[str, Any]) -> int:
     """Parameters in all tensors."""
     return sum(math.prod(info.shape) for info in infos.values())

@@ -54,14 +54,20 @@ def rows(dit: DiTConfig) -> list[Row]:
             PLAIN,
         ),
     ]  # fmt: skip
-    return [Row(ours, (wan, diffusers), kinds) for ours, wan, diffusers, kinds in table]
+    return [Row(internal, (wan, diffusers), leaves) for internal, wan, diffusers, leaves in table]
 
 
-def _attention(name: str, there: str) -> list[tuple]:
-    ours, wan, diffusers = f"blocks/{{i}}/{name}", f"blocks.{{i}}.{name}", f"blocks.{{i}}.{there}"
-    linear = [(f"{ours}/{x}", f"{wan}.{x}", f"{diffusers}.to_{x}", LINEAR) for x in "qkv"]
-    norms = [(f"{ours}/norm_{x}", f"{wan}.norm_{x}", f"{diffusers}.norm_{x}", SCALE) for x in "qk"]
-    return [*linear, (f"{ours}/o", f"{wan}.o", f"{diffusers}.to_out.0", LINEAR), *norms]
+def _attention(name: str, diffusers_name: str) -> list[tuple]:
+    internal, wan, diffusers = (
+        f"blocks/{{i}}/{name}",
+        f"blocks.{{i}}.{name}",
+        f"blocks.{{i}}.{diffusers_name}",
+    )
+    linear = [(f"{internal}/{x}", f"{wan}.{x}", f"{diffusers}.to_{x}", LINEAR) for x in "qkv"]
+    norms = [
+        (f"{internal}/norm_{x}", f"{wan}.norm_{x}", f"{diffusers}.norm_{x}", SCALE) for x in "qk"
+    ]
+    return [*linear, (f"{internal}/o", f"{wan}.o", f"{diffusers}.to_out.0", LINEAR), *norms]
 
 
 _EMBEDDER = "condition_embedder"

@@ -1,4 +1,4 @@
-"""Where a converted component goes, and the configuration file its readers expect beside it."""
+"""Formats of checkpoints: the files of an export and the config.json beside them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from bvjax.config import DiTConfig, ModelConfig, TextConfig, VAEConfig
 from bvjax.conversion import dit_names, text_names, vae_names
-from bvjax.conversion.tables import Spec, expand
+from bvjax.conversion.tables import TensorSpec, expand
 from bvjax.errors import UserError
 from bvjax.weights import disk_shapes, flatten, shapes
 
@@ -42,21 +42,23 @@ TOKENIZER_FOLDERS = {
 }
 
 
-def specs(model: ModelConfig, part: str, format_name: str) -> list[Spec]:
+def specs(model: ModelConfig, part: str, format_name: str) -> list[TensorSpec]:
     """Every tensor of a part, here and in the format; raises `UserError` if it cannot be expressed."""
-    ours = disk_shapes(flatten(shapes(model, part)))
+    shapes_by_name = disk_shapes(flatten(shapes(model, part)))
     if format_name == "bvjax":
-        return [Spec(name, name, shape, shape, None) for name, shape in ours.items()]
+        return [
+            TensorSpec(name, name, shape, shape, None) for name, shape in shapes_by_name.items()
+        ]
     if part == "vae":
         _check_vae(model.vae, format_name)
     try:
         if part == "dit":
             table = dit_names.rows(model.dit)
-            return expand(table, dit_names.FORMATS.index(format_name), ours)
+            return expand(table, dit_names.FORMATS.index(format_name), shapes_by_name)
         if part == "vae":
             column = vae_names.FORMATS.index(format_name)
-            return expand(vae_names.rows(), column, ours, vae_names.numbers(model.vae))
-        return expand(text_names.rows(), text_names.FORMATS.index(format_name), ours)
+            return expand(vae_names.rows(), column, shapes_by_name, vae_names.numbers(model.vae))
+        return expand(text_names.rows(), text_names.FORMATS.index(format_name), shapes_by_name)
     except KeyError as error:
         raise UserError(
             f"the format {format_name} has no name for {part}'s {error.args[0]}"
@@ -65,11 +67,11 @@ def specs(model: ModelConfig, part: str, format_name: str) -> list[Spec]:
 
 def _check_vae(vae: VAEConfig, format_name: str) -> None:
     """Raises `UserError` for parts of a VAE that exports cannot carry yet."""
-    parts = [name for name in ("stem_dim", "tail_dim", "first_std") if getattr(vae, name)]
-    if parts:
-        named = ", ".join(f"vae.{name}" for name in parts)
+    fields = [name for name in ("stem_dim", "tail_dim", "first_std") if getattr(vae, name)]
+    if fields:
+        field_names = ", ".join(f"vae.{name}" for name in fields)
         raise UserError(
-            f"the format {format_name} has no place for what {named} adds; `to` bvjax has"
+            f"the format {format_name} has no place for what {field_names} adds; `to` bvjax has"
         )
 
 
@@ -80,9 +82,9 @@ def config_file(model: ModelConfig, part: str, target: str) -> tuple[str, dict[s
         UserError: the target's library has no class for this part, nor can one be sent along.
     """
     if target == "diffusers":
-        maker = {"dit": _diffusers_dit, "vae": _diffusers_vae, "text": _transformers_text}[part]
+        builder = {"dit": _diffusers_dit, "vae": _diffusers_vae, "text": _transformers_text}[part]
         folder = FILES[target][part][1].partition("/")[0]
-        return f"{folder}/config.json", maker(model)
+        return f"{folder}/config.json", builder(model)
     if part == "dit" and target in ("wan", "skyreels"):
         return "config.json", _wan_dit(model.dit, model.text, target)
     return None
@@ -90,40 +92,44 @@ def config_file(model: ModelConfig, part: str, target: str) -> tuple[str, dict[s
 
 def class_file(config: Mapping[str, Any]) -> Path | None:
     """The file with the class that a config.json names, if it is one of ours."""
-    named = config.get("auto_map", {}).get("AutoModel")
-    return Path(__file__).parent / "torch_classes" / f"{named.split('.')[0]}.py" if named else None
+    class_path = config.get("auto_map", {}).get("AutoModel")
+    return (
+        Path(__file__).parent / "torch_classes" / f"{class_path.split('.')[0]}.py"
+        if class_path
+        else None
+    )
 
 
 def plain_dit(dit: DiTConfig) -> bool:
-    """Is this DiT Wan's or SkyReels' own, or does it have parts that only bvjax knows."""
-    return not _additions(dit)
+    """Returns whether Wan's or SkyReels' own class can express this DiT."""
+    return not _bvjax_settings(dit)
 
 
 def plain_vae(vae: VAEConfig) -> bool:
-    """Is this VAE one that diffusers' class can express."""
+    """Returns whether diffusers' class can express this VAE."""
     return all(vae.spatial_downsample) and vae.patch == 1
 
 
-def _additions(dit: DiTConfig) -> dict[str, Any]:
-    """What `BvjaxTransformer3DModel` must be told beyond Wan's own settings."""
-    found = {
+def _bvjax_settings(dit: DiTConfig) -> dict[str, Any]:
+    """Returns the settings of `BvjaxTransformer3DModel` beyond Wan's; {} where Wan's class will do."""
+    settings = {
         "output": dit.output,
         "place_embedding": dit.place_embedding,
         "similarity_keys": dit.similarity_keys,
         "rope_theta": dit.rope_theta,
     }
-    if found == {name: getattr(DiTConfig(), name) for name in found}:
+    if settings == {name: getattr(DiTConfig(), name) for name in settings}:
         return {}
-    return found | {"latents_spread": list(dit.latent_std) or None}
+    return settings | {"latents_spread": list(dit.latent_std) or None}
 
 
-def _ours(module: str, name: str) -> dict[str, Any]:
-    """The keys by which diffusers finds a class that lies beside the weights."""
+def _custom_class(module: str, name: str) -> dict[str, Any]:
+    """Returns the config keys by which diffusers finds a class that lies beside the weights."""
     return {"_class_name": name, "auto_map": {"AutoModel": f"{module}.{name}"}}
 
 
 def _wan_dit(dit: DiTConfig, text: TextConfig, target: str) -> dict[str, Any]:
-    found = {
+    config = {
         "_class_name": "WanModel",
         "model_type": "t2v",
         "patch_size": list(dit.patch),
@@ -139,17 +145,17 @@ def _wan_dit(dit: DiTConfig, text: TextConfig, target: str) -> dict[str, Any]:
         "qk_norm": True,
         "cross_attn_norm": True,
         "eps": dit.eps,
-        **_additions(dit),
+        **_bvjax_settings(dit),
     }
     if target == "skyreels":
-        found["inject_sample_info"] = dit.fps_embedding
-    return found
+        config["inject_sample_info"] = dit.fps_embedding
+    return config
 
 
 def _diffusers_dit(model: ModelConfig) -> dict[str, Any]:
     dit = model.dit
     name = "SkyReelsV2Transformer3DModel" if dit.fps_embedding else "WanTransformer3DModel"
-    found = {
+    config = {
         "_class_name": name,
         "patch_size": list(dit.patch),
         "num_attention_heads": dit.num_heads,
@@ -173,10 +179,12 @@ def _diffusers_dit(model: ModelConfig) -> dict[str, Any]:
             "diffusers has no class for a DiT with dit.fps_embedding and what only bvjax models have"
         )
     if dit.fps_embedding:
-        found |= {"inject_sample_info": True, "num_frame_per_block": 1}
+        config |= {"inject_sample_info": True, "num_frame_per_block": 1}
     elif not plain_dit(dit):
-        found |= _ours("transformer_bvjax", "BvjaxTransformer3DModel") | _additions(dit)
-    return found
+        config |= _custom_class("transformer_bvjax", "BvjaxTransformer3DModel") | _bvjax_settings(
+            dit
+        )
+    return config
 
 
 def _diffusers_vae(model: ModelConfig) -> dict[str, Any]:
@@ -188,7 +196,7 @@ def _diffusers_vae(model: ModelConfig) -> dict[str, Any]:
         )
     # what 1 of a normalised latent is, as `nets.vae.normalise` has it
     std = np.asarray(vae.latent_std, np.float32) / np.asarray(vae.latent_scale or 1.0, np.float32)
-    found = {
+    config = {
         "_class_name": "AutoencoderKLWan",
         "base_dim": vae.dim,
         "decoder_base_dim": None,
@@ -208,9 +216,9 @@ def _diffusers_vae(model: ModelConfig) -> dict[str, Any]:
         "scale_factor_spatial": vae.spatial_factor,
     }
     if not plain_vae(vae):
-        found |= _ours("autoencoder_bvjax", "BvjaxAutoencoderKL")
-        found |= {"fold": vae.patch, "spatial_downsample": list(vae.spatial_downsample)}
-    return found
+        config |= _custom_class("autoencoder_bvjax", "BvjaxAutoencoderKL")
+        config |= {"fold": vae.patch, "spatial_downsample": list(vae.spatial_downsample)}
+    return config
 
 
 def _transformers_text(model: ModelConfig) -> dict[str, Any]:

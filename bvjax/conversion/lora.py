@@ -18,7 +18,7 @@ import numpy as np
 from bvjax.config import ModelConfig
 from bvjax.conversion import dit_names, formats, lora_names, low_rank
 from bvjax.conversion.sources import TORCH_SUFFIXES, open_tensors
-from bvjax.conversion.tables import Spec
+from bvjax.conversion.tables import TensorSpec
 from bvjax.conversion.tensors import Tensors
 from bvjax.errors import UserError
 from bvjax.files import parse_json
@@ -35,10 +35,10 @@ _FACTORS = frozenset(role for roles in _FAMILIES.values() for role in roles)
 METADATA = "lora_adapter_metadata"  # where diffusers keeps PEFT's settings
 
 
-class Change(NamedTuple):
+class TensorChange(NamedTuple):
     """The change that a LoRA file makes to one tensor."""
 
-    spec: Spec  # its names and shapes here and in the file
+    spec: TensorSpec  # its names and shapes here and in the file
     keys: Mapping[str, str]  # of the file, by their role
     scale: float = 1.0  # of the product: alpha / rank
 
@@ -49,12 +49,12 @@ class Lora:
 
     path: Path
     strength: float
-    changes: Mapping[str, Change]  # by the name of our tensor on disk
+    changes: Mapping[str, TensorChange]  # by the name of our tensor on disk
     read: Callable[[str], np.ndarray]
 
 
 def parse(text: str) -> tuple[Path, float]:
-    """Of FILE or FILE:STRENGTH, the path and the strength, 1 by default; raises `UserError`."""
+    """Parses FILE or FILE:STRENGTH (1 by default) to (path, strength); raises `UserError`."""
     file, colon, number = text.rpartition(":")
     try:
         strength = float(number) if colon else None
@@ -75,35 +75,37 @@ def open_lora(path: Path, strength: float, model: ModelConfig) -> Lora:
             whole and everything of another shape or dtype; or the file is damaged.
     """
     path = Path(path)
-    tensors, told = _open(path)
+    tensors, settings = _open(path)
     weights, biases = _targets(model)
-    names = lora_names.Reader([*weights, *biases])
+    key_parser = lora_names.KeyParser([*weights, *biases])
     modules: dict[str, dict[str, str]] = {}
     unmatched, problems = [], []
     for key in tensors.infos:
         try:
-            place = names.place(key)
+            target = key_parser.parse(key)
         except UserError as error:
             raise UserError(f"{path} does not fit the DiT: {error}") from None
-        if place is None or place.module not in (
-            biases if place.role in ("diff_b", "up_bias") else weights
+        if target is None or target.module not in (
+            biases if target.role in ("diff_b", "up_bias") else weights
         ):
             unmatched.append(key)
-        elif place.role in modules.setdefault(place.module, {}):
+        elif target.role in modules.setdefault(target.module, {}):
             problems.append(f"{key} is there twice")
         else:
-            modules[place.module][place.role] = key
+            modules[target.module][target.role] = key
     if unmatched:
         problems.append(f"no tensor of this DiT is called {listed(sorted(unmatched))}")
-    changes: dict[str, Change] = {}
+    changes: dict[str, TensorChange] = {}
     for module, keys in modules.items():
-        found = []
+        module_changes = []
         try:
-            found = _changes(weights.get(module), biases.get(module), keys, tensors, told)
-        except _Misfit as error:
+            module_changes = _changes(
+                weights.get(module), biases.get(module), keys, tensors, settings
+            )
+        except _MismatchError as error:
             problems.append(str(error))
-        for change in found:
-            if changes.setdefault(change.spec.ours, change) is not change:
+        for change in module_changes:
+            if changes.setdefault(change.spec.name, change) is not change:
                 problems.append(f"{module} is there under two names")
     if problems:
         raise UserError(f"{path} does not fit the DiT: {listed(problems, between='; ')}")
@@ -111,11 +113,11 @@ def open_lora(path: Path, strength: float, model: ModelConfig) -> Lora:
         raise UserError(f"{path} holds no LoRA")
     lora = Lora(path, strength, changes, tensors.read)
     if strength < 0:
-        _check_exact(lora)
+        _check_reversible(lora)
     return lora
 
 
-def merged(loras: Sequence[Lora], name: str, array: np.ndarray) -> np.ndarray:
+def merge_tensor(loras: Sequence[Lora], name: str, array: np.ndarray) -> np.ndarray:
     """Our tensor `name` with all LoRAs in it, in float32; the same array if none changes it."""
     for lora in loras:
         change = lora.changes.get(name)
@@ -125,26 +127,26 @@ def merged(loras: Sequence[Lora], name: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _delta(lora: Lora, change: Change, array: np.ndarray) -> np.ndarray:
+def _delta(lora: Lora, change: TensorChange, array: np.ndarray) -> np.ndarray:
     """The change of `array`, float32, both with our axes."""
-    there, keys = change.spec.shape_there, change.keys
+    external_shape, keys = change.spec.external_shape, change.keys
 
     def read(role: str) -> np.ndarray:
-        found = lora.read(keys[role]).astype(np.float32)
-        return found.reshape(len(found), -1) if role in _FACTORS else found
+        factor = lora.read(keys[role]).astype(np.float32)
+        return factor.reshape(len(factor), -1) if role in _FACTORS else factor
 
-    total = np.zeros(there, np.float32)
+    total = np.zeros(external_shape, np.float32)
     if not _FACTORS.isdisjoint(keys):
         product = _product(keys, read) * np.float32(change.scale)
         if "magnitude" in keys:
-            weight = change.spec.to_theirs(array).reshape(product.shape)
+            weight = change.spec.to_external(array).reshape(product.shape)
             product = low_rank.dora(weight, product, read("magnitude"))
-        total += product.reshape(there)
+        total += product.reshape(external_shape)
     if "up_bias" in keys:
         total += read("up_bias") * np.float32(change.scale)
     if "diff" in keys:
-        total += read("diff").reshape(there)
-    return change.spec.to_ours(total * np.float32(lora.strength))
+        total += read("diff").reshape(external_shape)
+    return change.spec.to_internal(total * np.float32(lora.strength))
 
 
 def _product(keys: Mapping[str, str], read: Callable[[str], np.ndarray]) -> np.ndarray:
@@ -159,7 +161,7 @@ def _product(keys: Mapping[str, str], read: Callable[[str], np.ndarray]) -> np.n
     return low_rank.lokr(*sides)
 
 
-def _check_exact(lora: Lora) -> None:
+def _check_reversible(lora: Lora) -> None:
     """Raises `UserError` for a change that a negative strength does not take out."""
     if any("magnitude" in change.keys for change in lora.changes.values()):
         raise UserError(
@@ -167,11 +169,11 @@ def _check_exact(lora: Lora) -> None:
         )
 
 
-class _Misfit(Exception):
-    """What is wrong with one module's tensors."""
+class _MismatchError(Exception):
+    """An error that describes the mismatch of one module's tensors."""
 
 
-def _targets(model: ModelConfig) -> tuple[dict[str, Spec], dict[str, Spec]]:
+def _targets(model: ModelConfig) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
     """The weights and the biases of the DiT, by the module's name in every format.
 
     The formats' names do not contradict each other: where one has a name of the other's, as
@@ -180,68 +182,70 @@ def _targets(model: ModelConfig) -> tuple[dict[str, Spec], dict[str, Spec]]:
     weights, biases = {}, {}
     for format_name in dit_names.FORMATS:
         for spec in formats.specs(model, "dit", format_name):
-            module, _, leaf = spec.theirs.rpartition(".")
+            module, _, leaf = spec.external_name.rpartition(".")
             if leaf == "bias":
                 biases[module] = spec
             else:
-                weights[module if leaf == "weight" else spec.theirs] = spec
+                weights[module if leaf == "weight" else spec.external_name] = spec
     return weights, biases
 
 
-def _changes(weight: Spec | None, bias: Spec | None, keys, tensors: Tensors, told) -> list[Change]:
+def _changes(
+    weight: TensorSpec | None, bias: TensorSpec | None, keys, tensors: Tensors, settings
+) -> list[TensorChange]:
     """Returns the changes of a module's weight and bias; raises `_Misfit`."""
-    keys, found = dict(keys), []
-    of_bias = {"up_bias": keys.pop("up_bias", None), "diff": keys.pop("diff_b", None)}
-    of_bias = {role: key for role, key in of_bias.items() if key is not None}
+    keys, changes = dict(keys), []
+    bias_keys = {"up_bias": keys.pop("up_bias", None), "diff": keys.pop("diff_b", None)}
+    bias_keys = {role: key for role, key in bias_keys.items() if key is not None}
     scale = 1.0
     if set(keys) - {"diff"}:
-        scale = _scale(weight, keys, tensors, told)
-    for spec, changed in ((weight, keys), (bias, of_bias)):
-        whole = [key for role, key in changed.items() if role in ("up_bias", "diff")]
-        for key in whole:
-            shape, wanted = tensors.infos[key].shape, spec.shape_there
-            if shape != wanted:
-                raise _Misfit(f"{key} has shape {list(shape)} instead of {list(wanted)}")
+        scale = _scale(weight, keys, tensors, settings)
+    for spec, keys_of_tensor in ((weight, keys), (bias, bias_keys)):
+        full_changes = [key for role, key in keys_of_tensor.items() if role in ("up_bias", "diff")]
+        for key in full_changes:
+            shape, expected = tensors.infos[key].shape, spec.external_shape
+            if shape != expected:
+                raise _MismatchError(f"{key} has shape {list(shape)} instead of {list(expected)}")
             _check_dtype(key, tensors)
-        if changed:
-            found.append(Change(spec, changed, scale))
-    if "up_bias" in of_bias and ("down" not in keys or "magnitude" in keys):
-        raise _Misfit(f"{of_bias['up_bias']} is of no LoRA that bvjax merges")
-    return found
+        if keys_of_tensor:
+            changes.append(TensorChange(spec, keys_of_tensor, scale))
+    if "up_bias" in bias_keys and ("down" not in keys or "magnitude" in keys):
+        raise _MismatchError(f"{bias_keys['up_bias']} is of no LoRA that bvjax merges")
+    return changes
 
 
-def _scale(spec: Spec, keys: Mapping[str, str], tensors: Tensors, told) -> float:
+def _scale(spec: TensorSpec, keys: Mapping[str, str], tensors: Tensors, settings) -> float:
     """alpha / rank of a product whose factors fit the weight; raises `_Misfit`."""
     families = [name for name, roles in _FAMILIES.items() if not keys.keys().isdisjoint(roles)]
-    some = next(key for role, key in keys.items() if role != "diff")
+    first_key = next(key for role, key in keys.items() if role != "diff")
     if not families:
-        raise _Misfit(f"{some} has no weights beside it")
+        raise _MismatchError(f"{first_key} has no weights beside it")
     if len(families) > 1:
-        raise _Misfit(f"{some} is beside tensors of {' and '.join(families)}")
-    out, *rest = spec.shape_there
-    width = math.prod(rest)
-    if not rest:
-        raise _Misfit(f"{some} is of a tensor with one axis, which has no rank")
+        raise _MismatchError(f"{first_key} is beside tensors of {' and '.join(families)}")
+    out, *other_axes = spec.external_shape
+    width = math.prod(other_axes)
+    if not other_axes:
+        raise _MismatchError(f"{first_key} is of a tensor with one axis, which has no rank")
     factors = {role: key for role, key in keys.items() if role in _FACTORS}
     rank = _check_factors(families[0], factors, out, width, tensors)
     if "magnitude" in keys:
         key, shape = keys["magnitude"], tensors.infos[keys["magnitude"]].shape
-        if len(rest) > 1:
-            raise _Misfit(f"{key} is of a convolution, whose DoRA bvjax does not merge")
+        if len(other_axes) > 1:
+            raise _MismatchError(f"{key} is of a convolution, whose DoRA bvjax does not merge")
         if shape not in ((out,), (out, 1), (1, width)):
-            raise _Misfit(
+            raise _MismatchError(
                 f"{key} has shape {list(shape)} instead of {[out]}, {[out, 1]} or {[1, width]}"
             )
         _check_dtype(key, tensors)
     if rank is None:  # LoKr of two whole factors is not scaled, whatever its alpha says
         return 1.0
-    alpha = told.get("lora_alpha", told.get("alpha", rank))
+    alpha = settings.get("lora_alpha", settings.get("alpha", rank))
     if "alpha" in keys:
         alpha = np.asarray(tensors.read(keys["alpha"]))
         alpha = float(alpha.reshape(-1)[0]) if alpha.size == 1 else math.nan
         if not math.isfinite(alpha):
-            raise _Misfit(f"{keys['alpha']} is not a finite number")
-    return alpha / (math.sqrt(rank) if told.get("use_rslora") else rank)
+            raise _MismatchError(f"{keys['alpha']} is not a finite number")
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
 def _check_factors(family: str, keys, out: int, width: int, tensors: Tensors) -> int | None:
@@ -250,19 +254,19 @@ def _check_factors(family: str, keys, out: int, width: int, tensors: Tensors) ->
     for role, key in keys.items():
         shape = tensors.infos[key].shape
         if len(shape) < 2 or not math.prod(shape):
-            raise _Misfit(f"{key} has shape {list(shape)}, which is no matrix")
+            raise _MismatchError(f"{key} has shape {list(shape)}, which is no matrix")
         shapes[role] = (shape[0], math.prod(shape[1:]))
         _check_dtype(key, tensors)
 
     def pair(left: str, right: str, rows: int, columns: int) -> int:
         """The rank of a product of two factors that must be [rows, columns]."""
         if left not in keys or right not in keys:
-            raise _Misfit(f"{keys.get(left) or keys.get(right)} has no counterpart")
+            raise _MismatchError(f"{keys.get(left) or keys.get(right)} has no counterpart")
         rank = shapes[right][0]
-        for role, wanted in ((left, (rows, rank)), (right, (rank, columns))):
-            if shapes[role] != wanted:
-                shown = list(tensors.infos[keys[role]].shape)
-                raise _Misfit(f"{keys[role]} has shape {shown} instead of {list(wanted)}")
+        for role, expected in ((left, (rows, rank)), (right, (rank, columns))):
+            if shapes[role] != expected:
+                actual = list(tensors.infos[keys[role]].shape)
+                raise _MismatchError(f"{keys[role]} has shape {actual} instead of {list(expected)}")
         return rank
 
     if family == "LoRA":
@@ -275,19 +279,21 @@ def _check_factors(family: str, keys, out: int, width: int, tensors: Tensors) ->
             sizes.append(shapes[side])
             continue
         if not {f"{side}_a", f"{side}_b"} <= set(shapes):
-            raise _Misfit(f"{next(iter(keys.values()))} has no whole {side} beside it")
+            raise _MismatchError(f"{next(iter(keys.values()))} has no whole {side} beside it")
         sizes.append((shapes[f"{side}_a"][0], shapes[f"{side}_b"][1]))
         ranks.append(pair(f"{side}_a", f"{side}_b", *sizes[-1]))
-    made = [sizes[0][0] * sizes[1][0], sizes[0][1] * sizes[1][1]]
-    if made != [out, width]:
-        raise _Misfit(f"{next(iter(keys.values()))} makes {made} instead of {[out, width]}")
+    product_shape = [sizes[0][0] * sizes[1][0], sizes[0][1] * sizes[1][1]]
+    if product_shape != [out, width]:
+        raise _MismatchError(
+            f"{next(iter(keys.values()))} makes {product_shape} instead of {[out, width]}"
+        )
     return ranks[-1] if ranks else None
 
 
 def _check_dtype(key: str, tensors: Tensors) -> None:
     if tensors.infos[key].dtype not in DTYPES:
         dtype = tensors.infos[key].dtype
-        raise _Misfit(f"{key} has dtype {dtype}, which is not {', '.join(DTYPES)}")
+        raise _MismatchError(f"{key} has dtype {dtype}, which is not {', '.join(DTYPES)}")
 
 
 def _open(path: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -297,11 +303,11 @@ def _open(path: Path) -> tuple[Tensors, dict[str, Any]]:
     if path.suffix in TORCH_SUFFIXES:
         return open_tensors(path, None, lambda names: True)[0], {}
     file = TensorFile(path)
-    told: str | bytes | None = file.metadata.get(METADATA)
-    beside = path.with_name("adapter_config.json")
-    if told is None and path.name.startswith("adapter_model") and beside.is_file():
-        told = beside.read_bytes()
-    settings = parse_json(told or "{}", f"the settings of {path}")
+    metadata: str | bytes | None = file.metadata.get(METADATA)
+    settings_file = path.with_name("adapter_config.json")
+    if metadata is None and path.name.startswith("adapter_model") and settings_file.is_file():
+        metadata = settings_file.read_bytes()
+    settings = parse_json(metadata or "{}", f"the settings of {path}")
     if not isinstance(settings, dict):
         raise UserError(f"the settings of {path} are not a JSON object")
     settings = {key.removeprefix("transformer."): value for key, value in settings.items()}

@@ -1,4 +1,4 @@
-"""Names in LoRA files: each key is a module of the DiT in some dialect, and a role of its tensor.
+"""Names in LoRA files: each key names a module of the DiT, and the role of a tensor for it.
 
 A module is called as in the original Wan format or in diffusers', after the words of wrappers and
 trainers ("diffusion_model.blocks.0.self_attn.q"), or with underscores for dots as kohya's trainers,
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from bvjax.conversion.wrappers import WRAPPERS, unwrap
 from bvjax.errors import UserError
 
-WORDS = WRAPPERS | {"base_model", "transformer", "dit"}
+PREFIX_WORDS = WRAPPERS | {"base_model", "transformer", "dit"}
 _FLAT = re.compile(r"(?:lora|lycoris)_(?:(?:unet|transformer|dit|diffusion_model)_)?")
 # PEFT writes the adapter's name inside: lora_A.default.weight.
 ROLES = {
@@ -30,7 +30,7 @@ ROLES = {
     **{f"lokr_{x}": f"lokr_{x}" for x in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")},
 }
 # Other changes of weights that are published as files like LoRA's.
-FORMATS = {
+UNSUPPORTED = {
     "LoRA with a Tucker core": r"lora_mid\.weight|hada_t[12]|lokr_t2",
     "OFT": r"oft_\w+(?:\.\w+)?(?:\.weight)?",
     "GLoRA": r"[ab][12](?:\.weight)?",
@@ -39,26 +39,28 @@ FORMATS = {
     "LoRA of an embedding": r"lora_embedding_[AB](?:\.\w+)?",
 }
 _ROLES = [(role, re.compile(rf"(.+)\.(?:{pattern})")) for role, pattern in ROLES.items()]
-_FORMATS = [(name, re.compile(rf"(.+)\.(?:{pattern})")) for name, pattern in FORMATS.items()]
+_UNSUPPORTED = [
+    (name, re.compile(rf"(.+)\.(?:{pattern})")) for name, pattern in UNSUPPORTED.items()
+]
 
 
-class Place(NamedTuple):
-    """The subject of a key."""
+class KeyTarget(NamedTuple):
+    """The module and the role of a key."""
 
     module: str  # as in the original format or diffusers'
     role: str  # one of `ROLES`; diff_m is the `diff` of the modulation inside the module
 
 
-class Reader:
-    """Knows keys of a DiT with certain modules."""
+class KeyParser:
+    """Parses the keys of LoRA files for a DiT with given modules."""
 
     def __init__(self, modules: Iterable[str]):
         """Takes the modules' names in all formats."""
         self._modules = set(modules)
         self._flat = {module.replace(".", "_"): module for module in self._modules}
 
-    def place(self, key: str) -> Place | None:
-        """The place of a key, None for one that is of no module of this DiT, or has no known role.
+    def parse(self, key: str) -> KeyTarget | None:
+        """Returns the target of a key; None for an unknown module or role.
 
         Raises:
             UserError: the key is of a format that is not merged, which the message names.
@@ -69,19 +71,19 @@ class Reader:
                 module, role = match[1], role
                 if role == "diff_m":
                     module, role = f"{module}.modulation", "diff"
-                known = self._known(module)
-                return None if known is None else Place(known, role)
-        for name, pattern in _FORMATS:
+                module_name = self._find_module(module)
+                return None if module_name is None else KeyTarget(module_name, role)
+        for name, pattern in _UNSUPPORTED:
             match = pattern.fullmatch(key)
-            if match and self._known(match[1]) is not None:
+            if match and self._find_module(match[1]) is not None:
                 raise UserError(f"it is of the format {name} ({key}), which bvjax does not merge")
         return None
 
-    def _known(self, text: str) -> str | None:
-        module = unwrap(f"{text}.", WORDS).removesuffix(".")
+    def _find_module(self, text: str) -> str | None:
+        module = unwrap(f"{text}.", PREFIX_WORDS).removesuffix(".")
         if module in self._modules:
             return module
         # "_orig_mod" and the like begin with an underscore, so that they show among underscores too
-        words = "|".join(word for word in WORDS if word.startswith("_"))
-        flat = re.sub(rf"_(?:{words})(?=_)", "", f"_{module}").removeprefix("_")
-        return self._flat.get(_FLAT.sub("", flat.replace(".", "_"), count=1))
+        words = "|".join(word for word in PREFIX_WORDS if word.startswith("_"))
+        underscored = re.sub(rf"_(?:{words})(?=_)", "", f"_{module}").removeprefix("_")
+        return self._flat.get(_FLAT.sub("", underscored.replace(".", "_"), count=1))

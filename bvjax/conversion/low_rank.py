@@ -8,7 +8,7 @@ alpha / rank (alpha / sqrt(rank) for a rank-stabilised LoRA), n the strength tha
     LoKr  W + n s (w1 (x) w2)                          Yeh et al. 2024, arXiv 2309.14859
     DoRA  W + n (m (W + s up down) / |W + s up down| - W)      Liu et al. 2024, arXiv 2402.09353
 
-* is the product of elements, (x) that of Kronecker, |.| the norm of each row or each column.
+* is the elementwise product, (x) the Kronecker product, |.| the norm of each row or each column.
 """
 
 from __future__ import annotations

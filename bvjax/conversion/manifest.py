@@ -19,14 +19,14 @@ from bvjax.weights import PARTS
 NAME = "manifest.json"
 
 
-class Entry(NamedTuple):
+class ManifestEntry(NamedTuple):
     """One part."""
 
     model: ModelConfig
-    about: dict[str, Any]  # all that is stored
+    metadata: dict[str, Any]  # all that is stored
 
 
-def read(folder: Path) -> dict[str, Entry]:
+def read(folder: Path) -> dict[str, ManifestEntry]:
     """The parts of an export, {} where there is no manifest; raises `UserError` for a damaged one."""
     path = folder / NAME
     if not path.is_file():
@@ -36,36 +36,36 @@ def read(folder: Path) -> dict[str, Entry]:
         raise UserError(
             f"{path} is no manifest of an export: it needs parts among {', '.join(PARTS)}"
         )
-    return {part: _entry(path, part, about) for part, about in parts.items()}
+    return {part: _entry(path, part, metadata) for part, metadata in parts.items()}
 
 
-def beside(path: Path) -> tuple[Path, dict[str, Entry]]:
-    """(its path, the parts) of the manifest in the folder of a file or in the one above."""
+def find(path: Path) -> tuple[Path, dict[str, ManifestEntry]]:
+    """Returns (path, parts) of the manifest in the folder of a file, or in the one above."""
     for folder in (path.parent, path.parent.parent):
         if (folder / NAME).is_file():
             return folder / NAME, read(folder)
     return path.parent / NAME, {}
 
 
-def check_about(path: Path, part: str, about: Any) -> dict[str, Any]:
+def check_metadata(path: Path, part: str, metadata: Any) -> dict[str, Any]:
     """Reads the stored provenance of a part; raises `UserError` when it is not valid."""
-    wrong = None
-    if not isinstance(about, dict):
-        wrong = "is no object"
-    elif about.get("stage") not in (None, *STAGES):
-        wrong = f"has the stage {str(about['stage'])[:40]!r}; it can be {', '.join(STAGES)}"
-    elif not isinstance(about.get("lora", []), list):
-        wrong = "has a lora that is no list"
-    if wrong:
-        raise UserError(f"{path} is damaged: {part} {wrong}")
-    return about
+    problem = None
+    if not isinstance(metadata, dict):
+        problem = "is no object"
+    elif metadata.get("stage") not in (None, *STAGES):
+        problem = f"has the stage {str(metadata['stage'])[:40]!r}; it can be {', '.join(STAGES)}"
+    elif not isinstance(metadata.get("lora", []), list):
+        problem = "has a lora that is no list"
+    if problem:
+        raise UserError(f"{path} is damaged: {part} {problem}")
+    return metadata
 
 
-def _entry(path: Path, part: str, about: Any) -> Entry:
-    model = check_about(path, part, about).get("model")
+def _entry(path: Path, part: str, metadata: Any) -> ManifestEntry:
+    model = check_metadata(path, part, metadata).get("model")
     if not isinstance(model, Mapping):
         raise UserError(f"{path} is damaged: {part} has no model")
     try:
-        return Entry(from_dict(ModelConfig, model), about)
+        return ManifestEntry(from_dict(ModelConfig, model), metadata)
     except UserError as error:
         raise UserError(f"{path} is damaged: {part}: {error}") from None

@@ -1,4 +1,4 @@
-"""What a diffusers pipeline says beyond its parts: its scheduler, and what it is made of."""
+"""The scheduler and the index of a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ SCHEDULERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 MAX_SHIFT = 1000.0  # far above any pipeline's
 # Of these settings the classes have other values where a file does not name them.
-NEEDED = {"UniPCMultistepScheduler": {"prediction_type": "epsilon", "use_flow_sigmas": False}}
+CLASS_DEFAULTS = {
+    "UniPCMultistepScheduler": {"prediction_type": "epsilon", "use_flow_sigmas": False}
+}
 
 
 def read_sampler(sources: Sequence[Source], sampler: SamplerConfig) -> SamplerConfig:
@@ -73,26 +75,30 @@ def read_sampler(sources: Sequence[Source], sampler: SamplerConfig) -> SamplerCo
     if path is None or not path.is_file() or sampler.kind == "few_step":
         return sampler
     try:
-        told = read_json_object(path)
-        name = told["_class_name"]
+        scheduler = read_json_object(path)
+        name = scheduler["_class_name"]
         if name not in SCHEDULERS:
             logging.warning("%s is a %s, which bvjax has not; %s is kept", path, name, sampler.kind)
             return sampler
         kind, shift, settings = SCHEDULERS[name]
-        told = settings | NEEDED.get(name, {}) | told
-        other = [f"{key} {told[key]!r}" for key in settings if told[key] != settings[key]]
-        if other:
-            others = ", ".join(other)
+        scheduler = settings | CLASS_DEFAULTS.get(name, {}) | scheduler
+        differences = [
+            f"{key} {scheduler[key]!r}" for key in settings if scheduler[key] != settings[key]
+        ]
+        if differences:
+            difference_text = ", ".join(differences)
             logging.warning(
-                "%s has %s, which bvjax has not; %s is kept", path, others, sampler.kind
+                "%s has %s, which bvjax has not; %s is kept", path, difference_text, sampler.kind
             )
             return sampler
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path} is damaged") from None
-    amount = told.get(shift, 1.0)
-    if type(amount) not in (int, float) or not 0 < amount < MAX_SHIFT:
-        raise UserError(f"{path} is damaged: {shift} is {str(amount)[:40]!r}, not a number above 0")
-    return dataclasses.replace(sampler, kind=kind, shift=float(amount), grid="diffusers")
+    shift_value = scheduler.get(shift, 1.0)
+    if type(shift_value) not in (int, float) or not 0 < shift_value < MAX_SHIFT:
+        raise UserError(
+            f"{path} is damaged: {shift} is {str(shift_value)[:40]!r}, not a number above 0"
+        )
+    return dataclasses.replace(sampler, kind=kind, shift=float(shift_value), grid="diffusers")
 
 
 def files(model: ModelConfig, tokenizer: bool) -> dict[str, dict[str, Any]]:
@@ -105,9 +111,9 @@ def files(model: ModelConfig, tokenizer: bool) -> dict[str, dict[str, Any]]:
     Args:
         tokenizer: whether there is one.
     """
-    found = {SCHEDULER: _scheduler(model.sampler)}
+    contents = {SCHEDULER: _scheduler(model.sampler)}
     if tokenizer:
-        found[f"{formats.TOKENIZER_FOLDERS['diffusers']}/tokenizer_config.json"] = {
+        contents[f"{formats.TOKENIZER_FOLDERS['diffusers']}/tokenizer_config.json"] = {
             "tokenizer_class": "T5Tokenizer",
             "extra_ids": 0,  # those that the vocabulary has it has already
             "pad_token": "<pad>",
@@ -115,8 +121,8 @@ def files(model: ModelConfig, tokenizer: bool) -> dict[str, dict[str, Any]]:
             "unk_token": "<unk>",
         }
     if formats.plain_dit(model.dit) and formats.plain_vae(model.vae):
-        found["model_index.json"] = _index(model)
-    return found
+        contents["model_index.json"] = _index(model)
+    return contents
 
 
 def _scheduler(sampler: SamplerConfig) -> dict[str, Any]:
@@ -124,10 +130,10 @@ def _scheduler(sampler: SamplerConfig) -> dict[str, Any]:
         "UniPCMultistepScheduler" if sampler.kind == "unipc" else "FlowMatchEulerDiscreteScheduler"
     )
     _, shift, settings = SCHEDULERS[name]
-    found = {"_class_name": name, **settings, shift: sampler.shift}
+    content = {"_class_name": name, **settings, shift: sampler.shift}
     if sampler.kind == "few_step":
-        found["stochastic_sampling"] = True
-    return found
+        content["stochastic_sampling"] = True
+    return content
 
 
 def _index(model: ModelConfig) -> dict[str, Any]:

@@ -19,14 +19,14 @@ from bvjax.errors import UserError
 from bvjax.files import parse_json
 from bvjax.tensor_files import TensorInfo
 
-MARK = "scaled_fp8"
+MARKER = "scaled_fp8"
 SCALES = ("scale_weight", "weight_scale")
-NOT_WEIGHTS = ("scale_input", "input_scale", MARK)
-FORMAT = "comfy_quant"
-FLOATS = ("float8_e4m3fn", "float8_e5m2", "float32", "bfloat16", "float16")
+NOT_WEIGHTS = ("scale_input", "input_scale", MARKER)
+FORMAT_KEY = "comfy_quant"
+FLOAT_DTYPES = ("float8_e4m3fn", "float8_e5m2", "float32", "bfloat16", "float16")
 
 
-def dequantised(tensors: Tensors, path: Path) -> Tensors:
+def dequantise(tensors: Tensors, path: Path) -> Tensors:
     """The same tensors with scaled ones multiplied out, in float32, and without the scales.
 
     A file that has no scales comes back as it is, whatever its dtypes.
@@ -39,7 +39,7 @@ def dequantised(tensors: Tensors, path: Path) -> Tensors:
     for name, info in tensors.infos.items():
         layer, _, leaf = name.rpartition(".")
         weight = f"{layer}.weight"
-        if leaf == FORMAT:
+        if leaf == FORMAT_KEY:
             _check_format(name, tensors, path)
         elif leaf in SCALES:
             if weight not in tensors.infos or weight in scales:
@@ -50,17 +50,20 @@ def dequantised(tensors: Tensors, path: Path) -> Tensors:
     shapes: dict[str, tuple[int, ...]] = {}
     for weight, scale in scales.items():
         rows, *rest = infos[weight].shape or (1,)
-        size = tensors.infos[scale].shape
-        if infos[weight].dtype not in FLOATS or tensors.infos[scale].dtype not in FLOATS:
+        scale_shape = tensors.infos[scale].shape
+        if (
+            infos[weight].dtype not in FLOAT_DTYPES
+            or tensors.infos[scale].dtype not in FLOAT_DTYPES
+        ):
             raise UserError(f"{path}: {weight} or {scale} is not floating point")
-        count = int(np.prod(size, dtype=object))
+        count = int(np.prod(scale_shape, dtype=object))
         if count == 1:
             shapes[weight] = ()
-        elif count == rows and size and size[0] == rows:
+        elif count == rows and scale_shape and scale_shape[0] == rows:
             shapes[weight] = (rows, *(1 for _ in rest))
         else:
             raise UserError(
-                f"{path}: {scale} has shape {list(size)}; scales of blocks are not read, only one of "
+                f"{path}: {scale} has shape {list(scale_shape)}; scales of blocks are not read, only one of "
                 "the whole tensor or of each row"
             )
         infos[weight] = TensorInfo(infos[weight].shape, "float32")
@@ -78,7 +81,7 @@ def dequantised(tensors: Tensors, path: Path) -> Tensors:
 def _check_format(name: str, tensors: Tensors, path: Path) -> None:
     """Raises `UserError` naming the format, unless it is a scaled float8."""
     content = np.asarray(tensors.read(name)).tobytes()
-    told: Any = parse_json(content, f"{path}: {name}")
-    kind = told.get("format") if isinstance(told, dict) else told
-    if kind not in FLOATS[:2]:
+    value: Any = parse_json(content, f"{path}: {name}")
+    kind = value.get("format") if isinstance(value, dict) else value
+    if kind not in FLOAT_DTYPES[:2]:
         raise UserError(f"{path} holds weights of the format {kind!r} ({name}), which is not read")

@@ -1,4 +1,4 @@
-"""Published checkpoints as they lie on a disk: files and folders to named tensors, read one by one."""
+"""Published checkpoints on disk: files and folders to named tensors, read one by one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from bvjax.conversion import text_names, torch_files
-from bvjax.conversion.quantised import dequantised
+from bvjax.conversion.quantised import dequantise
 from bvjax.conversion.tensors import Tensors
-from bvjax.conversion.wrappers import unwrap, unwrapped
+from bvjax.conversion.wrappers import unwrap, unwrap_all
 from bvjax.errors import UserError
 from bvjax.file_kinds import OtherFormat
 from bvjax.files import read_json_object
@@ -68,31 +68,31 @@ def open_sources(path: Path, branch: str | None = None) -> list[Source]:
     if not path.is_dir():
         raise UserError(f"there is no checkpoint {path}")
     folders = [path, *(path / name for name in COMPONENTS if (path / name).is_dir())]
-    found: list[Source] = []
-    strange: list[str] = []
-    others: list[OtherFormat] = []
+    sources: list[Source] = []
+    unknown: list[str] = []
+    other_formats: list[OtherFormat] = []
     for folder in folders:
         for group in _groups(folder):
             try:
-                found.append(_open_group(group, branch, folder))
+                sources.append(_open_group(group, branch, folder))
             except UnknownFormat:
-                strange.append(group[0].name)
+                unknown.append(group[0].name)
             except OtherFormat as error:
-                others.append(error)
-    if others and not found:
-        raise others[0]
-    if not found:
-        seen = f"; of unknown format: {listed(strange)}" if strange else ""
+                other_formats.append(error)
+    if other_formats and not sources:
+        raise other_formats[0]
+    if not sources:
+        note = f"; of unknown format: {listed(unknown)}" if unknown else ""
         raise UserError(
             f"{path} holds no checkpoint that bvjax knows (safetensors, .pt or .pth of a Wan2.1 DiT,"
-            f" VAE or umT5 encoder){seen}"
+            f" VAE or umT5 encoder){note}"
         )
-    parts = [source.part for source in found]
+    parts = [source.part for source in sources]
     for part in set(parts):
         if parts.count(part) > 1:
-            names = listed(s.files[0].name for s in found if s.part == part)
+            names = listed(s.files[0].name for s in sources if s.part == part)
             raise UserError(f"{path} holds more than one {part} ({names}); name the file")
-    return found
+    return sources
 
 
 class UnknownFormat(UserError):
@@ -115,59 +115,59 @@ def _groups(folder: Path) -> list[list[Path]]:
 
 
 def _open_group(group: list[Path], branch: str | None, folder: Path) -> Source:
-    path, used = group[0], ""
+    path, branch_used = group[0], ""
     if path.name.endswith(INDEX):
         tensors = _sharded(path, group[1:])
     else:
-        tensors, used = open_tensors(path, branch, is_known)
-    tensors = tensors.renamed(unwrapped(tensors.infos, path))
+        tensors, branch_used = open_tensors(path, branch, is_known)
+    tensors = tensors.renamed(unwrap_all(tensors.infos, path))
     part, format_name = identify(tensors.infos, path)
     tokenizer = None
     if part == "text" and TOKENIZER in tensors.infos:
         tokenizer = np.asarray(tensors.read(TOKENIZER)).tobytes()
         tensors = tensors.renamed({n: n for n in tensors.infos if n != TOKENIZER})
-    tensors = dequantised(tensors, path)
+    tensors = dequantise(tensors, path)
     if format_name == "transformers":
         names = {name: name for name in tensors.infos}
-        for extra, name in text_names.TIED.items():
-            if extra in names:  # the same tensor once more, or under this name alone
-                names.setdefault(name, extra)
-                names.pop(extra)
+        for alias, name in text_names.TIED.items():
+            if alias in names:  # the same tensor once more, or under this name alone
+                names.setdefault(name, alias)
+                names.pop(alias)
         tensors = tensors.renamed(names)
     config = (folder if folder.is_dir() else folder.parent) / "config.json"
     # in the original format the one config.json beside all three parts is the DiT's
-    described = format_name != "bvjax" and (format_name != "wan" or part == "dit")
+    has_config = format_name != "bvjax" and (format_name != "wan" or part == "dit")
     return Source(
         path=path,
         part=part,
         format=format_name,
         files=tuple(group),
         tensors=tensors,
-        config=read_json_object(config) if described and config.is_file() else {},
-        branch=used,
+        config=read_json_object(config) if has_config and config.is_file() else {},
+        branch=branch_used,
         tokenizer=tokenizer,
     )
 
 
 def open_tensors(
-    path: Path, branch: str | None, wanted: Callable[[Iterable[str]], bool]
+    path: Path, branch: str | None, is_match: Callable[[Iterable[str]], bool]
 ) -> tuple[Tensors, str]:
     """The tensors of one file and the branch they are of, "" for none; raises `UserError`.
 
-    Args:
-        wanted: whether names are those of the weights that are looked for, see `open_torch`.
+        Args:
+    is_match: whether names belong to the weights that are looked for, see `open_torch`.
     """
     if path.suffix in TORCH_SUFFIXES:
-        infos, read, used = torch_files.open_torch(path, branch, wanted)
-        return Tensors(infos, read), used
+        infos, read, branch_used = torch_files.open_torch(path, branch, is_match)
+        return Tensors(infos, read), branch_used
     file = TensorFile(path)
     return Tensors(file.infos, file.read), ""
 
 
 def is_known(names: Iterable[str]) -> bool:
-    """Whether names, wrapped or not, are those of a part in some format."""
-    bare = set(map(unwrap, names))
-    return any(name in bare for _, _, name in SIGNATURES)
+    """Returns whether names, wrapped or not, belong to a part in some format."""
+    unwrapped_names = set(map(unwrap, names))
+    return any(name in unwrapped_names for _, _, name in SIGNATURES)
 
 
 def identify(infos: Mapping[str, TensorInfo], path: Path) -> tuple[str, str]:
@@ -177,30 +177,32 @@ def identify(infos: Mapping[str, TensorInfo], path: Path) -> tuple[str, str]:
             if part == "text" and any(n.startswith("decoder.") for n in infos):
                 raise UserError(f"{path} is a whole T5 model; give its encoder alone")
             return part, format_name
-    shown = listed(infos, 3)
+    first_names = listed(infos, 3)
     raise UnknownFormat(
-        f"{path} has no format that bvjax knows; its tensors begin {shown or 'nowhere'}"
+        f"{path} has no format that bvjax knows; its tensors begin {first_names or 'nowhere'}"
     )
 
 
 def _sharded(index: Path, files: list[Path]) -> Tensors:
     """All shards as one; raises `UserError` when they are not what the index says."""
-    where = _weight_map(index)
-    opened = {file.name: TensorFile(file) for file in files}
-    infos = {name: info for file in opened.values() for name, info in file.infos.items()}
-    astray = [n for n, f in where.items() if n not in opened[f].infos]
-    astray += [n for n in infos if n not in where]
-    if astray:
-        raise UserError(f"{index} and its shards do not agree about {listed(sorted(astray))}")
-    return Tensors(infos, lambda name: opened[where[name]].read(name))
+    weight_map = _weight_map(index)
+    shard_files = {file.name: TensorFile(file) for file in files}
+    infos = {name: info for file in shard_files.values() for name, info in file.infos.items()}
+    mismatched = [n for n, f in weight_map.items() if n not in shard_files[f].infos]
+    mismatched += [n for n in infos if n not in weight_map]
+    if mismatched:
+        raise UserError(f"{index} and its shards do not agree about {listed(sorted(mismatched))}")
+    return Tensors(infos, lambda name: shard_files[weight_map[name]].read(name))
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     """{tensor: file beside the index}; raises `UserError`."""
-    where = read_json_object(index).get("weight_map")
-    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(name, str) for name in weight_map.values()
+    ):
         raise UserError(f"{index} is damaged: its weight_map must give the file of each tensor")
-    for name in where.values():
+    for name in weight_map.values():
         if re.search(r"[/\\\x00-\x1f]", name) or name in ("", ".", ".."):
             raise UserError(f"{index} names {name[:40]!r}, which is no file in its folder")
-    return where
+    return weight_map

@@ -21,7 +21,7 @@ from bvjax.tokenizer_files import find_tokenizer, read_vocabulary
 class Vocabulary:
     """A tokenizer that goes with the parts."""
 
-    ending: str  # model | json
+    suffix: str  # model | json
     content: bytes
 
 
@@ -31,12 +31,14 @@ class Target:
     def __init__(self, folder: Path, to: str, model: ModelConfig, parts: Sequence[str]):
         """Reads what is there; raises `UserError` where that cannot be added to."""
         self._folder, self._to, self._model, self._parts = folder, to, model, parts
-        self._earlier: dict[str, manifest.Entry] = {}
+        self._existing_entries: dict[str, manifest.ManifestEntry] = {}
         if to == "bvjax":
             folders.config_with(folder, model, dict.fromkeys(parts, {}))
         else:
-            found = manifest.read(folder)
-            self._earlier = {part: found[part] for part in found if part not in parts}
+            existing_entries = manifest.read(folder)
+            self._existing_entries = {
+                part: existing_entries[part] for part in existing_entries if part not in parts
+            }
 
     def files(self, vocabulary: Vocabulary | None) -> dict[str, bytes]:
         """{path in the folder: content} of what readers expect beside the tensors.
@@ -44,54 +46,58 @@ class Target:
         Raises:
             UserError: the target's library has no class for a part; another tokenizer is there.
         """
-        found = {} if vocabulary is None else self._tokenizer(vocabulary)
+        files = {} if vocabulary is None else self._tokenizer(vocabulary)
         if self._to == "bvjax":
-            return found
-        described = {}
+            return files
+        json_files = {}
         for part in self._parts:
-            file = formats.config_file(self._model, part, self._to)
-            if file is not None:
-                name, content = file
-                described[name] = content
-                code = formats.class_file(content)
-                if code is not None:
-                    found[str(Path(name).with_name(code.name))] = code.read_bytes()
-        if self._to == "diffusers" and {*self._parts, *self._earlier} == set(folders.PARTS):
+            config_file = formats.config_file(self._model, part, self._to)
+            if config_file is not None:
+                name, content = config_file
+                json_files[name] = content
+                class_file_path = formats.class_file(content)
+                if class_file_path is not None:
+                    files[str(Path(name).with_name(class_file_path.name))] = (
+                        class_file_path.read_bytes()
+                    )
+        if self._to == "diffusers" and {*self._parts, *self._existing_entries} == set(
+            folders.PARTS
+        ):
             folder = self._folder / formats.TOKENIZER_FOLDERS[self._to]
-            described |= pipeline.files(self._whole(), bool(found) or folder.is_dir())
-        return found | {name: json_bytes(content) for name, content in described.items()}
+            json_files |= pipeline.files(self._combined_model(), bool(files) or folder.is_dir())
+        return files | {name: json_bytes(content) for name, content in json_files.items()}
 
     def manifest(self, entries: Mapping[str, dict[str, Any]]) -> dict[str, bytes]:
         """{name: content} of the file that says what made the parts, those from before included."""
         if self._to == "bvjax":
             content = folders.config_with(self._folder, self._model, entries)
             return {"config.json": json_bytes(content)}
-        parts = {part: entry.about for part, entry in self._earlier.items()}
+        parts = {part: entry.metadata for part, entry in self._existing_entries.items()}
         model = to_dict(self._model)
-        parts |= {part: {**about, "model": model} for part, about in entries.items()}
+        parts |= {part: {**metadata, "model": model} for part, metadata in entries.items()}
         return {manifest.NAME: json_bytes({"parts": parts})}
 
     def _tokenizer(self, vocabulary: Vocabulary) -> dict[str, bytes]:
         folder = formats.TOKENIZER_FOLDERS.get(self._to, "")
-        stem = "spiece" if vocabulary.ending == "model" and folder else "tokenizer"
-        name = str(Path(folder) / f"{stem}.{vocabulary.ending}")
+        stem = "spiece" if vocabulary.suffix == "model" and folder else "tokenizer"
+        name = str(Path(folder) / f"{stem}.{vocabulary.suffix}")
         try:
-            there = find_tokenizer(self._folder)
+            existing = find_tokenizer(self._folder)
         except UserError:
-            there = self._folder / name
-        if there != self._folder / name:
+            existing = self._folder / name
+        if existing != self._folder / name:
             raise UserError(
-                f"{there} is there already, but {name} comes with these weights; remove the one that "
+                f"{existing} is there already, but {name} comes with these weights; remove the one that "
                 "does not belong to them"
             )
         return {name: vocabulary.content}
 
-    def _whole(self) -> ModelConfig:
+    def _combined_model(self) -> ModelConfig:
         """The model of all parts, those from before included; the DiT's word counts most."""
-        models = {part: entry.model for part, entry in self._earlier.items()}
+        models = {part: entry.model for part, entry in self._existing_entries.items()}
         models |= dict.fromkeys(self._parts, self._model)
-        own = {part: getattr(model, part) for part, model in models.items()}
-        return dataclasses.replace(models["dit"], **own)
+        part_configs = {part: getattr(model, part) for part, model in models.items()}
+        return dataclasses.replace(models["dit"], **part_configs)
 
 
 def tokenizer_of(sources: Sequence[Source], src: Path, model: ModelConfig) -> Vocabulary | None:

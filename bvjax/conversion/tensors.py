@@ -17,7 +17,7 @@ class Tensors(NamedTuple):
     read: Callable[[str], np.ndarray]
 
     def renamed(self, names: Mapping[str, str]) -> Tensors:
-        """Those of `names`, {new name: name here}."""
+        """Returns the tensors of `names`, {new name: present name}, under their new names."""
         return Tensors(
             {new: self.infos[old] for new, old in names.items()},
             lambda name: self.read(names[name]),

@@ -29,4 +29,6 @@ def rows() -> list[Row]:
         ("blocks/{i}/ffn/fc2", "blocks.{i}.ffn.fc2", f"{dense}.wo", MATRIX),
         ("norm", "norm", "encoder.final_layer_norm", SCALE),
     ]  # fmt: skip
-    return [Row(ours, (wan, there), kinds) for ours, wan, there, kinds in table]
+    return [
+        Row(internal, (wan, transformers), leaves) for internal, wan, transformers, leaves in table
+    ]

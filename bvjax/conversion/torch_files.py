@@ -24,50 +24,54 @@ MAX_DEPTH = 4  # dictionaries within each other
 def open_torch(
     path: Path,
     branch: str | None = None,
-    wanted: Callable[[Iterable[str]], bool] = lambda names: True,
+    is_match: Callable[[Iterable[str]], bool] = lambda names: True,
 ) -> tuple[dict[str, TensorInfo], Callable[[str], np.ndarray], str]:
-    """Names and sizes, a reader, and the branch used ("" when the tensors lie at the top).
+    """Returns names and sizes, a reader, and the branch used ("" when the tensors lie at the top).
 
-    The file is memory-mapped where its format allows (PyTorch 1.6 and later), and loaded with
-    `weights_only`, which calls nothing that the file names.  What is no tensor (step counts, the
-    training's configuration) is left out; objects of classes of a file of PyTorch 1.6 and later are
-    read as placeholders, of earlier ones refused.
+        The file is memory-mapped where its format allows (PyTorch 1.6 and later), and loaded with
+        `weights_only`, which calls nothing that the file names.  What is no tensor (step counts, the
+        training's configuration) is left out; objects of classes of a file of PyTorch 1.6 and later are
+        read as placeholders, of earlier ones refused.
 
-    Args:
-        branch: which weights of a file that holds several, as "generator" or "state.generator".
-        wanted: whether the names of tensors are those of the weights that are looked for.
+        Args:
+            branch: which weights of a file that holds several, as "generator" or "state.generator".
+    is_match: whether the names of tensors belong to the weights that are looked for.
 
-    Raises:
-        UserError: torch is not installed, the file is damaged or holds what cannot be read without
-            running it, or there is no such branch.
+        Raises:
+            UserError: torch is not installed, the file is damaged or holds what cannot be read without
+                running it, or there is no such branch.
     """
     check_kind(path)
     torch = import_torch(path)
-    known = contextlib.nullcontext()
+    allowed_classes = contextlib.nullcontext()
     zipped = zipfile.is_zipfile(path)
     try:
         if zipped:
-            others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-            known = torch.serialization.safe_globals([(_Inert, name) for name in others])
-        with known:
+            other_classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            allowed_classes = torch.serialization.safe_globals(
+                [(_Placeholder, name) for name in other_classes]
+            )
+        with allowed_classes:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception:  # torch raises half a dozen unrelated kinds, and advises to load unsafely
         raise UserError(
             f"{path} is damaged, not a torch.save file, or holds more than tensors and plain values"
         ) from None
-    chosen, used = choose(state, branch, path, wanted, lambda x: isinstance(x, torch.Tensor))
-    for name, tensor in chosen.items():
+    tensors, branch_used = choose_branch(
+        state, branch, path, is_match, lambda x: isinstance(x, torch.Tensor)
+    )
+    for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise UserError(f"{path}: {name} is no plain tensor")
-    infos = {name: TensorInfo(tuple(x.shape), _dtype(x)) for name, x in chosen.items()}
-    return infos, lambda name: _array(chosen[name]), used
+    infos = {name: TensorInfo(tuple(x.shape), _dtype(x)) for name, x in tensors.items()}
+    return infos, lambda name: _array(tensors[name]), branch_used
 
 
-def choose(
+def choose_branch(
     state: Any,
     branch: str | None,
     path: Path,
-    wanted: Callable[[Iterable[str]], bool],
+    is_match: Callable[[Iterable[str]], bool],
     is_tensor: Callable[[Any], bool],
 ) -> tuple[dict[str, Any], str]:
     """(tensors, branch) in what a file holds: dictionaries of tensors, at any depth.
@@ -75,46 +79,46 @@ def choose(
     Raises:
         UserError: there are no weights, no such branch, or several and none of them named.
     """
-    found = dict(_dictionaries(state, is_tensor))
-    usable = {name: x for name, x in found.items() if wanted(x)}
-    legal = listed(name for name in usable if name)
+    groups = dict(_tensor_groups(state, is_tensor))
+    candidates = {name: x for name, x in groups.items() if is_match(x)}
+    legal = listed(name for name in candidates if name)
     if branch:
-        fits = [n for n in usable if n and (n == branch or branch in n.split("."))]
-        if not fits:
-            where = f"it has {legal}" if legal else "its tensors lie at the top; leave out `branch`"
+        matches = [n for n in candidates if n and (n == branch or branch in n.split("."))]
+        if not matches:
+            hint = f"it has {legal}" if legal else "its tensors lie at the top; leave out `branch`"
             raise UserError(
-                f"{path} has no {branch!r}: {where}" if usable else f"{path} has no weights"
+                f"{path} has no {branch!r}: {hint}" if candidates else f"{path} has no weights"
             )
-        if len(fits) > 1 and branch not in fits:
-            raise UserError(f"{path} has several {branch!r}: {listed(fits)}")
-        chosen = branch if branch in fits else fits[0]
-        return usable[chosen], chosen
-    if not usable:
-        shown = listed(name for tensors in found.values() for name in tensors)
+        if len(matches) > 1 and branch not in matches:
+            raise UserError(f"{path} has several {branch!r}: {listed(matches)}")
+        name_chosen = branch if branch in matches else matches[0]
+        return candidates[name_chosen], name_chosen
+    if not candidates:
+        names = listed(name for tensors in groups.values() for name in tensors)
         raise UserError(
-            f"{path} has no weights that bvjax knows; its tensors are {shown or 'none'}"
+            f"{path} has no weights that bvjax knows; its tensors are {names or 'none'}"
         )
     for name in ("", *BRANCHES):
-        for path_there, tensors in usable.items():
-            if name in path_there.split("."):
-                return tensors, path_there
-    if len(usable) > 1:
+        for group, tensors in candidates.items():
+            if name in group.split("."):
+                return tensors, group
+    if len(candidates) > 1:
         raise UserError(f"{path} holds several weights; name one with `branch`: {legal}")
-    return next((tensors, name) for name, tensors in usable.items())
+    return next((tensors, name) for name, tensors in candidates.items())
 
 
-def _dictionaries(
-    state: Any, is_tensor: Callable[[Any], bool], where: tuple[str, ...] = ()
+def _tensor_groups(
+    state: Any, is_tensor: Callable[[Any], bool], path: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("a.b", its tensors) of each dictionary that holds some."""
-    if not isinstance(state, Mapping) or len(where) > MAX_DEPTH:
+    """Yields ("a.b", its tensors) for each dictionary that holds some."""
+    if not isinstance(state, Mapping) or len(path) > MAX_DEPTH:
         return
     tensors = {name: x for name, x in state.items() if isinstance(name, str) and is_tensor(x)}
     if tensors:
-        yield ".".join(where), tensors
+        yield ".".join(path), tensors
     for name, value in state.items():
         if isinstance(name, str):
-            yield from _dictionaries(value, is_tensor, (*where, name))
+            yield from _tensor_groups(value, is_tensor, (*path, name))
 
 
 def import_torch(path: Path) -> Any:
@@ -129,10 +133,10 @@ def import_torch(path: Path) -> Any:
     return torch
 
 
-class _Inert(dict):
-    """What `weights_only` makes of an object of any other class: nothing is called or imported."""
+class _Placeholder(dict):
+    """A placeholder for objects of all other classes: nothing is called or imported."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Placeholder:
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any):

@@ -1,4 +1,4 @@
-"""One forward of each converted part in PyTorch and here: do the two frameworks agree.
+"""A forward of each converted part in PyTorch and in JAX, compared.
 
 The reference is diffusers' or transformers' class, or ours of `torch_classes` where they have none,
 built by the config.json at hand and filled by name; both sides compute in float32 on random inputs
@@ -28,16 +28,16 @@ from bvjax.nets.dit import WanDiT
 from bvjax.nets.text import UMT5Encoder
 from bvjax.weights import disk_names, flatten, shapes
 
-NEEDED = ("torch", "diffusers", "transformers")
+PACKAGES = ("torch", "diffusers", "transformers")
 TOLERANCE = 1e-3  # of the largest value; 40 layers of random weights differ by 4e-6
-CLIENT = {"dit": "diffusers", "vae": "diffusers", "text": "transformers"}
+REFERENCE_FORMATS = {"dit": "diffusers", "vae": "diffusers", "text": "transformers"}
 SIGMA = 0.625  # 1000 sigma is a whole number
 FPS = 24
 
 
 def check_available() -> None:
     """Raises `UserError` unless what `verify` needs can be imported."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"`verify` needs {', '.join(missing)}: run the command with .venv-torch/bin/python "
@@ -56,21 +56,23 @@ def verify(folder: Path) -> list[str]:
     lines = []
     for source in sources:
         inputs = _inputs(model, source.part)
-        ours = {"dit": _our_dit, "vae": _our_vae, "text": _our_text}[source.part]
-        theirs = {"dit": _their_dit, "vae": _their_vae, "text": _their_text}[source.part]
+        jax_forward = {"dit": _jax_dit, "vae": _jax_vae, "text": _jax_text}[source.part]
+        torch_forward = {"dit": _torch_dit, "vae": _torch_vae, "text": _torch_text}[source.part]
         with jax.default_matmul_precision("highest"):
-            found = ours(model, _params(source, model), *inputs)
-        wanted = theirs(model, _module(source, model), *inputs)
-        for name, array in found.items():
-            lines.append(_compare(f"{source.part} {name}", source.path, array, wanted[name]))
+            outputs = jax_forward(model, _params(source, model), *inputs)
+        expected = torch_forward(model, _module(source, model), *inputs)
+        for name, array in outputs.items():
+            lines.append(_compare(f"{source.part} {name}", source.path, array, expected[name]))
     return lines
 
 
-def _compare(name: str, path: Path, ours, theirs) -> str:
-    ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
-    if ours.shape != theirs.shape:
-        raise UserError(f"{path}: {name} has shape {ours.shape} here, {theirs.shape} in PyTorch")
-    error, size = (float(np.abs(x).max()) for x in (ours - theirs, theirs))
+def _compare(name: str, path: Path, jax_array, torch_array) -> str:
+    jax_array, torch_array = (np.asarray(x, np.float64) for x in (jax_array, torch_array))
+    if jax_array.shape != torch_array.shape:
+        raise UserError(
+            f"{path}: {name} has shape {jax_array.shape} here, {torch_array.shape} in PyTorch"
+        )
+    error, size = (float(np.abs(x).max()) for x in (jax_array - torch_array, torch_array))
     relative = error / max(size, 1e-30)
     if not relative <= TOLERANCE:
         raise UserError(
@@ -101,15 +103,17 @@ def _inputs(model: ModelConfig, part: str) -> tuple[np.ndarray, ...]:
 def _params(source: Source, model: ModelConfig) -> Any:
     """Parameters in float32."""
     leaves = flatten(shapes(model, source.part))
-    where = disk_names(leaves)
-    found = {leaf: np.empty(x.shape, np.float32) for leaf, x in leaves.items()}
+    disk_locations = disk_names(leaves)
+    leaf_arrays = {leaf: np.empty(x.shape, np.float32) for leaf, x in leaves.items()}
     for spec in formats.specs(model, source.part, source.format):
-        leaf, layer = where[spec.ours]
-        found[leaf][() if layer is None else layer] = spec.to_ours(source.tensors.read(spec.theirs))
-    return flax.traverse_util.unflatten_dict(found, sep="/")
+        leaf, layer = disk_locations[spec.name]
+        leaf_arrays[leaf][() if layer is None else layer] = spec.to_internal(
+            source.tensors.read(spec.external_name)
+        )
+    return flax.traverse_util.unflatten_dict(leaf_arrays, sep="/")
 
 
-def _our_dit(model: ModelConfig, params, latents, text) -> dict[str, Any]:
+def _jax_dit(model: ModelConfig, params, latents, text) -> dict[str, Any]:
     config = dataclasses.replace(model.dit, dtype="float32", products="float32", remat="none")
     tokens = [n // p for n, p in zip(latents.shape[1:4], config.patch, strict=True)]
     grid = np.stack(np.meshgrid(*map(np.arange, tokens), indexing="ij"), -1).reshape(1, 1, -1, 3)
@@ -125,18 +129,18 @@ def _our_dit(model: ModelConfig, params, latents, text) -> dict[str, Any]:
     return {"velocity": run(params)}
 
 
-def _our_vae(model: ModelConfig, params, frames, latents) -> dict[str, Any]:
+def _jax_vae(model: ModelConfig, params, frames, latents) -> dict[str, Any]:
     config = dataclasses.replace(model.vae, dtype="float32")
 
     @jax.jit
     def run(params):
-        latents_found = vae.encode(params, config, frames)
-        return {"latents": latents_found, "frames": vae.decode(params, config, latents)}
+        encoded = vae.encode(params, config, frames)
+        return {"latents": encoded, "frames": vae.decode(params, config, latents)}
 
     return run(params)
 
 
-def _our_text(model: ModelConfig, params, ids, mask) -> dict[str, Any]:
+def _jax_text(model: ModelConfig, params, ids, mask) -> dict[str, Any]:
     config = dataclasses.replace(model.text, dtype="float32")
     return {"states": jax.jit(UMT5Encoder(config).apply)({"params": params}, ids, mask)}
 
@@ -146,23 +150,29 @@ def _module(source: Source, model: ModelConfig) -> Any:
     """The reference, filled tensor by tensor; raises `UserError` if names or shapes do not fit."""
     import torch
 
-    part, format_name = source.part, CLIENT[source.part]
+    part, format_name = source.part, REFERENCE_FORMATS[source.part]
     config = source.config
     if source.format != format_name:
         config = formats.config_file(model, part, "diffusers")[1]
     module = _class(part, config)
     state = module.float().eval().requires_grad_(False).state_dict()
-    known = {name for name in state if name not in text_names.TIED}
-    incoming = formats.specs(model, part, source.format)
-    outgoing = formats.specs(model, part, format_name)
-    astray = sorted(known ^ {spec.theirs for spec in outgoing})
-    if astray:
-        raise UserError(f"{type(module).__name__} and {source.path} do not agree about {astray}")
-    for there, here in zip(incoming, outgoing, strict=True):
-        array = here.to_theirs(there.to_ours(source.tensors.read(there.theirs)))
-        if tuple(state[here.theirs].shape) != array.shape:
-            raise UserError(f"{here.theirs} has shape {array.shape}, not that of its PyTorch class")
-        state[here.theirs].copy_(torch.from_numpy(array.astype(np.float32)))
+    module_names = {name for name in state if name not in text_names.TIED}
+    source_specs = formats.specs(model, part, source.format)
+    target_specs = formats.specs(model, part, format_name)
+    mismatched = sorted(module_names ^ {spec.external_name for spec in target_specs})
+    if mismatched:
+        raise UserError(
+            f"{type(module).__name__} and {source.path} do not agree about {mismatched}"
+        )
+    for source_spec, target_spec in zip(source_specs, target_specs, strict=True):
+        array = target_spec.to_external(
+            source_spec.to_internal(source.tensors.read(source_spec.external_name))
+        )
+        if tuple(state[target_spec.external_name].shape) != array.shape:
+            raise UserError(
+                f"{target_spec.external_name} has shape {array.shape}, not that of its PyTorch class"
+            )
+        state[target_spec.external_name].copy_(torch.from_numpy(array.astype(np.float32)))
     return module
 
 
@@ -175,35 +185,37 @@ def _class(part: str, config: dict[str, Any]) -> Any:
     import diffusers
 
     file, name = formats.class_file(config), config["_class_name"]
-    home = (
+    library = (
         importlib.import_module(f"bvjax.conversion.torch_classes.{file.stem}")
         if file
         else diffusers
     )
-    return getattr(home, name).from_config(config)
+    return getattr(library, name).from_config(config)
 
 
-def _their_dit(model: ModelConfig, module, latents, text) -> dict[str, Any]:
+def _torch_dit(model: ModelConfig, module, latents, text) -> dict[str, Any]:
     import torch
 
-    rate = {"fps": [int(FPS != 16)]} if model.dit.fps_embedding else {}
+    fps_argument = {"fps": [int(FPS != 16)]} if model.dit.fps_embedding else {}
     timestep = torch.full((1,), 1000 * SIGMA)
-    out = module(_to_torch(latents), timestep, torch.from_numpy(text), return_dict=False, **rate)
+    out = module(
+        _to_torch(latents), timestep, torch.from_numpy(text), return_dict=False, **fps_argument
+    )
     return {"velocity": _to_numpy(out[0])}
 
 
-def _their_vae(model: ModelConfig, module, frames, latents) -> dict[str, Any]:
+def _torch_vae(model: ModelConfig, module, frames, latents) -> dict[str, Any]:
     mean, std = (np.float32(module.config[key]) for key in ("latents_mean", "latents_std"))
-    found = (_to_numpy(module.encode(_to_torch(frames)).latent_dist.mode()) - mean) / std
+    encoded = (_to_numpy(module.encode(_to_torch(frames)).latent_dist.mode()) - mean) / std
     decoded = module.decode(_to_torch(latents * std + mean)).sample
-    return {"latents": found, "frames": _to_numpy(decoded)}
+    return {"latents": encoded, "frames": _to_numpy(decoded)}
 
 
-def _their_text(model: ModelConfig, module, ids, mask) -> dict[str, Any]:
+def _torch_text(model: ModelConfig, module, ids, mask) -> dict[str, Any]:
     import torch
 
-    found = module(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)))
-    return {"states": found.last_hidden_state.numpy() * mask[..., None]}
+    output = module(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)))
+    return {"states": output.last_hidden_state.numpy() * mask[..., None]}
 
 
 def _to_torch(array: np.ndarray) -> Any:

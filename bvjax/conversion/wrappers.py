@@ -31,12 +31,14 @@ def unwrap(name: str, wrappers: Set[str] = WRAPPERS) -> str:
     return ".".join([*(word for word in modules if word not in wrappers), tensor])
 
 
-def unwrapped(names: Iterable[str], path: Path) -> dict[str, str]:
+def unwrap_all(names: Iterable[str], path: Path) -> dict[str, str]:
     """{name without wrappers: name}; raises `UserError` where two become one."""
-    found: dict[str, str] = {}
+    originals: dict[str, str] = {}
     for name in names:
-        bare = unwrap(name)
-        if bare in found:
-            raise UserError(f"{path} holds {bare} twice: as {found[bare]} and as {name}")
-        found[bare] = name
-    return found
+        bare_name = unwrap(name)
+        if bare_name in originals:
+            raise UserError(
+                f"{path} holds {bare_name} twice: as {originals[bare_name]} and as {name}"
+            )
+        originals[bare_name] = name
+    return originals

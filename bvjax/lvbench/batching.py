@@ -1,4 +1,4 @@
-"""Items from many frames and videos, gathered into batches of one size for the device."""
+"""Batches of one size for the device, gathered from the frames of many videos."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MAX_BATCHES_IN_FLIGHT = 2  # batches that a device may be behind: their frames t
 
 
 class _Batch:
-    """A result on the device, fetched once: when the first of its rows is asked for."""
+    """The result of one batch, fetched from the device when the first of its rows is read."""
 
     def __init__(self, on_device: Any):
         self._on_device, self._fetched = on_device, None
 
     def wait(self) -> None:
-        """Until the device has made it."""
+        """Blocks until the device has computed the batch."""
         if self._on_device is not None:
             jax.block_until_ready(self._on_device)
 
@@ -35,7 +35,7 @@ class _Batch:
 
 
 class PendingResult:
-    """The answer to one item; asking for it sends the batch that it is in."""
+    """The future result of one item; reading it sends the batch that holds the item."""
 
     def __init__(self, flush: Callable[[], None]):
         self._flush = flush
@@ -44,16 +44,16 @@ class PendingResult:
         self._error: Exception | None = None
 
     def value(self) -> Any:
-        """What the function gave for this item, as NumPy arrays (a pytree without a batch axis)."""
+        """Returns the function's output for this item, a pytree of NumPy arrays without a batch axis."""
         if self._batch is None and self._error is None:
             self._flush()
-        if self._error is not None:  # of the batch: each item in it tells
+        if self._error is not None:  # the batch failed: each of its items raises
             raise self._error
         return self._batch.row(self._row)
 
 
 class Batcher:
-    """Calls fn(params, *batches) on batches of `size` items, cut along the mesh's `data` axis.
+    """Calls fn(params, *batches) on batches of `size` items, sharded over the mesh's `data` axis.
 
     Each row of a result must depend on its own item alone, so that neither the batch size nor the
     number of devices changes it.  Items of different shapes wait in different queues; a batch that
@@ -90,7 +90,7 @@ class Batcher:
         sharding = self._layout.sharding("data")
         batches = [jax.device_put(np.stack(column), sharding) for column in zip(*rows, strict=True)]
         if len(self._in_flight) == MAX_BATCHES_IN_FLIGHT:
-            with contextlib.suppress(Exception):  # its own items tell
+            with contextlib.suppress(Exception):  # its items raise it when they are read
                 self._in_flight.popleft().wait()
         try:
             batch, error = _Batch(self._jitted_fn(self._params, *batches)), None

@@ -1,4 +1,4 @@
-"""Where along a video a score moves: which chunk a person should look at.
+"""Change points of a score along a video: the chunk that a person should look at.
 
 How much a score wavers is read from the curve itself: scores differ by orders of magnitude in this
 from metric to metric and from video to video.  Steps from chunk to chunk tell it where the score is
@@ -28,7 +28,7 @@ _STEP_SCALE, _CURVATURE_SCALE = 0.6745 * math.sqrt(2), 0.6745 * math.sqrt(6)
 
 @dataclasses.dataclass(frozen=True)
 class Movement:
-    """Where a curve of scores moves; chunks count from 1 and are None where nothing moves.
+    """The change point of a curve of scores; chunks count from 1 and are None where nothing moves.
 
     chunk: the first whose score leaves what was before it by much more than scores waver.
     before: median of the scores before it. after: its score.
@@ -46,7 +46,7 @@ class Movement:
 
 
 def movement(chunks: Sequence[float]) -> Movement:
-    """Where the scores of a video's chunks move; scores that are not finite are passed over.
+    """Finds the change point of a video's chunk scores; scores that are not finite are skipped.
 
     A score has moved when it is further than F times the wavering from the median of all before it,
     with F = 4 + 400 / N^2 for N scores, and by more than `SHARE` of the whole range.  Where it

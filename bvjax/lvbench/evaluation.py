@@ -36,7 +36,7 @@ from bvjax.versions import versions
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a person asks for; see `python -m bvjax evaluate --help`.
+    """The settings of one evaluation; see `python -m bvjax evaluate --help`.
 
     suite: None for all that can be measured with the weights that are there.
     devices: None for all of this machine. shard: None for this process's place among those of
@@ -58,9 +58,10 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of it: lines to print, sentences about what failed, what other shards owe.
+    """The outcome of an evaluation: lines to print, sentences about failures, and pending scores.
 
-    results: the content of results.json; empty while other shards owe something. path: its folder.
+    results: the content of results.json; empty while scores of other shards are `pending`. path: its
+    folder.
     """
 
     lines: tuple[str, ...] = ()

@@ -83,9 +83,9 @@ def duration(seconds: Any) -> str:
 
 
 def chunk_times(video: Mapping[str, Any], segments: int) -> list[str]:
-    """When each chunk is, "24-28 s" with an en dash; in frames where the rate is not known.
+    """Returns the time span of each chunk, "24-28 s" with an en dash; in frames for an unknown rate.
 
-    Tenths of seconds are told of chunks below five seconds only.
+    Tenths of seconds are shown for chunks below five seconds only.
     """
     length = int(video.get("frames") or 0) // segments
     fps = finite(video.get("fps")) or 0.0
@@ -114,7 +114,7 @@ def label(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def style(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """How a metric is drawn: a hue and marker by its key, dashes in the second of two suites."""
+    """Returns how a metric is drawn: a hue and marker by its key, dashes for a second suite."""
     key = name.rpartition("/")[2]
     suites: Sequence[Any] = list(dict.fromkeys(metrics[n].get("suite") for n in ordered(metrics)))
     hue = _HUES.index(key) if key in _HUES else sum(key.encode()) % len(_HUES)

@@ -1,4 +1,4 @@
-"""What a metric is: something that sees a video's frames once, in order, and scores each segment.
+"""The interface of metrics: a metric sees a video's frames once, in order, and scores each segment.
 
 A metric of a suite is a `Metric`.  For each video it begins a `Measurement`, which is handed the
 frames block by block and keeps only small numbers of them, so that memory does not grow with a
@@ -38,10 +38,10 @@ class Measurement(Protocol):
     """A video being measured."""
 
     def add(self, block: Block) -> None:
-        """Takes the next frames.  Work for a device is handed over, not waited for."""
+        """Adds the next frames.  Dispatches device work without waiting for it."""
 
     def scores(self) -> Scores:
-        """After the last block: the scores; waits for the device."""
+        """Returns the scores after the last block; waits for the device."""
 
 
 class Metric(Protocol):
@@ -57,7 +57,7 @@ class Metric(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a person can choose about metrics.
+    """The options of metrics.
 
     flow: "dis" (OpenCV's), "raft" (needs weights) or "lk" (bvjax's own Lucas-Kanade).
     static: tau of Eq. 24, pixels a frame at a shorter side of 480; scales with the video's size.
@@ -77,7 +77,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class MetricContext:
-    """What metrics are made from: options, devices, and weights by the names of `weights.FILES`."""
+    """The inputs of a metric's `make`: options, devices, and weights by the names of `weights.FILES`."""
 
     options: Options
     layout: Layout
@@ -85,7 +85,7 @@ class MetricContext:
     _cache: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     def cached(self, key: str, build: Callable[[], Any]) -> Any:
-        """What `make` returned when it was first asked for under `key`: metrics share it."""
+        """Returns `build()`, computed once per `key` and shared by metrics."""
         if key not in self._cache:
             self._cache[key] = build()
         return self._cache[key]

@@ -30,7 +30,7 @@ def motion(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[np.ndarray, "f-1"]:
 
 
 def motion_async(frames: UInt8[np.ndarray, "f h w 3"]) -> Float[Array, "f-1"]:
-    """`motion` as the device is asked for it: who reads it waits."""
+    """Dispatches `motion` to the device; reading the result waits."""
     return _mean_flow(luminance(np.asarray(frames)))
 
 

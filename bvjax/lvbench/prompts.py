@@ -1,4 +1,4 @@
-"""What videos were asked to show: a file of prompts, matched to videos by name.
+"""The prompts of videos: a file of prompts, matched to videos by name.
 
 Four forms are read:
 
@@ -32,7 +32,7 @@ FORMS = (
 class Prompts:
     """Prompts by the names they were given under, and the SHA-256 of the file.
 
-    Captions of one video are joined by spaces, without their times.
+    Captions of one video are concatenated with spaces, without their times.
     """
 
     texts: Mapping[str, str]
@@ -47,13 +47,13 @@ class Prompts:
         return keys_by_stem
 
     def key(self, name: str) -> str | None:
-        """Under which name a video's prompt is; None where there is none or it cannot be told.
+        """Returns the name under which a video's prompt is stored; None if there is none or several fit.
 
-        Names match when their last parts do, with or without a suffix of videos; of several, those
-        count that match in the most folders above, and where two are left, none does.
+                Names match when their last parts do, with or without a suffix of videos; of several, those
+                count that match in the most folders above, and where two are left, none does.
 
-        Args:
-            name: of the video, below the folder that was asked for.
+                Args:
+        name: of the video, relative to the evaluated folder.
         """
         video_parts = _name_parts(name)
         most_common_parts, candidates = 0, []
@@ -137,7 +137,7 @@ def _name_parts(name: str) -> tuple[str, ...]:
 
 
 def _common_length(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    """How many parts are equal, from the first on."""
+    """Returns the length of the common prefix."""
     count = 0
     for x, y in zip(a, b, strict=False):
         if x != y:

@@ -1,4 +1,4 @@
-"""Which VDE is good: values of videos that people can picture, and a line that compares with them."""
+"""Reference VDEs of videos that people can picture, and a line that compares results with them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _REFERENCE_SETTINGS = {"segments": 10, "weights": "linear", "flow": "dis", "stat
 
 
 def interpretation(results: Mapping[str, Any]) -> list[str]:
-    """Whether the VDEs of results are good, in a line; nothing for metrics without references."""
+    """Returns a line that rates the VDEs against the references; [] for metrics without any."""
     config, metrics = results["config"], ordered(results["metrics"])
     referenced = [m for m in metrics if m in STREET_VDE]
     if not referenced:

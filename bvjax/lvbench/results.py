@@ -2,7 +2,7 @@
 
 {
   "format": "bvjax-lvbench-1",
-  "config": {"name", "segments", "weights", ...},   what was asked for
+"config": {"name", "segments", "weights", ...},   the request
   "provenance": {...},                              what it was made with
   "metrics": {METRIC: {"title", "suite", "complement", "better": {"vde", "whole"}}},
   "videos": [{"name", "sha256", "frames", "fps", "height", "width", "seconds", "prompt",
@@ -62,7 +62,7 @@ def build(
 
     Args:
         config: with `weights` of the VDE ("linear" or "log"), and `segments`.
-        measured: all videos; those that are broken or too short for all metrics are told as failed.
+        measured_videos: all videos; broken ones, and those too short for all metrics, become failures.
     """
     videos = [
         _video(m, config["weights"], prompts) for m in measured_videos if m.video and m.scores

@@ -1,4 +1,4 @@
-"""What is wrong with the content of a results.json that came from somewhere else."""
+"""Checks of a results.json that came from another machine or version."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_MAGNITUDE = 1e100  # so that sums of scores and their squares stay numbers
 
 
 def find_damage(content: Mapping[str, Any]) -> str:
-    """What is not as `results` says it must be, in words; empty where all is that tables need."""
+    """Returns a sentence about the first value that `results` would not have written; "" for none."""
     for key, type_ in _SECTION_TYPES.items():
         if not isinstance(content.get(key), type_):
             return f'"{key}" is missing or of another kind'

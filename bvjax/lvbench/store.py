@@ -1,4 +1,4 @@
-"""What has been measured, on disk: a file per (video, metric), so that a killed run loses nothing.
+"""Scores on disk: a file per (video, metric), so that a killed run loses nothing.
 
 OUT/videos/HASH.json                 a file's content hash and number of frames, while it is unchanged
 OUT/scores/CONTENT/METRIC.KEY.json   `Scores`; the key is a hash of all that they depend on
@@ -104,7 +104,7 @@ class Store:
         return Scores(numbers, whole, scores["weight"], scores["reason"])
 
     def save(self, video: Video, key: Mapping[str, Any], scores: Scores) -> None:
-        """Keeps the scores of a video."""
+        """Stores the scores of a video."""
         content = dataclasses.asdict(scores)
         content["chunks"] = [None if math.isnan(c) else _float_to_json(c) for c in scores.chunks]
         content["whole"] = None if scores.whole is None else _float_to_json(scores.whole)
@@ -121,22 +121,22 @@ class Store:
         return jpegs if len(jpegs) == segments and all(map(_is_jpeg, jpegs)) else None
 
     def save_pictures(self, video: Video, pictures: Sequence[bytes]) -> None:
-        """Keeps the pictures of a video."""
+        """Stores the pictures of a video."""
         arrays = {f"arr_{i}": np.frombuffer(p, np.uint8) for i, p in enumerate(pictures)}
         path = self._pictures_path(video, len(pictures))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, npz_bytes(**arrays))
 
     def start_shard(self, index: int, count: int) -> None:
-        """Part `index` of `count` is at work."""
+        """Marks shard `index` of `count` as running."""
         self._shard_path(index, count).unlink(missing_ok=True)
 
     def finish_shard(self, index: int, count: int, failures: Mapping[str, Sequence[str]]) -> None:
-        """That part is done; `failures` has sentences for each video of which something is missing."""
+        """Marks a shard as finished; `failures` has sentences for each video with missing scores."""
         _write(self._shard_path(index, count), {"failures": dict(failures)})
 
     def failures(self, count: int) -> dict[str, list[str]]:
-        """What all of `count` parts could not measure, as far as they are done."""
+        """Returns the failures of all finished shards, by video."""
         shards = [_read(self._shard_path(index, count)) for index in range(count)]
         failures_of_shards = [shard.get("failures") for shard in shards]
         return {
@@ -149,7 +149,7 @@ class Store:
         }
 
     def unfinished_shards(self, count: int) -> list[int]:
-        """Which of `count` parts have not ended."""
+        """Returns the indices of the shards that have not finished."""
         return [index for index in range(count) if not _read(self._shard_path(index, count))]
 
     def _shard_path(self, index: int, count: int) -> pathlib.Path:
@@ -171,8 +171,8 @@ def score_key(
     segments: int,
     weights: Mapping[str, str],
 ) -> dict[str, Any]:
-    """All that a video's scores depend on: its content and truth, settings, weights' hashes, and
-    the code that measures with the libraries that decode and see."""
+    """Returns everything that a video's scores depend on: its content and ground truth, settings,
+    weights' hashes, the measuring code, and the decoding and vision libraries."""
     return {
         "format": FORMAT,
         "metric": metric,
@@ -186,14 +186,14 @@ def score_key(
     }
 
 
-@functools.lru_cache(maxsize=8)  # asked for by each metric
+@functools.lru_cache(maxsize=8)  # every metric needs it
 def _cached_sha256(path: pathlib.Path, mtime_ns: int) -> str:
     return sha256_of(path)
 
 
 @functools.cache
 def _code_hash() -> str:
-    """A hash of the modules that make scores: after a change, nothing old is taken for new."""
+    """Returns a hash of the modules that compute scores, so that a changed one invalidates them."""
     root = pathlib.Path(__file__).parent
     digest = hashlib.sha256()
     suites = (path for name in MEASURING_FOLDERS for path in (root / name).glob("*.py"))
@@ -203,7 +203,7 @@ def _code_hash() -> str:
 
 
 def _has_types(value: Any, types: Mapping[str, Any]) -> TypeGuard[dict[str, Any]]:
-    """Whether an object has these entries, of these kinds, and no others."""
+    """Returns whether an object has exactly these entries, with these types."""
     return (
         isinstance(value, dict)
         and value.keys() == types.keys()

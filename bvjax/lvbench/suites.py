@@ -1,4 +1,4 @@
-"""The metrics by suite and name, and what each of them needs; nothing is loaded to look here."""
+"""The table of metrics by suite and name, with the weights that each needs; loads nothing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ _OPTION_WEIGHTS = {
 class MetricEntry:
     """A metric before it is loaded.
 
-    title: for tables. vde: whether it has a place in the paper's Table 2. complement: the VBench
-    dimension that its whole-video score is. module: where `make(context) -> Metric` is.
-    weights: names in `weights.FILES`, always needed. reads: fields of `Options` that may ask for
-    more of them. drifts: whether its VDE and its size say something of quality: how much a video
-    moves is neither good nor bad, and yes or no drifts by jumps.
+    title: for tables. complement: the VBench dimension of its whole-video score. module: where `make(context) -> Metric` is.
+    weights: names in `weights.FILES`, always needed. weight_options: fields of `Options` that may
+    need more of them. measures_quality: False for metrics whose value and VDE say nothing about
+    quality: more motion is neither good nor bad, and a yes-or-no value drifts by jumps.
     """
 
     suite: str

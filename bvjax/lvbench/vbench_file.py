@@ -55,11 +55,11 @@ def _value(dimension: str, whole: float) -> float | bool:
 
 
 def _path(results: Results, video: Mapping[str, Any]) -> str:
-    """Below the folder that was asked for, which may be the one video itself."""
+    """Returns a video's path below the evaluated folder, which may be the video itself."""
     root = pathlib.PurePath(str(results["provenance"].get("videos", "")))
     return str(root if root.name == video["name"] else root / video["name"])
 
 
 def _prompt_of(name: str) -> str:
-    """As VBench takes it from a file's name: without the suffix and the number of the sample."""
+    """Returns the prompt in a file's name, as VBench reads it: without suffix and sample number."""
     return re.sub(r"-\d+$", "", pathlib.PurePosixPath(name).stem)

@@ -57,7 +57,7 @@ def vde(
 
 @dataclasses.dataclass(frozen=True)
 class Drift:
-    """How far one video's scores stray from its first segment's; None where that cannot be said.
+    """The drift of one video's scores from its first segment's; None where it is undefined.
 
     vde: the published sum (Eq. 19). normalised: divided by the sum of its weights, a mean change.
     wmape: Eq. 15 of m_2 .. m_N as estimates of m_1, a mean change in which all segments count
@@ -157,7 +157,7 @@ def _length(frames: int, segments: int) -> int:
 
 
 def _drift_problem(scores: Float[np.ndarray, "n"]) -> str:
-    """What keeps scores from having a drift; empty where nothing does."""
+    """Returns the reason why scores have no drift; "" where they have one."""
     problems = []
     if np.isnan(scores).any():
         problems.append(f"{_describe_positions('chunk', np.isnan(scores))} not a number")

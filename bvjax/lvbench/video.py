@@ -1,4 +1,4 @@
-"""Videos that are to be measured: what is known of one, and its frames block by block."""
+"""Videos to be measured: their properties, and their frames block by block."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TRUTH = ".truth.npz"
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """A file and what counting its frames told.
+    """A video file and the properties found by counting its frames.
 
     truth: NAME.truth.npz beside NAME.mp4, if there is one (see `load_truth`).
     prompt: the captions of the run that made it, one after the other; None for other videos.
     """
 
     path: pathlib.Path
-    name: str  # below the folder that was asked for, with forward slashes
+    name: str  # path below the evaluated folder, with forward slashes
     sha256: str  # of the file
     frames: int  # that can be decoded
     fps: float  # 0 where the file does not say
@@ -49,8 +49,8 @@ class Video:
 class Block:
     """Neighbouring frames of a video, in order, and the frame before them.
 
-    What several metrics need of a block is made once: `block.cached("flow", build)`; what they need
-    of a video, from its first block to its last: `block.cached_for_video("tracker", build)`.
+    A value that several metrics need of a block is computed once: `block.cached("flow", build)`; one that
+    they need of a whole video: `block.cached_for_video("tracker", build)`.
     """
 
     first: int  # index of frames[0] in the video
@@ -62,13 +62,13 @@ class Block:
     )  # one for all blocks of a video
 
     def cached(self, key: str, build: Callable[[], Any]) -> Any:
-        """What `make` returned when it was first asked for under `key` for this block."""
+        """Returns `build()`, computed once per `key` for this block."""
         if key not in self._cache:
             self._cache[key] = build()
         return self._cache[key]
 
     def cached_for_video(self, key: str, build: Callable[[], Any]) -> Any:
-        """What `make` returned when it was first asked for under `key` while this video is read."""
+        """Returns `build()`, computed once per `key` for all blocks of this video."""
         if key not in self._video_cache:
             self._video_cache[key] = build()
         return self._video_cache[key]
@@ -103,7 +103,7 @@ def find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def is_run(folder: pathlib.Path) -> bool:
-    """Whether a folder is one that `python -m bvjax generate` made."""
+    """Returns whether `python -m bvjax generate` made a folder."""
     return all((folder / name).is_file() for name in ("config.json", STORY))
 
 
@@ -167,7 +167,7 @@ def probe(path: pathlib.Path, folder: pathlib.Path) -> Video:
 
 
 def name_of(path: pathlib.Path, folder: pathlib.Path) -> str:
-    """A video's name below the folder that was asked for (or that is the video itself).
+    """Returns a video's name below the evaluated folder (which may be the video itself).
 
     What is not UTF-8 in it is escaped.
     """

@@ -52,7 +52,7 @@ class WeightsFile:
 
     @property
     def published(self) -> bool:
-        """Whether the hash is the publisher's own."""
+        """True if the publisher states the hash."""
         return self.hash_from != _HASHED_BY_OTHERS
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -115,7 +115,7 @@ FILES = {entry.name: entry for entry in _WEIGHTS_FILES}
 
 
 def default_folder() -> pathlib.Path:
-    """Where converted weights lie: $BVJAX_METRIC_WEIGHTS, or bvjax/metrics in the user's cache."""
+    """Returns the folder of converted weights: $BVJAX_METRIC_WEIGHTS, or bvjax/metrics in the cache."""
     if folder := os.environ.get(FOLDER_VARIABLE):
         return pathlib.Path(folder)
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
@@ -130,7 +130,7 @@ def path_of(name: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def present(name: str, folder: pathlib.Path) -> bool:
-    """Whether they are converted; what is in the file is looked at when it is loaded."""
+    """Returns whether the weights are converted; the file's content is checked when it is loaded."""
     return path_of(name, folder).is_file()
 
 

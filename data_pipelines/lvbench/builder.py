@@ -93,12 +93,12 @@ class LVBench(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         del dl_manager  # nothing is downloaded
-        c = self.builder_config
-        found = check(c)
-        records = {record.name: record for record in read(Path(c.folder))}
+        config = self.builder_config
+        examination = check(config)
+        records = {record.name: record for record in read(Path(config.folder))}
         return {
-            side: self._generate_examples(names, records, found.videos)
-            for side, names in stored_split(Path(c.folder), c.seed).items()
+            side: self._generate_examples(names, records, examination.videos)
+            for side, names in stored_split(Path(config.folder), config.seed).items()
         }
 
     def _generate_examples(
@@ -110,11 +110,11 @@ class LVBench(tfds.core.GeneratorBasedBuilder):
 
 def check(config: LVBenchConfig) -> ExaminationResult:
     """Decodes the whole folder once; raises `UserError` that lists all that is wrong with it."""
-    bar = functools.partial(tqdm, desc="checking", unit="video", disable=None)
-    found = examine(Path(config.folder), config.shortest, bar)
-    if found.problems:
-        raise UserError("\n".join(["the folder cannot be built:", *lines(found.problems)]))
-    return found
+    progress_bar = functools.partial(tqdm, desc="checking", unit="video", disable=None)
+    examination = examine(Path(config.folder), config.shortest, progress_bar)
+    if examination.problems:
+        raise UserError("\n".join(["the folder cannot be built:", *lines(examination.problems)]))
+    return examination
 
 
 def example(record: Record, video: Video) -> dict[str, Any]:
@@ -146,15 +146,15 @@ def build(root: str | Path, config: LVBenchConfig) -> Path:
     builder = LVBench(
         data_dir=str(Path(root).absolute()), config=config, file_format="array_record"
     )
-    found = {name: split.num_examples for name, split in builder.info.splits.items()}
-    if found:
-        wanted = {
+    stored_counts = {name: split.num_examples for name, split in builder.info.splits.items()}
+    if stored_counts:
+        expected_counts = {
             side: len(names)
             for side, names in stored_split(Path(config.folder), config.seed).items()
         }
-        if found != wanted:
+        if stored_counts != expected_counts:
             raise UserError(
-                f"{builder.data_path} holds {found} videos, the folder has {wanted}; "
+                f"{builder.data_path} holds {stored_counts} videos, the folder has {expected_counts}; "
                 "delete it or use another `out`"
             )
     builder.download_and_prepare(file_format="array_record")
@@ -192,11 +192,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the split, unless it is stored")
     parser.add_argument("--shortest", type=float, default=SHORTEST, metavar="SECONDS",
                         help=f"shorter videos are refused (default {SHORTEST:g})")  # fmt: skip
-    a = parser.parse_args(argv)
+    args = parser.parse_args(argv)
 
     def command() -> None:
-        config = LVBenchConfig(name=a.name, folder=str(a.folder), shortest=a.shortest, seed=a.seed)
-        print(build(a.out, config))
+        config = LVBenchConfig(
+            name=args.name, folder=str(args.folder), shortest=args.shortest, seed=args.seed
+        )
+        print(build(args.out, config))
 
     return console.run(command, "error")
 

@@ -23,22 +23,22 @@ class Chunks:
     def __init__(self, source: Sequence[Mapping[str, Any]]):
         self._source = source
         counts = [len(source[row]["captions"]) for row in range(len(source))]
-        self._first = np.concatenate([[0], np.cumsum(counts)]).astype(int)
+        self._first_chunk_of_row = np.concatenate([[0], np.cumsum(counts)]).astype(int)
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return int(self._first_chunk_of_row[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Raises `IndexError`, and `UserError` for a video that cannot be decoded."""
         if not 0 <= index < len(self):
             raise IndexError(f"chunk {index} of {len(self)}")
-        row_index = int(np.searchsorted(self._first, index, side="right")) - 1
-        row, place = self._source[row_index], index - self._first[row_index]
-        start, stop = float(row["start"][place]), float(row["stop"][place])
+        row_index = int(np.searchsorted(self._first_chunk_of_row, index, side="right")) - 1
+        row, caption_index = self._source[row_index], index - self._first_chunk_of_row[row_index]
+        start, stop = float(row["start"][caption_index]), float(row["stop"][caption_index])
         name = row["id"].decode()
         return {
             "frames": frames_between(row["video"], start, stop, name),
-            "caption": row["captions"][place].decode(),
+            "caption": row["captions"][caption_index].decode(),
             "id": name,
             "start": start,
             "stop": stop,
@@ -53,9 +53,9 @@ def frames_between(
 
     Decoding begins at the key frame before `start`. Raises `UserError` where there is no frame.
     """
-    made = []
+    frames = []
     with open_video(io.BytesIO(video), name) as (container, stream):
-        first, pixel = stream.start_time or 0, pixel_shape(stream)
+        first, pixel_aspect = stream.start_time or 0, pixel_shape(stream)
         if start > 0:
             container.seek(first + int(start / stream.time_base), stream=stream)
         for index, frame in enumerate(container.decode(stream)):
@@ -66,7 +66,7 @@ def frames_between(
             if seconds >= stop:
                 break
             if seconds >= start:
-                made.append(picture(frame, pixel))
-    if not made:
+                frames.append(picture(frame, pixel_aspect))
+    if not frames:
         raise UserError(f"{name} has no frames from {start:g} s to {stop:g} s")
-    return np.stack(made)
+    return np.stack(frames)

@@ -57,29 +57,29 @@ class Storyworld(tfds.core.GeneratorBasedBuilder):
     code_path = Path(__file__)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        c = self.builder_config
+        config = self.builder_config
         return tfds.core.DatasetInfo(
             builder=self,
             description="Minute-long single takes with captions and exact ground truth.",
-            features=story_features(c.height, c.width, c.fps),
+            features=story_features(config.height, config.width, config.fps),
             disable_shuffling=True,  # readers shuffle; the order of seeds is worth keeping
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         del dl_manager  # nothing is downloaded
-        c = self.builder_config
-        counts = zip(SPLITS, (c.stories, c.heldout), strict=True)
+        config = self.builder_config
+        counts = zip(SPLITS, (config.stories, config.heldout), strict=True)
         return {split: self._generate_examples(split, count) for split, count in counts}
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        c = self.builder_config
+        config = self.builder_config
         example = functools.partial(
-            story_example, split=split, height=c.height, width=c.width, fps=c.fps
+            story_example, split=split, height=config.height, width=config.width, fps=config.fps
         )
-        if c.workers == 1:
+        if config.workers == 1:
             yield from enumerate(map(example, range(count)))
             return
-        with multiprocessing.get_context("spawn").Pool(min(c.workers, count)) as pool:
+        with multiprocessing.get_context("spawn").Pool(min(config.workers, count)) as pool:
             yield from enumerate(pool.imap(example, range(count)))
 
 
@@ -94,18 +94,18 @@ def build(root: str | Path, config: StoryworldConfig) -> Path:
     builder = Storyworld(
         data_dir=str(Path(root).absolute()), config=config, file_format="array_record"
     )
-    found = {name: split.num_examples for name, split in builder.info.splits.items()}
-    wanted = dict(zip(SPLITS, (config.stories, config.heldout), strict=True))
-    if found and found != wanted:
+    stored_counts = {name: split.num_examples for name, split in builder.info.splits.items()}
+    expected_counts = dict(zip(SPLITS, (config.stories, config.heldout), strict=True))
+    if stored_counts and stored_counts != expected_counts:
         raise UserError(
-            f"{builder.data_path} holds {_counts(found)} stories, {_counts(wanted)} are wanted; "
+            f"{builder.data_path} holds {_counts(stored_counts)} stories, {_counts(expected_counts)} are wanted; "
             "delete it or use another `out`"
         )
     builder.download_and_prepare(file_format="array_record")
     return Path(builder.data_path)
 
 
-class Rows(Sequence):
+class StorySplit(Sequence):
     """Random access to the stories of a split, with one sentence for a row that is damaged.
 
     `dataset_info` has the features.
@@ -128,7 +128,7 @@ class Rows(Sequence):
             ) from None
 
 
-def storyworld_source(data_dir: str | Path, split: str) -> Rows:
+def storyworld_source(data_dir: str | Path, split: str) -> StorySplit:
     """Random access to the stories of a split; `data_dir` is the --out of the builder.
 
     Text comes back as bytes.
@@ -137,23 +137,23 @@ def storyworld_source(data_dir: str | Path, split: str) -> Rows:
         UserError: there is no dataset, more than one, no such split, or a file is missing or cut.
     """
     root = Path(data_dir)
-    found = sorted(p.parent for p in root.glob(f"storyworld/*/{VERSION}/dataset_info.json"))
+    folders = sorted(p.parent for p in root.glob(f"storyworld/*/{VERSION}/dataset_info.json"))
     if (root / "dataset_info.json").exists():
-        found = [root]
-    if not found:
+        folders = [root]
+    if not folders:
         raise UserError(
             f"{root} holds no storyworld dataset of version {VERSION}; make it with "
             f"python -m data_pipelines.storyworld.builder --out {shlex.quote(str(root))}"
         )
-    if len(found) > 1:
-        raise UserError(f"{root} holds several datasets; name one: {', '.join(map(str, found))}")
-    return _opened(found[0], split)
+    if len(folders) > 1:
+        raise UserError(f"{root} holds several datasets; name one: {', '.join(map(str, folders))}")
+    return _open_split(folders[0], split)
 
 
-def _opened(folder: Path, split: str) -> Rows:
+def _open_split(folder: Path, split: str) -> StorySplit:
     """A split of the dataset in `folder`, whoever wrote it."""
-    about = read_json_object(folder / "dataset_info.json")
-    name, version = about.get("name"), about.get("version")
+    metadata = read_json_object(folder / "dataset_info.json")
+    name, version = metadata.get("name"), metadata.get("version")
     if (name, version) != (Storyworld.name, VERSION):
         raise UserError(
             f"{folder} holds the dataset {name!r} {version}, not {Storyworld.name} {VERSION}"
@@ -163,18 +163,22 @@ def _opened(folder: Path, split: str) -> Rows:
         splits = list(builder.info.splits)
         source = builder.as_data_source(split) if split in splits else None
         if source is not None:
-            ends = [source[end] for end in {0, len(source) - 1}]  # files are opened only when read
-            fields = {name for row in ends for name in row}
-            wanted = set(story_features(16, 16, 1))
-            if fields != wanted:
-                raise ValueError(f"its rows have {', '.join(sorted(fields ^ wanted))} or lack it")
+            end_rows = [
+                source[end] for end in {0, len(source) - 1}
+            ]  # files are opened only when read
+            fields = {name for row in end_rows for name in row}
+            expected_fields = set(story_features(16, 16, 1))
+            if fields != expected_fields:
+                raise ValueError(
+                    f"its rows have {', '.join(sorted(fields ^ expected_fields))} or lack it"
+                )
     except Exception as error:  # tfds and array_record raise whatever a damaged file led them to
         raise UserError(
             f"{folder} is damaged: {first_line(error)}; delete it and build it again"
         ) from None
     if source is None:
         raise UserError(f"{folder} has no split {split!r}, only {', '.join(splits)}")
-    return Rows(source, folder)
+    return StorySplit(source, folder)
 
 
 def _counts(splits: dict[str, int]) -> str:
@@ -193,14 +197,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=64, help="pixels of a side")
     parser.add_argument("--fps", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
-    a = parser.parse_args(argv)
+    args = parser.parse_args(argv)
 
     def command() -> None:
         config = StoryworldConfig(
-            height=a.size, width=a.size, fps=a.fps,
-            stories=a.stories, heldout=a.heldout, workers=a.workers,
+            height=args.size, width=args.size, fps=args.fps,
+            stories=args.stories, heldout=args.heldout, workers=args.workers,
         )  # fmt: skip
-        print(build(a.out, config))
+        print(build(args.out, config))
 
     return console.run(command, "error")
 

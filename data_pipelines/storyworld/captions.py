@@ -52,18 +52,18 @@ def time_stamp(chunk: int) -> str:
     return f"({4 * chunk:02d}s - {4 * chunk + 3:02d}s)"
 
 
-def _say(rng: np.random.Generator, template: str) -> str:
+def _expand_choices(rng: np.random.Generator, template: str) -> str:
     return _CHOICE.sub(lambda m: str(rng.choice(m[1].split("|"))), template)
 
 
-def _one(rng: np.random.Generator, options) -> str:
+def _choose(rng: np.random.Generator, options) -> str:
     return str(options[int(rng.integers(len(options)))])
 
 
 def describe(rng: np.random.Generator, subject: Subject) -> str:
     """ "a red fox named Pip with a scarf": every attribute and the name."""
-    wearing = _say(rng, f" [with|wearing] a {subject.accessory}")
-    text = _say(rng, _one(rng, DESCRIPTIONS))
+    wearing = _expand_choices(rng, f" [with|wearing] a {subject.accessory}")
+    text = _expand_choices(rng, _choose(rng, DESCRIPTIONS))
     return text.format(
         a="an" if subject.colour[0] in "aeiou" else "a",
         colour=subject.colour,
@@ -79,19 +79,19 @@ def _side(sign: int) -> str:
 
 def _kind(chunk: ChunkPlan, first: bool) -> str:
     """Which sentence tells this chunk."""
-    here = [b for b in chunk.actions if not b.left_behind]
-    behind = "_behind" if len(here) < len(chunk.actions) else ""
-    arriving = [b for b in here if b.enter]
-    leaving = [b for b in here if b.leave]
+    present = [b for b in chunk.actions if not b.left_behind]
+    behind = "_behind" if len(present) < len(chunk.actions) else ""
+    arriving = [b for b in present if b.enter]
+    leaving = [b for b in present if b.leave]
     if first:
         return "open"
     if chunk.travel:
-        if any(b.follows for b in here):
+        if any(b.follows for b in present):
             return "travel_follow"
-        return ("travel_meet" if here else "travel_empty") + behind
-    if not here:
+        return ("travel_meet" if present else "travel_empty") + behind
+    if not present:
         return "empty"
-    if len(here) == 1:
+    if len(present) == 1:
         if arriving:
             return "meet" if chunk.introduced else "return"
         return "stay_leave" if leaving else "stay"
@@ -102,15 +102,17 @@ def _kind(chunk: ChunkPlan, first: bool) -> str:
 
 def _slots(rng: np.random.Generator, story: Story, chunk: ChunkPlan) -> dict[str, str]:
     place = story.places[chunk.place]
-    here = [b for b in chunk.actions if not b.left_behind]
+    present = [b for b in chunk.actions if not b.left_behind]
     behind = [b for b in chunk.actions if b.left_behind]
-    arriving = [b for b in here if b.enter or (chunk.travel and not b.follows)]
-    leaving = [b for b in here if b.leave]
-    order = [b for b in here if b not in arriving] + arriving  # those already there are named first
+    arriving = [b for b in present if b.enter or (chunk.travel and not b.follows)]
+    leaving = [b for b in present if b.leave]
+    order = [
+        b for b in present if b not in arriving
+    ] + arriving  # those already there are named first
     names = [story.subjects[b.subject].name for b in order]
     if behind:
         names.insert(0, " and ".join(story.subjects[b.subject].name for b in behind))
-    verbs = [_one(rng, tables.ACTION_PHRASES[b.action]) for b in order]
+    verbs = [_choose(rng, tables.ACTION_PHRASES[b.action]) for b in order]
     new = order[-1] if order else None
     who = ""
     if new is not None:
@@ -118,8 +120,8 @@ def _slots(rng: np.random.Generator, story: Story, chunk: ChunkPlan) -> dict[str
         who = describe(rng, subject) if new.subject in chunk.introduced else subject.name
     described = place.toponym
     if chunk.place_introduced:
-        described += ", " + _one(rng, tables.PLACE_PHRASES[place.kind])
-    entering = next((b.enter for b in here if b.enter), 0)
+        described += ", " + _choose(rng, tables.PLACE_PHRASES[place.kind])
+    entering = next((b.enter for b in present if b.enter), 0)
     slots = dict(
         who=who,
         n=names[0] if names else "",
@@ -133,9 +135,9 @@ def _slots(rng: np.random.Generator, story: Story, chunk: ChunkPlan) -> dict[str
         pan=_side(1 if chunk.camera == "pan right" else -1),
         out=_side(leaving[0].leave) if leaving else "",
         leaver=story.subjects[leaving[0].subject].name if leaving else "",
-        light=_one(rng, tables.WEATHER_PHRASES[chunk.weather]),
-        change=_one(rng, tables.WEATHER_CHANGES[chunk.weather]),
-        ambient=_one(rng, tables.AMBIENT),
+        light=_choose(rng, tables.WEATHER_PHRASES[chunk.weather]),
+        change=_choose(rng, tables.WEATHER_CHANGES[chunk.weather]),
+        ambient=_choose(rng, tables.AMBIENT),
     )
     return slots
 
@@ -148,7 +150,7 @@ def _tails(rng: np.random.Generator, chunk: ChunkPlan, first: bool) -> list[str]
     if chunk.camera != "hold" and not chunk.travel:
         kind = {"pan left": "pan", "pan right": "pan", "return": "return_camera"}
         tails.append(kind.get(chunk.camera, chunk.camera))
-    out = [_say(rng, _one(rng, tables.TEMPLATES[t])) for t in tails]
+    out = [_expand_choices(rng, _choose(rng, tables.TEMPLATES[t])) for t in tails]
     if not out and not first and rng.random() < 0.2:
         out.append("{light}")
     return out
@@ -160,7 +162,7 @@ def caption(rng: np.random.Generator, story: Story, index: int) -> str:
     template = tables.TEMPLATES[_kind(chunk, index == 0)]
     while True:
         slots = _slots(rng, story, chunk)
-        text = _say(rng, _one(rng, template)).format(**slots)
+        text = _expand_choices(rng, _choose(rng, template)).format(**slots)
         if len(text.split()) <= MAX_WORDS:
             break
     for tail in _tails(rng, chunk, index == 0):
@@ -178,9 +180,11 @@ def standalone(rng: np.random.Generator, story: Story, index: int, light: bool =
     chunk = story.chunks[index]
     place = story.places[chunk.place]
     cast = [describe(rng, story.subjects[s]) for s in chunk.subjects] or ["nobody"]
-    text = f"{' and '.join(cast)} at {place.toponym}, {_one(rng, tables.PLACE_PHRASES[place.kind])}"
+    text = (
+        f"{' and '.join(cast)} at {place.toponym}, {_choose(rng, tables.PLACE_PHRASES[place.kind])}"
+    )
     if light:
-        text += f", {_one(rng, tables.WEATHER_PHRASES[chunk.weather])}"
+        text += f", {_choose(rng, tables.WEATHER_PHRASES[chunk.weather])}"
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -196,7 +200,7 @@ _WEATHER_WORDS = {
 }  # fmt: skip
 
 
-def _found(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
+def _matches(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
     return {k for k, forms in words.items()
             if any(re.search(rf"\b{re.escape(f)}\b", text) for f in forms)}  # fmt: skip
 
@@ -207,20 +211,20 @@ def mentions(text: str) -> dict[str, set[str]]:
     Sets under the keys names, toponyms, species, colours, accessories, places and weathers.
     """
 
-    def same(words) -> dict[str, tuple[str, ...]]:
+    def literal(words) -> dict[str, tuple[str, ...]]:
         return {w: (w,) for w in words if w != "none"}
 
-    toponyms = _found(text, same(TOPONYMS))
-    rest = text
+    toponyms = _matches(text, literal(TOPONYMS))
+    remainder = text
     for toponym in toponyms:
-        rest = rest.replace(toponym, " ")
-    low = rest.lower()
+        remainder = remainder.replace(toponym, " ")
+    lowercase = remainder.lower()
     return {
-        "names": _found(rest, same(NAMES)),
+        "names": _matches(remainder, literal(NAMES)),
         "toponyms": toponyms,
-        "species": _found(low, same(SPECIES)),
-        "colours": _found(low, same(COLOURS)),
-        "accessories": _found(low, same(ACCESSORIES)),
-        "places": _found(low, same(PLACES)),
-        "weathers": _found(low, {w: _WEATHER_WORDS[w] for w in WEATHERS}),
+        "species": _matches(lowercase, literal(SPECIES)),
+        "colours": _matches(lowercase, literal(COLOURS)),
+        "accessories": _matches(lowercase, literal(ACCESSORIES)),
+        "places": _matches(lowercase, literal(PLACES)),
+        "weathers": _matches(lowercase, {w: _WEATHER_WORDS[w] for w in WEATHERS}),
     }

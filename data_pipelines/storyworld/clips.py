@@ -44,9 +44,11 @@ class Clips:
                 f"{min(self.height, self.width)} pixels"
             )
 
-        whole = num_frames(_story(0, self.split), self.fps)
-        if not 1 <= self.frames <= whole:
-            raise UserError(f"data.frames is {self.frames}; a story has {whole} at {self.fps} fps")
+        story_frames = num_frames(_story(0, self.split), self.fps)
+        if not 1 <= self.frames <= story_frames:
+            raise UserError(
+                f"data.frames is {self.frames}; a story has {story_frames} at {self.fps} fps"
+            )
 
     def batch(self, index: int, size: int) -> dict[str, UInt8[np.ndarray, "b f h w 3"]]:
         """`size` clips that are a function of (seed, index): story and first frame are uniform."""
@@ -55,17 +57,19 @@ class Clips:
         return {"frames": np.stack(clips)}
 
     def _clip(self, rng: np.random.Generator) -> Video:
-        number, where = rng.integers(self.stories), rng.random()
-        story = _story(int(number), self.split)
-        start = int(where * (num_frames(story, self.fps) - self.frames + 1))
-        wanted = range(start, start + self.frames)
-        whole = None if self.cache is None else self.path(int(number))
-        if whole is not None and whole.exists():
-            clip = np.array(open_story(whole, self.height, self.width)[start : start + self.frames])
+        story_seed, position = rng.integers(self.stories), rng.random()
+        story = _story(int(story_seed), self.split)
+        start = int(position * (num_frames(story, self.fps) - self.frames + 1))
+        frame_indices = range(start, start + self.frames)
+        cached_path = None if self.cache is None else self.path(int(story_seed))
+        if cached_path is not None and cached_path.exists():
+            clip = np.array(
+                open_story(cached_path, self.height, self.width)[start : start + self.frames]
+            )
             if len(clip) != self.frames:
-                raise UserError(f"{whole} is too short; delete it and render it again")
+                raise UserError(f"{cached_path} is too short; delete it and render it again")
         else:
-            clip = render_frames(story, wanted, self.height, self.width, self.fps)
+            clip = render_frames(story, frame_indices, self.height, self.width, self.fps)
         return random_square(clip, self.crop, rng)
 
     def path(self, number: int) -> Path:
@@ -85,8 +89,8 @@ class Clips:
             video = open_story(self.path(number), self.height, self.width)
             story = _story(number, self.split)
             middle = min(len(video), num_frames(story, self.fps)) // 2
-            fresh = render_frames(story, [middle], self.height, self.width, self.fps)
-            if not np.array_equal(video[middle], fresh[0]):
+            rendered = render_frames(story, [middle], self.height, self.width, self.fps)
+            if not np.array_equal(video[middle], rendered[0]):
                 raise UserError(
                     f"{self.path(number)} differs from what the renderer draws now; "
                     f"delete {self.path(number).parent} and render it again"
@@ -105,27 +109,35 @@ class FreshClips:
     clips: Clips  # how large, and where stories begin; its `stories` is not used
     renew: int = 1
     window: int = 64
-    _made: dict[int, Video] = dataclasses.field(default_factory=dict, repr=False)
+    _clips_by_story: dict[int, Video] = dataclasses.field(default_factory=dict, repr=False)
 
     def batch(self, index: int, size: int) -> dict[str, UInt8[np.ndarray, "b f h w 3"]]:
         """`size` clips of different stories, a function of (seed, index) alone; made by one thread."""
         newest = (index + 1) * self.renew + size
         oldest = max(0, newest - self.window)
-        for number in [n for n in self._made if n < oldest]:
-            del self._made[number]
+        for number in [n for n in self._clips_by_story if n < oldest]:
+            del self._clips_by_story[number]
         rng = np.random.Generator(np.random.Philox(key=[self.clips.seed, index]))
-        chosen = oldest + rng.choice(newest - oldest, size, replace=False)
-        cut = functools.partial(random_square, crop=self.clips.crop, rng=rng)
-        return {"frames": np.stack([cut(self._whole(int(number))) for number in chosen])}
+        story_numbers = oldest + rng.choice(newest - oldest, size, replace=False)
+        crop_clip = functools.partial(random_square, crop=self.clips.crop, rng=rng)
+        return {
+            "frames": np.stack(
+                [crop_clip(self._clip_of_story(int(number))) for number in story_numbers]
+            )
+        }
 
-    def _whole(self, number: int) -> Video:
-        if number not in self._made:
-            c, story = self.clips, make_story(number, self.clips.split)
-            where = np.random.Generator(np.random.Philox(key=[c.seed, number])).random()
-            start = int(where * (num_frames(story, c.fps) - c.frames + 1))
-            wanted = range(start, start + c.frames)
-            self._made[number] = render_frames(story, wanted, c.height, c.width, c.fps)
-        return self._made[number]
+    def _clip_of_story(self, number: int) -> Video:
+        if number not in self._clips_by_story:
+            clips_config, story = self.clips, make_story(number, self.clips.split)
+            position = np.random.Generator(
+                np.random.Philox(key=[clips_config.seed, number])
+            ).random()
+            start = int(position * (num_frames(story, clips_config.fps) - clips_config.frames + 1))
+            frame_indices = range(start, start + clips_config.frames)
+            self._clips_by_story[number] = render_frames(
+                story, frame_indices, clips_config.height, clips_config.width, clips_config.fps
+            )
+        return self._clips_by_story[number]
 
 
 def random_square(clip: Video, crop: int, rng: np.random.Generator) -> Video:

@@ -119,9 +119,9 @@ def make_take(
     story = make_story(seed, "heldout")
     if frames > num_frames(story, fps):
         raise UserError(f"a story has {num_frames(story, fps)} frames at {fps} fps, not {frames}")
-    seen = truth(story, range(0, frames, fps), height=size, width=size, fps=fps).visible
-    opening = seen[: max(1, len(seen) // segments)].any(0)
-    subject = int(np.argmax(seen.sum(0) * opening))
+    visibility = truth(story, range(0, frames, fps), height=size, width=size, fps=fps).visible
+    visible_at_start = visibility[: max(1, len(visibility) // segments)].any(0)
+    subject = int(np.argmax(visibility.sum(0) * visible_at_start))
     return Take(story, frames, first, size, size, fps, seed, subject)
 
 
@@ -129,19 +129,23 @@ def shots(take: Take, defect: str) -> Iterator[Shot]:
     """The frames of a take with a defect; raises `UserError` for an unknown one."""
     if defect not in DEFECTS:
         raise UserError(f"the defect is {defect!r}; it can be all or {', '.join(DEFECTS)}")
-    plain = functools.partial(_shot, take, take.story)
-    altered = _ALTERED.get(defect)
+    clean_frame = functools.partial(_shot, take, take.story)
+    defect_function = _DEFECT_FUNCTIONS.get(defect)
     for t in range(take.frames):
-        yield plain(t) if t < take.first or altered is None else altered(take, t)
+        yield (
+            clean_frame(t)
+            if t < take.first or defect_function is None
+            else defect_function(take, t)
+        )
 
 
 def _shot(take: Take, story: Story, t: int) -> Shot:
-    facts = truth(story, [t], masks=True, **take.size)
-    box = facts.boxes[0, take.subject].astype(np.float32)
+    ground_truth = truth(story, [t], masks=True, **take.size)
+    box = ground_truth.boxes[0, take.subject].astype(np.float32)
     x, y = np.clip(box[[0, 2]], 0, take.width), np.clip(box[[1, 3]], 0, take.height)
     if x[1] <= x[0] or y[1] <= y[0]:
         box = np.full(4, np.nan, np.float32)
-    return Shot(render(story, [t], **take.size)[0], box, facts.background[0])
+    return Shot(render(story, [t], **take.size)[0], box, ground_truth.background[0])
 
 
 def _freeze(take: Take, t: int) -> Shot:
@@ -150,7 +154,7 @@ def _freeze(take: Take, t: int) -> Shot:
 
 def _blur(take: Take, t: int) -> Shot:
     shot = _shot(take, take.story, t)
-    sigma = max(_between(BLUR, take.progress(t)) * min(take.height, take.width), SOFT)
+    sigma = max(_interpolate(BLUR, take.progress(t)) * min(take.height, take.width), SOFT)
     picture = cv2.GaussianBlur(shot.picture, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
     return dataclasses.replace(shot, picture=picture)
 
@@ -159,10 +163,10 @@ def _colour(take: Take, t: int) -> Shot:
     shot, progress = _shot(take, take.story, t), take.progress(t)
     picture = shot.picture.astype(np.float32)
     grey = picture @ np.float32([0.299, 0.587, 0.114])
-    picture += _between(FADE, progress) * (grey[..., None] - picture)
-    warm = _between(WARM, progress)
+    picture += _interpolate(FADE, progress) * (grey[..., None] - picture)
+    warm = _interpolate(WARM, progress)
     picture *= np.float32([1 + warm, 1.0, 1 - warm])
-    return dataclasses.replace(shot, picture=_bytes(picture))
+    return dataclasses.replace(shot, picture=_to_uint8(picture))
 
 
 def _jitter(take: Take, t: int) -> Shot:
@@ -170,8 +174,8 @@ def _jitter(take: Take, t: int) -> Shot:
     reach = max(1, round(JITTER * min(take.height, take.width)))
     right, down = np.random.default_rng([9, take.seed, t]).integers(-reach, reach + 1, 2)
     shot = _shot(take, take.story, t)
-    rows = _mirrored(np.arange(take.height) - down, take.height)
-    columns = _mirrored(np.arange(take.width) - right, take.width)
+    rows = _mirror_indices(np.arange(take.height) - down, take.height)
+    columns = _mirror_indices(np.arange(take.width) - right, take.width)
     return Shot(
         shot.picture[rows][:, columns],
         shot.box + np.float32([right, down, right, down]),
@@ -191,17 +195,19 @@ def _melt(take: Take, t: int) -> Shot:
     place = render(dataclasses.replace(take.story, chunks=chunks), [t], **take.size)[0]
     side, progress = min(take.height, take.width), take.progress(t)
     phase, slope = _phases(take.height, take.width, take.seed)
-    turns = 2 * np.pi * WOBBLES * (t - take.first + 1) / take.fps
-    reach = _between(WOBBLE, progress) * side
+    phase_of_time = 2 * np.pi * WOBBLES * (t - take.first + 1) / take.fps
+    reach = _interpolate(WOBBLE, progress) * side
     rows, columns = np.mgrid[: take.height, : take.width].astype(np.float32)
-    columns += np.float32(reach) * np.sin(turns + phase)
-    rows += np.float32(reach) * np.sin(turns + slope) - np.float32(SAG * side * progress)
+    columns += np.float32(reach) * np.sin(phase_of_time + phase)
+    rows += np.float32(reach) * np.sin(phase_of_time + slope) - np.float32(SAG * side * progress)
     warped = cv2.remap(place, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-    kept = cv2.GaussianBlur((~shot.background).astype(np.float32), (3, 3), 0)[..., None]
-    return dataclasses.replace(shot, picture=_bytes(warped + kept * (shot.picture - 1.0 * warped)))
+    subject_weight = cv2.GaussianBlur((~shot.background).astype(np.float32), (3, 3), 0)[..., None]
+    return dataclasses.replace(
+        shot, picture=_to_uint8(warped + subject_weight * (shot.picture - 1.0 * warped))
+    )
 
 
-_ALTERED = {"blur": _blur, "colour": _colour, "jitter": _jitter, "freeze": _freeze,
+_DEFECT_FUNCTIONS = {"blur": _blur, "colour": _colour, "jitter": _jitter, "freeze": _freeze,
             "swap": _swap, "melt": _melt}  # fmt: skip
 
 
@@ -209,23 +215,23 @@ _ALTERED = {"blur": _blur, "colour": _colour, "jitter": _jitter, "freeze": _free
 def _phases(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Two smooth fields of angles."""
     rng = np.random.default_rng([10, seed])
-    made = []
+    angle_fields = []
     for _ in range(2):
         noise = rng.normal(size=(height, width)).astype(np.float32)
         noise = cv2.GaussianBlur(noise, (0, 0), GRAIN * min(height, width))
-        made.append(np.float32(np.pi) * noise / noise.std())
-    return made[0], made[1]
+        angle_fields.append(np.float32(np.pi) * noise / noise.std())
+    return angle_fields[0], angle_fields[1]
 
 
-def _between(ends: tuple[float, float], progress: float) -> float:
+def _interpolate(ends: tuple[float, float], progress: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * progress
 
 
-def _mirrored(index: np.ndarray, size: int) -> np.ndarray:
+def _mirror_indices(index: np.ndarray, size: int) -> np.ndarray:
     return size - 1 - np.abs(size - 1 - np.abs(index))
 
 
-def _bytes(picture: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+def _to_uint8(picture: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     return (np.clip(picture, 0, 255) + 0.5).astype(np.uint8)
 
 
@@ -258,27 +264,30 @@ def main(argv: list[str] | None = None) -> int:
     add("--size", type=int, default=128, help="pixels a side (default 128)")
     add("--fps", type=int, default=8)
     add("--seconds", type=float, default=20.0)
-    a = parser.parse_args(argv)
-    names = DEFECTS if a.defect == "all" else tuple(a.defect.split(","))
+    args = parser.parse_args(argv)
+    names = DEFECTS if args.defect == "all" else tuple(args.defect.split(","))
 
     def command() -> None:
-        take = make_take(a.take, a.seed, a.seconds, a.chunk, a.chunks, a.size, a.fps)
+        take = make_take(
+            args.take, args.seed, args.seconds, args.chunk, args.chunks, args.size, args.fps
+        )
         for name in names:
             if name not in DEFECTS:
                 next(shots(take, name))
-        a.out.mkdir(parents=True, exist_ok=True)
+        args.out.mkdir(parents=True, exist_ok=True)
         for name in names:
-            write_video(take, name, a.out / f"{name}.mp4")
-        told = {
-            f"{name}.mp4": {"defect": name, "chunk": a.chunk, "frame": take.first} for name in names
+            write_video(take, name, args.out / f"{name}.mp4")
+        videos = {
+            f"{name}.mp4": {"defect": name, "chunk": args.chunk, "frame": take.first}
+            for name in names
         }
         for name in set(names) & {"none"}:
-            told[f"{name}.mp4"] |= {"chunk": None, "frame": None}
+            videos[f"{name}.mp4"] |= {"chunk": None, "frame": None}
         settings = {
-            key: getattr(a, key) for key in ("take", "seed", "size", "fps", "seconds", "chunks")
+            key: getattr(args, key) for key in ("take", "seed", "size", "fps", "seconds", "chunks")
         }
-        write_json(a.out / "defects.json", {**settings, "videos": told})
-        print(a.out / "defects.json")
+        write_json(args.out / "defects.json", {**settings, "videos": videos})
+        print(args.out / "defects.json")
 
     return console.run(command, "error")
 

@@ -48,22 +48,22 @@ def story_example(seed: int, split: str, height: int, width: int, fps: int) -> d
     """The values of `story_features` for the story `make_story(seed, split)`."""
     story = make_story(seed, split, n_chunks=CHUNKS)
     size = dict(height=height, width=width, fps=fps)
-    facts, cast = truth(story, **size), story.subjects
-    missing = MAX_SUBJECTS - len(cast)
+    ground_truth, cast = truth(story, **size), story.subjects
+    padding = MAX_SUBJECTS - len(cast)
     return {
         "video": render(story, **size),
         "captions": list(story.captions),
         "seed": seed,
         "names": [s.name for s in cast],
-        "species": _ids([SPECIES.index(s.species) for s in cast]),
-        "colour": _ids([COLOURS.index(s.colour) for s in cast]),
-        "accessory": _ids([ACCESSORIES.index(s.accessory) for s in cast]),
-        "visible": np.pad(facts.visible, ((0, 0), (0, missing))),
-        "boxes": np.pad(facts.boxes, ((0, 0), (0, missing), (0, 0))),
-        "place": facts.place,
-        "places_visible": facts.places_visible,
-        "camera": facts.camera,
-        "weather": facts.weather,
+        "species": _padded_ids([SPECIES.index(s.species) for s in cast]),
+        "colour": _padded_ids([COLOURS.index(s.colour) for s in cast]),
+        "accessory": _padded_ids([ACCESSORIES.index(s.accessory) for s in cast]),
+        "visible": np.pad(ground_truth.visible, ((0, 0), (0, padding))),
+        "boxes": np.pad(ground_truth.boxes, ((0, 0), (0, padding), (0, 0))),
+        "place": ground_truth.place,
+        "places_visible": ground_truth.places_visible,
+        "camera": ground_truth.camera,
+        "weather": ground_truth.weather,
     }
 
 
@@ -72,5 +72,5 @@ def _tensor(shape: tuple[int, ...], dtype) -> tfds.features.Tensor:
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
 
 
-def _ids(values: list[int]) -> np.ndarray:
+def _padded_ids(values: list[int]) -> np.ndarray:
     return np.array(values + [-1] * (MAX_SUBJECTS - len(values)), np.int32)

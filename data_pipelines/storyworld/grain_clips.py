@@ -37,19 +37,19 @@ class GrainClips:
     ):
         """Raises `UserError` when the dataset is missing, of another size or too small."""
         source = storyworld_source(data_dir, split)
-        shape, wanted = (
+        shape, expected = (
             source.dataset_info.features["video"].shape,
             (story_frames(fps), height, width, 3),
         )
-        if shape != wanted:
+        if shape != expected:
             raise UserError(
-                f"the videos in {data_dir} are {_size(shape)}, {_size(wanted)} are wanted"
+                f"the videos in {data_dir} are {_size(shape)}, {_size(expected)} are wanted"
             )
         if len(source) < stories:
             raise UserError(f"{data_dir} holds {len(source)} {split} stories, {stories} are wanted")
         if frames > shape[0] or crop > min(height, width):
-            part = (frames, crop or height, crop or width)
-            raise UserError(f"{_size(part)} cannot be cut out of {_size(shape)}")
+            clip_shape = (frames, crop or height, crop or width)
+            raise UserError(f"{_size(clip_shape)} cannot be cut out of {_size(shape)}")
         self.stories = stories
         self._dataset = (
             grain.MapDataset.source(source)[:stories]

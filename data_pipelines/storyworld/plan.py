@@ -42,18 +42,20 @@ def _combo(rng: np.random.Generator, split: str, species: list[str], colours: li
 def _cast(rng: np.random.Generator, split: str, count: int) -> list[Subject]:
     """Distinct names and colours; by a fair coin someone else has the species of subject 1."""
     names = rng.choice(len(NAMES), count, replace=False)
-    double = int(rng.choice([i for i in range(count) if i != 1])) if rng.random() < 0.5 else None
-    chosen: dict[int, tuple[str, str]] = {1: _combo(rng, split, list(SPECIES), list(COLOURS))}
+    duplicate = int(rng.choice([i for i in range(count) if i != 1])) if rng.random() < 0.5 else None
+    combos: dict[int, tuple[str, str]] = {1: _combo(rng, split, list(SPECIES), list(COLOURS))}
     for i in (0, *range(2, count)):
-        colours = [c for c in COLOURS if c not in {v[1] for v in chosen.values()}]
-        taken = {v[0] for v in chosen.values()}
-        species = [chosen[1][0]] if i == double else [s for s in SPECIES if s not in taken]
-        chosen[i] = _combo(rng, split, species, colours)
+        colours = [c for c in COLOURS if c not in {v[1] for v in combos.values()}]
+        used_species = {v[0] for v in combos.values()}
+        species = (
+            [combos[1][0]] if i == duplicate else [s for s in SPECIES if s not in used_species]
+        )
+        combos[i] = _combo(rng, split, species, colours)
     return [
         Subject(
             name=NAMES[names[i]],
-            species=chosen[i][0],
-            colour=chosen[i][1],
+            species=combos[i][0],
+            colour=combos[i][1],
             accessory=str(rng.choice(ACCESSORIES, p=(0.3, 0.175, 0.175, 0.175, 0.175))),
             size=round(float(rng.uniform(0.60, 0.66)), 3),
         )
@@ -68,7 +70,7 @@ def _weathers(rng: np.random.Generator, n_chunks: int) -> list[str]:
     return [WEATHERS[first if i < change else second] for i in range(n_chunks)]
 
 
-class _Stage:
+class _ScriptState:
     """Carries positions, facings and the camera from chunk to chunk while the script is written."""
 
     def __init__(self, rng: np.random.Generator):
@@ -90,13 +92,13 @@ class _Stage:
     def beats(self, moves: timeline.Moves, travels: bool) -> list[Beat]:
         rng, beats = self.rng, []
         cast = sorted(moves.visible)
-        together = sorted(moves.visible - moves.left_behind)
+        remaining = sorted(moves.visible - moves.left_behind)
         sides = dict.fromkeys(cast, 0)
-        if len(together) == 2:
-            here = [w for w in together if w in self.x]
-            first = here[0] if here else together[0]
+        if len(remaining) == 2:
+            on_stage = [w for w in remaining if w in self.x]
+            first = on_stage[0] if on_stage else remaining[0]
             side = 1 if self.x.get(first, rng.uniform(-1, 1)) > 0 else -1
-            sides = {w: side if w == first else -side for w in together}
+            sides = {w: side if w == first else -side for w in remaining}
         for who in cast:
             action = self._choose_action(who, moves)
             behind, follows = who in moves.left_behind, who in moves.follow
@@ -175,49 +177,60 @@ def make_story(seed: int, split: str = "train", n_chunks: int = 15) -> Story:
     places, moves = timeline.sample_timeline(rng, third, n_chunks)
     kinds = rng.permutation(len(PLACES))[: max(places) + 1]
     toponyms = rng.permutation(len(TOPONYMS))
-    chosen = tuple(
+    story_places = tuple(
         Place(TOPONYMS[toponyms[i]], PLACES[k], i * PLACE_SPACING, int(rng.integers(2**31)))
         for i, k in enumerate(kinds)
     )
     weathers = _weathers(rng, n_chunks)
-    shown = sorted(set().union(*(m.visible for m in moves)))  # a short story may not need everyone
-    chunks = _script(rng, places, moves, weathers, len(chosen), {w: i for i, w in enumerate(shown)})
-    story = Story(seed, split, tuple(subjects[w] for w in shown), chosen, chunks, (), n_chunks)
+    shown_subjects = sorted(
+        set().union(*(m.visible for m in moves))
+    )  # a short story may not need everyone
+    chunks = _script(
+        rng,
+        places,
+        moves,
+        weathers,
+        len(story_places),
+        {w: i for i, w in enumerate(shown_subjects)},
+    )
+    story = Story(
+        seed, split, tuple(subjects[w] for w in shown_subjects), story_places, chunks, (), n_chunks
+    )
     return captions.with_captions(story, rng)
 
 
 def _script(rng, places, moves, weathers, n_places: int, index: dict[int, int]) -> tuple:
-    stage, met, been, chunks = _Stage(rng), set(), set(), []
+    state, introduced, visited, chunks = _ScriptState(rng), set(), set(), []
     for i, (place, move) in enumerate(zip(places, moves, strict=True)):
         travel = (
             _direction(rng, places[i - 1], place, n_places) if i and place != places[i - 1] else 0
         )
-        beats = stage.beats(move, bool(travel))
-        name, dx1, zoom1 = stage.camera(move, beats, travel)
-        slot1 = stage.slot + travel
+        beats = state.beats(move, bool(travel))
+        name, dx1, zoom1 = state.camera(move, beats, travel)
+        slot1 = state.slot + travel
         chunks.append(
             dict(
                 place=place,
                 subjects=tuple(sorted(index[w] for w in move.visible)),
-                introduced=tuple(sorted(index[w] for w in move.visible - met)),
-                place_introduced=place not in been,
+                introduced=tuple(sorted(index[w] for w in move.visible - introduced)),
+                place_introduced=place not in visited,
                 actions=beats,
                 camera=name,
                 weather=weathers[i],
                 travel=travel,
-                slot0=stage.slot,
+                slot0=state.slot,
                 slot1=slot1,
-                dx0=stage.dx,
+                dx0=state.dx,
                 dx1=dx1,
-                zoom0=stage.zoom,
+                zoom0=state.zoom,
                 zoom1=zoom1,
                 weather_before=weathers[max(i - 1, 0)],
-                place_returned=bool(travel) and place in been,
+                place_returned=bool(travel) and place in visited,
             )
         )
-        stage.slot, stage.dx, stage.zoom = slot1, dx1, zoom1
-        met |= move.visible
-        been.add(place)
+        state.slot, state.dx, state.zoom = slot1, dx1, zoom1
+        introduced |= move.visible
+        visited.add(place)
     return tuple(ChunkPlan(**{**c, "actions": _link(c, after, index)})
                  for c, after in zip(chunks, [*chunks[1:], None], strict=True))  # fmt: skip
 

@@ -103,18 +103,18 @@ def story_sheet(story: Story, fps: int = 8) -> Image.Image:
 
 def contact_sheet(seed: int, split: str, stories: int = 3) -> Image.Image:
     """Several stories, then every identity, then every place in every light."""
-    parts = [story_sheet(make_story(seed + i, split))
+    sheets = [story_sheet(make_story(seed + i, split))
              for i in tqdm(range(stories), desc="stories", leave=False, disable=None)]  # fmt: skip
     left, right = identity_grid(), places_grid(seed)
     width = max(
-        p.width for p in [*parts, Image.new("RGB", (left.width + right.width + 3 * PAD, 1))]
+        p.width for p in [*sheets, Image.new("RGB", (left.width + right.width + 3 * PAD, 1))]
     )
-    height = sum(p.height for p in parts) + max(left.height, right.height) + 2 * PAD
+    height = sum(p.height for p in sheets) + max(left.height, right.height) + 2 * PAD
     sheet = Image.new("RGB", (width, height), PAPER)
     y = 0
-    for part in parts:
-        sheet.paste(part, (0, y))
-        y += part.height
+    for story_image in sheets:
+        sheet.paste(story_image, (0, y))
+        y += story_image.height
     sheet.paste(left, (PAD, y + PAD))
     sheet.paste(right, (left.width + 2 * PAD, y + PAD))
     return sheet

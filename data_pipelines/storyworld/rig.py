@@ -69,8 +69,8 @@ class Rig:
         k = self.scale
         placed = tuple(self._at(*p) for p in points)
         scaled = (radii[0] * k, radii[1] * k)
-        turned = angle + self.pose.lean
-        self.parts.append(Part(kind, placed, scaled, turned, colour, gradient, rim * k))
+        rotation = angle + self.pose.lean
+        self.parts.append(Part(kind, placed, scaled, rotation, colour, gradient, rim * k))
 
     def ell(self, x, y, rx, ry, colour, angle=0.0, **style) -> None:
         """Ellipse; `angle` in radians, counted in the direction the subject faces."""

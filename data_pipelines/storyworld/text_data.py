@@ -29,8 +29,8 @@ LABELS = tuple((kind, value) for kind, values in _VALUES.items() for value in va
 
 def label_rows(captions: Sequence[str]) -> Float[np.ndarray, "n labels"]:
     """Multi-hot rows over LABELS: 1 where the caption mentions it."""
-    found = [mentions(caption) for caption in captions]
-    return np.array([[v in m[k] for k, v in LABELS] for m in found], np.float32)
+    mentions_of_captions = [mentions(caption) for caption in captions]
+    return np.array([[v in m[k] for k, v in LABELS] for m in mentions_of_captions], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,23 +45,23 @@ def sample_places(rng: np.random.Generator) -> tuple[list[int], int]:
     third = bool(rng.random() < 0.45)
     leave = int(rng.integers(1, 4))  # chunks 1..leave show place 0
     if scheme == "first":
-        back = int(rng.integers(leave + MIN_GAP + 2, LENGTH))
-        middle = [1] * (back - 1 - leave)
+        return_chunk = int(rng.integers(leave + MIN_GAP + 2, LENGTH))
+        middle = [1] * (return_chunk - 1 - leave)
         if third:
             cut = int(rng.integers(2, len(middle) - 1))
             middle[cut:] = [2] * (len(middle) - cut)
-        places = [0] * leave + middle + [0] * (LENGTH - back + 1)
-        return places, back
-    last = leave + int(rng.integers(2, 4)) - (leave == 3)  # chunks leave+1..last show place 1
-    back = int(rng.integers(last + MIN_GAP + 2, LENGTH))
-    middle = [2 if third else 0] * (back - 1 - last)
+        places = [0] * leave + middle + [0] * (LENGTH - return_chunk + 1)
+        return places, return_chunk
+    last_chunk = leave + int(rng.integers(2, 4)) - (leave == 3)  # chunks leave+1..last show place 1
+    return_chunk = int(rng.integers(last_chunk + MIN_GAP + 2, LENGTH))
+    middle = [2 if third else 0] * (return_chunk - 1 - last_chunk)
     if third and rng.random() < 0.6:
         cut = int(rng.integers(2, len(middle) - 1))
         middle[cut:] = [0] * (len(middle) - cut)
-    tail = [1] * (LENGTH - back + 1)
+    tail = [1] * (LENGTH - return_chunk + 1)
     if len(tail) >= 5 and rng.random() < 0.4:
         tail[3:] = [0] * (len(tail) - 3)
-    return [0] * leave + [1] * (last - leave) + middle + tail, back
+    return [0] * leave + [1] * (last_chunk - leave) + middle + tail, return_chunk
 
 
 def _runs(rng: np.random.Generator, count: int, third: bool) -> list[frozenset[int]]:
@@ -79,53 +79,53 @@ def _runs(rng: np.random.Generator, count: int, third: bool) -> list[frozenset[i
 def sample_casts(rng: np.random.Generator, third: bool, back: int) -> tuple[list[frozenset], int]:
     """Main cast of each of the 15 chunks and the chunk in which subject B returns."""
     enter = int(rng.integers(2, 6))
-    out = enter + _pick(rng, (0, 1, 2), (2, 5, 3))
-    if back >= out + MIN_GAP + 2 and rng.random() < 0.5:
-        again = back  # subject and place return together
+    last_chunk = enter + _pick(rng, (0, 1, 2), (2, 5, 3))
+    if back >= last_chunk + MIN_GAP + 2 and rng.random() < 0.5:
+        return_chunk = back  # subject and place return together
     else:
-        again = int(rng.integers(out + MIN_GAP + 1, LENGTH))
-    until = min(LENGTH, again + int(rng.integers(1, 4)))
+        return_chunk = int(rng.integers(last_chunk + MIN_GAP + 1, LENGTH))
+    last_return_chunk = min(LENGTH, return_chunk + int(rng.integers(1, 4)))
     casts = [frozenset({A})] * (enter - 1)
     if enter > 3 and rng.random() < 0.25:
         casts[-1] = frozenset()
-    stay = [frozenset({B})] * (out - enter + 1)
+    stay = [frozenset({B})] * (last_chunk - enter + 1)
     if rng.random() < 0.3:
         stay[0] |= {A}
-    casts += stay + _runs(rng, again - 1 - out, third)
-    casts += [frozenset({B})] * (until - again + 1)
-    tail = _runs(rng, LENGTH - until, third)
+    casts += stay + _runs(rng, return_chunk - 1 - last_chunk, third)
+    casts += [frozenset({B})] * (last_return_chunk - return_chunk + 1)
+    tail = _runs(rng, LENGTH - last_return_chunk, third)
     if tail and rng.random() < 0.3 and len(tail[0]) == 1:
         tail = [t | {B} if t == tail[0] else t for t in tail]
-    return casts + tail, again
+    return casts + tail, return_chunk
 
 
 def derive_moves(rng: np.random.Generator, casts, places) -> list[Moves] | None:
     """Turn main casts and places into entrances and exits, or None where they do not fit."""
     moves: list[Moves] = []
-    before: frozenset[int] = casts[0]
+    previous: frozenset[int] = casts[0]
     for i, (cast, place) in enumerate(zip(casts, places, strict=True)):
         travels = i > 0 and place != places[i - 1]
-        arrive = cast - before if i else frozenset()
-        behind = before - cast
-        follow = before & cast if travels else frozenset()
-        if len(arrive) > 1 or len(arrive | before) > 2 or len(follow) > 1:
+        arrive = cast - previous if i else frozenset()
+        remaining = previous - cast
+        follow = previous & cast if travels else frozenset()
+        if len(arrive) > 1 or len(arrive | previous) > 2 or len(follow) > 1:
             return None
-        if (behind and not travels) or (follow and (arrive or behind)):
+        if (remaining and not travels) or (follow and (arrive or remaining)):
             return None
         leave = frozenset()
         if i + 1 < len(casts):
-            going = cast - casts[i + 1]
-            may_walk = i > 0 and not going & arrive
+            departing = cast - casts[i + 1]
+            may_walk = i > 0 and not departing & arrive
             if places[i + 1] == place:
-                if going and not may_walk:
+                if departing and not may_walk:
                     return None
-                leave = going
-            elif going and may_walk:
+                leave = departing
+            elif departing and may_walk:
                 staying = cast & casts[i + 1]
-                if staying or len(going) == 2 or rng.random() < 0.6:
-                    leave = going
-        moves.append(Moves(before, arrive, leave, behind if travels else frozenset(), follow))
-        before = cast - leave
+                if staying or len(departing) == 2 or rng.random() < 0.6:
+                    leave = departing
+        moves.append(Moves(previous, arrive, leave, remaining if travels else frozenset(), follow))
+        previous = cast - leave
     return moves
 
 
@@ -150,16 +150,16 @@ def sample_timeline(rng: np.random.Generator, third: bool, n_chunks: int):
     """
     while True:
         places, back = sample_places(rng)
-        casts, again = sample_casts(rng, third, back)
+        casts, return_chunk = sample_casts(rng, third, back)
         moves = derive_moves(rng, casts, places)
         if moves is None:
             continue
-        seen = [i + 1 for i, m in enumerate(moves) if B in m.visible]
-        last = max(i for i in seen if i < again)
-        alone = moves[again - 1].visible - moves[again - 1].left_behind == {B}
-        if again - last - 1 < MIN_GAP or not alone or moves[0].leave:
+        chunks_with_b = [i + 1 for i, m in enumerate(moves) if B in m.visible]
+        last = max(i for i in chunks_with_b if i < return_chunk)
+        returns_alone = moves[return_chunk - 1].visible - moves[return_chunk - 1].left_behind == {B}
+        if return_chunk - last - 1 < MIN_GAP or not returns_alone or moves[0].leave:
             continue
-        if third and not any(C in m.visible for m in moves[: again - 1]):
+        if third and not any(C in m.visible for m in moves[: return_chunk - 1]):
             continue
         if n_chunks > LENGTH:
             moves = _continue(rng, casts, places, third, n_chunks)

@@ -52,34 +52,36 @@ def _area(box) -> float:
     return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
 
-def _cut(box, other) -> tuple[float, float, float, float]:
+def _intersection(box, other) -> tuple[float, float, float, float]:
     low = max(box[0], other[0]), max(box[1], other[1])
     return (*low, min(box[2], other[2]), min(box[3], other[3]))
 
 
-def _shares(drawn: list[tuple[int, tuple]], width: int, height: int) -> dict[int, float]:
+def _shares(drawn_boxes: list[tuple[int, tuple]], width: int, height: int) -> dict[int, float]:
     """Share of each box, drawn from back to front, that is inside the frame and not covered. On
     stage are two at most, so that a box is covered by one other."""
     shares = {}
-    for k, (who, box) in enumerate(drawn):
-        inside = _cut(box, (0.0, 0.0, width, height))
-        hidden = max((_area(_cut(inside, front)) for _, front in drawn[k + 1 :]), default=0.0)
-        shares[who] = (_area(inside) - hidden) / max(_area(box), 1e-9)
+    for k, (subject, box) in enumerate(drawn_boxes):
+        inside = _intersection(box, (0.0, 0.0, width, height))
+        covered_area = max(
+            (_area(_intersection(inside, front)) for _, front in drawn_boxes[k + 1 :]), default=0.0
+        )
+        shares[subject] = (_area(inside) - covered_area) / max(_area(box), 1e-9)
     return shares
 
 
 def _places_in_view(story: Story, camera: Camera) -> set[int]:
     """Indices into story.places of all places of which any layer shows a strip."""
-    n, seen = len(story.places), set()
+    n, visible_places = len(story.places), set()
     for name, parallax in LAYERS.items():
         reach = 0.5 / layer_zoom(camera.zoom, parallax)
         margin = FADE[name] + SEAM_WANDER
         ring = parallax * PLACE_SPACING * n
         for i in range(n):
-            off = (parallax * (camera.x - i * PLACE_SPACING) + 0.5 * ring) % ring - 0.5 * ring
-            if abs(off) < 0.5 * parallax * PLACE_SPACING + margin + reach:
-                seen.add(i)
-    return seen
+            offset = (parallax * (camera.x - i * PLACE_SPACING) + 0.5 * ring) % ring - 0.5 * ring
+            if abs(offset) < 0.5 * parallax * PLACE_SPACING + margin + reach:
+                visible_places.add(i)
+    return visible_places
 
 
 def truth(
@@ -93,35 +95,35 @@ def truth(
 ) -> Truth:
     """Ground truth of the frames that `render` draws for the same arguments."""
     check_size(height, width, fps)
-    wanted = range(num_frames(story, fps)) if frames is None else frames
-    n, s = len(wanted), len(story.subjects)
+    frame_indices = range(num_frames(story, fps)) if frames is None else frames
+    n, s = len(frame_indices), len(story.subjects)
     visible, boxes = np.zeros((n, s), bool), np.zeros((n, s, 4), np.float32)
     place, lights = np.zeros(n, np.int32), np.zeros(n, np.int32)
     in_view, camera = np.zeros((n, len(PLACES)), bool), np.zeros((n, 3), np.float32)
     subject_masks = np.zeros((n, s, height, width), bool) if masks else None
-    for i, frame in enumerate(wanted):
+    for i, frame in enumerate(frame_indices):
         moment = moment_at(story, int(frame), fps)
-        cam = moment.camera
-        camera[i] = cam.x, 0.0, cam.zoom
-        centre = int(np.floor(cam.x / PLACE_SPACING + 0.5)) % len(story.places)
+        camera_pose = moment.camera
+        camera[i] = camera_pose.x, 0.0, camera_pose.zoom
+        centre = int(np.floor(camera_pose.x / PLACE_SPACING + 0.5)) % len(story.places)
         place[i] = PLACES.index(story.places[centre].kind)
-        for p in _places_in_view(story, cam):
+        for p in _places_in_view(story, camera_pose):
             in_view[i, PLACES.index(story.places[p].kind)] = True
         light = moment.weather if moment.weather_mix >= 0.5 else moment.weather_before
         lights[i] = WEATHERS.index(light)
-        drawn: list[tuple[int, tuple]] = []
+        drawn_boxes: list[tuple[int, tuple]] = []
         for placed in moment.placed:
-            parts = subject_parts(story, placed, cam, height, width)
+            parts = subject_parts(story, placed, camera_pose, height, width)
             box = tuple(height * v for v in rig.bounds(parts))
             boxes[i, placed.subject] = box
-            drawn.append((placed.subject, box))
-            if subject_masks is not None and (made := subject_canvas(parts, height, width)):
-                canvas, rows, columns = made
+            drawn_boxes.append((placed.subject, box))
+            if subject_masks is not None and (result := subject_canvas(parts, height, width)):
+                canvas, rows, columns = result
                 solid = canvas.rgba[..., 3] >= 0.5
                 subject_masks[i, :, rows, columns] &= ~solid
                 subject_masks[i, placed.subject, rows, columns] |= solid
-        for who, share in _shares(drawn, width, height).items():
-            visible[i, who] = share >= 0.5
+        for subject, share in _shares(drawn_boxes, width, height).items():
+            visible[i, subject] = share >= 0.5
     background = ~subject_masks.any(1) if subject_masks is not None else None
     return Truth(visible, boxes, place, in_view, camera, lights, background, subject_masks)
 
@@ -143,15 +145,15 @@ class ReturnCase:
     same_species_distractor: bool
 
 
-def _returns(seen_any: np.ndarray, shown: np.ndarray, first_frame: bool, min_gap: int):
+def _returns(seen_chunks: np.ndarray, shown_alone: np.ndarray, first_frame: bool, min_gap: int):
     """(chunk, last, first) for each qualifying return; seen_any, shown are per chunk."""
-    if first_frame or not seen_any.any():
+    if first_frame or not seen_chunks.any():
         return
-    first = int(np.argmax(seen_any))
-    for c in range(first + 1, len(seen_any)):
-        if not shown[c] or seen_any[c - 1]:
+    first = int(np.argmax(seen_chunks))
+    for c in range(first + 1, len(seen_chunks)):
+        if not shown_alone[c] or seen_chunks[c - 1]:
             continue
-        last = int(np.flatnonzero(seen_any[:c])[-1])
+        last = int(np.flatnonzero(seen_chunks[:c])[-1])
         if c - last - 1 >= max(min_gap, 4):
             yield c + 1, last + 1, first + 1
 
@@ -161,25 +163,25 @@ def return_cases(story: Story, fps: int = 8, min_gap: int = 5) -> list[ReturnCas
     whole chunks, not visible in frame 0 nor in the 4 chunks before the return. A subject
     counts if it is the only visible one in every frame of the second half of its return chunk, a
     place if it is the place at the frame's centre there."""
-    facts = truth(story, fps=fps, height=64, width=64)
+    ground_truth = truth(story, fps=fps, height=64, width=64)
     spans = [np.asarray(chunk_frames(c + 1, fps)) for c in range(story.n_chunks)]
-    late = [span[len(span) // 2 :] for span in spans]
+    second_halves = [span[len(span) // 2 :] for span in spans]
     cases = []
     for i, subject in enumerate(story.subjects):
-        on_stage = _touches(facts.boxes[:, i])
-        alone = facts.visible[:, i] & (facts.visible.sum(1) == 1)
+        on_stage = _touches(ground_truth.boxes[:, i])
+        alone_in_frame = ground_truth.visible[:, i] & (ground_truth.visible.sum(1) == 1)
         others = [o for j, o in enumerate(story.subjects) if j != i]
-        double = any(o.species == subject.species for o in others)
-        seen = np.array([on_stage[s].any() for s in spans])
-        shown = np.array([alone[s].all() for s in late])
-        for chunk, last, first in _returns(seen, shown, bool(on_stage[0]), min_gap):
-            cases.append(ReturnCase("subject", i, chunk, last, first, double))
+        has_same_species = any(o.species == subject.species for o in others)
+        seen_chunks = np.array([on_stage[s].any() for s in spans])
+        shown_alone = np.array([alone_in_frame[s].all() for s in second_halves])
+        for chunk, last, first in _returns(seen_chunks, shown_alone, bool(on_stage[0]), min_gap):
+            cases.append(ReturnCase("subject", i, chunk, last, first, has_same_species))
     for i, item in enumerate(story.places):
         kind = PLACES.index(item.kind)
-        seen = np.array([facts.places_visible[s, kind].any() for s in spans])
-        shown = np.array([(facts.place[s] == kind).all() for s in late])
+        seen_chunks = np.array([ground_truth.places_visible[s, kind].any() for s in spans])
+        shown_alone = np.array([(ground_truth.place[s] == kind).all() for s in second_halves])
         for chunk, last, first in _returns(
-            seen, shown, bool(facts.places_visible[0, kind]), min_gap
+            seen_chunks, shown_alone, bool(ground_truth.places_visible[0, kind]), min_gap
         ):
             cases.append(ReturnCase("place", i, chunk, last, first, False))
     return sorted(cases, key=lambda case: (case.chunk, case.kind))

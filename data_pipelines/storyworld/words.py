@@ -16,12 +16,12 @@ def word_list() -> str:
         "Colours": world.COLOURS,
         "With": (f"a {thing}" for thing in world.ACCESSORIES if thing != "none"),
         "Place names": world.TOPONYMS,
-        "Places": _every(PLACE_PHRASES.values()),
-        "Light and weather": _every(WEATHER_PHRASES.values()),
-        "What an animal does": _every(ACTION_PHRASES.values()),
+        "Places": _flatten(PLACE_PHRASES.values()),
+        "Light and weather": _flatten(WEATHER_PHRASES.values()),
+        "What an animal does": _flatten(ACTION_PHRASES.values()),
     }
     return "".join(f"- **{name}**: {', '.join(words)}.\n" for name, words in bullets.items())
 
 
-def _every(groups: Iterable[tuple[str, ...]]) -> list[str]:
+def _flatten(groups: Iterable[tuple[str, ...]]) -> list[str]:
     return [phrase for group in groups for phrase in group]

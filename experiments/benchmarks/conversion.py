@@ -48,7 +48,7 @@ def random_checkpoint(path: Path, preset: str, layers: int | None, dtype: str) -
     if layers:
         model = dataclasses.replace(model, dit=dataclasses.replace(model.dit, num_layers=layers))
     specs = formats.specs(model, "dit", "wan")
-    infos = {spec.theirs: TensorInfo(spec.shape_there, dtype) for spec in specs}
+    infos = {spec.external_name: TensorInfo(spec.external_shape, dtype) for spec in specs}
     path.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     with TensorWriter(path / "diffusion_pytorch_model.safetensors", infos) as writer:

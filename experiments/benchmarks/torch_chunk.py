@@ -28,7 +28,7 @@ def state_dict(
         for name, (leaf, layer) in weights.disk_names(flat).items()
     }
     specs = formats.specs(model, part, format_name)
-    return {s.theirs: torch.from_numpy(s.to_theirs(arrays[s.ours]).copy()) for s in specs}
+    return {s.external_name: torch.from_numpy(s.to_external(arrays[s.name]).copy()) for s in specs}
 
 
 def network(model: ModelConfig, params: Any, device: str, dtype: torch.dtype) -> ChunkDiT:

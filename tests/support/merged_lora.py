@@ -17,7 +17,7 @@ def merge(params, loras):
         if any(name in each.changes for each in loras):
             whole = changed.setdefault(leaf, np.array(flat[leaf]))
             at = () if layer is None else layer
-            whole[at] = lora.merged(loras, name, whole[at]).astype(whole.dtype)
+            whole[at] = lora.merge_tensor(loras, name, whole[at]).astype(whole.dtype)
     return flax.traverse_util.unflatten_dict(flat | changed, sep="/")
 
 

@@ -139,5 +139,5 @@ def _to_wan_names(model, state):
     """diffusers' tensors under the original names, by way of both tables."""
     from bvjax.conversion import formats
 
-    there = {s.ours: s.theirs for s in formats.specs(model, "dit", "diffusers")}
-    return {s.theirs: state[there[s.ours]] for s in formats.specs(model, "dit", "wan")}
+    there = {s.name: s.external_name for s in formats.specs(model, "dit", "diffusers")}
+    return {s.external_name: state[there[s.name]] for s in formats.specs(model, "dit", "wan")}

@@ -21,7 +21,7 @@ def state_dict(model: ModelConfig, part: str, params) -> dict[str, torch.Tensor]
         for name, (leaf, layer) in on_disk.items()
     }
     specs = formats.specs(model, part, "transformers" if part == "text" else "diffusers")
-    return {s.theirs: torch.from_numpy(s.to_theirs(arrays[s.ours]).copy()) for s in specs}
+    return {s.external_name: torch.from_numpy(s.to_external(arrays[s.name]).copy()) for s in specs}
 
 
 def skyreels(model: ModelConfig, params, block: int = 1) -> SkyReelsV2Transformer3DModel:

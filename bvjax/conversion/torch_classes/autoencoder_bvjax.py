@@ -76,7 +76,7 @@ class BvjaxAutoencoderKL(AutoencoderKLWan):
                 blocks[level + 1].resnets[0] = WanResidualBlock(width, following, dropout)
 
     def enable_tiling(self, *args, **kwargs):
-        """Not for this class: the parent's tiles do not count in folded pixels."""
+        """Raises `NotImplementedError`: the parent's tiles do not count in folded pixels."""
         raise NotImplementedError("BvjaxAutoencoderKL has no tiling")
 
     def _encode(self, x: torch.Tensor) -> torch.Tensor:

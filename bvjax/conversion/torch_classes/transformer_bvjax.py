@@ -112,7 +112,7 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
         return_dict: bool = True,
         attention_kwargs: dict | None = None,
     ):
-        """As `WanTransformer3DModel.forward`."""
+        """Behaves as `WanTransformer3DModel.forward`."""
         out = super().forward(
             hidden_states, timestep, encoder_hidden_states, encoder_hidden_states_image,
             return_dict=False, attention_kwargs=attention_kwargs,

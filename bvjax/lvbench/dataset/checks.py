@@ -1,4 +1,4 @@
-"""What can be wrong with one video of LV-Bench's form, its captions and its class."""
+"""Checks of one video of LV-Bench's form, its captions and its class."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def class_of(content: Any) -> str:
 
 
 def class_problems(content: Any) -> Iterator[str]:
-    """A sentence where an entry names a class that is not in Table 1."""
+    """Yields a sentence if an entry names a class that is not in Table 1."""
     class_name = content.get("class", "") if isinstance(content, Mapping) else ""
     if class_name != "" and not class_of(content):
         yield f"the class is {class_name!r}; it can be {', '.join(CLASSES)}"
 
 
 def video_problems(video: Video, shortest: float) -> Iterator[str]:
-    """Returns what is wrong with a video that can be decoded: it is too short (seconds)."""
+    """Yields a sentence for a decoded video that is too short (seconds)."""
     seconds = seconds_of(video)
     if seconds < shortest:
         yield f"lasts {seconds:.1f} s; it must last at least {shortest:g} s"
@@ -39,7 +39,7 @@ def video_problems(video: Video, shortest: float) -> Iterator[str]:
 
 
 def caption_problems(content: Any, video: Video | None) -> Iterator[str]:
-    """All that is wrong with an entry's captions; what `parse_story` refuses is among it.
+    """Yields all problems of an entry's captions, including those that `parse_story` refuses.
 
     Args:
         content: {"captions": [...]}, or the list alone.

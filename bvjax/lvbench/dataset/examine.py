@@ -46,7 +46,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class ExaminationResult:
-    """What decoding and reading everything told.
+    """The result of decoding all videos and reading all captions.
 
     videos: those that can be decoded, by name. problems: what is wrong, in order of files.
     """
@@ -72,7 +72,7 @@ def read(folder: pathlib.Path) -> list[Record]:
 
 
 def validate(folder: pathlib.Path, **options: Any) -> list[Problem]:
-    """What is wrong with a folder, file by file; arguments and errors are those of `examine`."""
+    """Returns the problems of a folder, file by file; arguments and errors are those of `examine`."""
     return list(examine(folder, **options).problems)
 
 

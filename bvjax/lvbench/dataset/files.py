@@ -1,4 +1,4 @@
-"""Which files of a folder are videos, and which files say what they show."""
+"""The videos of a folder and the files with their captions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetEntry:
-    """What is said of one video: {"captions": [...], "class": ...} or whatever stands there."""
+    """The metadata of one video: {"captions": [...], "class": ...}, or any other JSON, unchecked."""
 
     name: str
     location: str

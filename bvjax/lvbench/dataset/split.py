@@ -49,7 +49,7 @@ def stored_split(folder: pathlib.Path, seed: int = 0) -> dict[str, list[str]]:
 
 
 def load_split(folder: pathlib.Path) -> Any:
-    """What split.json holds; None where there is none, a sentence where it cannot be read."""
+    """Returns the content of split.json; None without one, a sentence where it cannot be read."""
     path = pathlib.Path(folder) / SPLIT_FILE
     if not path.is_file():
         return None
@@ -60,7 +60,7 @@ def load_split(folder: pathlib.Path) -> Any:
 
 
 def split_problems(content: Any, names: set[str]) -> Iterator[str]:
-    """What is wrong with what `load_split` gave, for a folder with videos of these names."""
+    """Yields the problems of a split from `load_split`, for a folder with videos of these names."""
     if content is None:
         return
     if isinstance(content, str):

@@ -178,7 +178,7 @@ def _unit(params: Mapping[str, Array], name: str, x: Array, stride: int = 1) -> 
 
 
 def _features(params: Mapping[str, Array], x: Array) -> Array:
-    """What is correlated, at 1/8 of the size."""
+    """The features that are correlated, at 1/8 of the size."""
     normed = lambda name, x, stride=1: instance_norm(
         _layer(params, f"feat_encoder.{name}", x, stride)
     )
@@ -249,10 +249,10 @@ def _correlation_update(
     lookup: tuple[list[Array], ...],
     time: float,
 ) -> tuple[Float[Array, "b h w 4"], Float[Array, "b h w c"]]:
-    """What the correlations along the flows say that flows and content should change by.
+    """Returns the updates of flows and content, from the correlations along the flows.
 
     All is done at 1/8 of the picture's size.  Motion is taken to be steady, so that the flow from
-    `time` to the second picture tells that from the first to the second, and the other way round.
+    `time` to the second picture gives that from the first to the second, and vice versa.
     """
     name, factor = f"update{level}", 2 ** (4 - level)
     if factor > 1:

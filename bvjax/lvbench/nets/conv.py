@@ -100,7 +100,7 @@ def pad_to(x: Num[Array, "b h w c"], multiple: int) -> Num[Array, "b H W c"]:
 
 
 def crop_to(x: Num[Array, "b H W c"], size: tuple[int, int]) -> Num[Array, "b h w c"]:
-    """What `pad_to` was given, from what it returned."""
+    """Crops a padded array back to the size before `pad_to`."""
     top, left = (
         (current - target) // 2 for current, target in zip(x.shape[1:3], size, strict=True)
     )
@@ -108,6 +108,6 @@ def crop_to(x: Num[Array, "b H W c"], size: tuple[int, int]) -> Num[Array, "b h 
 
 
 def split_padding(side: int, multiple: int) -> tuple[int, int]:
-    """How many pixels `pad_to` adds before and behind."""
+    """Returns the pixels that `pad_to` adds before and after an axis of this size."""
     padding = -side % multiple
     return padding // 2, padding - padding // 2

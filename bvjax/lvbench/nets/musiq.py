@@ -156,7 +156,7 @@ def squares(x: Float[Array, "b h w c"]) -> Float[Array, "b n 32 32 c"]:
 
 
 def hashed_positions(rows: int, columns: int, grid: int) -> Int[np.ndarray, " rows*columns"]:
-    """Which of the grid^2 place vectors each square has: nearest neighbours on the grid."""
+    """Returns the index of each square's position embedding: its nearest neighbour on the grid."""
     row_indices, column_indices = (
         taps(grid, count, "nearest")[0][:, 0] for count in (rows, columns)
     )

@@ -113,7 +113,7 @@ def flow(
     second: Float[Array, "b h w 3"],
     iterations: int = ITERATIONS,
 ) -> Float[Array, "b h w 2"]:
-    """Where each pixel of `first` lies in `second`: (right, down) in pixels.
+    """Returns the displacement (right, down) in pixels of each pixel from `first` to `second`.
 
     Args:
         first, second: RGB from 0 to 255; both sides multiples of 8 (`conv.pad_to`).  Below 128
@@ -208,7 +208,7 @@ def _update(
 
 
 def _radius(params: Mapping[str, Array]) -> int:
-    """Of the correlation windows, told by what looks at them."""
+    """Returns the radius of the correlation windows, from the input channels of their first layer."""
     input_channels = params[f"{_BLOCK}encoder.convc1.weight"].shape[2]
     return (math.isqrt(input_channels // correlation.LEVELS) - 1) // 2
 

@@ -49,7 +49,7 @@ def resize(
 def taps(
     size: int, target: int, kind: str, scale: float | None = None
 ) -> tuple[Int[np.ndarray, "t k"], Float[np.ndarray, "t k"]]:
-    """Which of `size` inputs each of `target` outputs is made of, and their float32 weights."""
+    """Returns the input indices and float32 weights of each output when `size` becomes `target`."""
     if kind not in KINDS:
         raise UserError(f"a picture is resized by {kind!r}; it can be {', '.join(KINDS)}")
     one = np.float32(1)

@@ -59,7 +59,7 @@ class FrameMetric:
 
 
 class FrameMeasurement:
-    """What the network said of each frame so far."""
+    """The pending network outputs of the frames added so far."""
 
     def __init__(self, metric: FrameMetric, segments: int):
         self._metric, self._segments = metric, segments

@@ -1,7 +1,6 @@
 """Dynamic degree: is there enough motion, by RAFT's flow, to call a video moving?
 
-The published number is 1 or 0.  Of short stretches few fast pairs are asked for, of two frames none:
-see `moving`.
+The published number is 1 or 0.  Short segments need few fast pairs, two frames none: see `is_moving`.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def speed(
 
 
 def interval(fps: float) -> int:
-    """Of how many frames one is looked at: max(1, round(fps / 8)), halves to even.
+    """Returns the stride between sampled frames: max(1, round(fps / 8)), halves to even.
 
     Time stamps in whole milliseconds make a rate of 12 a little more or less, which would decide
     between 1 and 2.
@@ -59,10 +58,10 @@ def interval(fps: float) -> int:
 
 
 def is_moving(speeds: Sequence[float], frames: int, shorter: int) -> bool:
-    """Whether round(frames / 4) pairs, halves to even, are faster than 6 / 256 of the shorter side.
+    """Returns whether at least round(frames / 4) pairs move by more than 6 / 256 of the shorter side.
 
-    That is none where there are only two frames, so that these always move; a single frame, without
-    a pair to look at, never does.
+    Halves are rounded to even, so two frames need no fast pair and always count as moving; a single
+    frame, which has no pair, never does.
     """
     threshold = 6.0 * (shorter / 256.0)
     min_fast_pairs = round(4 * (frames / 16.0))

@@ -1,4 +1,4 @@
-"""From frames to what the networks take, on the device, as the published evaluator does it."""
+"""Preprocessing of frames for the networks, on the device, as in the published evaluator."""
 
 from __future__ import annotations
 

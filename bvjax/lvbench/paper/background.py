@@ -17,7 +17,7 @@ from bvjax.lvbench.video import Block, Video
 
 
 def make(context: MetricContext, detector: Detector | None = None) -> PaperMetric:
-    """As the equation stands: with a camera that moves, m_1 can be 0."""
+    """Makes the metric as the equation defines it: with a moving camera, m_1 can be 0."""
     return background_metric(context, "paper/background", False, detector)
 
 

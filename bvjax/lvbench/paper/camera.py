@@ -1,4 +1,4 @@
-"""What a camera did between two frames: one similarity fitted to the optical flow."""
+"""Camera motion between two frames: one similarity transform fitted to the optical flow."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fit(
 
     RANSAC over a grid of points, so that what moves by itself does not count while it is the
     lesser part.  A similarity knows no parallax: near things seem to move when the camera travels.
-    Stands still where there is too little texture to tell.
+    Returns the identity where there is too little texture.
     """
     step = max(1, min(GRID_STEP, min(textured.shape) // 8))
     grid = np.s_[step // 2 :: step, step // 2 :: step]

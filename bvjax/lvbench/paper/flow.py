@@ -1,7 +1,7 @@
 """The optical flow that metrics of a block share (u_t of Eq. 21 and 24).
 
-All methods work on pictures with a shorter side of at most 240 pixels, and lengths are told in
-pixels of the video.  Half the resolution costs a quarter of the time and, on known shifts, an error
+All methods work on pictures with a shorter side of at most 240 pixels; lengths are in pixels of
+the video.  Half the resolution costs a quarter of the time and, on known shifts, an error
 of a twentieth of a pixel at 480p.
 
 dis   OpenCV's Dense Inverse Search (Kroeger et al. 2016), preset "ultrafast", but down to the finest scale
@@ -52,16 +52,16 @@ class Flow:
 
 
 class FlowMethod(Protocol):
-    """A way to make the flow of a block."""
+    """A method that computes the flow of a block."""
 
     name: str
 
     def __call__(self, block: Block) -> Flow:
-        """The flow of the block's pairs, made once."""
+        """Returns the flow of the block's pairs, computed once per block."""
 
 
 def flow_method(context: MetricContext) -> FlowMethod:
-    """What `context.options.flow` names, one for all metrics; raises `UserError` for anything else."""
+    """Returns the flow of `context.options.flow`, shared by all metrics; raises `UserError` for others."""
     name = context.options.flow
     if name not in METHODS:
         raise UserError(f"the option flow is {name!r}; it can be {', '.join(METHODS)}")
@@ -84,7 +84,7 @@ def _method(context: MetricContext) -> FlowMethod:
 
 
 def flow_settings(name: str) -> dict[str, object]:
-    """What of the flow changes scores."""
+    """The settings of the flow that change scores."""
     return {"flow": name, "short_side": SHORT, "texture": TEXTURE}
 
 
@@ -110,7 +110,7 @@ class Dis:
 
 
 class Batched:
-    """A flow that a device makes."""
+    """A flow that is computed on the device."""
 
     def __init__(self, name: str, batcher: Batcher, colour: bool, multiple: int = 1):
         self.name, self._batcher = name, batcher

@@ -155,7 +155,7 @@ def square(
 
 
 def encoder_of(context: MetricContext) -> Encoder:
-    """What `context.options.subject` names; raises `UserError` for anything else."""
+    """Returns the encoder of `context.options.subject`; raises `UserError` for any other."""
     name = context.options.subject
     if name not in ENCODERS:
         raise UserError(f"the option subject is {name!r}; it can be {' or '.join(ENCODERS)}")

@@ -1,4 +1,4 @@
-"""From a number per frame (or pair, or triple) to the score of each segment."""
+"""Segment scores from one number per frame (or pair, or triple)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def make(context: MetricContext) -> PaperMetric:
 
 
 class _Triples:
-    """s_t of each frame with both neighbours; it is told at its later neighbour, t + 1."""
+    """s_t of each frame with both neighbours; it is computed at the later one, t + 1."""
 
     def __init__(self):
         self._last: deque[Frame] = deque(maxlen=2)

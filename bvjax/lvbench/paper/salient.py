@@ -1,4 +1,4 @@
-"""A subject that nobody told: what stands out from the frame's border or moves by itself, tracked.
+"""A salient subject: the region that differs from the frame's border or moves by itself, tracked.
 
 Limits.  There is no knowledge of things: one region is followed, the most conspicuous one near the
 middle when it first shows; a subject of the background's colours that stands still is missed; of
@@ -174,7 +174,7 @@ def box_near(
 
 
 def _extent(weight: Float[np.ndarray, "n"]) -> tuple[float, float]:
-    """Where a line of weights begins and ends, but for `TAIL` at each end."""
+    """Returns the interval that holds a profile of weights except for `TAIL` at each end."""
     share = np.concatenate([[0.0], np.cumsum(weight)]) / weight.sum()
     low, high = np.interp([TAIL, 1 - TAIL], share, np.arange(len(share)))
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""Where the subject is, and which pixels are background: given by ground truth, or found."""
+"""Subject boxes and background masks, from ground truth or from a detector."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Scene:
         self._source, self._last_box = detector.begin(video), NOWHERE
 
     def boxes(self, block: Block) -> Float[np.ndarray, "f 4"]:
-        """The subject's box in each frame of the block: the given one, else the detector's."""
+        """Returns the subject's box in each frame: the ground truth's, else the detector's."""
         return self._boxes_with_previous(block)[1:]
 
     def background(self, block: Block) -> Bool[np.ndarray, "p h w"]:
-        """Of each pair (t - 1, t): working pixels that are background in both frames.
+        """Returns for each pair (t - 1, t) the working pixels that are background in both frames.
 
-        The given mask but for a thin edge; else what is outside the subject's box, a little widened.
+        The ground truth's mask, eroded; without one, all outside the subject's box, slightly enlarged.
         """
         return block.cached("paper/background", lambda: self._compute_background(block))
 

@@ -83,9 +83,9 @@ def movements(video: Mapping[str, Any], results: Results) -> dict[str, MetricCha
 
 
 def sentence(title: str, change: MetricChange, times: Sequence[str]) -> str:
-    """Like "clarity falls by 43 % at chunk 6 (24-28 s)" of a title that begins with a capital.
+    """Returns a sentence like "clarity falls by 43 % at chunk 6 (24-28 s)".
 
-    Where it goes on moving: how far from what it was before.
+    If the metric moves on, the sentence ends with its largest distance from `before`.
     """
     subject = f"{title[:1].lower()}{title[1:]} {'falls' if change.falls else 'rises'}"
     place = f"at chunk {change.chunk} ({times[change.chunk - 1]})"
@@ -184,7 +184,7 @@ def _curves(
     changes: Mapping[str, MetricChange],
     times: Sequence[str],
 ) -> str:
-    """What the script draws, metric by metric as in `ordered`."""
+    """Returns the data of the curves, as JSON for the script, in the order of `ordered`."""
     names = ordered(results["metrics"])
     scores = [(video["scores"].get(name) or {}).get("chunks") for name in names]
     content = {
@@ -202,7 +202,7 @@ def _curves(
 
 
 def _reasons(video: Mapping[str, Any], metrics: Results) -> str:
-    """What could not be measured of this video, and why."""
+    """Lists the metrics that have no score for this video, with the reasons."""
     rows = []
     for name in ordered(metrics):
         scores = video["scores"].get(name)

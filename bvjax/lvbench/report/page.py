@@ -101,7 +101,7 @@ def _failed(results: Results) -> str:
 
 
 def _prompts(results: Results) -> str:
-    """Which captions found no video, and the other way round."""
+    """Lists the captions without a video and the videos without a caption."""
     unmatched = results.get("prompts") or {}
     parts = []
     for key, text in (("missing", "Videos without a caption"), ("unused", "Captions not used")):
@@ -115,7 +115,7 @@ def _prompts(results: Results) -> str:
 
 
 def _interpretation(results: Results) -> str:
-    """How the numbers are to be read."""
+    """A note that explains the numbers."""
     return (
         '<p class="note">VDE (Eq. 19) adds up how far each later chunk is from chunk 1, relative to '
         f"chunk 1, with {escape(results['config'].get('weights', 'linear'))} weights that count "

@@ -61,7 +61,7 @@ def vde_of(video: Mapping[str, Any], metric: str) -> float | None:
 
 
 def missing_reason(video: Mapping[str, Any], metric: str) -> str:
-    """Why a video has no VDE by a metric, in words."""
+    """Returns the reason why a video has no VDE by a metric."""
     scores = video["scores"].get(metric)
     if scores is None:
         return "this metric did not measure this video"
@@ -188,7 +188,7 @@ def _range(mean_change: Mapping[str, Any], scale: float) -> str:
 
 
 def _excluded(names: Sequence[str], metrics: Results, aggregate: Results) -> str:
-    """Which videos the means leave out, and why."""
+    """Lists the videos that the means leave out, with the reasons."""
     rows = [
         f'<li>{escape(label(name, metrics))}: <span class="name">{escape(exclusion["name"])}</span>'
         f" {NONE} {escape(exclusion['reason'])}"

@@ -22,7 +22,7 @@ SIZES = {"wan-1.3b": 1_418_996_800, "wan-14b": 14_288_491_584, "skyreels-1.3b": 
 
 def source(model, part, format_name, branch=""):
     specs = formats.specs(model, part, format_name)
-    infos = {spec.theirs: TensorInfo(spec.shape_there, "bfloat16") for spec in specs}
+    infos = {spec.external_name: TensorInfo(spec.external_shape, "bfloat16") for spec in specs}
     return Source(
         Path("model.safetensors"), part, format_name, (), Tensors(infos, None), {}, branch
     )

@@ -40,7 +40,7 @@ MODULES |= {
 def factors(tiny):
     """{module, original names: (down, up)}."""
     rng = np.random.default_rng(5)
-    shapes = {s.theirs: s.shape_there for s in formats.specs(tiny.model, "dit", "wan")}
+    shapes = {s.external_name: s.external_shape for s in formats.specs(tiny.model, "dit", "wan")}
     found = {}
     for module in MODULES:
         out, width = shapes[f"{module}.weight"]

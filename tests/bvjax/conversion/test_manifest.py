@@ -38,7 +38,9 @@ def test_a_part_that_is_replaced(exported, tmp_path):
     with pytest.raises(UserError, match=f"{FILES['wan']} exists; give another folder"):
         convert(file, tmp_path / "dst", "wan", stage="stage2")
     convert(file, tmp_path / "dst", "wan", stage="stage2", overwrite=True)
-    stages = {part: entry.about["stage"] for part, entry in manifest.read(tmp_path / "dst").items()}
+    stages = {
+        part: entry.metadata["stage"] for part, entry in manifest.read(tmp_path / "dst").items()
+    }
     assert stages == {"dit": "stage2", "vae": "pretrained", "text": "pretrained"}
 
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bvjax.conversion.converter import convert
-from bvjax.conversion.quantised import dequantised
+from bvjax.conversion.quantised import dequantise
 from bvjax.conversion.tensors import Tensors
 from bvjax.errors import UserError
 from bvjax.tensor_files import TensorInfo
@@ -22,7 +22,7 @@ FP8 = (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)
 
 def opened(arrays):
     infos = {name: TensorInfo(x.shape, x.dtype.name) for name, x in arrays.items()}
-    return dequantised(Tensors(infos, arrays.__getitem__), Path("x.safetensors"))
+    return dequantise(Tensors(infos, arrays.__getitem__), Path("x.safetensors"))
 
 
 @pytest.mark.parametrize("kind", FP8)

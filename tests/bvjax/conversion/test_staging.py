@@ -19,18 +19,18 @@ def tree(folder):
     }
 
 
-def fill(stage, *names):
+def fill(folder, *names):
     for name in names:
-        (stage / name).parent.mkdir(parents=True, exist_ok=True)
-        (stage / name).write_text(f"new {name}")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"new {name}")
 
 
 def test_all_at_the_end(tmp_path):
-    goal = tmp_path / "a/b"
-    with staging.staged(goal) as stage:
-        fill(stage, "x", "in/y", "z.json")
-        assert [path.name for path in goal.iterdir()] == [stage.name]
-    assert tree(goal) == {"x": b"new x", "in": True, "in/y": b"new in/y", "z.json": b"new z.json"}
+    target = tmp_path / "a/b"
+    with staging.open_staging_dir(target) as staging_dir:
+        fill(staging_dir, "x", "in/y", "z.json")
+        assert [path.name for path in target.iterdir()] == [staging_dir.name]
+    assert tree(target) == {"x": b"new x", "in": True, "in/y": b"new in/y", "z.json": b"new z.json"}
 
 
 @pytest.mark.parametrize("error", [UserError, KeyboardInterrupt, OSError])
@@ -38,10 +38,10 @@ def test_nothing_when_it_fails(error, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there/x").write_text("old")
     before = tree(tmp_path)
-    for goal in (tmp_path / "there", tmp_path / "a/b/c"):
+    for target in (tmp_path / "there", tmp_path / "a/b/c"):
         with pytest.raises(error):
-            with staging.staged(goal) as stage:
-                fill(stage, "x", "in/y")
+            with staging.open_staging_dir(target) as staging_dir:
+                fill(staging_dir, "x", "in/y")
                 raise error
         assert tree(tmp_path) == before
 
@@ -49,15 +49,15 @@ def test_nothing_when_it_fails(error, tmp_path):
 def test_what_describes_the_others_comes_last(tmp_path, monkeypatch):
     moved, replace = [], os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(b.name), replace(a, b)))
-    with staging.staged(tmp_path) as stage:
-        fill(stage, "manifest.json", "dit", "in/config.json", "in/vae")
+    with staging.open_staging_dir(tmp_path) as staging_dir:
+        fill(staging_dir, "manifest.json", "dit", "in/config.json", "in/vae")
     assert moved[-1] == "manifest.json" and set(moved[:2]) == {"dit", "vae"}
 
 
 def test_what_is_in_the_way(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
-    assert staging.check_place(tmp_path / "new/er", ["a/b"]) == tmp_path
+    assert staging.check_writable(tmp_path / "new/er", ["a/b"]) == tmp_path
     for folder, name, match in (
         (tmp_path / "file", "a", "file is a file; a folder is to be written there"),
         (tmp_path / "file/deeper", "a", "file is a file"),
@@ -67,7 +67,7 @@ def test_what_is_in_the_way(tmp_path):
         (tmp_path / "\n".join("a" * 200), "a", "is a name of 399 bytes"),
     ):
         with pytest.raises(UserError, match=match):
-            staging.check_place(folder, [name])
+            staging.check_writable(folder, [name])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
@@ -77,7 +77,7 @@ def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
 
     monkeypatch.setattr(staging.tempfile, "TemporaryFile", refuse)
     with pytest.raises(UserError, match=f"cannot write to {tmp_path}: Permission denied"):
-        staging.check_place(tmp_path / "new", ["a"])
+        staging.check_writable(tmp_path / "new", ["a"])
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -87,19 +87,19 @@ def test_a_link_is_no_folder_to_move_files_to(tmp_path, there):
     (tmp_path / "dst").mkdir()
     (tmp_path / "dst/vae").symlink_to(tmp_path / ("elsewhere" if there else "nowhere"))
     with pytest.raises(UserError, match="dst/vae is a link; a folder is to be written to there"):
-        staging.check_place(tmp_path / "dst", ["dit", "vae/config.json"])
+        staging.check_writable(tmp_path / "dst", ["dit", "vae/config.json"])
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    assert staging.check_place(tmp_path / "link", ["vae/config.json"]) == tmp_path / "link"
+    assert staging.check_writable(tmp_path / "link", ["vae/config.json"]) == tmp_path / "link"
 
 
 KILLED = """
 import os, pathlib, sys
-from bvjax.convert import staging
-with staging.staged(pathlib.Path(sys.argv[1])) as stage:
-    (stage / "half").write_text("x")
+from bvjax.conversion import staging
+with staging.open_staging_dir(pathlib.Path(sys.argv[1])) as staging_dir:
+    (staging_dir / "half").write_text("x")
     if sys.argv[2] == "die":
         os._exit(9)
-    print(stage.name, flush=True)
+    print(staging_dir.name, flush=True)
     sys.stdin.read()
 """
 

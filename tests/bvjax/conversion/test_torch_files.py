@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bvjax.conversion.sources import is_known
-from bvjax.conversion.torch_files import choose
+from bvjax.conversion.torch_files import choose_branch
 from bvjax.errors import UserError
 
 KEY = "model._fsdp_wrapped_module.blocks.0._checkpoint_wrapped_module.self_attn.q.weight"
@@ -16,7 +16,7 @@ OTHER = {KEY: b"another"}
 
 
 def chosen(state, branch=None):
-    return choose(state, branch, Path("x.pt"), is_known, lambda x: isinstance(x, bytes))
+    return choose_branch(state, branch, Path("x.pt"), is_known, lambda x: isinstance(x, bytes))
 
 
 @pytest.mark.parametrize("state, used", [

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from bvjax.conversion import dit_names, formats, text_names, vae_names
 from bvjax.conversion.sources import is_known
-from bvjax.conversion.wrappers import WRAPPERS, unwrap, unwrapped
+from bvjax.conversion.wrappers import WRAPPERS, unwrap, unwrap_all
 from bvjax.errors import UserError
 from bvjax.presets import get_preset
 
 NAMES = {
-    part: {format_name: [s.theirs for s in formats.specs(get_preset("skyreels-1.3b"), part, format_name)]
+    part: {format_name: [s.external_name for s in formats.specs(get_preset("skyreels-1.3b"), part, format_name)]
            for format_name in names.FORMATS}
     for part, names in (("dit", dit_names), ("vae", vae_names), ("text", text_names))
 }  # fmt: skip
@@ -47,7 +47,7 @@ def test_wrappers_anywhere(data):
 
     some = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=20, unique=True))
     wrapped = {name: wrap(name) for name in some}
-    assert unwrapped(wrapped.values(), Path("x")) == wrapped
+    assert unwrap_all(wrapped.values(), Path("x")) == wrapped
 
 
 def test_two_names_that_become_one():
@@ -55,4 +55,4 @@ def test_two_names_that_become_one():
     with pytest.raises(
         UserError, match="x holds head.head.bias twice: as module.* and as head._orig"
     ):
-        unwrapped(names, Path("x"))
+        unwrap_all(names, Path("x"))

@@ -36,18 +36,20 @@ def speeds(monkeypatch):
     """Speeds of pairs by the number of frames they are of, as dynamic degree judges them."""
     seen, judge = {}, dynamic.is_moving
 
-    def moving(speeds, frames, shorter):
+    def is_moving(speeds, frames, shorter):
         seen[frames] = speeds
         return judge(speeds, frames, shorter)
 
-    monkeypatch.setattr(dynamic, "moving", moving)
+    monkeypatch.setattr(dynamic, "is_moving", is_moving)
     return seen
 
 
 def measured(metric, path, folder):
     """A file with its scores, from the runner."""
     load = lambda net: cases.weights(net, weights.FILES[net].shapes())
-    measured_metric = METRIC_ENTRIES[f"official/{metric}"].make(MetricContext(Options(), Layout(), load))
+    measured_metric = METRIC_ENTRIES[f"official/{metric}"].make(
+        MetricContext(Options(), Layout(), load)
+    )
     job = runner.MeasurementJob(path, Store(folder), [measured_metric], cases.SEGMENTS, weights={})
     runner.measure(job, mock.Mock())
     (measured,), pending = runner.collect(job)
@@ -68,12 +70,12 @@ def test_the_clips_are_those_that_were_measured(clip, file_of):
 )
 def test_scores_are_those_of_the_published_evaluator(clip, metric, file_of, speeds, tmp_path):
     theirs = cases.published()[clip.name]["metrics"][metric]
-    video, measured = measured(metric, file_of(clip), tmp_path)
-    assert video.frames == clip.frames and not measured.reason
-    assert measured.weight == (clip.frames - 1 if metric in ("subject", "background") else 1)
-    np.testing.assert_allclose(measured.chunks, theirs["segments"], rtol=TOLERANCE)
-    assert measured.whole == pytest.approx(theirs["dimension"], rel=TOLERANCE)
-    assert float(vde(np.array(measured.chunks))) == pytest.approx(theirs["vde"], rel=VDE_TOLERANCE)
+    video, scores = measured(metric, file_of(clip), tmp_path)
+    assert video.frames == clip.frames and not scores.reason
+    assert scores.weight == (clip.frames - 1 if metric in ("subject", "background") else 1)
+    np.testing.assert_allclose(scores.chunks, theirs["segments"], rtol=TOLERANCE)
+    assert scores.whole == pytest.approx(theirs["dimension"], rel=TOLERANCE)
+    assert float(vde(np.array(scores.chunks))) == pytest.approx(theirs["vde"], rel=VDE_TOLERANCE)
     if metric == "dynamic":  # 1 and 0 would hide much
         pairs = theirs["pairs"]
         np.testing.assert_allclose(speeds[len(pairs) + 1], pairs, rtol=TOLERANCE)

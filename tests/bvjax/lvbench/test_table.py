@@ -177,5 +177,5 @@ def test_whether_a_vde_is_good():
         (line,) = (line for line in table.text(results) if line.startswith("Is that good?"))
         assert "Subject" in line.split("(")[0].split(f"{word}: ")[1].split(";")[0]
     results["config"]["segments"] = 15
-    assert "default settings" in "".join(references.reading(results))
-    assert references.reading(made_up(1)) == []  # official: nothing to compare with
+    assert "default settings" in "".join(references.interpretation(results))
+    assert references.interpretation(made_up(1)) == []  # official: nothing to compare with

@@ -110,4 +110,4 @@ def test_what_cannot_be_is_refused():
         UserError, match="has no place for what vae.stem_dim, vae.tail_dim, vae.first_std adds"
     ):
         specs(model, "vae", "diffusers")
-    assert any(spec.ours.startswith("tail/") for spec in specs(model, "vae", "bvjax"))
+    assert any(spec.name.startswith("tail/") for spec in specs(model, "vae", "bvjax"))

@@ -45,7 +45,7 @@ def test_fresh_clips_are_rendered_once_and_a_function_of_the_index(source, monke
     seen = [fresh.batch(i, 3)["frames"] for i in range(6)]
     assert seen[0].shape == (3, 5, 8, 8, 3)
     assert len(drawn) == len(set(map(repr, drawn))) <= 6 + 3  # each story once, one new a batch
-    assert set(fresh._made) <= {5, 6, 7, 8}  # the newest `window`
+    assert set(fresh._clips_by_story) <= {5, 6, 7, 8}  # the newest `window`
     resumed = FreshClips(fresh.clips, window=4).batch(5, 3)["frames"]
     np.testing.assert_array_equal(resumed, seen[5])
 

@@ -31,10 +31,10 @@ def video_of(frames, truth=None) -> Video:
 
 
 def blocks_of(frames, size=16):
-    kept = {}
+    video_cache = {}
     for first in range(0, len(frames), size):
         previous = frames[first - 1] if first else None
-        yield Block(first, frames[first : first + size], previous, _kept=kept)
+        yield Block(first, frames[first : first + size], previous, _video_cache=video_cache)
 
 
 def measure(metrics, frames, truth=None, size=16, segments=SEGMENTS):

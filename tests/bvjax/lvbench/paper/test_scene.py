@@ -124,7 +124,7 @@ def test_the_mean_of_the_first_segment_is_the_measure():
 
 def test_histograms_tell_colours_and_shapes_apart():
     rng = np.random.default_rng(0)
-    side = identity.SIDE
+    side = identity.CROP_SIDE
     stripes = 40 * np.sign(np.sin(np.arange(side)))[:, None, None]
     red = np.clip([180, 60, 60] + stripes + rng.normal(0, 3, (side, side, 3)), 0, 255)
     red, blue = red.astype(np.uint8), red[..., ::-1].astype(np.uint8)
