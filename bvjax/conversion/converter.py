@@ -60,18 +60,18 @@ def convert(
 ) -> ModelConfig:
     """Converts all components found at `src`; returns what the model is.
 
-        Args:
-            to: bvjax, diffusers, wan or skyreels.
-            dtype: of what is written; `keep` changes no bit.
-            preset: what the model is, if not what its sizes say; its sizes must fit.
-            overrides: changes on top, {"dit.num_heads": 12} or ["dit.num_heads=12"].
-    stage: the training stage of the weights; default: recorded in the source, or guessed from its branch.
-            loras: files and strengths, merged into the DiT one after the other, see `lora`.
-    say: called with a line for each component.
+    Args:
+        to: bvjax, diffusers, wan or skyreels.
+        dtype: of what is written; `keep` changes no bit.
+        preset: what the model is, if not what its sizes say; its sizes must fit.
+        overrides: changes on top, {"dit.num_heads": 12} or ["dit.num_heads=12"].
+        stage: the training stage of the weights; default: recorded in the source, or guessed from its branch.
+        loras: files and strengths, merged into the DiT one after the other, see `lora`.
+        say: called with a line for each component.
 
-        Raises:
-            UserError: with all that is wrong, before anything is written; or a value is not finite.
-                `dst` is then as it was before.
+    Raises:
+        UserError: with all that is wrong, before anything is written; or a value is not finite.
+            `dst` is then as it was before.
     """
     for name, value, legal in (("to", to, formats.TARGETS), ("dtype", dtype, DTYPES)):
         if value not in legal:
@@ -80,8 +80,8 @@ def convert(
         raise UserError(f"`stage` is {stage!r}; it can be {', '.join(STAGES)}")
     if preset is not None:
         get_preset(preset)
-    for name, path_of_argument in (("src", src), ("dst", dst)):
-        if not os.fspath(path_of_argument):
+    for name, path_argument in (("src", src), ("dst", dst)):
+        if not os.fspath(path_argument):
             raise UserError(f"`{name}` is empty; it must be the name of a file or a folder")
     src, dst = Path(src), Path(dst)
     sources = open_sources(src, branch)
@@ -127,9 +127,9 @@ def _plan(
     target_infos = {}
     for source_spec, target_spec in zip(source_specs, target_specs, strict=True):
         source_info = source.tensors.infos.get(source_spec.external_name)
-        dtype_of_tensor = source_info.dtype if dtype == "keep" and source_info else dtype
+        tensor_dtype = source_info.dtype if dtype == "keep" and source_info else dtype
         target_infos[target_spec.external_name] = TensorInfo(
-            target_spec.external_shape, dtype_of_tensor
+            target_spec.external_shape, tensor_dtype
         )
     return ComponentPlan(
         source, source_specs, target_specs, target_infos, name, stage or training_stage(source)

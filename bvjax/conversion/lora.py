@@ -193,7 +193,7 @@ def _targets(model: ModelConfig) -> tuple[dict[str, TensorSpec], dict[str, Tenso
 def _changes(
     weight: TensorSpec | None, bias: TensorSpec | None, keys, tensors: Tensors, settings
 ) -> list[TensorChange]:
-    """Returns the changes of a module's weight and bias; raises `_Misfit`."""
+    """Returns the changes of a module's weight and bias; raises `_MismatchError`."""
     keys, changes = dict(keys), []
     bias_keys = {"up_bias": keys.pop("up_bias", None), "diff": keys.pop("diff_b", None)}
     bias_keys = {role: key for role, key in bias_keys.items() if key is not None}
@@ -215,7 +215,7 @@ def _changes(
 
 
 def _scale(spec: TensorSpec, keys: Mapping[str, str], tensors: Tensors, settings) -> float:
-    """alpha / rank of a product whose factors fit the weight; raises `_Misfit`."""
+    """alpha / rank of a product whose factors fit the weight; raises `_MismatchError`."""
     families = [name for name, roles in _FAMILIES.items() if not keys.keys().isdisjoint(roles)]
     first_key = next(key for role, key in keys.items() if role != "diff")
     if not families:
@@ -249,7 +249,7 @@ def _scale(spec: TensorSpec, keys: Mapping[str, str], tensors: Tensors, settings
 
 
 def _check_factors(family: str, keys, out: int, width: int, tensors: Tensors) -> int | None:
-    """The rank of the factors of an [out, width] weight, None if none is low; raises `_Misfit`."""
+    """The rank of the factors of an [out, width] weight, None if none is low; raises `_MismatchError`."""
     shapes = {}
     for role, key in keys.items():
         shape = tensors.infos[key].shape

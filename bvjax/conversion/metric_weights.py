@@ -43,18 +43,18 @@ def convert(
 ) -> list[str]:
     """Converts all published files among `sources` and returns the weights' names.
 
-        A file already converted is left as it is; another that stands in its place is replaced when the
-        new one is whole.
+    A file already converted is left as it is; another that stands in its place is replaced when the
+    new one is whole.
 
-        Args:
-            sources: files, or folders that are searched with all below them.
-            folder: where NAME.safetensors goes, `weights.default_folder()` unless given.
-    say: called with a line for each file that was converted or skipped, and with warnings.
+    Args:
+        sources: files, or folders that are searched with all below them.
+        folder: where NAME.safetensors goes, `weights.default_folder()` unless given.
+        say: called with a line for each file that was converted or skipped, and with warnings.
 
-        Raises:
-            UserError: nothing to convert; a file that was named is none of the published ones; a file
-                is damaged, has another hash than its publisher's, or not the network's tensors; torch
-                is missing.
+    Raises:
+        UserError: nothing to convert; a file that was named is none of the published ones; a file
+            is damaged, has another hash than its publisher's, or not the network's tensors; torch
+            is missing.
     """
     folder = Path(folder or weights.default_folder())
     paths_by_name: dict[str, tuple[Path, str]] = {}

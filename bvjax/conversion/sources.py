@@ -154,8 +154,8 @@ def open_tensors(
 ) -> tuple[Tensors, str]:
     """The tensors of one file and the branch they are of, "" for none; raises `UserError`.
 
-        Args:
-    is_match: whether names belong to the weights that are looked for, see `open_torch`.
+    Args:
+        is_match: whether names belong to the weights that are looked for, see `open_torch`.
     """
     if path.suffix in TORCH_SUFFIXES:
         infos, read, branch_used = torch_files.open_torch(path, branch, is_match)

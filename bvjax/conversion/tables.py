@@ -83,7 +83,7 @@ class TensorSpec(NamedTuple):
         return np.ascontiguousarray(array.reshape(self.shape))
 
     def to_external(self, array: np.ndarray) -> np.ndarray:
-        """Inverse of `to_ours`."""
+        """Inverse of `to_internal`."""
         if self.axes is None:
             return np.ascontiguousarray(array.reshape(self.external_shape))
         split = array.reshape([self.external_shape[axis] for axis in self.axes])
@@ -98,12 +98,12 @@ def expand(
 ) -> list[TensorSpec]:
     """Returns the specs of a model's tensors, in the order of `shapes`, their bvjax shapes on disk.
 
-        Args:
-            column: index of the format whose names are used.
-    derived_numbers: more numbers for the external names, from "{k}".
+    Args:
+        column: index of the format whose names are used.
+        derived_numbers: more numbers for the external names, from "{k}".
 
-        Raises:
-            KeyError: a tensor of ours has no row, so this format cannot express it.
+    Raises:
+        KeyError: a tensor of ours has no row, so this format cannot express it.
     """
     patterns = [(_pattern(row, leaf), row, leaf) for row in rows for leaf in row.leaves]
     specs = []

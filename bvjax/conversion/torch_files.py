@@ -28,18 +28,18 @@ def open_torch(
 ) -> tuple[dict[str, TensorInfo], Callable[[str], np.ndarray], str]:
     """Returns names and sizes, a reader, and the branch used ("" when the tensors lie at the top).
 
-        The file is memory-mapped where its format allows (PyTorch 1.6 and later), and loaded with
-        `weights_only`, which calls nothing that the file names.  What is no tensor (step counts, the
-        training's configuration) is left out; objects of classes of a file of PyTorch 1.6 and later are
-        read as placeholders, of earlier ones refused.
+    The file is memory-mapped where its format allows (PyTorch 1.6 and later), and loaded with
+    `weights_only`, which calls nothing that the file names.  What is no tensor (step counts, the
+    training's configuration) is left out; objects of classes of a file of PyTorch 1.6 and later are
+    read as placeholders, of earlier ones refused.
 
-        Args:
-            branch: which weights of a file that holds several, as "generator" or "state.generator".
-    is_match: whether the names of tensors belong to the weights that are looked for.
+    Args:
+        branch: which weights of a file that holds several, as "generator" or "state.generator".
+        is_match: whether the names of tensors belong to the weights that are looked for.
 
-        Raises:
-            UserError: torch is not installed, the file is damaged or holds what cannot be read without
-                running it, or there is no such branch.
+    Raises:
+        UserError: torch is not installed, the file is damaged or holds what cannot be read without
+            running it, or there is no such branch.
     """
     check_kind(path)
     torch = import_torch(path)
@@ -91,8 +91,8 @@ def choose_branch(
             )
         if len(matches) > 1 and branch not in matches:
             raise UserError(f"{path} has several {branch!r}: {listed(matches)}")
-        name_chosen = branch if branch in matches else matches[0]
-        return candidates[name_chosen], name_chosen
+        selected_name = branch if branch in matches else matches[0]
+        return candidates[selected_name], selected_name
     if not candidates:
         names = listed(name for tensors in groups.values() for name in tensors)
         raise UserError(

@@ -1,9 +1,9 @@
 """Change points of a score along a video: the chunk that a person should look at.
 
-How much a score wavers is read from the curve itself: scores differ by orders of magnitude in this
-from metric to metric and from video to video.  Steps from chunk to chunk tell it where the score is
-level, and changes of these steps where it drifts steadily; a jump shows in at most two of them, so
-the two largest are left out.
+The noise of a score is estimated from the curve itself, since it differs by orders of magnitude
+between metrics and between videos.  Steps from chunk to chunk estimate it where the score is level,
+and changes of these steps where it drifts steadily; a jump appears in at most two of them, so the
+two largest are left out.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ import numpy as np
 from jaxtyping import Float
 
 MIN_RELATIVE_CHANGE = 1e-4  # of the largest score: less is rounding
-MIN_RANGE_SHARE = (
-    0.05  # of all the range that the scores have: less is not what a person should look at
-)
-ONSET_NOISE_FACTOR = 2.0  # times the wavering, and
-ONSET_SHARE = 0.1  # of how far it has moved when it is noticed: as far a score is already under way
+MIN_RANGE_SHARE = 0.05  # of the range of all scores: a person need not look at less
+ONSET_NOISE_FACTOR = 2.0  # times the noise, and
+ONSET_SHARE = 0.1  # of the detected distance: scores beyond both belong to the change
 # Median of |normal| times the spread of a difference, and of a difference of differences.
 _STEP_SCALE, _CURVATURE_SCALE = 0.6745 * math.sqrt(2), 0.6745 * math.sqrt(6)
 
@@ -48,14 +46,15 @@ class Movement:
 def movement(chunks: Sequence[float]) -> Movement:
     """Finds the change point of a video's chunk scores; scores that are not finite are skipped.
 
-    A score has moved when it is further than F times the wavering from the median of all before it,
-    with F = 4 + 400 / N^2 for N scores, and by more than `SHARE` of the whole range.  Where it
-    moves slowly it may be noticed late; then the beginning is sought backwards, through scores that
-    are `BACK` times the wavering and `FRACTION` of the distance away on the same side.
+    A score has moved when its distance from the median of all scores before it exceeds F times the
+    noise's standard deviation, with F = 4 + 400 / N^2 for N scores, and `MIN_RANGE_SHARE` of the
+    whole range.  A slow change may be detected late; its onset is then searched backwards, through
+    scores that are `ONSET_NOISE_FACTOR` times the noise and `ONSET_SHARE` of the distance away on
+    the same side.
 
-    The fewer scores, the larger F: of ten it is 8, of three 48.  So of curves of independent normal
-    noise about one of fifteen is said to move (of four or five scores one of nine); and of three or
-    four scores only a jump beside hardly any wavering is.
+    The fewer scores, the larger F: 8 for ten, 48 for three.  For curves of independent normal noise
+    the false positive rate is about one in fifteen (one in nine for four or five scores); in three
+    or four scores only a jump with hardly any noise beside it is detected.
     """
     scores = np.asarray(chunks, np.float64)
     finite_indices = np.flatnonzero(np.isfinite(scores))
@@ -67,14 +66,12 @@ def movement(chunks: Sequence[float]) -> Movement:
         return Movement()
     steps = np.diff(finite_scores)
     largest = int(np.argmax(np.abs(steps)))
-    movement_found = Movement(
-        largest=int(finite_indices[largest + 1]) + 1, step=float(steps[largest])
-    )
+    result = Movement(largest=int(finite_indices[largest + 1]) + 1, step=float(steps[largest]))
     first_moved = _first_moved(finite_scores)
     if first_moved is None:
-        return movement_found
+        return result
     return dataclasses.replace(
-        movement_found,
+        result,
         chunk=int(finite_indices[first_moved]) + 1,
         before=float(np.median(finite_scores[:first_moved])),
         after=float(finite_scores[first_moved]),

@@ -139,7 +139,9 @@ def evaluate(request: Request, progress: runner.ProgressReporter) -> Outcome:
     failed = runner.measure(job, progress)
     measured_videos, pending = runner.collect(job)
     if pending:
-        failures = tuple(f"{name}: {why}" for name, reasons in failed.items() for why in reasons)
+        failures = tuple(
+            f"{name}: {reason}" for name, reasons in failed.items() for reason in reasons
+        )
         return Outcome(failures=failures, pending=tuple(pending), path=out)
     content = results.build(
         config=_config(request, job, name),

@@ -77,7 +77,7 @@ def _refine(
         )  # elsewhere b is not known
         error = sample(b, (positions[..., 0], positions[..., 1])) - a
         elementwise = (gy * gy, gy * gx, gx * gx, gy * error, gx * error)
-        yy, yx, xx, ey, ex = (_window_mean(jnp.positions(inside, p, 0.0)) for p in elementwise)
+        yy, yx, xx, ey, ex = (_window_mean(jnp.where(inside, p, 0.0)) for p in elementwise)
         yy, xx = yy + NOISE, xx + NOISE
         scale = 1.0 / (yy * xx - yx * yx)
         change = jnp.stack([xx * ey - yx * ex, yy * ex - yx * ey], axis=-1) * scale[..., None]

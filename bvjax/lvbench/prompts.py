@@ -75,9 +75,9 @@ class Prompts:
     def unmatched(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
         """(videos without a prompt, prompts without a video)."""
         keys = {name: self.key(name) for name in names}
-        used = set(keys.values())
+        used_keys = set(keys.values())
         return [n for n, key in keys.items() if key is None], [
-            k for k in self.texts if k not in used
+            k for k in self.texts if k not in used_keys
         ]
 
 
@@ -107,27 +107,27 @@ def _of_object(content: Any, path: pathlib.Path) -> dict[str, str]:
 def _of_lines(lines: Iterable[tuple[int, Any]], path: pathlib.Path) -> dict[str, str]:
     texts: dict[str, str] = {}
     for number, entry in lines:
-        where = f"{path}, line {number}"
+        location = f"{path}, line {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), str | int):
-            raise UserError(f'{where} has no "id"; {FORMS}')
-        name = whole_text(str(entry["id"]), f"{where}: the id")
+            raise UserError(f'{location} has no "id"; {FORMS}')
+        name = whole_text(str(entry["id"]), f"{location}: the id")
         if same_name(name) in map(same_name, texts):
-            raise UserError(f"{where} has the id {name} for the second time")
-        texts[name] = _text(entry.get("prompt", entry), where)
+            raise UserError(f"{location} has the id {name} for the second time")
+        texts[name] = _text(entry.get("prompt", entry), location)
     return texts
 
 
-def _text(value: Any, where: str) -> str:
+def _text(value: Any, location: str) -> str:
     """A prompt, or a story's captions one after the other."""
     if isinstance(value, str):
-        if is_blank(whole_text(value, f"{where}: the prompt")):
-            raise UserError(f"{where}: the prompt is empty")
+        if is_blank(whole_text(value, f"{location}: the prompt")):
+            raise UserError(f"{location}: the prompt is empty")
         return value.strip()
     if isinstance(value, dict) and "captions" in value:
         value = value["captions"]
     if isinstance(value, list):
-        return " ".join(parse_story(value, where).captions)
-    raise UserError(f"{where} has neither a prompt nor captions; {FORMS}")
+        return " ".join(parse_story(value, location).captions)
+    raise UserError(f"{location} has neither a prompt nor captions; {FORMS}")
 
 
 def _name_parts(name: str) -> tuple[str, ...]:

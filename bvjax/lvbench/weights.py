@@ -144,11 +144,11 @@ def check_present(names: Iterable[str], folder: pathlib.Path) -> None:
     ]
     for entry in missing_files:
         if _state(entry, folder) == "convert":
-            what = "is there, not converted yet"
+            hint = "is there, not converted yet"
         else:
             note = f", {entry.note}" if entry.note else ""
-            what = f"{_megabytes(entry.size)}, from {entry.address}{note}"
-        message.append(f"  {entry.name}: {entry.file}, {what}")
+            hint = f"{_megabytes(entry.size)}, from {entry.address}{note}"
+        message.append(f"  {entry.name}: {entry.file}, {hint}")
     message.append(
         f"download them into a folder and convert them once, where torch is installed: {CONVERT}"
         + ("" if pathlib.Path(folder) == default_folder() else f" --weights-dir {folder}")

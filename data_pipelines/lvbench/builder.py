@@ -43,7 +43,7 @@ VERSION = "1.0.0"  # raise it when the features change
 
 @dataclasses.dataclass(kw_only=True)
 class LVBenchConfig(tfds.core.BuilderConfig):
-    """Where the copy is. shortest: seconds that its videos must last. seed: of a split to draw."""
+    """The folder of the copy. shortest: minimum seconds of its videos. seed: of a split to draw."""
 
     name: str = "local"
     folder: str = ""
@@ -118,7 +118,7 @@ def check(config: LVBenchConfig) -> ExaminationResult:
 
 
 def example(record: Record, video: Video) -> dict[str, Any]:
-    """The row of a video."""
+    """Returns the row of a video."""
     start, stop = np.array(record.story.spans, np.float32).T
     return {
         "id": record.name,

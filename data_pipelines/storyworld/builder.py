@@ -106,7 +106,7 @@ def build(root: str | Path, config: StoryworldConfig) -> Path:
 
 
 class StorySplit(Sequence):
-    """Random access to the stories of a split, with one sentence for a row that is damaged.
+    """The stories of a split by index; raises `UserError` with one sentence for a damaged row.
 
     `dataset_info` has the features.
     """
@@ -151,7 +151,7 @@ def storyworld_source(data_dir: str | Path, split: str) -> StorySplit:
 
 
 def _open_split(folder: Path, split: str) -> StorySplit:
-    """A split of the dataset in `folder`, whoever wrote it."""
+    """Opens a split of the dataset in `folder`; raises `UserError` for any other content."""
     metadata = read_json_object(folder / "dataset_info.json")
     name, version = metadata.get("name"), metadata.get("version")
     if (name, version) != (Storyworld.name, VERSION):

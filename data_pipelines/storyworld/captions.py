@@ -78,7 +78,7 @@ def _side(sign: int) -> str:
 
 
 def _kind(chunk: ChunkPlan, first: bool) -> str:
-    """Which sentence tells this chunk."""
+    """Returns the key of the sentence templates for a chunk."""
     present = [b for b in chunk.actions if not b.left_behind]
     behind = "_behind" if len(present) < len(chunk.actions) else ""
     arriving = [b for b in present if b.enter]
@@ -173,7 +173,7 @@ def caption(rng: np.random.Generator, story: Story, index: int) -> str:
 
 
 def standalone(rng: np.random.Generator, story: Story, index: int, light: bool = True) -> str:
-    """Who and what the 0-based chunk `index` shows, all of it described, and nothing of what happens.
+    """Describes the subjects and the place of the 0-based chunk `index`, without any action.
 
     Unlike a caption of the story it needs no chunk before it to be understood: for training without history.
     """
@@ -206,7 +206,7 @@ def _matches(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
 
 
 def mentions(text: str) -> dict[str, set[str]]:
-    """What a caption names, by vocabulary look-up.
+    """Returns the words of the vocabulary that a caption names.
 
     Sets under the keys names, toponyms, species, colours, accessories, places and weathers.
     """

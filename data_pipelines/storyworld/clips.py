@@ -73,11 +73,11 @@ class Clips:
         return random_square(clip, self.crop, rng)
 
     def path(self, number: int) -> Path:
-        """Where a whole rendered story lies in the cache."""
+        """Returns the path of a rendered story in the cache."""
         return story_path(self.cache, self.split, self.height, self.width, self.fps, number)
 
     def check_cache(self) -> int:
-        """How many stories the cache holds.
+        """Counts the stories in the cache.
 
         Raises:
             UserError: a cached story differs from what this renderer draws.
@@ -175,7 +175,7 @@ def write_story(path: Path, split: str, height: int, width: int, fps: int, numbe
 
 
 def render_frames(story: Story, frames, height: int, width: int, fps: int) -> Video:
-    """Only the pixels of `render`, not its ground truth."""
+    """Renders the pixels of frames, without ground truth."""
     return render(story, frames, height=height, width=width, fps=fps)
 
 

@@ -80,7 +80,7 @@ class Take:
         return dict(height=self.height, width=self.width, fps=self.fps)
 
     def progress(self, t: int) -> float:
-        """How far the defect has come: 0 at its first frame, 1 at the last."""
+        """Returns the strength of the defect: 0 at its first frame, 1 at the last."""
         return (t - self.first) / max(self.frames - 1 - self.first, 1)
 
 

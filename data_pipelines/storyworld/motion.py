@@ -1,4 +1,4 @@
-"""From the script to a moment: where the camera and the subjects are, and in which pose."""
+"""Moments of a script: positions of the camera and the subjects, and the subjects' poses."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class _ScriptState:
 
 
 def _direction(rng: np.random.Generator, old: int, new: int, n_places: int) -> int:
-    """Which way round the ring: of two places both ways lead there, of three only one is short."""
+    """Returns the direction around the ring: random for two places, the shorter one for three."""
     if n_places == 2:
         return int(rng.choice((-1, 1)))
     return 1 if (new - old) % n_places == 1 else -1

@@ -1,4 +1,4 @@
-"""What places are furnished with: trees, lamps, mottled ground, and how to spread them out."""
+"""Props of places: trees, lamps, mottled ground, and their spacing."""
 
 from __future__ import annotations
 

@@ -117,41 +117,43 @@ def _shadow(image, story: Story, placed: Placed, camera: Camera) -> None:
     image[r0:r1, c0:c1] *= dark[..., None].astype(np.float32)
 
 
-def _backdrop(ready: Prepared, camera: Camera, height: int, width: int):
+def _backdrop(prepared: Prepared, camera: Camera, height: int, width: int):
     """(everything behind the subjects but the sky, the layer in front of them), RGBA. The camera
     rests most of the time, so the last answer is kept."""
-    if ready.last.get("key") != camera:
+    if prepared.last.get("key") != camera:
         views = {
             name: scenery.sample(layer, camera.x, camera.zoom, height, width)
-            for name, layer in ready.layers.items()
+            for name, layer in prepared.layers.items()
         }
         behind = np.ascontiguousarray(views["far"])
         for name in ("mid", "ground"):
             _over(behind, views[name])
-        ready.last.update(key=camera, views=(behind, np.ascontiguousarray(views["fore"])))
-    return ready.last["views"]
+        prepared.last.update(key=camera, views=(behind, np.ascontiguousarray(views["fore"])))
+    return prepared.last["views"]
 
 
 def _frame(story: Story, moment: Moment, light: str, height: int, width: int):
     """One frame under one weather, float [h, w, 3]."""
-    camera, ready = moment.camera, prepare(story.places, story.seed, light, height, width)
-    behind, before = _backdrop(ready, camera, height, width)
-    image, clouds = ready.sky.copy(), ready.clouds
+    camera, prepared = moment.camera, prepare(story.places, story.seed, light, height, width)
+    behind, before = _backdrop(prepared, camera, height, width)
+    image, clouds = prepared.sky.copy(), prepared.clouds
     drift = camera.x + CLOUD_SPEED * moment.seconds / clouds.parallax
     _over(image, scenery.sample(clouds, drift, camera.zoom, height, width, top=0.0))
     _over(image, behind)
     for placed in moment.placed:
         _shadow(image, story, placed, camera)
     for placed in moment.placed:
-        made = subject_canvas(subject_parts(story, placed, camera, height, width), height, width)
-        if made is not None:
-            canvas, rows, columns = made
+        subject_drawing = subject_canvas(
+            subject_parts(story, placed, camera, height, width), height, width
+        )
+        if subject_drawing is not None:
+            canvas, rows, columns = subject_drawing
             _over(image[rows, columns], weather.grade(canvas.rgba, light))
     _over(image, before)
-    for i, beam in enumerate(ready.shafts):
+    for i, beam in enumerate(prepared.shafts):
         breath = np.float32(0.75 + 0.25 * np.sin(0.5 * moment.seconds + 2.1 * i))
         image += (1.0 - image) * (beam * breath)[..., None] * np.float32((1.0, 0.95, 0.78))
-    for tile in ready.particles:
+    for tile in prepared.particles:
         _over(image, weather.falling(tile, light, moment.seconds, camera.x, height, width))
     return image
 
@@ -182,9 +184,9 @@ def render(
     Raises ValueError for a frame outside the story, and `UserError` for an impossible size.
     """
     check_size(height, width, fps)
-    wanted = range(num_frames(story, fps)) if frames is None else frames
-    out = np.empty((len(wanted), height, width, 3), np.uint8)
-    for i, frame in enumerate(wanted):
+    frame_indices = range(num_frames(story, fps)) if frames is None else frames
+    out = np.empty((len(frame_indices), height, width, 3), np.uint8)
+    for i, frame in enumerate(frame_indices):
         image = render_frame(story, int(frame), height, width, fps)
         out[i] = (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
     return out

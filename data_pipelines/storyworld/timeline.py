@@ -1,4 +1,4 @@
-"""Who is on stage and where the camera is, chunk by chunk: the statistics of a story live here.
+"""The subjects on stage and the camera's place, chunk by chunk: the statistics of a story are set here.
 
 Casts: subject 0 opens the story; subject 1 is met in chunks 2-5, leaves, stays unseen for at least
 five whole chunks and returns alone; subject 2, where there is one, fills the middle.
@@ -19,7 +19,7 @@ A, B, C = 0, 1, 2
 
 @dataclasses.dataclass(frozen=True)
 class Moves:
-    """Who does what in one chunk; each field holds subject indices."""
+    """The movements of subjects in one chunk; each field holds subject indices."""
 
     start: frozenset[int]
     arrive: frozenset[int]

@@ -143,23 +143,27 @@ def sky(weather: str, height: int, width: int) -> Float[np.ndarray, "h w 3"]:
 def clouds(weather: str, seed: int, height: int, width: int) -> Layer:
     """A ring of soft clouds, four frames around."""
     light, ss, aspect = LIGHTS[weather], supersampling(height), width / height
-    step, turns = 1.0 / (height * ss), 4
-    rows, columns = int(0.62 / step), int(round(turns * aspect / step))
+    step, circumference = 1.0 / (height * ss), 4
+    rows, columns = int(0.62 / step), int(round(circumference * aspect / step))
     canvas = Canvas(0.0, 0.0, step, rows, columns)
     rng = np.random.default_rng([seed, 11])
-    count = int(turns * aspect * (3 + 9 * light.cover))
+    count = int(circumference * aspect * (3 + 9 * light.cover))
     for _ in range(count):
-        x, y, size = rng.uniform(0, turns * aspect), rng.uniform(0.0, 0.40), rng.uniform(0.07, 0.13)
+        x, y, size = (
+            rng.uniform(0, circumference * aspect),
+            rng.uniform(0.0, 0.40),
+            rng.uniform(0.07, 0.13),
+        )
         for k in range(5):
             dx, dy = rng.normal(0, 0.9 * size), rng.normal(0, 0.16 * size)
             r = size * rng.uniform(0.5, 0.85)
             tone = np.array(light.cloud) * (1 - 0.04 * (k == 0))
-            for wrap in (-turns * aspect, 0.0, turns * aspect):
+            for wrap in (-circumference * aspect, 0.0, circumference * aspect):
                 canvas.ellipse(x + dx + wrap, y + dy, r * 1.25, r * 0.62, tuple(tone), soft=0.07,
                                opacity=0.35 + 0.35 * light.cover, gradient=0.05)  # fmt: skip
     fade = 1.0 - smoothstep(0.36, 0.58, canvas.y)
     canvas.rgba *= fade[..., None]
-    return Layer(0.15, canvas.rgba, columns / turns, 1.0 / step)
+    return Layer(0.15, canvas.rgba, columns / circumference, 1.0 / step)
 
 
 def shafts(weather: str, height: int, width: int) -> tuple[np.ndarray, ...]:

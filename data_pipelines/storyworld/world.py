@@ -72,7 +72,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Beat:
-    """What one subject does in one chunk.
+    """The script of one subject in one chunk.
 
     x0, x1: where it stands at the start and the end of its stay, in frame widths from the centre of
     its place. enter, leave: 0, or the side (-1 left, +1 right) it comes in from or walks out to.

@@ -101,16 +101,16 @@ NETWORKS = {
 def tensors(network: Network) -> dict[str, np.ndarray]:
     """Random published tensors of about unit gain, the same on both sides."""
     module = importlib.import_module(f"bvjax.lvbench.nets.{network.module}")
-    drawn = {}
+    random_tensors = {}
     for name, shape in module.shapes(*network.sizes).items():
         draw = np.random.default_rng(zlib.crc32(name.encode()))
         values = draw.random(shape, np.float32) - np.float32(0.5)
         if len(shape) == 1 and name.endswith(("weight", "running_var")):
-            drawn[name] = np.float32(network.vectors) + np.float32(0.1) * values
+            random_tensors[name] = np.float32(network.vectors) + np.float32(0.1) * values
         else:
             fan_in = math.prod(shape[1:]) if name.endswith("weight") and len(shape) > 1 else 100
-            drawn[name] = values * np.float32(math.sqrt(12 / fan_in))
-    return drawn
+            random_tensors[name] = values * np.float32(math.sqrt(12 / fan_in))
+    return random_tensors
 
 
 def sample(result: np.ndarray, count: int = 64) -> list[float]:
@@ -142,26 +142,26 @@ def answer(request: dict) -> float | list[float] | str:
     return sample(run()) if "sample" in request else seconds_per_call(run)
 
 
-def row(name: str, ours: Program, theirs: Program) -> str:
+def row(name: str, jax_side: Program, torch_side: Program) -> str:
     """A line of the table."""
     network = NETWORKS[name]
     batch = _BATCH.value or network.batch
     request = dict(network=name, batch=batch, checkouts=_REFERENCE.value or "")
     size = "x".join(map(str, network.picture))
     head = f"| {network.title} | {batch} of {size}"
-    want = theirs.ask(sample=True, **request)
-    if isinstance(want, str):
-        return f"{head} | - | - | {want} | - |"
-    got = ours.ask(sample=True, **request)
-    off = np.abs(np.subtract(got, want)).max() / np.abs(want).max()
-    if name != "raft" and off > 1e-3:
-        raise RuntimeError(f"{name}: the two sides differ by {off:.2g} of the largest value")
-    turns = by_turns((ours, theirs), _REPEAT.value, **request)
-    jax_s, torch_s = map(statistics.median, turns)
-    ratio = median_ratio(*turns)
+    expected = torch_side.ask(sample=True, **request)
+    if isinstance(expected, str):
+        return f"{head} | - | - | {expected} | - |"
+    actual = jax_side.ask(sample=True, **request)
+    error = np.abs(np.subtract(actual, expected)).max() / np.abs(expected).max()
+    if name != "raft" and error > 1e-3:
+        raise RuntimeError(f"{name}: the two sides differ by {error:.2g} of the largest value")
+    timings = by_turns((jax_side, torch_side), _REPEAT.value, **request)
+    jax_s, torch_s = map(statistics.median, timings)
+    ratio = median_ratio(*timings)
     figures.note(f"{network.title}: times as fast as PyTorch", ratio, "x", 0.9)
-    told = "own weights" if name == "raft" else f"{off:.0e}"
-    return f"{head} | {torch_s:.3f} s | {jax_s:.3f} s | {ratio:.2f} | {told} |"
+    error_text = "own weights" if name == "raft" else f"{error:.0e}"
+    return f"{head} | {torch_s:.3f} s | {jax_s:.3f} s | {ratio:.2f} | {error_text} |"
 
 
 def main(argv: list[str]) -> None:
@@ -175,25 +175,25 @@ def main(argv: list[str]) -> None:
     python = sys.executable
     if importlib.util.find_spec("torch") is None:
         python = ROOT / ".venv-torch/bin/python"
-    ours = Program(sys.executable, "experiments.benchmarks.metric_networks", "--serve")
-    theirs = Program(python, "experiments.benchmarks.metric_networks_torch")
+    jax_side = Program(sys.executable, "experiments.benchmarks.metric_networks", "--serve")
+    torch_side = Program(python, "experiments.benchmarks.metric_networks_torch")
     lines = [
         "| network | a call | PyTorch | bvjax | times as fast | results differ by |",
         "|---|---|---:|---:|---:|---:|",
     ]
     print("\n".join(lines))
     for name in names:
-        lines.append(row(name, ours, theirs))
+        lines.append(row(name, jax_side, torch_side))
         print(lines[-1], flush=True)
-    versions = ", ".join(str(program.ask(version=True)) for program in (ours, theirs))
+    versions = ", ".join(str(program.ask(version=True)) for program in (jax_side, torch_side))
     print(f"\n{versions}, {about.device()}, load {os.getloadavg()[0]:.1f}")
     if _WRITE_DOCS.value:
         command = about.command("experiments.benchmarks.metric_networks", argv[1:])
         docs.write_section(
             about.device(), _TITLE, docs.section(_TITLE, command, versions, "\n".join(lines))
         )
-    for side in (ours, theirs):
-        side.close()
+    for program_side in (jax_side, torch_side):
+        program_side.close()
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ Tensors = Mapping[str, np.ndarray]
 @functools.cache
 def torchvision() -> types.ModuleType:
     """The package, which may lie apart in .venv-torch/vision and lack its compiled operators."""
-    apart = pathlib.Path(sys.prefix) / "vision"
-    if apart.is_dir() and str(apart) not in sys.path:
-        sys.path.append(str(apart))
+    extra_folder = pathlib.Path(sys.prefix) / "vision"
+    if extra_folder.is_dir() and str(extra_folder) not in sys.path:
+        sys.path.append(str(extra_folder))
     if "torchvision" not in sys.modules:
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):  # it describes them when imported; nobody here calls them
@@ -47,24 +47,26 @@ def clip(tensors: Tensors, heads: int | None = None) -> torch.nn.Module:
     w = {name.removeprefix("visual."): tensor for name, tensor in tensors.items()}
     width, _, patch, _ = w["conv1.weight"].shape
     grid = round((len(w["positional_embedding"]) - 1) ** 0.5)
-    found = {
+    state = {
         "embeddings.class_embedding": w["class_embedding"],
         "embeddings.patch_embedding.weight": w["conv1.weight"],
         "embeddings.position_embedding.weight": w["positional_embedding"],
     }
     for kind in ("weight", "bias"):
-        found[f"pre_layrnorm.{kind}"] = w[f"ln_pre.{kind}"]
-        found[f"post_layernorm.{kind}"] = w[f"ln_post.{kind}"]
+        state[f"pre_layrnorm.{kind}"] = w[f"ln_pre.{kind}"]
+        state[f"post_layernorm.{kind}"] = w[f"ln_post.{kind}"]
     layers = sum(name.endswith("in_proj_weight") for name in w)
     names = (("self_attn.out_proj", "attn.out_proj"), ("layer_norm1", "ln_1"),
              ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"))  # fmt: skip
     for i in range(layers):
-        ours, theirs = f"transformer.resblocks.{i}.", f"encoder.layers.{i}."
+        source_prefix, target_prefix = f"transformer.resblocks.{i}.", f"encoder.layers.{i}."
         for kind in ("weight", "bias"):
-            three = np.split(w[f"{ours}attn.in_proj_{kind}"], 3)
-            for name, part in zip("qkv", three, strict=True):
-                found[f"{theirs}self_attn.{name}_proj.{kind}"] = part
-            found |= {f"{theirs}{a}.{kind}": w[f"{ours}{b}.{kind}"] for a, b in names}
+            projections = np.split(w[f"{source_prefix}attn.in_proj_{kind}"], 3)
+            for name, projection in zip("qkv", projections, strict=True):
+                state[f"{target_prefix}self_attn.{name}_proj.{kind}"] = projection
+            state |= {
+                f"{target_prefix}{a}.{kind}": w[f"{source_prefix}{b}.{kind}"] for a, b in names
+            }
     module = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=width, intermediate_size=4 * width, projection_dim=w["proj"].shape[1],
@@ -72,8 +74,8 @@ def clip(tensors: Tensors, heads: int | None = None) -> torch.nn.Module:
             image_size=grid * patch, patch_size=patch, hidden_act="quick_gelu",
         )
     )  # fmt: skip
-    found = {f"vision_model.{name}": tensor for name, tensor in found.items()}
-    return _loaded(module, found | {"visual_projection.weight": w["proj"].T})
+    state = {f"vision_model.{name}": tensor for name, tensor in state.items()}
+    return _loaded(module, state | {"visual_projection.weight": w["proj"].T})
 
 
 def vit(tensors: Tensors, size: tuple[int, int], heads: int | None = None) -> torch.nn.Module:
@@ -153,8 +155,8 @@ def _loaded(module: torch.nn.Module, tensors: Tensors) -> torch.nn.Module:
 def program(name: str, batch: int, checkouts: str) -> Callable[[], torch.Tensor]:
     """A call of a network; LookupError where its checkout is not there."""
     network = work.NETWORKS[name]
-    where = pathlib.Path(checkouts) / (network.checkout or "")
-    if network.checkout and not (checkouts and where.is_dir()):
+    checkout_folder = pathlib.Path(checkouts) / (network.checkout or "")
+    if network.checkout and not (checkouts and checkout_folder.is_dir()):
         raise LookupError(f"no {network.checkout} (--reference)")
     inputs = [torch.from_numpy(x).movedim(-1, 1).contiguous() for x in network.inputs(batch)]
     if name == "raft":
@@ -177,7 +179,7 @@ def program(name: str, batch: int, checkouts: str) -> Callable[[], torch.Tensor]
 
 @torch.inference_mode()
 def answer(request: dict) -> float | list[float] | str:
-    """As `metric_networks.answer`; a sentence where a network is not there."""
+    """Behaves as `metric_networks.answer`; returns a sentence for a network that is missing."""
     if "version" in request:
         return f"torch {torch.__version__}"
     try:

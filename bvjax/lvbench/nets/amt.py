@@ -157,10 +157,10 @@ def _merge(
         from_first, from_second = (
             warp(picture, flow[..., pair]) for picture, flow in zip(pictures, flows, strict=True)
         )
-        mask_of_guess = mask[..., i : i + 1]
+        blend_mask = mask[..., i : i + 1]
         guesses.append(
-            mask_of_guess * from_first
-            + (1 - mask_of_guess) * from_second
+            blend_mask * from_first
+            + (1 - blend_mask) * from_second
             + mean
             + residual[..., 3 * i : 3 * i + 3]
         )

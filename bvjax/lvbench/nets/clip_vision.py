@@ -93,10 +93,10 @@ def clip(
 ) -> Float[Array, "b features"]:
     """The picture's place in the space that CLIP shares with text, not normalised.
 
-        Args:
-            x: square pictures of the tower's own size (224), normalised
-                (`official.preprocess.clip_input`).
-    heads: 64 features each by default.
+    Args:
+        x: square pictures of the tower's own size (224), normalised
+            (`official.preprocess.clip_input`).
+        heads: 64 features each by default.
     """
     kernel = params["conv1.weight"]
     width, patch = kernel.shape[1], math.isqrt(kernel.shape[0] // 3)

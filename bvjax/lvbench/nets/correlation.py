@@ -17,18 +17,18 @@ STRIDE = 8  # pixels of a picture per feature
 LARGEST = 12e9  # bytes that the correlations of a pair may take
 
 
-def check_size(what: str, height: int, width: int, volumes: int) -> None:
+def check_size(network: str, height: int, width: int, volumes: int) -> None:
     """Raises `UserError` for pictures whose correlations of all with all are too large to make.
 
     Args:
-        what: that is to be measured.
+        network: that is to be measured.
         volumes: pyramids of a pair.
     """
     features = -(-height // STRIDE) * -(-width // STRIDE)
     needed = volumes * 4 * features**2 * 4 / 3
     if needed > LARGEST:
         raise UserError(
-            f"frames of {width}x{height} are too large for {what}: the correlations of a pair take "
+            f"frames of {width}x{height} are too large for {network}: the correlations of a pair take "
             f"{needed / 1e9:.0f} GB, and may take {LARGEST / 1e9:.0f}; make the video smaller"
         )
 

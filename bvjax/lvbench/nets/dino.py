@@ -55,9 +55,9 @@ def dino(
 ) -> Float[Array, "b d"]:
     """The class token after the last norm.
 
-        Args:
-            x: pictures of any size, normalised (`official.preprocess.dino_input`).
-    heads: 64 features each by default.
+    Args:
+        x: pictures of any size, normalised (`official.preprocess.dino_input`).
+        heads: 64 features each by default.
     """
     kernel = params["patch_embed.proj.weight"]
     width = kernel.shape[1]

@@ -59,11 +59,11 @@ def taps(
     if kind == "nearest":
         nearest = np.floor(np.arange(target, dtype=np.float32) * step).astype(np.int64)
         return np.minimum(nearest, size - 1)[:, None], np.ones((target, 1), np.float32)
-    place = _fused(step, np.arange(target, dtype=np.float32) + np.float32(0.5), -0.5)
+    position = _fused(step, np.arange(target, dtype=np.float32) + np.float32(0.5), -0.5)
     if kind == "bilinear":
-        place = np.maximum(place, np.float32(0))
-    left = np.minimum(np.floor(place).astype(np.int64), size - 1)
-    t = np.clip(place - left.astype(np.float32), 0, one)
+        position = np.maximum(position, np.float32(0))
+    left = np.minimum(np.floor(position).astype(np.int64), size - 1)
+    t = np.clip(position - left.astype(np.float32), 0, one)
     if kind == "bilinear":
         indices, weights = left[:, None] + np.arange(2), [one - t, t]
     else:

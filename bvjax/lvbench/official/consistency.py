@@ -42,8 +42,8 @@ class FrameMetric:
     """A metric of one vector (or number) per frame.
 
     score: vectors [t, ...] of a segment, or of the whole video, to its score.
-    weigh: frames of a video to the weight of its whole score. full: what whole scores are divided
-    by, where they are published on another scale than those of segments.
+    weight_of: frames of a video to the weight of its whole score. whole_scale: divisor of
+    whole scores, where they are published on another scale than those of segments.
     """
 
     name: str

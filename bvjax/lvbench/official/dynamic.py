@@ -104,16 +104,16 @@ class DynamicMeasurement:
 
     def scores(self) -> Scores:
         speeds = [float(pending.value()) for pending in self._pending]
-        whole = float(is_moving(speeds, self._frames, self._shorter))
+        whole_score = float(is_moving(speeds, self._frames, self._shorter))
         length = self._frames // self._segments
         if not length:
             reason = (
                 f"of {self._interval} frames one is looked at, {self._frames} in all; "
                 f"{self._segments} chunks need as many"
             )
-            return Scores((float("nan"),) * self._segments, whole, reason=reason)
+            return Scores((float("nan"),) * self._segments, whole_score, reason=reason)
         chunks = tuple(
             float(is_moving(speeds[i * length : (i + 1) * length - 1], length, self._shorter))
             for i in range(self._segments)
         )
-        return Scores(chunks, whole)
+        return Scores(chunks, whole_score)

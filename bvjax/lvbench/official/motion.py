@@ -79,10 +79,12 @@ class MotionMeasurement:
 
     def __init__(self, batcher: Batcher, frames: int, segments: int):
         length = frames // segments
-        self._whole = starts(0, frames)
+        self._whole_starts = starts(0, frames)
         self._chunks = [starts(i * length, length) for i in range(segments)]
         self._starts = {
-            start for starts_of_part in (self._whole, *self._chunks) for start in starts_of_part
+            start
+            for starts_of_part in (self._whole_starts, *self._chunks)
+            for start in starts_of_part
         }
         self._recent: collections.deque[np.ndarray] = collections.deque(maxlen=3)
         self._batcher = batcher
@@ -99,4 +101,4 @@ class MotionMeasurement:
     def scores(self) -> Scores:
         means = {start: pending.value().sum() / n for start, (pending, n) in self._results.items()}
         score = lambda starts_of_part: smoothness(means[start] for start in starts_of_part)
-        return Scores(chunks=tuple(map(score, self._chunks)), whole=score(self._whole))
+        return Scores(chunks=tuple(map(score, self._chunks)), whole=score(self._whole_starts))

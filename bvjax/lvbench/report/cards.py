@@ -39,8 +39,8 @@ def cards(
     """
     open_cards = len(videos) if len(videos) <= FEW else OPEN
     return "\n".join(
-        _card(place, video, results, pictures.get(video["name"]), place <= open_cards)
-        for place, video in enumerate(videos, start=1)
+        _card(index, video, results, pictures.get(video["name"]), index <= open_cards)
+        for index, video in enumerate(videos, start=1)
     )
 
 
@@ -97,7 +97,7 @@ def sentence(title: str, change: MetricChange, times: Sequence[str]) -> str:
 
 
 def _card(
-    place: int,
+    index: int,
     video: Mapping[str, Any],
     results: Results,
     pictures: Sequence[bytes] | None,
@@ -112,12 +112,12 @@ def _card(
         name = max(changes, key=lambda n: abs(changes[n].change or 0.0))
         headline = sentence(label(name, metrics), changes[name], times)
     return (
-        f'<details class="card" id="video-{place}"{" open" if is_open else ""}><summary>'
+        f'<details class="card" id="video-{index}"{" open" if is_open else ""}><summary>'
         f'<span class="name">{escape(video["name"])}</span>'
         f'<span class="soft">{duration(video.get("seconds"))}</span>'
         f'<span class="news soft">{escape(headline)}</span></summary><div class="body"><noscript>'
         + _prompt(video)
-        + _moved(changes, metrics, times)
+        + _movements_list(changes, metrics, times)
         + f'<div class="lane"><div class="timeline" style="--n:{segments}">'
         + _strip(changes, metrics, times, pictures)
         + f'<div class="plot" data-curves="{escape(_curves(video, results, changes, times))}"></div>'
@@ -133,13 +133,15 @@ def _prompt(video: Mapping[str, Any]) -> str:
     return f"<blockquote>{escape(prompt)}</blockquote>" if prompt else ""
 
 
-def _moved(changes: Mapping[str, MetricChange], metrics: Results, times: Sequence[str]) -> str:
+def _movements_list(
+    changes: Mapping[str, MetricChange], metrics: Results, times: Sequence[str]
+) -> str:
     if not changes:
         return '<p class="soft">No metric moves by much more than it wavers.</p>'
-    places = {name: i for i, name in enumerate(ordered(metrics))}
-    in_order = sorted(changes.items(), key=lambda item: (item[1].chunk, places[item[0]]))
+    metric_indices = {name: i for i, name in enumerate(ordered(metrics))}
+    in_order = sorted(changes.items(), key=lambda item: (item[1].chunk, metric_indices[item[0]]))
     rows = "".join(
-        f'<li><span data-swatch="{places[name]}"></span>'
+        f'<li><span data-swatch="{metric_indices[name]}"></span>'
         f"<span>{escape(_capital(sentence(label(name, metrics), change, times)))}</span>"
         for name, change in in_order
     )
@@ -207,8 +209,8 @@ def _reasons(video: Mapping[str, Any], metrics: Results) -> str:
     for name in ordered(metrics):
         scores = video["scores"].get(name)
         if scores is None or scores.get("reason") or finite(scores.get("vde")) is None:
-            why = escape(missing_reason(video, name))
-            rows.append(f"<li>{escape(label(name, metrics))}: {why}")
+            reason = escape(missing_reason(video, name))
+            rows.append(f"<li>{escape(label(name, metrics))}: {reason}")
     return f'<ul class="reasons note">{"".join(rows)}</ul>' if rows else ""
 
 
