@@ -1,7 +1,7 @@
 """The interface of metrics: a metric sees a video's frames once, in order, and scores each segment.
 
-A metric of a suite is a `Metric`.  For each video it begins a `Measurement`, which is handed the
-frames block by block and keeps only small numbers of them, so that memory does not grow with a
+A metric of a suite is a `Metric`.  For each video it begins a `Measurement`, which gets the
+frames block by block and stores only a few numbers per frame, so that memory does not grow with a
 video's frames.
 """
 

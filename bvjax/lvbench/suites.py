@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from bvjax.errors import UserError
 from bvjax.lvbench.metric import Metric, MetricContext, Options
 
-# Options that bring weights with them.
+# Weights that options need.
 _OPTION_WEIGHTS = {
     "flow=raft": ("raft_things",),
     "subject=dino": ("dino_vitb16",),
