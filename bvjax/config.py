@@ -1,7 +1,7 @@
 """What can be configured: frozen dataclasses, one per noun, gathered in `ModelConfig`.
 
 `bvjax.presets` holds the named sets of numbers, `bvjax.overrides` turns `section.key=value` strings and
-ConfigDicts into these classes and refuses unknown keys.  Every field is read somewhere; a test checks it.
+dictionaries into these classes and refuses unknown keys.  Every field is read somewhere; a test checks it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Dataclass <-> dictionary <-> `section.key=value`, strictly: an unknown key names its nearest neighbour."""
+"""Dataclass <-> dictionary <-> `section.key=value`, strictly: an unknown key names its nearest neighbour.
+
+A field with the metadata `INLINE` is a mapping of numbers whose items are keys of the section itself: the keys that
+its default has, and no others.
+"""
 
 from __future__ import annotations
 
@@ -15,41 +19,69 @@ from bvjax.errors import UserError
 from bvjax.plain_text import whole_text
 
 Config = TypeVar("Config")
+INLINE = {"inline": True}
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A nested plain dictionary (JSON-able: tuples become lists)."""
+def to_dict(config: Any, lists: bool = True) -> dict[str, Any]:
+    """A nested plain dictionary; with `lists`, tuples become lists, as JSON has them."""
 
-    def plain(value):
-        if dataclasses.is_dataclass(value):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return list(value) if isinstance(value, tuple) else value
+    def plain(value: Any) -> Any:
+        if not dataclasses.is_dataclass(value):
+            return list(value) if lists and isinstance(value, tuple) else value
+        content: dict[str, Any] = {}
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            if field.metadata.get("inline"):
+                content |= dict.fromkeys(_inline(field), 0.0) | item
+            else:
+                content[field.name] = plain(item)
+        return content
 
     return plain(config)
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """The keys of a class that need not be written, as `to_dict` has them; 0 for those of a mapping."""
+    kinds, content = typing.get_type_hints(cls), {}
+    for field in dataclasses.fields(cls):
+        if field.metadata.get("inline"):
+            content |= dict.fromkeys(_inline(field), 0.0)
+        elif dataclasses.is_dataclass(kinds[field.name]):
+            content[field.name] = defaults(kinds[field.name])
+        elif field.default is not dataclasses.MISSING:
+            value = field.default
+            content[field.name] = list(value) if isinstance(value, tuple) else value
+    return content
 
 
 def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> Config:
     """Build `cls` from a nested mapping; raises `UserError` for unknown keys and wrong types."""
     types_of = typing.get_type_hints(cls)
-    fields = {f.name for f in dataclasses.fields(cls)}
-    made = {}
+    inline = {f.name: _inline(f) for f in dataclasses.fields(cls) if f.metadata.get("inline")}
+    item_of = {key: name for name, items in inline.items() for key in items}
+    legal = [f.name for f in dataclasses.fields(cls) if f.name not in inline] + [*item_of]
+    arguments: dict[str, Any] = {**inline}
     for key, value in values.items():
         path = f"{where}{key}"
-        if key not in fields:
-            raise _unknown(path, [f"{where}{name}" for name in fields])
+        if key not in legal:
+            raise _unknown(path, [f"{where}{name}" for name in legal])
+        if key in item_of:
+            kind = typing.get_args(types_of[item_of[key]])[1]
+            arguments[item_of[key]][key] = _coerce(path, value, kind)
+            continue
         kind = types_of[key]
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, Mapping):
                 raise UserError(f"{path} is a section with keys of its own, not a value")
-            made[key] = from_dict(kind, value, f"{path}.")
+            arguments[key] = from_dict(kind, value, f"{path}.")
         else:
-            made[key] = _coerce(path, value, kind)
+            arguments[key] = _coerce(path, value, kind)
     none = dataclasses.MISSING
     for field in dataclasses.fields(cls):
         needed = field.default is none and field.default_factory is none and field.init
-        if needed and field.name not in made:
+        if needed and field.name not in arguments:
             raise UserError(f"the configuration is incomplete: it has no {where}{field.name}")
-    return cls(**made)
+    return cls(**arguments)
 
 
 def apply_overrides(config: Config, assignments: Iterable[str]) -> Config:
@@ -134,6 +166,12 @@ def _replace(config: Any, changes: Mapping[str, Any]) -> Any:
         for key, value in changes.items()
     }
     return dataclasses.replace(config, **made)
+
+
+def _inline(field: dataclasses.Field) -> dict[str, Any]:
+    """The items of an `INLINE` field where nobody says otherwise."""
+    assert field.default_factory is not dataclasses.MISSING
+    return dict(field.default_factory())
 
 
 def _unknown(path: str, legal: list[str]) -> UserError:

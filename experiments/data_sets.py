@@ -7,16 +7,14 @@ made when they are asked for, or lie in other files, is another row.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.overrides import from_dict
-from bvjax.train.config import MOST
+from bvjax.train.config import check_range
 from bvjax.train.task import DataIterator
 from data_pipelines.encoded.batches import batches, check_fits
 from data_pipelines.encoded.example import Source, known_extras
@@ -45,10 +43,10 @@ class DataConfig:
         if self.name not in DATA_SETS:
             raise UserError(f"data.name is {self.name!r}; it can be {', '.join(DATA_SETS)}")
         known_extras(self.extras)
-        for name in ("stories", "heldout_stories", "sample_stories", "sample_chunks", "seed"):
-            value, least = getattr(self, name), int(name not in ("stories", "seed"))
-            if not least <= value <= MOST:
-                raise UserError(f"data.{name} is {value}; it must be {least} to {MOST}")
+        check_range(self, "data", names=("stories", "seed"))
+        check_range(
+            self, "data", least=1, names=("heldout_stories", "sample_stories", "sample_chunks")
+        )
 
 
 # (the section, the model whose weights encode, split, how many: None = all) -> the examples.
@@ -85,11 +83,6 @@ class TrainingData:
     heldout: dict[str, np.ndarray]
     null_text: np.ndarray
     make: Callable[[], DataIterator]
-
-
-def read_data_config(values: Mapping[str, Any]) -> DataConfig:
-    """The section `data` of a config; raises `UserError`."""
-    return from_dict(DataConfig, values, "data.")
 
 
 def open_data(data: DataConfig, model: ModelConfig, batch_size: int) -> TrainingData:

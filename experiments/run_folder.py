@@ -10,8 +10,10 @@ from typing import Any
 
 from bvjax.errors import UserError
 from bvjax.files import parse_json, read_json_object, write_atomic
-from bvjax.old_names import up_to_date
+from bvjax.overrides import defaults
 from bvjax.plain_text import shown
+from experiments.experiment import EXPERIMENTS
+from experiments.old_configs import up_to_date
 
 # Keys that may differ when a run is resumed: how long and how often, not what is learned from what.
 FREE = (
@@ -28,10 +30,10 @@ def check_same(workdir: Path, config: dict[str, Any]) -> dict[str, Any]:
             values.  Or `config` has numbers that JSON does not have.
     """
     path = workdir / "config.json"
-    new = flat(up_to_date(parse_json(json.dumps(config), "the config"), tell=False))
+    new = _comparable(parse_json(json.dumps(config), "the config"))
     if not path.exists():
         return {}
-    old = flat(up_to_date(read_json_object(path), tell=False))
+    old = _comparable(read_json_object(path))
     keys = sorted(k for k in {*old, *new} - {*FREE} if old.get(k) != new.get(k))
     if keys:
         listed = "; ".join(f"{shown(k)} was {old.get(k)!r}, now {new.get(k)!r}" for k in keys)
@@ -40,6 +42,17 @@ def check_same(workdir: Path, config: dict[str, Any]) -> dict[str, Any]:
     if type(steps) is not int or steps < 0:
         raise UserError(f"{path} is damaged: train.steps is {steps!r}")
     return old
+
+
+def _comparable(content: dict[str, Any]) -> dict[str, Any]:
+    """A flat config under the names of now; keys that came after it was written have what was done then."""
+    try:
+        content = up_to_date(content, tell=False)
+    except UserError:  # it is damaged: what it says is shown as it is
+        return flat(content)
+    task = content.get("task")
+    known = EXPERIMENTS.get(task) if isinstance(task, str) else None
+    return (flat(defaults(known)) if known else {}) | flat(content)
 
 
 def claim(workdir: Path, config: dict[str, Any]) -> None:

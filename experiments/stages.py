@@ -1,4 +1,4 @@
-"""The three stages of a model, each as a task and its data: VAE, then text encoder, then DiT."""
+"""The three stages of a model, each as a task, its data and its start: VAE, then text encoder, then DiT."""
 
 from __future__ import annotations
 
@@ -9,27 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 from absl import logging
 
 from bvjax.config import ChunkConfig, ModelConfig
 from bvjax.errors import UserError
-from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.extras import check_extras
-from bvjax.losses.history import HistoryConfig, read_history
-from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig
+from bvjax.losses.history import HistoryConfig
 from bvjax.losses.text_pretrain import TextPretrainConfig
 from bvjax.memory.rules import check_generation
-from bvjax.old_names import up_to_date
-from bvjax.overrides import apply_overrides, from_dict
-from bvjax.presets import get_preset
 from bvjax.sharding import Layout
 from bvjax.tokenizer import Tokenizer
-from bvjax.train.config import MOST, OneModelConfig
 from bvjax.train.dit_objective import DiTObjective
 from bvjax.train.mesh import check_fits
 from bvjax.train.one_model import Objective, OneModelTask, training_layout
-from bvjax.train.optimizer import OptimizerConfig
 from bvjax.train.task import DataIterator, Params, Task
 from bvjax.train.text_objective import TextObjective
 from bvjax.train.vae_objective import VAEObjective
@@ -38,9 +30,15 @@ from data_pipelines.counter_source import IndexedBatches
 from data_pipelines.storyworld.clips import Clips, FreshClips
 from data_pipelines.storyworld.corpus import caption_corpus, train_tokenizer, write_vocabulary
 from data_pipelines.storyworld.text_data import LABELS, TextBatches
-from experiments.data_sets import open_data, read_data_config
+from experiments.data_sets import open_data
+from experiments.experiment import (
+    ClipData,
+    DiTExperiment,
+    Experiment,
+    TextExperiment,
+    VAEExperiment,
+)
 
-Config = ml_collections.ConfigDict
 # What makes the clips of a split, and what makes an endless iterator over them in batches of a size.
 ClipSource = tuple[Callable[..., Any], Callable[[Any, int], DataIterator]]
 
@@ -57,47 +55,19 @@ class Stage:
     start_from: Params | Callable[[], Params] | None
 
 
-def check_sections(config: Any) -> None:
-    """Raises `UserError` for what is no config, or lacks a part that every task has."""
-    if not isinstance(getattr(config, "to_dict", None), Callable):
-        raise UserError(
-            f"the config is {type(config).__name__}; get_config must return a ConfigDict"
-        )
-    content = config.to_dict()
-    for name in ("task", "preset", "overrides", "weights_dtype"):
-        if name not in content:
-            raise UserError(f"the config has no {name}; experiments/configs has whole ones")
-    for name in ("train", "optimizer", "data"):
-        if not isinstance(content.get(name), dict):
-            raise UserError(f"the config has no section {name}; experiments/configs has whole ones")
-    overrides = content["overrides"]
-    if not isinstance(overrides, list | tuple) or not all(isinstance(o, str) for o in overrides):
-        raise UserError(f"overrides is {overrides!r}; it must be a list like ('vae.dim=8',)")
-
-
-def make_stage(config: Config, init_from: Path | None = None) -> Stage:
-    """The stage that `config.task` names.
+def make_stage(experiment: Experiment, init_from: Path | None = None) -> Stage:
+    """The stage of the experiment's task.
 
     Args:
-        config: of the whole run.
+        experiment: the whole run.
         init_from: a weights folder, or the file of its part, to start from.
     """
-    if config.task not in STAGES:
-        raise UserError(f"there is no task {config.task!r}; the tasks are: {', '.join(STAGES)}")
-    return STAGES[config.task](config, init_from)
+    return STAGES[experiment.task](experiment, init_from)
 
 
-def one_model(config: Config, objective: Objective, layout: Layout) -> OneModelTask:
+def one_model(experiment: Experiment, objective: Objective, layout: Layout) -> OneModelTask:
     """The task of a stage that trains one network."""
-    return OneModelTask(objective, read_optimizer(config), read_train(config), layout)
-
-
-def read_train(config: Config) -> OneModelConfig:
-    return from_dict(OneModelConfig, config.train.to_dict(), "train.")
-
-
-def read_optimizer(config: Config) -> OptimizerConfig:
-    return from_dict(OptimizerConfig, config.optimizer.to_dict(), "optimizer.")
+    return OneModelTask(objective, experiment.optimizer, experiment.train, layout)
 
 
 def initial_params(objective: Objective, source: Path | None) -> Params | None:
@@ -108,33 +78,17 @@ def initial_params(objective: Objective, source: Path | None) -> Params | None:
     return load_tensors(path, jax.eval_shape(objective.init, jax.random.key(0)))
 
 
-def check_least(section: Any, where: str, **least: int) -> None:
-    """Raises `UserError` for a number of a section of the config that is below its least legal value, or huge."""
-    for name, smallest in least.items():
-        value = getattr(section, name)
-        if not smallest <= value <= MOST:
-            raise UserError(f"{where}.{name} is {value}; it must be {smallest} to {MOST}")
-
-
-def make_model(config: Config) -> ModelConfig:
-    """The preset with the config's own `section.key=value` overrides."""
-    return apply_overrides(get_preset(config.preset), config.overrides)
-
-
 FRESH_STORIES = 2**20  # to measure latents on, where `data.stories` is 0
 
 
 # ---- VAE ----------------------------------------------------------------------------------------
-def vae_stage(config: Config, init_from: Path | None) -> Stage:
-    """Clips of storyworld, from the source that `config.data.source` names.
+def vae_stage(experiment: VAEExperiment, init_from: Path | None) -> Stage:
+    """Clips of storyworld, from the source that `data.source` names.
 
     Training of the decoder alone keeps the encoder of `init_from`, a weights folder.
     """
-    read_optimizer(config)
-    layout = training_layout(read_train(config), VAEObjective.axes, "vae")
-    model, data = make_model(config), config.data
-    check_least(data, "data", stories=0, heldout_stories=1, frames=1, seed=0)
-    check_least(config.vae, "vae", heldout_clips=1, stat_batches=1)
+    layout = training_layout(experiment.train, VAEObjective.axes, "vae")
+    model, data, config = experiment.model, experiment.data, experiment.vae
     check_clip_size(data, model)
     if data.source not in CLIPS:
         raise UserError(f"data.source is {data.source!r}; it can be {' or '.join(CLIPS)}")
@@ -144,21 +98,15 @@ def vae_stage(config: Config, init_from: Path | None) -> Stage:
     crops = clips(split=data.split, stories=data.stories, crop=data.crop)  # 0: fresh ones
     objective = VAEObjective(
         model=model,
-        kl_weight=config.vae.kl_weight,
-        edge_weight=config.vae.edge_weight,
-        mse_weight=config.vae.mse_weight,
-        heldout=functools.partial(heldout.batch, size=config.vae.heldout_clips),
+        config=config,
+        heldout=functools.partial(heldout.batch, size=config.heldout_clips),
         # Whole frames: the statistics are those of the latents that the DiT will see.  The indices are
         # beyond those of any run, so that they are not of the batches seen last.
-        train=lambda i: whole.batch(2**40 + i, config.vae.heldout_clips),
-        stat_batches=config.vae.stat_batches,
-        weights_dtype=config.weights_dtype,
-        scale=config.vae.scale,
-        start=config.vae.start,
-        trains=config.vae.trains,
+        train=lambda i: whole.batch(2**40 + i, config.heldout_clips),
+        weights_dtype=experiment.weights_dtype,
     )
     start = initial_params(objective, init_from)
-    if start is None and config.vae.start == "linear":
+    if start is None and config.start == "linear":
         start = objective.fitted_start
     if objective.frozen:
         if init_from is None or not init_from.is_dir():
@@ -166,11 +114,11 @@ def vae_stage(config: Config, init_from: Path | None) -> Stage:
                 "vae.trains='decoder' needs `init_from`, a weights folder whose encoder it keeps"
             )
         objective = objective.with_latents_of(load_config(init_from).vae)
-    task = one_model(config, objective, layout)
-    return Stage(task, lambda: iterate(crops, config.train.global_batch_size), start)
+    task, size = one_model(experiment, objective, layout), experiment.train.global_batch_size
+    return Stage(task, lambda: iterate(crops, size), start)
 
 
-def check_clip_size(data: Config, model: ModelConfig) -> None:
+def check_clip_size(data: ClipData, model: ModelConfig) -> None:
     """Raises `UserError` for clips that the VAE cannot encode."""
     time, space = model.vae.temporal_factor, model.vae.spatial_factor
     if (data.frames - 1) % time:
@@ -181,7 +129,7 @@ def check_clip_size(data: Config, model: ModelConfig) -> None:
             raise UserError(f"{name} is {size}; it must be a multiple of {space}")
 
 
-def rendered_clips(data: Config, chunk: ChunkConfig) -> ClipSource:
+def rendered_clips(data: ClipData, chunk: ChunkConfig) -> ClipSource:
     """Rendered in process, or read from the cache of rendered stories where it has them."""
     cache = Path(data.cache_dir) if data.cache_dir else None
 
@@ -194,7 +142,7 @@ def rendered_clips(data: Config, chunk: ChunkConfig) -> ClipSource:
     return functools.partial(Clips, cache=cache, **_clip_size(data, chunk)), iterate
 
 
-def tfds_clips(data: Config, chunk: ChunkConfig) -> ClipSource:
+def tfds_clips(data: ClipData, chunk: ChunkConfig) -> ClipSource:
     """Read by Grain from what `python -m data_pipelines.storyworld.builder` wrote."""
     # Here, because rendering needs no tfds.
     from data_pipelines.storyworld.grain_clips import GrainClips
@@ -203,7 +151,7 @@ def tfds_clips(data: Config, chunk: ChunkConfig) -> ClipSource:
     return clips, lambda clips, size: clips.batches(size)
 
 
-def _clip_size(data: Config, chunk: ChunkConfig) -> dict[str, int]:
+def _clip_size(data: ClipData, chunk: ChunkConfig) -> dict[str, int]:
     size = dict(height=chunk.height, width=chunk.width, fps=chunk.fps)
     return size | dict(frames=data.frames, seed=data.seed)
 
@@ -212,12 +160,10 @@ CLIPS = {"render": rendered_clips, "tfds": tfds_clips}
 
 
 # ---- text encoder -------------------------------------------------------------------------------
-def text_stage(config: Config, init_from: Path | None) -> Stage:
+def text_stage(experiment: TextExperiment, init_from: Path | None) -> Stage:
     """Captions of whole stories; the tokenizer and the word list are made from them first."""
-    read_optimizer(config)
-    layout = training_layout(read_train(config), TextObjective.axes, "text")
-    model, data = make_model(config), config.data
-    check_least(data, "data", tokenizer_stories=1, heldout_stories=1)
+    layout = training_layout(experiment.train, TextObjective.axes, "text")
+    model, data = experiment.model, experiment.data
     folder = Path(data.tokenizer_dir)
     tokenizer_file, vocabulary = folder / "tokenizer.model", folder / "vocabulary.txt"
     if not (tokenizer_file.exists() and vocabulary.exists()):
@@ -231,7 +177,7 @@ def text_stage(config: Config, init_from: Path | None) -> Stage:
         num_labels=len(LABELS),
         mask_id=tokenizer.mask_id,
         first_piece=tokenizer.mask_id + 1,
-        **config.text.to_dict(),
+        **vars(experiment.text),
     )
     length = model.text.max_length
     objective = TextObjective(
@@ -242,39 +188,28 @@ def text_stage(config: Config, init_from: Path | None) -> Stage:
         ),
         tokenizer=tokenizer_file,
         vocabulary=vocabulary,
-        weights_dtype=config.weights_dtype,
+        weights_dtype=experiment.weights_dtype,
     )
     source = TextBatches(tokenizer, length, data.split)
-    size = config.train.global_batch_size
+    size = experiment.train.global_batch_size
     make_data = lambda: IndexedBatches(functools.partial(source.batch, size=size))
     start = initial_params(objective, init_from)
-    return Stage(one_model(config, objective, layout), make_data, start)
+    return Stage(one_model(experiment, objective, layout), make_data, start)
 
 
 # ---- DiT ----------------------------------------------------------------------------------------
-def dit_stage(config: Config, init_from: Path | None) -> Stage:
-    """Examples encoded by the two stages before, of the data set that `config.data.name` names."""
-    read_optimizer(config)
-    sections = up_to_date(
-        {"task": "dit", "data": config.data.to_dict(), "forcing": config.forcing.to_dict()}
-    )
-    data, wanted = read_data_config(sections["data"]), make_model(config)
-    history = read_history(config.history.to_dict())
-    check_retrieval(wanted.retrieval.kind, history, sections["forcing"].get("targets_per_chunk", 1))
-    forcing = ForcingConfig(
-        block=from_dict(BlockForcingConfig, config.block.to_dict(), "block."),
-        history=history,
-        levels=from_dict(LevelsConfig, config.levels.to_dict(), "levels."),
-        **sections["forcing"],
-    )
+def dit_stage(experiment: DiTExperiment, init_from: Path | None) -> Stage:
+    """Examples encoded by the two stages before, of the data set that `data.name` names."""
+    data, untrained, forcing = experiment.data, experiment.model, experiment.draw
+    check_retrieval(untrained.retrieval.kind, forcing.history, forcing.targets_per_chunk)
     check_extras(forcing, data.extras)
-    layout = training_layout(read_train(config), DiTObjective.axes, "dit")
-    check_fits(wanted, layout)
+    layout = training_layout(experiment.train, DiTObjective.axes, "dit")
+    check_fits(untrained, layout)
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))
     # The VAE and text sections are as they were trained, latent statistics included.
-    dit = dataclasses.replace(wanted.dit, latent_std=trained.vae.latent_scale)
-    model = dataclasses.replace(wanted, dit=dit, vae=trained.vae, text=trained.text)
-    examples = open_data(data, model, config.train.global_batch_size)
+    dit = dataclasses.replace(untrained.dit, latent_std=trained.vae.latent_scale)
+    model = dataclasses.replace(untrained, dit=dit, vae=trained.vae, text=trained.text)
+    examples = open_data(data, model, experiment.train.global_batch_size)
     objective = DiTObjective(
         model=model,
         forcing=forcing,
@@ -283,11 +218,11 @@ def dit_stage(config: Config, init_from: Path | None) -> Stage:
         vae_params=params["vae"],
         sample_stories=min(data.sample_stories, data.heldout_stories),
         sample_chunks=data.sample_chunks,
-        weights_dtype=config.weights_dtype,
+        weights_dtype=experiment.weights_dtype,
         layout=layout,
     )
     start = initial_params(objective, init_from)
-    return Stage(one_model(config, objective, layout), examples.make, start)
+    return Stage(one_model(experiment, objective, layout), examples.make, start)
 
 
 def check_retrieval(kind: str, history: HistoryConfig, targets_per_chunk: int) -> None:
@@ -300,4 +235,8 @@ def check_retrieval(kind: str, history: HistoryConfig, targets_per_chunk: int) -
         )  # fmt: skip
 
 
-STAGES = {"vae": vae_stage, "text": text_stage, "dit": dit_stage}
+STAGES: dict[str, Callable[[Any, Path | None], Stage]] = {
+    "vae": vae_stage,
+    "text": text_stage,
+    "dit": dit_stage,
+}

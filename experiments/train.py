@@ -3,15 +3,17 @@
 python -m experiments.train --config=experiments/configs/mini_vae.py --workdir=runs/vae
 
 Start it again with the same words to resume.  Any key of the config can be set from the command
-line: --config.train.steps=1000.  Another number of steps than a run was begun with needs --extend: its
-learning rate keeps its schedule, and behind that its last value.  Exit codes: 0 finished or stopped by
-SIGTERM (state saved), 1 the loss is not finite, 2 something about the command or a file is wrong,
-130 stopped by Ctrl-C (state saved).
+line: --config.train.steps=1000, --config.model.vae.dim=96.  Another number of steps than a run was
+begun with needs --extend: its learning rate keeps its schedule, and behind that its last value.
+
+Exit codes: 0 finished or stopped by SIGTERM (state saved), 1 the loss is not finite, 2 something about
+the command or a file is wrong, 130 stopped by Ctrl-C (state saved).
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -19,6 +21,8 @@ from ml_collections import config_flags
 from bvjax import compilation, console
 from bvjax.errors import UserError
 from experiments import wiring
+from experiments.experiment import Experiment, experiment_of
+from experiments.old_configs import words_of_now
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to train.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics, samples, weights.")
@@ -45,7 +49,7 @@ def main(argv: list[str]) -> int:
             compilation.announced(logging.info, "this config"),
         ):
             stopped_by = wiring.train(
-                _config(),
+                _experiment(),
                 console.path(_WORKDIR.value),
                 _INIT_FROM.value,
                 _WEIGHTS.value,
@@ -56,14 +60,23 @@ def main(argv: list[str]) -> int:
     return 130 if stopped_by == signal.SIGINT else 0
 
 
-def _config():
+def _experiment() -> Experiment:
     try:
         config = _CONFIG.value
         getattr(config, "train", None)  # a config that could not be read says so only when asked
     except OSError as error:
         raise UserError(f"cannot read the config: {str(error).rpartition('] ')[2]}") from None
-    return config
+    return experiment_of(config)
+
+
+def _rename_words() -> None:
+    """Puts what keys of a config are called now into the command's words, and tells."""
+    sys.argv[1:], hints = words_of_now(sys.argv[1:])
+    for hint in hints:
+        console.say(f"warning: {hint}")
 
 
 if __name__ == "__main__":
+    if code := console.run(_rename_words, "error"):
+        sys.exit(code)
     console.run_flags(main)

@@ -6,34 +6,32 @@ import subprocess
 from pathlib import Path
 
 import jax
-import ml_collections
 from absl import logging
 
 from bvjax.errors import UserError
-from bvjax.overrides import from_dict
-from bvjax.train.config import OneModelConfig
+from bvjax.overrides import to_dict
 from bvjax.train.loop import fit
+from experiments.experiment import Experiment
 from experiments.run_folder import check_same, claim, make_writable
-from experiments.stages import check_sections, make_stage
+from experiments.stages import make_stage
 
 
 def train(
-    config: ml_collections.ConfigDict,
+    experiment: Experiment,
     workdir: Path,
     init_from: str | None = None,
     weights: str | None = None,
     extend: bool = False,
 ) -> int | None:
-    """Trains as `config` says and adds the part to a weights folder (default WORKDIR/weights).
+    """Trains as `experiment` says and adds the part to a weights folder (default WORKDIR/weights).
 
     `extend` allows other `train.steps` than the run in `workdir` was begun with.
 
     Returns the signal that stopped it, None when it reached its last step.
     """
-    check_sections(config)
-    content = config.to_dict()
+    content = to_dict(experiment)
     begun = check_same(workdir, content)
-    stage = make_stage(config, None if init_from is None else Path(init_from))
+    stage = make_stage(experiment, None if init_from is None else Path(init_from))
     folder = Path(weights) if weights else workdir / "weights"
 
     def begin():
@@ -43,7 +41,7 @@ def train(
     result = fit(
         stage.task,
         stage.make_data(),
-        from_dict(OneModelConfig, config.train.to_dict(), "train."),
+        experiment.train,
         workdir,
         stage.start_from,
         extend=extend,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from bvjax.errors import UserError
 from bvjax.memory import rules
 from bvjax.memory.retrieval import select
 from bvjax.memory.rules import RULES
-from bvjax.overrides import from_dict
+from bvjax.overrides import INLINE
 from bvjax.random import normal, purpose_key
 
 
@@ -35,11 +34,12 @@ def shares() -> dict[str, float]:
 class HistoryConfig:
     """What targets are shown.
 
-    `chances` are the weights of the rules (they are normalised): of those that are named, or each its share.
+    `chances` are the weights of the rules (they are normalised): of those that are named, or each its share.  In a
+    config each rule is a key of the section: `history.semantic=0.5`.
     `none` drops the whole history with its anchor.
     """
 
-    chances: Mapping[str, float] = dataclasses.field(default_factory=shares)
+    chances: Mapping[str, float] = dataclasses.field(default_factory=shares, metadata=INLINE)
     anchor_drop: float = 0.15  # chance that a target with history does not see the anchor
     caption_drop: float = 0.1  # chance that a target's caption is the null caption
     noise_chance: float = 0.5  # chance that a history chunk is noised (against exposure bias)
@@ -64,25 +64,6 @@ class HistoryConfig:
     def never(self) -> bool:
         """No target is ever shown any history: the clean chunks need not be encoded at all."""
         return not any(self.weights[kind] for kind, rule in RULES.items() if rule.looks_back)
-
-
-def read_history(values: Mapping[str, Any], where: str = "history.") -> HistoryConfig:
-    """A `HistoryConfig` from a flat section with a key for each rule.
-
-    Rules that it does not name have their shares.  Raises `UserError` for unknown keys, naming the nearest, and
-    for values that are not legal.
-    """
-    others = [field for field in dataclasses.fields(HistoryConfig) if field.name != "chances"]
-    flat = dataclasses.make_dataclass(
-        "FlatHistory",
-        [(kind, float, share) for kind, share in shares().items()]
-        + [(field.name, float, field.default) for field in others],
-    )
-    made: Any = from_dict(flat, values, where)
-    return HistoryConfig(
-        chances={kind: getattr(made, kind) for kind in RULES},
-        **{field.name: getattr(made, field.name) for field in others},
-    )
 
 
 @struct.dataclass

@@ -91,12 +91,9 @@ def level_weight(
 
 
 @dataclasses.dataclass(frozen=True)
-class ForcingConfig:
-    """The whole training draw."""
+class TargetsConfig:
+    """What of a clip is denoised, and how much each counts."""
 
-    block: BlockForcingConfig = BlockForcingConfig()
-    history: HistoryConfig = dataclasses.field(default_factory=HistoryConfig)
-    levels: LevelsConfig = LevelsConfig()
     targets_per_chunk: int = 2  # times each chunk of a clip is denoised in a step
     # Share of the targets after a chunk's first that goes to `revisiting` chunks.
     revisit_fraction: float = 0.0
@@ -114,13 +111,25 @@ class ForcingConfig:
         for name in ("revisit_fraction", "standalone"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"forcing.{name} is {getattr(self, name)}; it must lie in [0, 1]")
-        if self.revisit_fraction and self.levels.role == "progressive":
-            raise UserError(
-                "levels.role='progressive' needs all chunks in order; set forcing.revisit_fraction=0"
-            )
         if self.frames % FRAMES_A_CAPTION:
             raise UserError(
                 f"forcing.frames is {self.frames}; it must be a multiple of {FRAMES_A_CAPTION}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ForcingConfig(TargetsConfig):
+    """The whole training draw."""
+
+    block: BlockForcingConfig = BlockForcingConfig()
+    history: HistoryConfig = dataclasses.field(default_factory=HistoryConfig)
+    levels: LevelsConfig = LevelsConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.revisit_fraction and self.levels.role == "progressive":
+            raise UserError(
+                "levels.role='progressive' needs all chunks in order; set forcing.revisit_fraction=0"
             )
 
 

@@ -27,14 +27,10 @@ from bvjax.config import TextConfig
 from bvjax.nets import text
 
 
-@dataclasses.dataclass(frozen=True)
-class TextPretrainConfig:
-    """Sizes and weights of the objective."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextLossConfig:
+    """Weights of the objective."""
 
-    text: TextConfig
-    num_labels: int
-    mask_id: int  # token that hides another
-    first_piece: int  # ids from here on are text; random replacements are drawn from them
     corrupt: float = 0.2  # share of the tokens to predict
     random_share: float = 0.15  # share of those that become a random token, not `mask_id`
     name_weight: float = 0.65  # share of the similarity target that the names make
@@ -42,6 +38,16 @@ class TextPretrainConfig:
     mlm_weight: float = 1.0
     label_weight: float = 1.0
     similarity_weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TextPretrainConfig(TextLossConfig):
+    """Sizes and weights of the objective."""
+
+    text: TextConfig
+    num_labels: int
+    mask_id: int  # token that hides another
+    first_piece: int  # ids from here on are text; random replacements are drawn from them
 
 
 def init_params(config: TextPretrainConfig, key: Array) -> dict[str, Any]:

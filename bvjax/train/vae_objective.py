@@ -19,6 +19,7 @@ from bvjax.errors import UserError
 from bvjax.losses.reconstruction import psnr, reconstruction_loss, sample_latents, ssim
 from bvjax.nets import vae
 from bvjax.nets.vae import to_float
+from bvjax.train.config import check_range
 from bvjax.train.latent_scale import pixel_scale
 from bvjax.train.linear_start import linear_start
 from bvjax.train.task import Params
@@ -31,33 +32,44 @@ START_BATCHES = 6  # of `train`, that a linear start is fitted to
 Batch = dict[str, UInt8[np.ndarray, "b f h w 3"]]
 
 
-@dataclasses.dataclass(frozen=True)
-class VAEObjective:
-    """Batches are {"frames": uint8 [b, 1 + 4k, h, w, 3]}.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VAELossConfig:
+    """What a VAE is trained for, from where, and what is measured of it."""
 
-    `heldout(i)` and `train(i)` give the i-th batch of clips: the first for `sample`, the second
-    for the latent statistics that `export` measures over `stat_batches` of them.
-    """
-
-    model: ModelConfig
+    start: str = "random"  # or "linear", see `bvjax.train.linear_start`
+    scale: str = "unit"  # of exported latents, or "pixels", see `bvjax.train.latent_scale`
+    trains: str = (
+        "all"  # or "decoder" (from given weights): all that was trained on the latents stays valid
+    )
     kl_weight: float
     edge_weight: float
     mse_weight: float
-    heldout: Callable[[int], Batch]
-    train: Callable[[int], Batch]
-    stat_batches: int
-    weights_dtype: str
-    scale: str = "unit"  # of exported latents, or "pixels", see `bvjax.train.latent_scale`
-    start: str = "random"  # or "linear", see `bvjax.train.linear_start`
-    trains: str = "all"  # or "decoder": latents, and all that was trained on them, stay valid
-    part: str = "vae"
-    axes: tuple[str, ...] = ("data",)
+    heldout_clips: int  # in a batch of held-out clips, and in one that latents are measured on
+    stat_batches: int  # that latents are measured on
 
     def __post_init__(self):
         for name, legal in (("start", STARTS), ("trains", TRAINS), ("scale", SCALES)):
             if getattr(self, name) not in legal:
                 value = getattr(self, name)
                 raise UserError(f"vae.{name} is {value!r}; it can be {' or '.join(legal)}")
+        check_range(self, "vae", least=1, names=("heldout_clips", "stat_batches"))
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEObjective:
+    """Batches are {"frames": uint8 [b, 1 + 4k, h, w, 3]}.
+
+    `heldout(i)` and `train(i)` give the i-th batch of clips: the first for `sample`, the second
+    for the latent statistics that `export` measures over `config.stat_batches` of them.
+    """
+
+    model: ModelConfig
+    config: VAELossConfig
+    heldout: Callable[[int], Batch]
+    train: Callable[[int], Batch]
+    weights_dtype: str
+    part: str = "vae"
+    axes: tuple[str, ...] = ("data",)
 
     def with_latents_of(self, config: VAEConfig) -> VAEObjective:
         """The same with the latents of `config`: their mean, standard deviation and scale."""
@@ -67,14 +79,16 @@ class VAEObjective:
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        return vae.ENCODING if self.trains == "decoder" else ()
+        return vae.ENCODING if self.config.trains == "decoder" else ()
 
     def init(self, key: jax.Array) -> Params:
         return vae.init_params(self.model.vae, key)
 
     def fitted_start(self) -> Params:
-        """Where to start when `start` is "linear"; not traceable, as it looks at clips."""
-        clips = [self.train(i)["frames"] for i in range(min(self.stat_batches, START_BATCHES))]
+        """Where to start when `config.start` is "linear"; not traceable, as it looks at clips."""
+        clips = [
+            self.train(i)["frames"] for i in range(min(self.config.stat_batches, START_BATCHES))
+        ]
         frames = to_float(np.concatenate(clips))
         return linear_start(self.model.vae, frames, jax.random.key(0))
 
@@ -91,9 +105,9 @@ class VAEObjective:
             recon,
             mu,
             logvar,
-            kl_weight=self.kl_weight,
-            edge_weight=self.edge_weight,
-            mse_weight=self.mse_weight,
+            kl_weight=self.config.kl_weight,
+            edge_weight=self.config.edge_weight,
+            mse_weight=self.config.mse_weight,
         )
 
     def sample(self, params: Params, folder: Path, step: int) -> dict[str, float]:
@@ -119,29 +133,29 @@ class VAEObjective:
         from one frame where the others have four, and so differs in size. A run that trains the decoder
         only keeps the statistics of its start.
         """
-        config = self.model.vae
+        own = self.model.vae
         if not self.frozen:
-            config = dataclasses.replace(config, **self._latent_statistics(params), latent_scale=())
-            if self.scale == "pixels":
+            own = dataclasses.replace(own, **self._latent_statistics(params), latent_scale=())
+            if self.config.scale == "pixels":
                 frames = to_float(self.train(0)["frames"])
-                config = dataclasses.replace(
-                    config, latent_scale=pixel_scale(params, config, frames, jax.random.key(0))
+                own = dataclasses.replace(
+                    own, latent_scale=pixel_scale(params, own, frames, jax.random.key(0))
                 )
-        model = dataclasses.replace(self.model, vae=config)
+        model = dataclasses.replace(self.model, vae=own)
         save_weights(folder, model, {"vae": params}, meta=meta, dtype=self.weights_dtype)
 
     def _latent_statistics(self, params: Params) -> dict[str, tuple[float, ...]]:
         """Mean and standard deviation per channel: of first frames, and of steady latents."""
-        batches = (self.train(i)["frames"] for i in range(self.stat_batches))
+        batches = (self.train(i)["frames"] for i in range(self.config.stat_batches))
         sums = [np.asarray(_moments(params, self.model.vae, b), np.float64) for b in batches]
         (first, squared), (steady, steady_squared) = np.mean(sums, axis=0)
-        found = {
+        measured = {
             "first_mean": first,
             "first_std": np.sqrt(squared - first**2),
             "latent_mean": steady,
             "latent_std": np.sqrt(steady_squared - steady**2),
         }
-        return {name: tuple(float(x) for x in values) for name, values in found.items()}
+        return {name: tuple(float(x) for x in values) for name, values in measured.items()}
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -15,15 +15,26 @@ python -m experiments.train --config=experiments/configs/mini_dit.py --workdir=r
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ml_collections import ConfigDict
 
 from experiments.configs import mini_dit
+from experiments.experiment import DiTExperiment, as_config
+
+
+def experiment() -> DiTExperiment:
+    base = mini_dit.experiment()
+    return replace(
+        base,
+        train=replace(
+            base.train, steps=1100, sample_every=200, global_batch_size=24, device_batch_size=24
+        ),
+        optimizer=replace(base.optimizer, lr=2e-3, schedule="cosine", final_factor=0.3),
+        data=replace(base.data, latents="data/openings", heldout_stories=16),
+        forcing=replace(base.forcing, targets_per_chunk=0, frames=8, standalone=0.7),
+    )
 
 
 def get_config() -> ConfigDict:
-    config = mini_dit.get_config()
-    config.train.update(steps=1100, sample_every=200, global_batch_size=24, device_batch_size=24)
-    config.data.update(latents="data/openings", heldout_stories=16)
-    config.optimizer.update(lr=2e-3, schedule="cosine", final_factor=0.3)
-    config.forcing.update(targets_per_chunk=0, frames=8, standalone=0.7)
-    return config
+    return as_config(experiment())

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
-import runpy
-from pathlib import Path
 
-import ml_collections
 import numpy as np
 import pytest
 
-from bvjax import presets
 from bvjax.errors import UserError
+from bvjax.overrides import from_dict, to_dict
 from bvjax.train.dit_objective import DiTObjective
 from data_pipelines.encoded.example import EXTRAS, REQUIRED, ExampleSpec
 from data_pipelines.encoded.folder import example_path, write_example, write_null_text
 from data_pipelines.encoded.manifest import claim
 from experiments import data_sets, stages, wiring
-from experiments.data_sets import DataConfig, read_data_config
+from experiments.configs import mini_dit
+from experiments.data_sets import DataConfig
+from experiments.experiment import DiTExperiment, as_config, experiment_of
 from experiments.run_folder import check_same
 
 CLIPS, CHUNKS = 10, 4
-CONFIG = Path(__file__).parents[2] / "experiments" / "configs" / "mini_dit.py"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,16 +37,15 @@ def third(tiny, tmp_path_factory):
         write_example(example_path(root, "train" if number < 8 else "rest", f"{number}"), clip)
     write_null_text(root, rng.normal(size=shapes["text"][1:]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(presets.PRESETS, "tiny", tiny.model)
         patch.setitem(data_sets.DATA_SETS, "clips", data_sets.folder_of())
         yield root
 
 
-def config(tiny, root, extras=(), **changes) -> ml_collections.ConfigDict:
-    made = runpy.run_path(str(CONFIG))["get_config"]()
-    made.update_from_flattened_dict(
+def config(tiny, root, extras=(), **changes) -> DiTExperiment:
+    whole = as_config(dataclasses.replace(mini_dit.experiment(), model=tiny.model))
+    whole.update_from_flattened_dict(
         {
-            "preset": "tiny", "overrides": (), "train.steps": 2, "train.log_every": 1,
+            "train.steps": 2, "train.log_every": 1,
             "optimizer.kind": "adamw", "train.checkpoint_every": 0,
             "train.global_batch_size": 2, "train.device_batch_size": 2,
             "data.name": "clips", "data.extras": extras, "data.weights": str(tiny.weights),
@@ -59,8 +57,8 @@ def config(tiny, root, extras=(), **changes) -> ml_collections.ConfigDict:
         changes = {
             "history.oracle": 0.0, "forcing.revisit_fraction": 0.0, "forcing.standalone": 0.0
         } | changes  # fmt: skip
-    made.update_from_flattened_dict(changes)
-    return made.lock()
+    whole.update_from_flattened_dict(changes)
+    return experiment_of(whole)
 
 
 @pytest.mark.slow
@@ -80,7 +78,7 @@ def test_the_dit_trains_on_it(tiny, third, tmp_path, monkeypatch, extras):
 def test_batches_have_the_extras_that_are_asked_for(tiny, third, extras):
     changes = {} if "standalone" in extras else {"forcing.standalone": 0.0}
     stage = stages.make_stage(config(tiny, third, extras, **changes))
-    objective, batch = stage.task.objective, next(stage.make_data())
+    batch, objective = next(stage.make_data()), stage.task.objective
     assert set(batch) == set(objective.heldout) == {*REQUIRED, *extras}
     assert batch["latents"].shape == (2, 1 + 2 * CHUNKS, 4, 4, 16)
     assert objective.heldout["text"].shape == (2, CHUNKS, 64, 16)
@@ -128,7 +126,8 @@ def test_single_latents_need_no_relevance(tiny, third):
 
 def test_an_old_config_is_read_and_its_run_goes_on(tiny, third, tmp_path, caplog):
     """Its keys have other names, and it has no name of a data set: it was storyworld's."""
-    new = config(tiny, third, EXTRAS, **{"data.name": "storyworld"}).to_dict()
+    experiment = config(tiny, third, EXTRAS, **{"data.name": "storyworld"})
+    new = to_dict(experiment)
     old = json.loads(json.dumps(new))
     for key in ("name", "extras"):
         del old["data"][key]
@@ -136,10 +135,9 @@ def test_an_old_config_is_read_and_its_run_goes_on(tiny, third, tmp_path, caplog
         ("rounds", "targets_per_chunk"), ("returns", "revisit_fraction"), ("described", "standalone")
     ):  # fmt: skip
         old["forcing"][before] = old["forcing"].pop(after)
-    read = stages.make_stage(ml_collections.ConfigDict(old)).task.objective
-    again = stages.make_stage(ml_collections.ConfigDict(new)).task.objective
-    assert read.forcing == again.forcing
-    assert set(read.heldout) == {*REQUIRED, *EXTRAS}
+    assert experiment_of(old) == experiment
+    objective = stages.make_stage(experiment).task.objective
+    assert set(objective.heldout) == {*REQUIRED, *EXTRAS}
     assert "forcing.rounds is now called forcing.targets_per_chunk" in caplog.text
     (tmp_path / "config.json").write_text(json.dumps(old))
     assert check_same(tmp_path, new)["forcing.targets_per_chunk"] == 2
@@ -148,5 +146,5 @@ def test_an_old_config_is_read_and_its_run_goes_on(tiny, third, tmp_path, caplog
 
 def test_the_section_is_strict():
     with pytest.raises(UserError, match="no configuration key 'data.storys'"):
-        read_data_config({"weights": "w", "latents": "l", "storys": 3})
-    assert read_data_config({"weights": "w", "latents": "l"}) == DataConfig("w", "l")
+        from_dict(DataConfig, {"weights": "w", "latents": "l", "storys": 3}, "data.")
+    assert from_dict(DataConfig, {"weights": "w", "latents": "l"}) == DataConfig("w", "l")

@@ -7,6 +7,8 @@ with the files that Orbax wrote.  Their configurations are those of `CHANGES`.
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 import runpy
 import tarfile
 from pathlib import Path
@@ -16,8 +18,10 @@ import pytest
 from small_runs import SMALL, SMALL_DIT, make_stories
 
 from bvjax import presets
+from bvjax.overrides import apply_overrides
 from bvjax.weights import load_config
 from experiments import wiring
+from experiments.experiment import as_config, experiment_of
 
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "tests" / "fixtures" / "training"
@@ -28,16 +32,23 @@ COMMON = {
 }  # fmt: skip
 CHANGES = {
     "vae": {
-        "preset": "small", "overrides": ("vae.dim=2", "vae.latent_std=(2,2,2,2)"),
         "train.global_batch_size": 2, "train.device_batch_size": 1,
         "data.cache_dir": "", "data.stories": 2, "data.heldout_stories": 1, "data.frames": 3,
         "data.crop": 0, "vae.heldout_clips": 2, "vae.stat_batches": 1, "vae.start": "random",
     },
     "dit": {
-        "preset": "small-dit", "data.weights": "data/weights", "data.latents": "data/latents",
+        "data.weights": "data/weights", "data.latents": "data/latents",
         "data.heldout_stories": 1, "data.sample_stories": 1, "data.sample_chunks": 1,
         "forcing.frames": 4, "optimizer.kind": "adamw",
     },
+}  # fmt: skip
+# What their presets and overrides say.
+MODELS = {
+    "vae": apply_overrides(SMALL, ["vae.dim=2", "vae.latent_std=(2,2,2,2)"]),
+    "dit": apply_overrides(
+        SMALL_DIT,
+        ["dit.products=bfloat16", "dit.similarity_keys=True", "dit.place_embedding=True", "dit.qk_init=2"],
+    ),
 }  # fmt: skip
 # Of steps 3 and 4, as the version that made the run went on.
 LOSSES = {
@@ -60,9 +71,11 @@ def run(request, tmp_path, monkeypatch):
 
 
 def config_of(task: str):
-    config = runpy.run_path(str(CONFIGS / f"mini_{task}.py"))["get_config"]().lock()
+    """The experiment under the names of now."""
+    base = runpy.run_path(str(CONFIGS / f"mini_{task}.py"))["experiment"]()
+    config = as_config(dataclasses.replace(base, model=MODELS[task])).lock()
     config.update_from_flattened_dict(COMMON | CHANGES[task])
-    return config
+    return experiment_of(config)
 
 
 @pytest.mark.slow
@@ -74,3 +87,10 @@ def test_a_run_of_an_earlier_version_goes_on(run):
     np.testing.assert_allclose([float(row["loss"]) for row in rows[2:]], LOSSES[run], rtol=1e-3)
     np.testing.assert_allclose([float(row["lr"]) for row in rows], RATES[run], rtol=1e-5)
     load_config(Path(run, "weights"))
+
+
+def test_a_config_of_an_earlier_version_is_the_same_under_the_names_of_now(run, caplog):
+    content = json.loads(Path(run, "config.json").read_text())
+    assert content["preset"] and "model" not in content
+    assert experiment_of(content) == config_of(run)
+    assert "preset and overrides are now the section model" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -11,8 +12,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import ml_collections
@@ -20,36 +23,28 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_runs import SMALL
 
 from bvjax import console, presets
-from bvjax.config import ChunkConfig, VAEConfig
+from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.overrides import from_dict
-from bvjax.train.config import OneModelConfig
-from bvjax.train.optimizer import OptimizerConfig
+from bvjax.overrides import to_dict
 from bvjax.train.vae_objective import VAEObjective
 from bvjax.weights import load_tensors, load_weights, save_tensors
 from data_pipelines.storyworld import grain_clips
 from experiments import stages, wiring
-from experiments.run_folder import check_same, claim, flat, make_writable
+from experiments.configs import mini_vae
+from experiments.experiment import Experiment, as_config, experiment_of
+from experiments.run_folder import check_same, claim, make_writable
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "experiments" / "configs"
-SMALL_VAE = VAEConfig(
-    dim=4, z_dim=4, dim_mult=(1,), num_res_blocks=1,
-    spatial_downsample=(), temporal_downsample=(),
-    latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4, conv_impl="3d",
-)  # fmt: skip
-SMALL = dataclasses.replace(
-    presets.MINI, vae=SMALL_VAE, chunk=ChunkConfig(height=16, width=16, fps=1, frames=4)
-)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=4,
 )
 SMOKE = {
-    "preset": "small",
     "train.steps": 3, "train.global_batch_size": 2, "train.device_batch_size": 2,
     "train.log_every": 1, "train.checkpoint_every": 2,
     "optimizer.warmup_steps": 1, "optimizer.lr": 0.002, "optimizer.kind": "adamw",
@@ -63,10 +58,10 @@ def load(name: str) -> ml_collections.ConfigDict:
     return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]().lock()
 
 
-def smoke(**changes) -> ml_collections.ConfigDict:
-    config = load("mini_vae")
+def smoke(model: ModelConfig = SMALL, **changes) -> Experiment:
+    config = as_config(dataclasses.replace(mini_vae.experiment(), model=model)).lock()
     config.update_from_flattened_dict(SMOKE | changes)
-    return config
+    return experiment_of(config)
 
 
 def run(*args: str) -> subprocess.CompletedProcess:
@@ -76,46 +71,47 @@ def run(*args: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_preset():
+@contextlib.contextmanager
+def noted_reads(experiment: Experiment) -> Iterator[set[str]]:
+    """The fields of the experiment and of its sections that are read meanwhile, like "data.split"; not the model's."""
+    read: set[str] = set()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(presets.PRESETS, "small", SMALL)
-        yield
+        for where, section in (("", experiment), *sections(experiment)):
+            cls = type(section)
+
+            def spy(self, name, where=where, original=cls.__getattribute__):
+                read.add(f"{where}{name}")
+                return original(self, name)
+
+            patch.setattr(cls, "__getattribute__", spy)
+        yield read
 
 
-class ReadTracker:
-    """Notes every key that is read; `to_dict` hands out a section whole and counts as reading it."""
+def sections(experiment: Experiment) -> list[tuple[str, Any]]:
+    values = [(f"{f.name}.", getattr(experiment, f.name)) for f in dataclasses.fields(experiment)]
+    return [(name, value) for name, value in values if dataclasses.is_dataclass(value)][1:]
 
-    def __init__(self, config: ml_collections.ConfigDict, read: set[str], where: str = ""):
-        self._config, self._read, self._where = config, read, where
 
-    def __getattr__(self, name: str):
-        value = getattr(self._config, name)
-        if isinstance(value, ml_collections.ConfigDict):
-            return ReadTracker(value, self._read, f"{self._where}{name}.")
-        self._read.add(f"{self._where}{name}")
-        return value
-
-    def to_dict(self):
-        if self._where:
-            self._read |= set(flat(self._config.to_dict(), self._where))
-        return self._config.to_dict()
+def fields(experiment: Experiment, *names: str) -> set[str]:
+    """All keys of the sections with these names, and the names of all sections."""
+    own = {f.name for f in dataclasses.fields(experiment)}
+    return own | {
+        f"{where}{field.name}"
+        for where, section in sections(experiment)
+        for field in dataclasses.fields(section)
+        if where[:-1] in names
+    }
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """One finished smoke run, and which keys it read: of the config, and of the two classes."""
-    workdir, read = tmp_path_factory.mktemp("run"), set()
-    with pytest.MonkeyPatch.context() as patch:
-        for cls, section in ((OneModelConfig, "train"), (OptimizerConfig, "optimizer")):
-
-            def spy(self, name, section=section, original=cls.__getattribute__):
-                read.add(f"class {section}.{name}")
-                return original(self, name)
-
-            patch.setattr(cls, "__getattribute__", spy)
-        wiring.train(ReadTracker(smoke(), read), workdir)
-    return workdir, read
+    """One finished smoke run, and which keys it read."""
+    workdir, experiment = tmp_path_factory.mktemp("run"), smoke()
+    content = to_dict(experiment)
+    with noted_reads(experiment) as read, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wiring, "to_dict", lambda experiment: content)  # it reads all
+        wiring.train(experiment, workdir)
+    return workdir, set(read)
 
 
 def test_a_run_leaves_metrics_samples_checkpoints_and_weights(trained):
@@ -127,7 +123,7 @@ def test_a_run_leaves_metrics_samples_checkpoints_and_weights(trained):
     assert (workdir / "samples" / "0000003.png").exists()
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "3"}
     model, params = load_weights(workdir / "weights", ["vae"])
-    assert model.vae.latent_std != SMALL_VAE.latent_std
+    assert model.vae.latent_std != SMALL.vae.latent_std
     assert np.abs(params["vae"]["decoder"]["conv1"]["kernel"]).max() > 0
     made = json.loads((workdir / "weights" / "config.json").read_text())["made"]["vae"]
     assert made["config"]["train"]["steps"] == 3 and made["metrics"]["loss"] > 0
@@ -153,17 +149,12 @@ def test_training_the_decoder_keeps_the_latents(trained, tmp_path):
 
 
 def test_every_key_is_read(trained, monkeypatch):
-    read = set(trained[1])
     monkeypatch.setattr(grain_clips, "GrainClips", lambda *a, **k: SimpleNamespace(batch=print))
-    stages.make_stage(ReadTracker(smoke(**{"data.source": "tfds"}), read))
-    keys = set(flat(smoke().to_dict()))
-    assert keys - read == set()
-    fields = {
-        f"class {section}.{field.name}"
-        for cls, section in ((OneModelConfig, "train"), (OptimizerConfig, "optimizer"))
-        for field in dataclasses.fields(cls)
-    }
-    assert fields - read == set()
+    experiment = smoke(**{"data.source": "tfds"})
+    with noted_reads(experiment) as read:
+        stages.make_stage(experiment)
+    unread = fields(experiment, "train", "optimizer", "data", "vae") - trained[1] - read
+    assert unread == {"optimizer.milestones", "optimizer.factors"}  # of "stepwise"
 
 
 def test_every_key_of_the_text_config_is_read(tmp_path, monkeypatch):
@@ -172,22 +163,25 @@ def test_every_key_of_the_text_config_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "Tokenizer", lambda path: SimpleNamespace(mask_id=3))
     config = load("mini_text")
     config.data.tokenizer_dir, config.data.tokenizer_stories = str(tmp_path / "text"), 1
-    assert unread_by_stage(config) == set()
+    assert unread_by_stage(experiment_of(config)) == set()
 
 
 def test_every_key_of_the_dit_config_is_read(monkeypatch):
     monkeypatch.setattr(stages, "load_weights", lambda *a, **k: (presets.MINI, {"vae": {}}))
     opened = SimpleNamespace(heldout={}, null_text=np.zeros((1, 1)), make=lambda: iter([{}]))
     monkeypatch.setattr(stages, "open_data", lambda *a: opened)
-    assert unread_by_stage(load("mini_dit")) == set()
+    # What `open_data` reads is tested where it is.
+    of_data = {
+        f"data.{name}" for name in ("latents", "name", "split", "stories", "heldout_split", "seed")
+    }
+    assert unread_by_stage(experiment_of(load("mini_dit"))) == of_data
 
 
-def unread_by_stage(config: ml_collections.ConfigDict) -> set[str]:
-    """Keys that neither the stage nor (for every task alike) the loop and the optimizer read."""
-    read: set[str] = set()
-    stages.make_stage(ReadTracker(config, read)).make_data()
-    keys = {k for k in flat(config.to_dict()) if k.split(".")[0] not in ("train", "optimizer")}
-    return keys - read
+def unread_by_stage(experiment: Experiment) -> set[str]:
+    """Keys that the stage does not read, but those that are handed on whole."""
+    with noted_reads(experiment) as read:
+        stages.make_stage(experiment).make_data()
+    return fields(experiment, "data") - read - {"task"}
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in CONFIGS.glob("*.py")))
@@ -196,9 +190,9 @@ def test_configs_are_complete_and_locked(name):
     assert json.loads(json.dumps(config.to_dict()))
     with pytest.raises(AttributeError):
         config.no_such_key = 1
-    from_dict(OneModelConfig, config.train.to_dict(), "train.")
-    from_dict(OptimizerConfig, config.optimizer.to_dict(), "optimizer.")
-    stages.make_model(config)
+    experiment = runpy.run_path(str(CONFIGS / f"{name}.py"))["experiment"]()
+    assert experiment_of(config) == experiment
+    assert experiment_of(json.loads(json.dumps(to_dict(experiment)))) == experiment
 
 
 def test_the_command_refuses_unknown_keys_and_bad_values(tmp_path):
@@ -213,8 +207,9 @@ def test_the_command_refuses_unknown_keys_and_bad_values(tmp_path):
     )
     done = run(config, workdir, "--config.overrides=('vae.dimm=4',)")
     assert done.returncode == 2
-    expected = "error: there is no configuration key 'vae.dimm'; the nearest is 'vae.dim'"
-    assert done.stderr.strip().splitlines()[-1] == expected
+    hint, error = done.stderr.strip().splitlines()
+    assert hint.startswith("warning: preset and overrides are now the section model")
+    assert error.startswith("error: ") and "'dimm'" in error and "'dim'" in error
     assert not (tmp_path / "run").exists()
 
 
@@ -226,6 +221,7 @@ def test_exit_codes(monkeypatch, capsys, tmp_path):
 
     for flag in ("_CONFIG", "_WORKDIR", "_INIT_FROM", "_WEIGHTS", "_EXTEND"):
         monkeypatch.setattr(train, flag, SimpleNamespace(value=str(tmp_path)))
+    monkeypatch.setattr(train, "_experiment", smoke)
     for outcome, code in ((None, 0), (signal.SIGTERM, 0), (signal.SIGINT, 130)):
         monkeypatch.setattr(train.wiring, "train", lambda *a, outcome=outcome, **k: outcome)
         assert command() == code
@@ -259,11 +255,14 @@ def test_exit_codes(monkeypatch, capsys, tmp_path):
             "train.ema_decay is 1.0; it must be 0 or more and below 1",
         ),
         ({"train.steps": 2**31}, None, "train.steps is 2147483648; it must be 1 to 2147483647"),
-        ({"data.stories": 10**20}, None, "the config has a whole number of more than 64 bits"),
-        ({"preset": "mini"}, None, r"data.frames is 3; it must be 1 \+ a multiple of 4"),
-        ({"preset": "mini", "data.frames": 5, "data.crop": 9}, None, "data.crop is 9; .* of 8"),
+        ({"data.stories": 10**20}, None, "data.stories is 100000000000000000000; it must be 0 to"),
+        ({"model": presets.MINI}, None, r"data.frames is 3; it must be 1 \+ a multiple of 4"),
+        (
+            {"model": presets.MINI, "data.frames": 5, "data.crop": 9},
+            None,
+            "data.crop is 9; .* of 8",
+        ),
         ({"task": "audio"}, None, "there is no task 'audio'"),
-        ({"preset": "maxi"}, None, "there is no preset 'maxi'"),
         ({}, "nowhere.safetensors", "there is no weights file nowhere.safetensors"),
     ],
 )
@@ -278,7 +277,7 @@ def test_a_folder_with_another_config_is_refused(trained):
     other = smoke(**{"optimizer.lr": 0.5, "data.frames": 5, "train.steps": 9})
     before = (workdir / "config.json").read_text()
     with pytest.raises(UserError) as error:
-        claim(workdir, other.to_dict())
+        claim(workdir, to_dict(other))
     assert str(error.value).endswith(
         "another config: data.frames was 3, now 5; optimizer.lr was 0.002, now 0.5"
     )
@@ -286,9 +285,9 @@ def test_a_folder_with_another_config_is_refused(trained):
 
 
 def test_config_json_stays_what_the_run_was_begun_with(tmp_path):
-    claim(tmp_path, smoke().to_dict())
-    claim(tmp_path, smoke(**{"train.steps": 9}).to_dict())
-    assert check_same(tmp_path, smoke().to_dict())["train.steps"] == 3
+    claim(tmp_path, to_dict(smoke()))
+    claim(tmp_path, to_dict(smoke(**{"train.steps": 9})))
+    assert check_same(tmp_path, to_dict(smoke()))["train.steps"] == 3
 
 
 @pytest.mark.parametrize(
@@ -302,13 +301,13 @@ def test_config_json_stays_what_the_run_was_begun_with(tmp_path):
 def test_a_damaged_config_json_is_refused(tmp_path, content, message):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=message):
-        claim(tmp_path, smoke().to_dict())
+        claim(tmp_path, to_dict(smoke()))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_config_json_is_of_this_run_or_refused_in_one_sentence(data):
-    content = json.loads(json.dumps(smoke().to_dict()))
+    content = json.loads(json.dumps(to_dict(smoke())))
     section = data.draw(st.sampled_from(sorted(content)))
     inner = content if data.draw(st.booleans()) else content[section]
     value = data.draw(VALUES)
@@ -321,7 +320,7 @@ def test_any_config_json_is_of_this_run_or_refused_in_one_sentence(data):
         path.write_bytes(data.draw(st.sampled_from([text, text[:cut], text[:cut] + b"\xff"])))
         before = path.read_bytes()
         try:
-            assert type(check_same(Path(folder), smoke().to_dict())["train.steps"]) is int
+            assert type(check_same(Path(folder), to_dict(smoke()))["train.steps"]) is int
         except UserError as error:
             assert folder in str(error) and "\n" not in str(error)
         assert path.read_bytes() == before
@@ -369,14 +368,15 @@ def test_a_config_file_that_is_none_is_refused(tmp_path, content, message):
     [
         ({"task": None}, "the config has no task"),
         ({"train": 5}, "the config has no section train"),
-        ({"overrides": 5}, "overrides is 5; it must be a list"),
+        ({"model": None}, "the config has no section model"),
+        ({"model": None, "preset": "mini", "overrides": 5}, "overrides is 5; it must be a list"),
     ],
 )
 def test_configs_without_their_parts_are_refused(changes, message):
-    content = {**smoke().to_dict(), **changes}
+    content = {**to_dict(smoke()), **changes}
     content = {name: value for name, value in content.items() if value is not None}
     with pytest.raises(UserError, match=message):
-        stages.check_sections(ml_collections.ConfigDict(content))
+        experiment_of(ml_collections.ConfigDict(content))
 
 
 def test_init_from_a_folder_or_a_file(trained, tmp_path):

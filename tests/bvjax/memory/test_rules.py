@@ -16,12 +16,13 @@ from bvjax.generate.checks import check_model
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.rollout import rollout
 from bvjax.losses import teacher_forcing
-from bvjax.losses.history import HistoryConfig, draw_history, draw_kinds, read_history
+from bvjax.losses.history import HistoryConfig, draw_history, draw_kinds
 from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing, make_clip
 from bvjax.memory import rules
 from bvjax.memory.rules import RULES, Candidates, Rule, check_generation, number_of, rule_of, score
 from bvjax.memory.similarity import cosine
 from bvjax.nets import dit
+from bvjax.overrides import from_dict
 from bvjax.stages import memory_warning
 from bvjax.train.one_model import make_train_step
 from bvjax.train.state import init_state
@@ -148,14 +149,14 @@ def test_a_new_rule_trains(new, model, params, story):
 
 def test_a_new_rule_is_drawn_and_measured_without_being_asked_for(new, tiny):
     for history in (
-        HistoryConfig(), ForcingConfig().history, read_history({"semantic": 0.2}),
-        read_history(mini_dit.get_config().history.to_dict()),
+        HistoryConfig(), ForcingConfig().history, from_dict(HistoryConfig, {"semantic": 0.2}),
+        mini_dit.experiment().history,
     ):  # fmt: skip
         assert history.weights[new] == 0.3
         kinds = np.asarray(draw_kinds(jax.random.key(0), history, (2000,)))
         share = (kinds == number_of(new)).mean()
         assert abs(share - 0.3 / sum(history.weights.values())) < 0.03
-    assert read_history({new: 0}).weights[new] == 0
+    assert from_dict(HistoryConfig, {new: 0}).weights[new] == 0
     assert memory.arms_of(RULES)[f"{new}, no anchor"] == memory.Arm(new, False)
     assert minutes.arms_of(RULES)[new](tiny.model) == with_rule(tiny.model, new)
 
@@ -177,9 +178,9 @@ def test_unknown_rules_are_refused_everywhere_with_one_sentence(tiny):
         with pytest.raises(UserError, match=LEGAL):
             refuse()
     with pytest.raises(UserError, match="no configuration key 'history.randon'.*history.random"):
-        read_history({"randon": 1.0})
+        from_dict(HistoryConfig, {"randon": 1.0}, "history.")
     with pytest.raises(UserError, match="history.random must be a number, not 'often'"):
-        read_history({"random": "often"})
+        from_dict(HistoryConfig, {"random": "often"}, "history.")
 
 
 def test_rules_are_given_what_their_row_says_and_nothing_else(monkeypatch):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bvjax.nets import vae
 from bvjax.presets import get_preset
-from bvjax.train.vae_objective import VAEObjective, to_float
+from bvjax.train.vae_objective import VAELossConfig, VAEObjective, to_float
 from bvjax.weights import load_config
 
 GAINS = np.linspace(0.5, 2.0, 32).astype(np.float32)
@@ -41,12 +41,11 @@ def task(monkeypatch) -> VAEObjective:
     monkeypatch.setattr(vae, "decode_raw", decode_raw)
     return VAEObjective(
         model=get_preset("mini"),
-        kl_weight=0.25,
-        edge_weight=0.0,
-        mse_weight=0.0,
+        config=VAELossConfig(
+            kl_weight=0.25, edge_weight=0.0, mse_weight=0.0, heldout_clips=2, stat_batches=3
+        ),
         heldout=lambda i: clips(1000 + i),
         train=clips,
-        stat_batches=3,
         weights_dtype="float32",
     )
 
@@ -107,7 +106,9 @@ def test_export_scales_latents_by_their_effect_on_pixels(task, monkeypatch, tmp_
     weights = 1.0 / np.arange(1, 33)
     sum_ = lambda params, config, z: jnp.repeat((z @ (weights / GAINS))[..., None], 3, axis=-1)
     monkeypatch.setattr(vae, "decode_raw", sum_)
-    dataclasses.replace(task, scale="pixels").export(params(), tmp_path, {})
+    dataclasses.replace(task, config=dataclasses.replace(task.config, scale="pixels")).export(
+        params(), tmp_path, {}
+    )
     found = load_config(tmp_path).vae
     assert found.latent_scale[0] == 1.0  # equal std / GAINS, so the weights alone decide
     np.testing.assert_allclose(found.latent_scale, weights, rtol=0.1)

@@ -1,0 +1,149 @@
+"""What a run of training is configured by: one dataclass for each task, and its form on the command line.
+
+A config file builds an experiment and returns `as_config(experiment)`.  The ConfigDict is what the command line
+changes, by the names of the fields (`--config.model.vae.dim=96`): ml_collections cannot set the fields of frozen
+dataclasses, and values that only fit together are checked together, when the experiment is built again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+
+from bvjax.config import ModelConfig
+from bvjax.errors import UserError
+from bvjax.losses.block_forcing import BlockForcingConfig
+from bvjax.losses.history import HistoryConfig
+from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig, TargetsConfig
+from bvjax.losses.text_pretrain import TextLossConfig
+from bvjax.overrides import from_dict, to_dict
+from bvjax.train.config import OneModelConfig, check_range
+from bvjax.train.optimizer import OptimizerConfig
+from bvjax.train.vae_objective import VAELossConfig
+from experiments.data_sets import DataConfig
+from experiments.old_configs import up_to_date
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipData:
+    """The section `data` of the VAE: clips of storyworld."""
+
+    source: str = "render"  # or "tfds"
+    cache_dir: str = "data/storyworld"  # of "render"; "" renders in process
+    data_dir: str = "data/tfds"  # of "tfds"
+    split: str = "train"
+    stories: int = 240  # 0 = fresh ones without end, rendered in process
+    heldout_split: str = "heldout"
+    heldout_stories: int = 32
+    frames: int  # of a clip
+    crop: int = 0  # pixels of a side; 0 = whole frames
+    seed: int = 0
+
+    def __post_init__(self):
+        check_range(self, "data", names=("stories", "seed", "crop"))
+        check_range(self, "data", least=1, names=("heldout_stories", "frames"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionData:
+    """The section `data` of the text encoder: captions of whole stories."""
+
+    tokenizer_dir: str = "data/text"
+    tokenizer_stories: int = 1000  # that the tokenizer is learned from
+    split: str = "train"
+    heldout_split: str = "heldout"
+    heldout_stories: int = 16
+
+    def __post_init__(self):
+        check_range(self, "data", least=1, names=("tokenizer_stories", "heldout_stories"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What every task has."""
+
+    task: str
+    model: ModelConfig
+    train: OneModelConfig
+    optimizer: OptimizerConfig
+    weights_dtype: str = "float16"  # of what is exported
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VAEExperiment(Experiment):
+    """Training of the VAE."""
+
+    task: str = "vae"
+    data: ClipData
+    vae: VAELossConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextExperiment(Experiment):
+    """Training of the text encoder."""
+
+    task: str = "text"
+    data: CaptionData
+    text: TextLossConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiTExperiment(Experiment):
+    """Training of the DiT."""
+
+    task: str = "dit"
+    data: DataConfig
+    forcing: TargetsConfig
+    block: BlockForcingConfig
+    history: HistoryConfig
+    levels: LevelsConfig
+
+    @property
+    def draw(self) -> ForcingConfig:
+        """The whole training draw."""
+        sections = dict(block=self.block, history=self.history, levels=self.levels)
+        return ForcingConfig(**vars(self.forcing), **sections)
+
+
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    "vae": VAEExperiment,
+    "text": TextExperiment,
+    "dit": DiTExperiment,
+}
+
+
+def as_config(experiment: Experiment) -> ml_collections.ConfigDict:
+    """The experiment as the command line changes it: what `get_config` of a config file returns."""
+    # Built once more, so that a whole number where a number is wanted is one: the command line keeps types.
+    typed = from_dict(type(experiment), to_dict(experiment))
+    return ml_collections.ConfigDict(to_dict(typed, lists=False))
+
+
+def experiment_of(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Experiment:
+    """The experiment of a ConfigDict or of its content.
+
+    Raises:
+        UserError: it is none, lacks a section, has an unknown key (the nearest is named) or an illegal value.
+    """
+    if isinstance(getattr(config, "to_dict", None), Callable):
+        config = config.to_dict()
+    if not isinstance(config, Mapping):
+        raise UserError(
+            f"the config is {type(config).__name__}; get_config must return a ConfigDict"
+        )
+    content = up_to_date(config)
+    task = content.get("task")
+    if task is None:
+        raise UserError("the config has no task; experiments/configs has whole ones")
+    if task not in EXPERIMENTS:
+        raise UserError(f"there is no task {task!r}; the tasks are: {', '.join(EXPERIMENTS)}")
+    for field in dataclasses.fields(EXPERIMENTS[task]):
+        section = content.get(field.name)
+        if field.name not in ("task", "weights_dtype") and not isinstance(section, Mapping):
+            raise UserError(
+                f"the config has no section {field.name}; experiments/configs has whole ones"
+            )
+    return from_dict(EXPERIMENTS[task], content)
