@@ -64,7 +64,7 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> 
     for key, value in values.items():
         path = f"{where}{key}"
         if key not in legal:
-            raise _unknown(path, [f"{where}{name}" for name in legal])
+            raise unknown_key(path, [f"{where}{name}" for name in legal])
         if key in item_of:
             kind = typing.get_args(types_of[item_of[key]])[1]
             arguments[item_of[key]][key] = _coerce(path, value, kind)
@@ -139,13 +139,21 @@ def _literal(key: str, value: Any) -> str:
 
 def all_keys(cls: type, where: str = "") -> list[str]:
     """Every dotted leaf key of a configuration class."""
-    keys = []
-    for name, kind in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(kind):
-            keys += all_keys(kind, f"{where}{name}.")
+    kinds, keys = typing.get_type_hints(cls), []
+    for field in dataclasses.fields(cls):
+        if field.metadata.get("inline"):
+            keys += [f"{where}{key}" for key in _inline(field)]
+        elif dataclasses.is_dataclass(kinds[field.name]):
+            keys += all_keys(kinds[field.name], f"{where}{field.name}.")
         else:
-            keys.append(f"{where}{name}")
+            keys.append(f"{where}{field.name}")
     return keys
+
+
+def unknown_key(path: str, legal: list[str]) -> UserError:
+    """The error that names the nearest of the keys there are."""
+    near = difflib.get_close_matches(path, legal, n=1, cutoff=0.0)
+    return UserError(f"there is no configuration key {path!r}; the nearest is {near[0]!r}")
 
 
 def _kind(cls: type, path: str) -> Any:
@@ -154,7 +162,7 @@ def _kind(cls: type, path: str) -> Any:
     for i, part in enumerate(parts):
         kinds = typing.get_type_hints(kind)
         if part not in kinds or dataclasses.is_dataclass(kinds[part]) != (i < len(parts) - 1):
-            raise _unknown(path, all_keys(kind, "".join(f"{p}." for p in parts[:i])))
+            raise unknown_key(path, all_keys(kind, "".join(f"{p}." for p in parts[:i])))
         kind = kinds[part]
     return kind
 
@@ -172,11 +180,6 @@ def _inline(field: dataclasses.Field) -> dict[str, Any]:
     """The items of an `INLINE` field where nobody says otherwise."""
     assert field.default_factory is not dataclasses.MISSING
     return dict(field.default_factory())
-
-
-def _unknown(path: str, legal: list[str]) -> UserError:
-    near = difflib.get_close_matches(path, legal, n=1, cutoff=0.0)
-    return UserError(f"there is no configuration key {path!r}; the nearest is {near[0]!r}")
 
 
 def _parse(text: str, kind: Any) -> Any:

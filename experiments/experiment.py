@@ -19,7 +19,7 @@ from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.history import HistoryConfig
 from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig, TargetsConfig
 from bvjax.losses.text_pretrain import TextLossConfig
-from bvjax.overrides import from_dict, to_dict
+from bvjax.overrides import all_keys, from_dict, to_dict, unknown_key
 from bvjax.train.config import OneModelConfig, check_range
 from bvjax.train.optimizer import OptimizerConfig
 from bvjax.train.vae_objective import VAELossConfig
@@ -113,6 +113,17 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
     "text": TextExperiment,
     "dit": DiTExperiment,
 }
+
+
+def check_words(words: list[str]) -> None:
+    """Raises `UserError` for a word of the command that sets a key that no experiment has; names the nearest."""
+    keys = {key for cls in EXPERIMENTS.values() for key in all_keys(cls)}
+    sections = {key.rpartition(".")[0] for key in keys}
+    for word in words:
+        flag = word.partition("=")[0].lstrip("-")
+        name = flag.removeprefix("config.")
+        if word.startswith("-") and name != flag and name not in keys | sections:
+            raise unknown_key(name, sorted(keys))
 
 
 def as_config(experiment: Experiment) -> ml_collections.ConfigDict:

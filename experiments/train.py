@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from bvjax import compilation, console
 from bvjax.errors import UserError
 from experiments import wiring
-from experiments.experiment import Experiment, experiment_of
+from experiments.experiment import Experiment, check_words, experiment_of
 from experiments.old_configs import words_of_now
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to train.", lock_config=True)
@@ -69,14 +69,15 @@ def _experiment() -> Experiment:
     return experiment_of(config)
 
 
-def _rename_words() -> None:
-    """Puts what keys of a config are called now into the command's words, and tells."""
+def _check_words() -> None:
+    """Puts what keys of a config are called now into the command's words, and tells; refuses unknown ones."""
     sys.argv[1:], hints = words_of_now(sys.argv[1:])
     for hint in hints:
         console.say(f"warning: {hint}")
+    check_words(sys.argv[1:])
 
 
 if __name__ == "__main__":
-    if code := console.run(_rename_words, "error"):
+    if code := console.run(_check_words, "error"):
         sys.exit(code)
     console.run_flags(main)

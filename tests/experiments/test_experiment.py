@@ -17,7 +17,7 @@ from bvjax.memory.rules import Rule
 from bvjax.overrides import defaults, from_dict, to_dict
 from bvjax.presets import get_preset
 from experiments.configs import mini_dit, mini_vae, mini_vae_next
-from experiments.experiment import Experiment, as_config, experiment_of
+from experiments.experiment import Experiment, as_config, check_words, experiment_of
 from experiments.old_configs import up_to_date, words_of_now
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
@@ -26,6 +26,7 @@ CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 def command(monkeypatch, name: str, *words: str) -> Experiment:
     """What `python -m experiments.train --config=NAME WORDS` trains."""
     words, _ = words_of_now([f"--config={CONFIGS / name}.py", *words])
+    check_words(words)
     monkeypatch.setattr(sys, "argv", ["train", *words])
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", values, lock_config=True)
@@ -72,8 +73,9 @@ def test_values_that_only_fit_together_change_together(monkeypatch):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("--config.model.vae.dimm=4", "dimm.*dim"),
-        ("--config.history.semantik=1", "semantik.*semantic"),
+        ("--config.model.vae.dimm=4", "key 'model.vae.dimm'; the nearest is 'model.vae.dim'"),
+        ("--config.history.semantik=1", "'history.semantik'; the nearest is 'history.semantic'"),
+        ("--config.vae.start=random", "vae"),  # of another task
         ("--config.train.steps=many", "many"),
         ("--config.train.steps=1.5", "1.5"),
         ("--config.model.vae.dim=0", "vae.dim is 0; it must be 1 to"),
