@@ -42,7 +42,8 @@ def to_dict(config: Any, lists: bool = True) -> dict[str, Any]:
 
 def defaults(cls: type) -> dict[str, Any]:
     """The keys of a class that need not be written, as `to_dict` has them; 0 for those of a mapping."""
-    kinds, content = typing.get_type_hints(cls), {}
+    kinds = typing.get_type_hints(cls)
+    content: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         if field.metadata.get("inline"):
             content |= dict.fromkeys(_inline(field), 0.0)
@@ -57,9 +58,10 @@ def defaults(cls: type) -> dict[str, Any]:
 def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> Config:
     """Build `cls` from a nested mapping; raises `UserError` for unknown keys and wrong types."""
     types_of = typing.get_type_hints(cls)
-    inline = {f.name: _inline(f) for f in dataclasses.fields(cls) if f.metadata.get("inline")}
+    fields = dataclasses.fields(typing.cast(Any, cls))
+    inline = {f.name: _inline(f) for f in fields if f.metadata.get("inline")}
     item_of = {key: name for name, items in inline.items() for key in items}
-    legal = [f.name for f in dataclasses.fields(cls) if f.name not in inline] + [*item_of]
+    legal = [f.name for f in fields if f.name not in inline] + [*item_of]
     arguments: dict[str, Any] = {**inline}
     for key, value in values.items():
         path = f"{where}{key}"
@@ -77,7 +79,7 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> 
         else:
             arguments[key] = _coerce(path, value, kind)
     none = dataclasses.MISSING
-    for field in dataclasses.fields(cls):
+    for field in fields:
         needed = field.default is none and field.default_factory is none and field.init
         if needed and field.name not in arguments:
             raise UserError(f"the configuration is incomplete: it has no {where}{field.name}")

@@ -40,8 +40,11 @@ class Objective(Protocol):
     parameters that training leaves as they are.  `axes` are those of a mesh that it can be cut along.
     """
 
-    part: str
-    axes: tuple[str, ...]
+    @property
+    def part(self) -> str: ...
+
+    @property
+    def axes(self) -> tuple[str, ...]: ...
 
     @property
     def frozen(self) -> tuple[str, ...]: ...
@@ -144,8 +147,7 @@ def make_train_step(
         params, opt_state, norms = apply_gradients(optimizer, state.params, state.opt_state, grads)
         ema = average(state.ema, params, ema_decay_at(ema_decay, state.step))
         metrics |= {"lr": jnp.asarray(schedule(state.step), jnp.float32), **norms}
-        new = state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
-        return new, metrics
+        return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
 
     return train_step
 

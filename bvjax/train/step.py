@@ -15,7 +15,7 @@ from bvjax.train.task import Batch, Metrics, Params, State, Task
 LossFn = Callable[[Params, Batch, jax.Array], tuple[Float[Array, ""], Metrics]]
 
 
-def compile_step(task: Task, state: State) -> Callable[[State, Batch], tuple[State, Metrics]]:
+def compile_step(task: Task, state: State) -> jax.stages.Wrapped:
     """`task.train_step`, jitted; it reuses the buffers of the state handed in.
 
     Args:
