@@ -20,7 +20,7 @@ from bvjax.sharding import AXES, ONE_DEVICE, TOKENS, Layout, make_layout, parse_
 LARGE_LEAF = 2**20  # values; smaller leaves are whole on every device
 
 
-def misfit(model: ModelConfig, sizes: dict[str, int]) -> str | None:
+def mesh_error(model: ModelConfig, sizes: dict[str, int]) -> str | None:
     """Why `model` cannot be cut so, in one sentence; None if it can."""
     data, rows = sizes.get("data", 1), math.prod(sizes.get(axis, 1) for axis in TOKENS)
     grid, block = ChunkGrid.of(model), model.sampler.causal_block
@@ -36,7 +36,7 @@ def misfit(model: ModelConfig, sizes: dict[str, int]) -> str | None:
     return None
 
 
-def training_misfit(model: ModelConfig, sizes: dict[str, int]) -> str | None:
+def training_mesh_error(model: ModelConfig, sizes: dict[str, int]) -> str | None:
     """The same of training, where `data` cuts a batch and there is no bank."""
     return _uneven(_network(model, sizes, 1))
 
@@ -66,7 +66,7 @@ def _uneven(cuts: list[tuple]) -> str | None:
 def check_layout(model: ModelConfig, layout: Layout) -> None:
     """Raises `UserError` if `model` cannot be cut as `layout` says."""
     if layout.mesh is not None:
-        why = misfit(model, dict(layout.mesh.shape))
+        why = mesh_error(model, dict(layout.mesh.shape))
         if why is not None:
             raise UserError(f"this mesh does not fit the model: {why}")
 
@@ -97,7 +97,7 @@ def choose_mesh(model: ModelConfig, count: int) -> dict[str, int] | None:
         rest, left = divmod(count, data)
         for tensor in (n for n in range(1, rest + 1) if not left and rest % n == 0):
             sizes = dict(data=data, context=rest // tensor, tensor=tensor)
-            if misfit(model, sizes) is None:
+            if mesh_error(model, sizes) is None:
                 return sizes
     return None
 

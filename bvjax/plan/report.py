@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from bvjax.config import ModelConfig
-from bvjax.placement import check_layout, choose_mesh, misfit
+from bvjax.placement import check_layout, choose_mesh, mesh_error
 from bvjax.plan import costs, program, text
 from bvjax.plan.chips import Chip
 from bvjax.plan.limits import compile_all, least_seconds, mesh_option, room_of
@@ -110,7 +110,7 @@ def remedies(
             shares = dict.fromkeys(("bank", "context", "activations", "temporaries"), cut)
             shares |= dict(weights=cut) if axis != "context" else {}
             shares |= dict(gathered=cut) if axis == "tensor" else {}
-            if misfit(model, more) is None and total(**shares) <= room:
+            if mesh_error(model, more) is None and total(**shares) <= room:
                 found.append(mesh_option(more))
         if total(bank=1 / factor, context=1 / factor, gathered=1 / factor) <= room:
             found.append(f"--set memory.capacity={model.memory.capacity // factor}")

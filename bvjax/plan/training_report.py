@@ -11,7 +11,7 @@ import jax
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.placement import training_misfit
+from bvjax.placement import training_mesh_error
 from bvjax.plan import text, training, training_costs
 from bvjax.plan.chips import Chip
 from bvjax.plan.limits import compile_all, least_seconds, mesh_option, room_of
@@ -106,7 +106,7 @@ def make_plan(
 def choose_mesh(model: ModelConfig, count: int) -> dict[str, int]:
     """As many devices as tokens divide by over `fsdp`, the rest over `data`."""
     fitting = (n for n in range(count, 0, -1) if count % n == 0)
-    fsdp = next(n for n in fitting if training_misfit(model, dict(fsdp=n)) is None)
+    fsdp = next(n for n in fitting if training_mesh_error(model, dict(fsdp=n)) is None)
     return dict(data=count // fsdp, fsdp=fsdp)
 
 
@@ -132,7 +132,7 @@ def remedies(
     for factor in (2, 4, 8, 16):
         for axis, cut in cuts.items():
             more = full | {axis: full[axis] * factor}
-            if training_misfit(model, more) is None and total(factor, *cut) <= room:
+            if training_mesh_error(model, more) is None and total(factor, *cut) <= room:
                 found.append(mesh_option(more))
         if chunks >= factor and total(factor, *of_tokens, "batch") <= room:
             shorter = chunks // factor * model.chunk.frames / model.chunk.fps / 60

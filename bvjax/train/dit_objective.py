@@ -18,7 +18,7 @@ from bvjax.generate.decoding import decode_piece
 from bvjax.generate.rollout import rollout
 from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing, make_clip
 from bvjax.nets import dit
-from bvjax.placement import misfit
+from bvjax.placement import mesh_error
 from bvjax.sharding import AXES, ONE_DEVICE, Layout
 from bvjax.train.task import Params
 from bvjax.weights import save_weights
@@ -64,7 +64,7 @@ class DiTObjective:
             The loss and its parts on the held-out stories, with the same noise at every step.
         """
         rows, layout = [], self.layout
-        if layout.mesh is not None and misfit(self.model, dict(layout.mesh.shape)) is not None:
+        if layout.mesh is not None and mesh_error(self.model, dict(layout.mesh.shape)) is not None:
             layout = ONE_DEVICE
         placed = params
         if layout != self.layout:

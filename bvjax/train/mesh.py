@@ -15,7 +15,7 @@ from jax.tree_util import DictKey
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.placement import training_misfit
+from bvjax.placement import training_mesh_error
 from bvjax.sharding import ONE_DEVICE, Layout, make_layout, parse_mesh
 from bvjax.train.task import Params, State
 
@@ -41,7 +41,7 @@ def training_layout(mesh: str, axes: tuple[str, ...], name: str) -> Layout:
 
 def check_fits(model: ModelConfig, layout: Layout) -> None:
     """Raises `UserError` if the DiT of `model` cannot be trained on `layout`."""
-    why = None if layout.mesh is None else training_misfit(model, dict(layout.mesh.shape))
+    why = None if layout.mesh is None else training_mesh_error(model, dict(layout.mesh.shape))
     if why is not None:
         raise UserError(f"this mesh does not fit the model: {why}")
 

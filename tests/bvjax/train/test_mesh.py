@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from bvjax.errors import UserError
-from bvjax.placement import training_misfit
+from bvjax.placement import training_mesh_error
 from bvjax.sharding import AXES, ONE_DEVICE
 from bvjax.train.mesh import accumulation_steps, batch_sharding, describe_batch, training_layout
 
@@ -52,7 +52,7 @@ def test_a_mesh_that_cannot_be_is_refused(mesh, part, message):
 
 
 def test_what_a_mesh_must_divide(tiny):
-    assert training_misfit(tiny.model, dict(data=7, fsdp=2, context=2, tensor=2)) is None
-    assert "tensor=3 does not cut 2 heads evenly" in training_misfit(tiny.model, dict(tensor=3))
-    why = training_misfit(tiny.model, dict(fsdp=2, context=4))
+    assert training_mesh_error(tiny.model, dict(data=7, fsdp=2, context=2, tensor=2)) is None
+    assert "tensor=3 does not cut 2 heads evenly" in training_mesh_error(tiny.model, dict(tensor=3))
+    why = training_mesh_error(tiny.model, dict(fsdp=2, context=4))
     assert why == "fsdp x context=8 does not cut 4 tokens evenly; it can be [1, 2, 4]"
