@@ -117,6 +117,7 @@ def solve(
     noise: Float[Array, "b f ..."],
     history: Float[Array, "b p ..."] | None,
     key: Key[Array, ""],
+    graded: int | None = None,
 ) -> Float[Array, "b f ..."]:
     """Latents of one window, float32: `history` as it was, and behind it what the flow makes of noise.
 
@@ -127,6 +128,7 @@ def solve(
         noise: the free frames at the first level; its first P frames are not read.
         history: P finished frames, or None.
         key: of this (seed, chunk): the history's noise at iteration k is `history_noise(key, k)`.
+        graded: as of `solvers.scan_steps`, of the iterations.
 
     Raises:
         UserError: as `check` and `timetable`.
@@ -171,7 +173,7 @@ def solve(
 
     levels = grid[step][:, None], grid[step + 1][:, None]
     rows = np.arange(len(step)), labels, *levels, table.update, unipc_weights
-    last, _ = jax.lax.scan(body, init, rows)
+    last = solvers.scan_steps(body, init, rows, graded)
     return last.x if sampler.kind == "unipc" else last
 
 

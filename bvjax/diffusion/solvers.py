@@ -68,15 +68,18 @@ def solve(
     velocity_fn: VelocityFn,
     noise: Float[Array, "b ..."],
     key: Key[Array, ""],
+    graded: int | None = None,
 ) -> Float[Array, "b ..."]:
     """Latents x0 that the flow `velocity_fn` reaches from `noise`, in float32.
 
     Args:
         sampler: kind, steps, shift; static.
         velocity_fn: (x, sigma) -> v, with x float32 and sigma the scalar label `timesteps / 1000`;
-            guidance and context are in its closure.  Traced once.
+            guidance and context are in its closure.  Traced once, twice where `graded` divides the
+            steps.
         noise: the sample at the first level.
         key: of this (seed, chunk); `few_step` draws from it, the other kinds are deterministic.
+        graded: as of `scan_steps`.
 
     Raises:
         UserError: as `sigmas`.
@@ -111,8 +114,37 @@ def solve(
         v = velocity_fn(sample(carry), label).astype(jnp.float32)
         return step(carry, v, *rest), None
 
-    last, _ = jax.lax.scan(body, init, (labels, levels[:-1], levels[1:], per_step))
-    return sample(last)
+    rows = (labels, levels[:-1], levels[1:], per_step)
+    return sample(scan_steps(body, init, rows, graded))
+
+
+def scan_steps(
+    body: Callable[[Any, Any], tuple[Any, None]], init: Any, rows: Any, graded: int | None = None
+) -> Any:
+    """The last carry of a scan of a solver's steps over `rows`, of which the last carry gradient.
+
+    Args:
+        graded: how many of the last steps carry gradient; None: all.  The others, and what they
+            begin with, are constants for a derivative, and leave nothing for a backward pass.
+
+    Raises:
+        UserError: `graded` is negative.
+    """
+    if graded is not None and graded < 0:
+        raise UserError(f"{graded} evaluations cannot carry gradient; it must be 0 or more")
+    count = len(jax.tree.leaves(rows)[0])
+    if graded is None or graded >= count:
+        return jax.lax.scan(body, init, rows)[0]
+
+    def constant(carry, row):
+        return jax.lax.stop_gradient(body(carry, row)[0]), None
+
+    first, last = (
+        jax.tree.map(lambda x, part=part: x[part], rows)
+        for part in (slice(None, count - graded), slice(count - graded, None))
+    )
+    middle, _ = jax.lax.scan(constant, jax.lax.stop_gradient(init), first)
+    return jax.lax.scan(body, middle, last)[0]
 
 
 def euler_step(

@@ -9,7 +9,7 @@ import numpy as np
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.generate.steps import ChunkReport
+from bvjax.denoiser.types import ChunkReport
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,19 +19,18 @@ from absl import logging
 from jax.sharding import SingleDeviceSharding
 
 from bvjax.config import ModelConfig
+from bvjax.denoiser.context import select_entries
+from bvjax.denoiser.types import ChunkInput, ChunkReport, EncodedChunk, Latents, MemoryState
 from bvjax.generate import steps
-from bvjax.generate.steps import Built, ChunkInput, ChunkReport, Latents, State
 from bvjax.memory import bank as kv_bank
 from bvjax.memory.bank import Entry, KVBank
 from bvjax.memory.book import Book, enter, init_book
-from bvjax.memory.retrieval import Active, Selection
+from bvjax.memory.retrieval import GatheredEntries, Selection
 from bvjax.memory.storage import storage_dtype
 from bvjax.sharding import Layout
 
 PINNED = "pinned_host"
 Chunks = Iterable[tuple[ChunkInput, ...]]
-
-_build = jax.jit(steps.build, static_argnames=("model", "layout"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Visit:
     """What the memory does for one chunk."""
 
     seen: Selection  # when it is denoised
-    met: Selection  # when it is built: differs where the chunk brought its anchor
+    met: Selection  # when it is encoded: differs where the chunk brought its anchor
     slot: int  # where it is written; the number of slots: nowhere
 
 
@@ -52,21 +51,21 @@ def plan(model: ModelConfig, chunks: Chunks) -> tuple[dict[int, Visit], Book]:
     book, visits = init_book(model, 1), {}
     for group in filter(None, chunks):
         seen = _choose(model, book, group[-1])
-        for given in group:
-            met = seen if len(group) == 1 else _choose(model, book, given)
+        for inputs in group:
+            met = seen if len(group) == 1 else _choose(model, book, inputs)
             if met.index.shape[-1]:
-                book, slot = _enter(model, book, given.embedding, given.chunk_id)
+                book, slot = _enter(model, book, inputs.embedding, inputs.chunk_id)
             else:  # no chunk ever looks back
                 slot = np.full(1, model.memory.slots)
-            visits[int(given.chunk_id)] = (seen, met, slot)
+            visits[int(inputs.chunk_id)] = (seen, met, slot)
     visits, book = jax.device_get((visits, book))
     return {i: Visit(seen, met, int(slot[0])) for i, (seen, met, slot) in visits.items()}, book
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _choose(model, book, given):
-    """`steps.choose`, with the index and the scores of the entries of an `Active`."""
-    selection = steps.choose(model, book, given)
+def _choose(model, book, inputs):
+    """`select_entries`, with the index and the scores of the entries of `GatheredEntries`."""
+    selection = select_entries(model, book, inputs)
     order = jnp.arange(selection.index.shape[-1], dtype=jnp.int32)
     return selection.replace(
         index=jnp.where(selection.valid, order, 0),
@@ -92,7 +91,7 @@ class HostBank:
         ids = list(self._visits)
         self._next = dict(zip(ids, ids[1:], strict=False))
         shapes = kv_bank.entry_shapes(model, 1, storage_dtype(model))
-        both = lambda entry: Built(entry, entry if model.cfg.two_banks else None)
+        both = lambda entry: EncodedChunk(entry, entry if model.cfg.two_banks else None)
         device, places = _places(shapes, layout, params)
         self._near_place, self._far_place = both(places), None
         if PINNED in {memory.kind for memory in device.addressable_memories()}:
@@ -102,12 +101,12 @@ class HostBank:
             logging.warning("%s has no %s memory: each write is waited for", device, PINNED)
         zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), both(shapes))
         self._empty = jax.device_put(zeros, self._near_place)
-        self._far: dict[int, Built] = {}
-        self._near: dict[int, Built] = {}
+        self._far: dict[int, EncodedChunk] = {}
+        self._near: dict[int, EncodedChunk] = {}
         self._owner: dict[int, int] = {}  # slot -> chunk id
-        self._before: Any = None  # part of what was built last
+        self._before: Any = None  # part of what was encoded last
 
-    def seen(self, chunk_id: int) -> State:
+    def seen(self, chunk_id: int) -> MemoryState:
         """What a chunk sees when it is denoised."""
         return self._state(self._visits[chunk_id].seen)
 
@@ -117,24 +116,24 @@ class HostBank:
             if i in self._far:
                 self._entry(i)
 
-    def write(self, given: ChunkInput, latents: Latents) -> ChunkReport:
-        """Builds the entry of a chunk and writes it.
+    def write(self, inputs: ChunkInput, latents: Latents) -> ChunkReport:
+        """Encodes a chunk and writes its entry.
 
         Waits for the entry before this one, so that the host is at most a chunk ahead of the
         device: what it asks for takes memory there from then on.
         """
-        chunk_id = int(given.chunk_id)
+        chunk_id = int(inputs.chunk_id)
         state = self._state(self._visits[chunk_id].met, self._model.build.context == "with")
-        built, report = _build(
-            self._params, self._model, state, given, latents, layout=self._layout
+        encoded, report = steps.encode_program(
+            self._params, self._model, state, inputs, latents, layout=self._layout
         )
-        if built is not None:
-            self._keep(chunk_id, built)
+        if encoded is not None:
+            self._keep(chunk_id, encoded)
             jax.block_until_ready(self._before)
-            self._before = built.entry.lengths
+            self._before = encoded.entry.lengths
         return report
 
-    def state(self) -> State:
+    def state(self) -> MemoryState:
         """All entries as whole banks of NumPy arrays."""
         slots = [
             jax.device_get(self._far[self._owner[slot]] if slot in self._owner else self._empty)
@@ -143,37 +142,38 @@ class HostBank:
         rows = jax.tree.map(lambda *entries: np.stack(entries, axis=2), *slots)
         whole = lambda entry: KVBank(**vars(entry), **vars(self._book))
         null_bank = None if rows.null_entry is None else whole(rows.null_entry)
-        return State(bank=whole(rows.entry), null_bank=null_bank)
+        return MemoryState(bank=whole(rows.entry), null_bank=null_bank)
 
-    def _keep(self, chunk_id: int, built: Built) -> None:
+    def _keep(self, chunk_id: int, encoded: EncodedChunk) -> None:
         slot = self._visits[chunk_id].slot
         if slot < self._model.memory.slots:
-            built = jax.device_put(built, self._near_place)
+            encoded = jax.device_put(encoded, self._near_place)
             self._far.pop(self._owner.get(slot), None)
-            self._owner[slot], self._near[chunk_id] = chunk_id, built
+            self._owner[slot], self._near[chunk_id] = chunk_id, encoded
             self._far[chunk_id] = (
-                jax.tree.map(np.asarray, built)
+                jax.tree.map(np.asarray, encoded)
                 if self._far_place is None
-                else jax.device_put(built, self._far_place)
+                else jax.device_put(encoded, self._far_place)
             )
         following = self._visits.get(self._next.get(chunk_id))
-        wanted = _ids(following.seen) | _ids(following.met) if following else set()
-        self._near = {i: entry for i, entry in self._near.items() if i in wanted}
+        needed = _ids(following.seen) | _ids(following.met) if following else set()
+        self._near = {i: entry for i, entry in self._near.items() if i in needed}
 
-    def _entry(self, chunk_id: int) -> Built:
+    def _entry(self, chunk_id: int) -> EncodedChunk:
         """On the device, or on its way there."""
         if chunk_id not in self._near:
             self._near[chunk_id] = jax.device_put(self._far[chunk_id], self._near_place)
         return self._near[chunk_id]
 
-    def _state(self, selection: Selection, rows: bool = True) -> State:
+    def _state(self, selection: Selection, rows: bool = True) -> MemoryState:
         each = zip(selection.chunk_id[0], selection.valid[0], strict=True)
-        found = [self._entry(int(i)) if rows and valid else self._empty for i, valid in each]
-        active = lambda entries: Active(entries=tuple(entries), selection=selection)
+        chunks = [self._entry(int(i)) if rows and valid else self._empty for i, valid in each]
+        gathered = lambda entries: GatheredEntries(entries=tuple(entries), selection=selection)
         null_bank = None
         if self._model.cfg.two_banks:
-            null_bank = active(built.null_entry for built in found)
-        return State(bank=active(built.entry for built in found), null_bank=null_bank)
+            null_bank = gathered(chunk.null_entry for chunk in chunks)
+        bank = gathered(chunk.entry for chunk in chunks)
+        return MemoryState(bank=bank, null_bank=null_bank)
 
 
 def _ids(selection: Selection) -> set[int]:

@@ -19,25 +19,22 @@ from jaxtyping import Array, Float, Key
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
+from bvjax.denoiser.denoise import denoise_anchor
+from bvjax.denoiser.encode import write_chunk
+from bvjax.denoiser.types import ChunkInput, ChunkReport, Latents, MemoryState, init_state
 from bvjax.errors import UserError
 from bvjax.generate import steps
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.decoding import overlap_prefix
 from bvjax.generate.host_bank import HostBank
-from bvjax.generate.steps import ChunkInput, ChunkReport, Latents, State
 from bvjax.sharding import ONE_DEVICE, Layout
-
-_STATIC = ("model", "layout")
-_anchor_step = jax.jit(steps.anchor_step, static_argnames=_STATIC)
-_denoise = jax.jit(steps.denoise, static_argnames=_STATIC)
-_commit = jax.jit(steps.commit, static_argnames=_STATIC, donate_argnames="state")
 
 
 @struct.dataclass
 class Rollout:
     """All latents of a video (float32) and what the memory did, stacked over chunks."""
 
-    guidance: Float[Array, "1 h w z"] | None  # latent 0, with chunk.first="separate"
+    anchor: Float[Array, "1 h w z"] | None  # latent 0, with chunk.first="separate"
     latents: Float[Array, "n l h w z"]
     report: ChunkReport
 
@@ -49,13 +46,13 @@ class Piece:
     Latents and report of a fresh piece may still be in the making: who reads them waits.
     """
 
-    chunk_id: int  # 0 is the guidance latent, or the first chunk with chunk.first="joined"
+    chunk_id: int  # 0 is the anchor, or the first chunk with chunk.first="joined"
     latents: Float[Array, "l h w z"]
-    report: ChunkReport | None  # None for a guidance latent that is not in the bank
+    report: ChunkReport | None  # None for an anchor that is not in the bank
     fresh: bool  # False when the latents were given by `done`
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC)
+@functools.partial(jax.jit, static_argnames=("model", "layout"))
 def rollout(
     params: Any,
     model: ModelConfig,
@@ -89,9 +86,9 @@ def rollout(
             "chunk.first='overlap' hands the end of each window to the next, which one scan does not "
             "do; use stream, or chunk.first='separate'"
         )
-    state, guidance = steps.init_state(model, layout), None
+    state, anchor = init_state(model, layout), None
     ids = jnp.asarray(ChunkGrid.of(model, conditions.num_chunks).chunk_ids, jnp.int32)
-    given = ChunkInput(
+    inputs = ChunkInput(
         chunk_id=ids,
         text=conditions.text,
         embedding=conditions.embedding,
@@ -100,25 +97,25 @@ def rollout(
         oracle=oracle,
     )
 
-    def step(state: State, given: ChunkInput, prefix: Latents | None = None):
-        state, latents, report = steps.chunk_step(params, model, state, given, prefix, layout)
+    def step(state: MemoryState, inputs: ChunkInput, prefix: Latents | None = None):
+        state, latents, report = steps.chunk_step(params, model, state, inputs, prefix, layout)
         return state, (latents, report)
 
     if model.chunk.first == "separate":
-        first = jax.tree.map(lambda x: x[0], given).replace(chunk_id=jnp.int32(0))
-        guidance = image_latent
-        if guidance is None:
-            guidance = steps.anchor_step(params, model, first, layout)
+        first = jax.tree.map(lambda x: x[0], inputs).replace(chunk_id=jnp.int32(0))
+        anchor = image_latent
+        if anchor is None:
+            anchor = denoise_anchor(params, model, first, layout)
         if model.memory.anchor:
-            state, _ = steps.commit(params, model, state, first, guidance, layout)
+            state, _ = write_chunk(params, model, state, first, anchor, layout)
     elif image_latent is not None:  # the first chunk begins with the image
-        head, tail = (jax.tree.map(lambda x, s=s: x[s], given) for s in (0, slice(1, None)))
+        head, tail = (jax.tree.map(lambda x, s=s: x[s], inputs) for s in (0, slice(1, None)))
         state, first = step(state, head, image_latent)
         _, rest = jax.lax.scan(step, state, tail)
         latents, report = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
-        return Rollout(guidance=None, latents=latents, report=report)
-    _, (latents, report) = jax.lax.scan(step, state, given)
-    return Rollout(guidance=guidance, latents=latents, report=report)
+        return Rollout(anchor=None, latents=latents, report=report)
+    _, (latents, report) = jax.lax.scan(step, state, inputs)
+    return Rollout(anchor=anchor, latents=latents, report=report)
 
 
 def stream(
@@ -153,14 +150,14 @@ def stream(
     keys = dict.fromkeys(grid.piece_ids, key)
     for start, other in rerolls:
         keys |= {i: other for i in keys if i >= start}
-    chunks = {i: _written(model, conditions, keys[i], oracle, i) for i in keys}
+    chunks = {i: steps.entry_inputs(model, conditions, keys[i], oracle, i) for i in keys}
     bank, before = _open(params, model, layout, chunks), None
     if first == "separate":
-        guidance = done.get(0, image_latent)
-        if guidance is None:
-            given = _given(conditions, keys[0], oracle, 0, 0)
-            guidance = _anchor_step(params, model, given, layout=layout)
-        yield Piece(0, guidance, _write(model, bank, chunks[0], guidance), fresh=0 not in done)
+        anchor = done.get(0, image_latent)
+        if anchor is None:
+            inputs = steps.chunk_input(conditions, keys[0], oracle, 0, 0)
+            anchor = steps.anchor_program(params, model, inputs, layout=layout)
+        yield Piece(0, anchor, _write(model, bank, chunks[0], anchor), fresh=0 not in done)
 
     for chunk_id in grid.chunk_ids:
         latents = done.get(chunk_id)
@@ -168,9 +165,8 @@ def stream(
             prefix = image_latent if chunk_id == grid.first_id and first != "separate" else None
             if before is not None:
                 prefix = overlap_prefix(vae_params, model, before, layout)
-            given = chunks[chunk_id][-1]
-            seen = bank.seen(chunk_id)
-            latents = _denoise(params, model, seen, given, prefix, layout=layout)
+            inputs, seen = chunks[chunk_id][-1], bank.seen(chunk_id)
+            latents = steps.denoise_program(params, model, seen, inputs, prefix, layout=layout)
         if chunk_id + 1 in chunks and chunk_id + 1 not in done:
             bank.fetch(chunk_id + 1)
         report = _write(model, bank, chunks[chunk_id], latents)
@@ -186,15 +182,15 @@ def rebuild_bank(
     latents: Mapping[int, Latents],
     oracle: Float[np.ndarray, "n ids"] | None = None,
     layout: Layout = ONE_DEVICE,
-) -> State:
+) -> MemoryState:
     """The state after the chunks in `latents` (by id, as `stream` yields them), equal to the bit.
 
     With build.context="with" an entry depends on those before it: ids run from the first on.
     """
-    chunks = {i: _written(model, conditions, key, oracle, i) for i in sorted(latents)}
+    chunks = {i: steps.entry_inputs(model, conditions, key, oracle, i) for i in sorted(latents)}
     bank = _open(params, model, layout, chunks)
-    for chunk_id, given in chunks.items():
-        _write(model, bank, given, latents[chunk_id])
+    for chunk_id, entries in chunks.items():
+        _write(model, bank, entries, latents[chunk_id])
     return bank.state()
 
 
@@ -203,21 +199,21 @@ class _DeviceBank:
 
     def __init__(self, params: Any, model: ModelConfig, layout: Layout):
         self._params, self._model, self._layout = params, model, layout
-        self._state = steps.init_state(model, layout)
+        self._state = init_state(model, layout)
 
-    def seen(self, chunk_id: int) -> State:
+    def seen(self, chunk_id: int) -> MemoryState:
         return self._state
 
     def fetch(self, chunk_id: int) -> None:
         pass
 
-    def write(self, given: ChunkInput, latents: Latents) -> ChunkReport:
-        self._state, report = _commit(
-            self._params, self._model, self._state, given, latents, layout=self._layout
+    def write(self, inputs: ChunkInput, latents: Latents) -> ChunkReport:
+        self._state, report = steps.write_program(
+            self._params, self._model, self._state, inputs, latents, layout=self._layout
         )
         return report
 
-    def state(self) -> State:
+    def state(self) -> MemoryState:
         return self._state
 
 
@@ -230,47 +226,15 @@ def _open(
     return _DeviceBank(params, model, layout)
 
 
-def _written(
-    model: ModelConfig,
-    conditions: Conditions,
-    key: Key[Array, ""],
-    oracle: Float[np.ndarray, "n ids"] | None,
-    chunk_id: int,
-) -> tuple[ChunkInput, ...]:
-    """What goes into the bank when a chunk is done: with overlap, chunk 1 brings the anchor."""
-    grid = ChunkGrid.of(model)
-    given = _given(conditions, key, oracle, grid.row_of(chunk_id), chunk_id)
-    entries = grid.entry_ids(chunk_id, model.memory.anchor)
-    return tuple(given.replace(chunk_id=np.int32(i)) for i in entries)
-
-
 def _write(
     model: ModelConfig,
     bank: _DeviceBank | HostBank,
-    written: tuple[ChunkInput, ...],
+    entries: tuple[ChunkInput, ...],
     latents: Latents,
 ) -> ChunkReport | None:
     """Puts a chunk into the bank; the anchor that it brings is its first latent."""
-    report, own = None, steps.grid_of(model).latents_per_chunk
-    for given in written:
-        part = latents[-own:] if given is written[-1] else latents[:1]
-        report = bank.write(given, part)
+    report, own = None, ChunkGrid.of(model).latents_per_chunk
+    for inputs in entries:
+        part = latents[-own:] if inputs is entries[-1] else latents[:1]
+        report = bank.write(inputs, part)
     return report
-
-
-def _given(
-    conditions: Conditions,
-    key: Key[Array, ""],
-    oracle: Float[np.ndarray, "n ids"] | None,
-    row: int,
-    chunk_id: int,
-) -> ChunkInput:
-    # Rows are cut on the host: on the device each index would be a program of its own.
-    return ChunkInput(
-        chunk_id=np.int32(chunk_id),
-        text=np.asarray(conditions.text)[row],
-        embedding=np.asarray(conditions.embedding)[row],
-        null_text=np.asarray(conditions.null_text)[0],
-        key=key,
-        oracle=None if oracle is None else np.asarray(oracle)[row],
-    )

@@ -4,9 +4,9 @@ Keys are stored after qk-norm and before RoPE, with their positions, so that the
 later chunk sees an entry is decided when its context is assembled.  Chunk ids, lengths and counts
 are arrays: one compilation serves a story of any length.
 
-With `memory.anchor` the entry with id 0 (the guidance latent; with chunk.first="joined" the whole
+With `memory.anchor` the entry with id 0 (one latent; with chunk.first="joined" the whole
 first chunk) owns slot 0 for good and is seen by every chunk.  Without it id 0 is an entry like
-any other, and whoever has a guidance latent does not write it.
+any other, and whoever has an anchor does not write it.
 
 `retrieval.dense_recent` needs no second copy: a slot then holds all rows of its chunk, the kept
 ones first.  `lengths` counts the kept rows and `stored` all of them, so an entry is whole or
@@ -81,7 +81,7 @@ class Entry:
 
 
 @flax.struct.dataclass
-class Kept:
+class PendingEntry:
     """One chunk before its rows are moved: `rows` has all N of them instead of a slot's."""
 
     rows: Entry
@@ -208,7 +208,7 @@ def keep_rows(
     capacity: int,
     dense: bool = False,
     dtype: DTypeLike | None = None,
-) -> Kept:
+) -> PendingEntry:
     """All rows of one chunk in the form that the bank stores, and which of them to keep.
 
     Args:
@@ -229,7 +229,8 @@ def keep_rows(
     values, value_scales = storage.encode(kv.values[:, :, 0], dtype)
     tokens = jnp.broadcast_to(positions.astype(jnp.int32), (*lengths.shape, num_tokens, 3))
     stored = jnp.full_like(lengths, num_tokens) if dense else lengths
-    return Kept(Entry(keys, values, tokens, lengths, stored, key_scales, value_scales), index)
+    rows = Entry(keys, values, tokens, lengths, stored, key_scales, value_scales)
+    return PendingEntry(rows, index)
 
 
 def is_finite(rows: Entry) -> Bool[Array, ""]:
@@ -239,13 +240,13 @@ def is_finite(rows: Entry) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(part).all() for part in jax.tree.leaves(parts)]).all()
 
 
-def gather(kept: Kept, layout: Layout = ONE_DEVICE) -> Entry:
+def gather(pending: PendingEntry, layout: Layout = ONE_DEVICE) -> Entry:
     """The kept rows alone, in position order (Algorithm 2, line 13).
 
     On a mesh each device makes its own rows of the slot, layer by layer, from all of the chunk's:
     which tokens are kept does not depend on the mesh.  Rows that do not divide are on all of them.
     """
-    every, index = kept.rows, kept.index
+    every, index = pending.rows, pending.index
     names = ("keys", "values", "key_scales", "value_scales")
     rows = {name: getattr(every, name) for name in names}
     entry = every.replace(
@@ -279,7 +280,7 @@ def _kept_rows(rows, index, stored, layout: Layout):
 
 def write(
     bank: KVBank,
-    made: Kept | Entry,
+    entry: PendingEntry | Entry,
     embedding: Float[Array, "B Dt"],
     chunk_id: Int[Array, ""],
     memory: MemoryConfig,
@@ -289,12 +290,12 @@ def write(
 ) -> KVBank:
     """The bank with chunk `chunk_id` in it; the one write of a step, a resume and a rebuild.
 
-    `book.enter` chooses the slot.  A chunk that there is none for is not written.  What is `Kept`
+    `book.enter` chooses the slot.  A chunk that there is none for is not written.  A `PendingEntry`
     goes straight into the slot, in place where the bank is donated; an `Entry`, whose rows are
     together already, is how a mesh writes.
 
     Args:
-      made: in the `dtype` of the bank.
+      entry: in the `dtype` of the bank.
       kernels: `implementation` of `kv_gather.write_rows`.
       latents: of the chunk, clean, for a retrieval rule that needs them.
 
@@ -302,7 +303,7 @@ def write(
       UserError: unknown `memory.evict`.  ValueError: one of bank and entry has scales, or
         `latents` are missing.
     """
-    rows = made.rows if isinstance(made, Kept) else made
+    rows = entry.rows if isinstance(entry, PendingEntry) else entry
     if (bank.key_scales is None) != (rows.key_scales is None):
         raise ValueError(
             f"an entry of {rows.keys.dtype} is no entry of a bank of {bank.keys.dtype}"
@@ -312,8 +313,8 @@ def write(
 
     def put(name, value):
         field = getattr(bank, name)
-        if isinstance(made, Kept) and name in _HEADS:
-            return write_rows(field, value, made.index, rows.stored, slot, implementation=kernels)
+        if isinstance(entry, PendingEntry) and name in _HEADS:
+            return write_rows(field, value, entry.index, rows.stored, slot, implementation=kernels)
         return field.at[:, batch, slot].set(value.astype(field.dtype), mode="drop")
 
     fields = {name: put(name, x) for name, x in vars(rows).items() if x is not None}

@@ -45,17 +45,9 @@ class Selection:
     # Eq. 8 whatever the kind; 0 for the anchor and where not valid.
     similarity: Float[Array, "B E"] | None = None
 
-    def retrieved(self, anchor: bool) -> Bool[Array, "B E"]:
-        """The semantic group: entries that are neither the anchor nor recent."""
-        return self.valid & ~self.recent & (jnp.arange(self.valid.shape[-1]) >= anchor)
-
-    def forget(self, anchor: bool) -> Selection:
-        """The same without what was retrieved; nothing else moves."""
-        return self.replace(valid=self.valid & ~self.retrieved(anchor))
-
 
 @flax.struct.dataclass
-class Active:
+class GatheredEntries:
     """What one chunk sees of a bank that is elsewhere, beside each other and not in one array."""
 
     entries: tuple[Entry, ...]  # in the order of the selection; any where that is not valid
@@ -158,13 +150,13 @@ def retrieve(
 
 
 def assemble(
-    bank: KVBank | Active,
+    bank: KVBank | GatheredEntries,
     selection: Selection,
     entry_base: Int[Array, "B E"],
     theta: float,
     layout: Layout = ONE_DEVICE,
     dtype: DTypeLike | None = None,
-    null: tuple[KVBank | Active, Selection] | None = None,
+    null: tuple[KVBank | GatheredEntries, Selection] | None = None,
 ) -> Context:
     """(K*, V*) of Eq. 9: the selected rows, roped at (base + t, h, w) and packed without gaps.
 
@@ -188,7 +180,7 @@ def assemble(
     similarity = jnp.concatenate([of.similarity for _, of in branches])
     banks = [bank] if null is None or null[0] is bank else [bank, null[0]]
     given = (selection.index, lengths, entry_base, theta, dtype)
-    if layout.mesh is None and not isinstance(bank, Active):
+    if layout.mesh is None and not isinstance(bank, GatheredEntries):
         keys, values = _roped(_rows(bank), *given, layout.kernels)
     else:
         keys, values = _by_layer([_rows(each) for each in banks], *given, layout)
@@ -204,15 +196,15 @@ def assemble(
     )
 
 
-def _lengths(bank: KVBank | Active, selection: Selection) -> Int[Array, "Y B E"]:
+def _lengths(bank: KVBank | GatheredEntries, selection: Selection) -> Int[Array, "Y B E"]:
     """Rows that are read of each entry."""
     index = selection.index[None]
     stored, kept = (jnp.take_along_axis(x, index, axis=2) for x in (bank.stored, bank.lengths))
     return jnp.where(selection.valid, jnp.where(selection.recent, stored, kept), 0)
 
 
-def _rows(held: KVBank | Entry | Active) -> Rows | tuple[Rows, ...]:
-    if isinstance(held, Active):
+def _rows(held: KVBank | Entry | GatheredEntries) -> Rows | tuple[Rows, ...]:
+    if isinstance(held, GatheredEntries):
         return tuple(_rows(entry) for entry in held.entries)
     return Rows(**{field: getattr(held, field) for field in Rows.__dataclass_fields__})
 

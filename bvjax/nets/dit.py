@@ -129,12 +129,12 @@ class WanDiT(nn.Module):
           text: text states; rows past the caption are zeros and are attended like the others.
           positions: RoPE positions (t, h, w) of each chunk's own tokens.
           context: rows of earlier chunks that each chunk may attend; None for none.
-          probe_index: tokens whose queries score the chunk's keys (Alg. 2); None: zero salience.
+          probe_index: tokens whose queries score the chunk's keys (Alg. 2); None: zero importance.
           probe_visible: how many of the chunk's first keys each probe sees; None for all.
-          return_kv: whether to return the chunks' keys, values and salience.  Static.
+          return_kv: whether to return the chunks' keys, values and importance.  Static.
           self_context: chunks of this same sequence to attend as well, layer by layer, through the
             rows that `keep_fn` keeps (teacher forcing with `build.context = "with"`).
-          keep_fn: salience [b, c, n] -> kept rows bool [b, c, n]; None keeps all.  Static.
+          keep_fn: importance [b, c, n] -> kept rows bool [b, c, n]; None keeps all.  Static.
           fps: frames per second of the video; only models with `fps_embedding` need it.  Static.
 
         Returns:

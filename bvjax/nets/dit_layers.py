@@ -46,7 +46,7 @@ class ChunkKV:
 
     keys: Float[Array, "y b c n a k"]
     values: Float[Array, "y b c n a k"]
-    salience: Float[Array, "y b c n"]  # probe scores, zeros when there were no probes
+    importance: Float[Array, "y b c n"]  # probe scores, zeros when there were no probes
 
 
 @struct.dataclass
@@ -240,7 +240,7 @@ class SelfAttention(_Projections):
     ) -> tuple[Float[Array, "b c n d"], ChunkKV | None]:
         q, k, v = self.qkv(x, x)
         q, roped = (apply_rope(x, cond.angles, self.layout.kernels) for x in (q, k))
-        salience = self._salience(q, roped, cond)
+        importance = self._importance(q, roped, cond)
         parts, length = [Rows(roped, v)], None
         if context is not None:
             keys, mask = self._alike(context.keys.astype(k.dtype), context.similarity), None
@@ -250,7 +250,7 @@ class SelfAttention(_Projections):
                 mask = _row_mask(context)
             parts.append(Rows(keys, context.values.astype(v.dtype), mask))
         if cond.self_context is not None:
-            keep = jnp.ones(k.shape[:3], bool) if self.keep_fn is None else self.keep_fn(salience)
+            keep = jnp.ones(k.shape[:3], bool) if self.keep_fn is None else self.keep_fn(importance)
             source = cond.self_context
             more = gather_context(
                 k, v, keep, source.index, source.valid, source.entry_positions,
@@ -261,7 +261,7 @@ class SelfAttention(_Projections):
                 similarity = per_row(self.layout, similarity, k.shape[2])
             parts.append(Rows(self._alike(more[0], similarity), *more[1:]))
         out = attend(self.layout, q, tuple(parts), length)
-        return self.merge(out), ChunkKV(k, v, salience) if self.return_kv else None
+        return self.merge(out), ChunkKV(k, v, importance) if self.return_kv else None
 
     def _alike(self, keys, similarity):
         """Keys [b, c, s, a, k] with what `similarity` [b, c, s] adds; the logits' 1 / sqrt(k) is undone."""
@@ -270,7 +270,7 @@ class SelfAttention(_Projections):
         added = self.config.head_dim**0.5 * self.similarity_key
         return keys + (similarity[..., None, None] * added).astype(keys.dtype)
 
-    def _salience(self, q, roped_k, cond):
+    def _importance(self, q, roped_k, cond):
         """Alg. 2, lines 8-9.  Selection is not differentiated."""
         if cond.probe_index is None:
             return jnp.zeros(roped_k.shape[:3], jnp.float32)

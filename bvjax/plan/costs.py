@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from bvjax import flops, weights
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.generate import steps
+from bvjax.denoiser.denoise import denoise_chunk
+from bvjax.denoiser.encode import write_chunk
 from bvjax.nets import text, vae
 from bvjax.plan.program import Inputs, inputs, sharded_bytes
 from bvjax.sharding import TOKENS, Layout
@@ -19,13 +21,13 @@ from kernels_pallas import attention_tpu
 
 def chunk_flops(model: ModelConfig) -> Counter:
     """FLOPs of one chunk by part, with a full context, over all steps and both branches."""
-    given = inputs(model, Layout())
+    taken = inputs(model, Layout())
 
-    def denoise(params, state, chunk):
-        return steps.denoise(params, model, state, chunk)
+    def denoise(params, state, inputs):
+        return denoise_chunk(params, model, state, inputs)
 
-    def commit(params, state, chunk, latents):
-        return steps.commit(params, model, state, chunk, latents)
+    def write(params, state, inputs, latents):
+        return write_chunk(params, model, state, inputs, latents)
 
     def encode_text(params, ids, mask):
         return text.UMT5Encoder(model.text).apply({"params": params}, ids, mask)
@@ -36,10 +38,10 @@ def chunk_flops(model: ModelConfig) -> Counter:
 
     words = (1, model.text.max_length)
     caption = [jax.ShapeDtypeStruct(words, dtype) for dtype in (jnp.int32, jnp.bool_)]
-    found = flops.count(denoise, given.params, given.state, given.given, part=flops.dit_part)
+    found = flops.count(denoise, taken.params, taken.state, taken.inputs, part=flops.dit_part)
     others = {
-        "clean pass": (commit, given.params, given.state, given.given, given.latents),
-        "VAE decode": (decode, given.vae, given.vae_state, given.pieces),
+        "clean pass": (write, taken.params, taken.state, taken.inputs, taken.latents),
+        "VAE decode": (decode, taken.vae, taken.vae_state, taken.pieces),
         "text encoder": (encode_text, weights.shapes(model, "text"), *caption),
     }
     return found + Counter({name: flops.count(*call).total() for name, call in others.items()})
@@ -53,7 +55,7 @@ def memory_parts(model: ModelConfig, layout: Layout, given: Inputs) -> dict[str,
     """
     dit, width = model.dit, jnp.dtype(model.dit.dtype).itemsize
     tensor, rows = layout.size("tensor"), layout.size(*TOKENS)
-    tokens = steps.grid_of(model).tokens_per_chunk
+    tokens = ChunkGrid.of(model).tokens_per_chunk
     params = sharded_bytes(given.params)
     gathered = 2 * (tokens + context_rows(model)) * dit.dim * width // tensor if rows > 1 else 0
     if layout.size("fsdp") > 1:
@@ -108,14 +110,14 @@ def attention_padding(model: ModelConfig, layout: Layout, chip: str) -> float | 
     """What blocks add to a layer's logits, as a share; None where the kernel's blocks are not ours."""
     if not chip.startswith("v"):
         return None
-    tokens = steps.grid_of(model).tokens_per_chunk
+    tokens = ChunkGrid.of(model).tokens_per_chunk
     queries = tokens // layout.size(*TOKENS)
     return attention_tpu.padding(queries, tokens + context_rows(model))
 
 
 def dense_history(model: ModelConfig, minutes: float, fps: int | None = None) -> int:
     """Bytes of all keys and values of a video of `minutes`, kept whole."""
-    grid = steps.grid_of(model)
+    grid = ChunkGrid.of(model)
     latents = 1 + minutes * 60 * (fps or model.chunk.fps) / 4
     width = 2 * model.dit.dim * jnp.dtype(model.dit.dtype).itemsize
     return int(latents * grid.tokens_per_latent * model.dit.num_layers * width)

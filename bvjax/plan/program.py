@@ -13,8 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from bvjax import weights
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.generate import steps
+from bvjax.denoiser.denoise import denoise_chunk
+from bvjax.denoiser.encode import write_chunk
+from bvjax.denoiser.types import ChunkInput, MemoryState, init_state
 from bvjax.memory import bank as kv_bank
 from bvjax.nets import vae
 from bvjax.nets.vae_layers import spatial_axes
@@ -48,8 +51,8 @@ class Inputs:
     """What the programs take, as shapes with shardings."""
 
     params: Any
-    state: steps.State
-    given: steps.ChunkInput
+    state: MemoryState
+    inputs: ChunkInput
     latents: jax.ShapeDtypeStruct
     vae: Any
     vae_state: vae.VAEState
@@ -58,11 +61,11 @@ class Inputs:
 
 def inputs(model: ModelConfig, layout: Layout) -> Inputs:
     """Of one chunk of `model` on the mesh of `layout`; weights in the dtype they multiply in."""
-    state = jax.eval_shape(functools.partial(steps.init_state.__wrapped__, model))
+    state = jax.eval_shape(functools.partial(init_state.__wrapped__, model))
     state = jax.tree.map(_struct, state, state_shardings(state, layout))
     whole = functools.partial(jax.ShapeDtypeStruct, sharding=layout.sharding())
     text, key = (model.text.max_length, model.text.dim), jax.eval_shape(jax.random.key, 0)
-    chunk, grid = model.chunk, steps.grid_of(model)
+    chunk, grid = model.chunk, ChunkGrid.of(model)
     latents = (grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
     vae_state = jax.eval_shape(
         lambda: vae.init_decode_state(model.vae, 1, chunk.height, chunk.width)
@@ -71,7 +74,7 @@ def inputs(model: ModelConfig, layout: Layout) -> Inputs:
     return Inputs(
         params=_weights(model, layout, "dit"),
         state=state,
-        given=steps.ChunkInput(
+        inputs=ChunkInput(
             chunk_id=whole((), jnp.int32),
             text=whole(text, jnp.float32),
             embedding=whole(text[1:], jnp.float32),
@@ -97,7 +100,7 @@ def _weights(model: ModelConfig, layout: Layout, part: str) -> Any:
     )
 
 
-def state_shardings(state: steps.State, layout: Layout) -> Any:
+def state_shardings(state: MemoryState, layout: Layout) -> Any:
     """Where `init_state` puts each part of `state`."""
     return jax.tree.map(
         lambda bank: kv_bank.shardings(bank, layout),
@@ -120,7 +123,7 @@ def compile_generation(
     Raises:
       TooLarge: a compiler that knows the memory's size found that a program does not fit.
     """
-    given = inputs(model, layout)
+    taken = inputs(model, layout)
     static = ("model", "layout")
 
     def decoded(params, model, state, latents, layout):
@@ -128,24 +131,24 @@ def compile_generation(
 
     calls = {
         "denoise": (
-            jax.jit(steps.denoise, static_argnames=static),
-            (given.params, model, given.state, given.given),
+            jax.jit(denoise_chunk, static_argnames=static),
+            (taken.params, model, taken.state, taken.inputs),
         ),
         "commit": (
-            jax.jit(steps.commit, static_argnames=static, donate_argnames="state"),
-            (given.params, model, given.state, given.given, given.latents),
+            jax.jit(write_chunk, static_argnames=static, donate_argnames="state"),
+            (taken.params, model, taken.state, taken.inputs, taken.latents),
         ),
     }
     if decode:
         calls["decode"] = (
             jax.jit(decoded, static_argnames=static),
-            (given.vae, model, given.vae_state, given.pieces),
+            (taken.vae, model, taken.vae_state, taken.pieces),
         )
-    made = []
+    programs = []
     for name, (fn, args) in calls.items():
         say(f"compiling {name}")
-        made.append(compile_program(name, fn.lower(*args, layout=layout), layout))
-    return made
+        programs.append(compile_program(name, fn.lower(*args, layout=layout), layout))
+    return programs
 
 
 def compile_program(name: str, lowered, layout: Layout) -> Program:

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from bvjax.denoiser.types import ChunkReport
 from bvjax.errors import UserError
 from bvjax.files import read_json_object
 from bvjax.finite import is_finite
 from bvjax.generate import decoding
 from bvjax.generate.rollout import Piece, stream
-from bvjax.generate.steps import ChunkReport
 from bvjax.loading.bundle import Bundle
 from bvjax.media import video_io
 from bvjax.placement import check_memory

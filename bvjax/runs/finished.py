@@ -10,10 +10,10 @@ from jaxtyping import Float
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
+from bvjax.denoiser.types import ChunkReport
 from bvjax.errors import UserError, WorkError
 from bvjax.finite import is_finite
 from bvjax.generate.conditions import Conditions
-from bvjax.generate.steps import ChunkReport
 
 
 def chunk_name(number: int) -> str:

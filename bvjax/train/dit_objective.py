@@ -16,7 +16,8 @@ from bvjax.config import ModelConfig
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.decoding import decode_piece
 from bvjax.generate.rollout import rollout
-from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing, make_clip
+from bvjax.losses.clip import make_clip
+from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing
 from bvjax.nets import dit
 from bvjax.placement import mesh_error
 from bvjax.sharding import AXES, ONE_DEVICE, Layout
@@ -79,7 +80,7 @@ class DiTObjective:
                 null_text=self.null_text[None],
             )
             made = rollout(placed, self.model, conditions, jax.random.key(i), layout=layout)
-            latents = np.concatenate([made.guidance, np.concatenate(made.latents)])
+            latents = np.concatenate([made.anchor, np.concatenate(made.latents)])
             rows += [self._strip(truth), self._strip(latents)]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.concatenate(rows)).save(folder / f"{step:07d}.png")

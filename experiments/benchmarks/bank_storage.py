@@ -20,6 +20,9 @@ import numpy as np
 from absl import app, flags, logging
 
 from bvjax.config import ModelConfig
+from bvjax.denoiser.context import prepare_context
+from bvjax.denoiser.denoise import window_velocity
+from bvjax.denoiser.types import init_state
 from bvjax.diffusion import flow
 from bvjax.errors import UserError
 from bvjax.generate import rollout, steps
@@ -48,35 +51,30 @@ def in_form(model: ModelConfig, dtype: str) -> ModelConfig:
 
 def bank_bytes(model: ModelConfig) -> int:
     """Of one empty bank, all fields."""
-    bank = jax.eval_shape(lambda: steps.init_state(model)).bank
+    bank = jax.eval_shape(lambda: init_state(model)).bank
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(bank))
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def look(params, model, state, given, latents):
+def look(params, model, state, chunk, latents):
     """Keys and values of the context, and velocities at `SIGMAS` on the way to `latents`."""
-    _, context, null, base = steps._look_back(model, state, given, guided=True)
-    grid = steps.grid_of(model)
-    positions = jnp.asarray(grid.positions(grid.window_latents)).at[:, 0].add(base)
-    net = steps.WanDiT(model.dit, model.text.dim)
-    velocity = steps._velocity(
-        net, params, model, given, context, null, positions, model.cfg.memory or model.cfg.scale
-    )
+    seen = prepare_context(model, state, chunk, guided=True)
+    velocity = window_velocity(params, model, chunk, seen)
     noise = normal(jax.random.key(1), latents.shape)
     at = lambda sigma: velocity(flow.interpolate(latents, noise, sigma)[None], sigma)
-    return context.keys, context.values, jax.lax.map(at, jnp.asarray(SIGMAS))
+    return seen.context.keys, seen.context.values, jax.lax.map(at, jnp.asarray(SIGMAS))
 
 
 def measure(params: Any, model: ModelConfig, conditions: Any, story: dict[int, Any]) -> list[tuple]:
     """(keys, values, velocities, latents) of each chunk behind the latents of `story`."""
-    key, state, made = jax.random.key(0), steps.init_state(model), []
+    key, state, chunks = jax.random.key(0), init_state(model), []
     for chunk_id, latents in story.items():
-        given = rollout._given(conditions, key, None, max(chunk_id - 1, 0), chunk_id)
+        chunk = steps.chunk_input(conditions, key, None, max(chunk_id - 1, 0), chunk_id)
         if chunk_id:
-            parts = look(params, model, state, given, latents)
-            made.append((*parts, rollout._denoise(params, model, state, given)))
-        state, _ = rollout._commit(params, model, state, given, latents)
-    return jax.device_get(made)
+            parts = look(params, model, state, chunk, latents)
+            chunks.append((*parts, steps.denoise_program(params, model, state, chunk)))
+        state, _ = steps.write_program(params, model, state, chunk, latents)
+    return jax.device_get(chunks)
 
 
 def table(model: ModelConfig, measured: dict[str, list[tuple]]) -> str:

@@ -8,11 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
+from bvjax.denoiser.context import prepare_context
+from bvjax.denoiser.denoise import solver_key
+from bvjax.denoiser.guidance import guidance_scale
+from bvjax.denoiser.types import ChunkInput, MemoryState
 from bvjax.diffusion import solvers
 from bvjax.diffusion.noise import gaussian, initial_noise
 from bvjax.errors import UserError
-from bvjax.generate import steps
 from bvjax.nets.dit import Context, place_features
 from bvjax.nets.rope import angles
 from bvjax.random import purpose_key
@@ -47,39 +51,37 @@ class ChunkWork:
     fresh: tuple[np.ndarray, ...]  # of sampler.kind="few_step": noise after each step
 
 
-def chunk_work(model: ModelConfig, state: steps.State, given: steps.ChunkInput) -> ChunkWork:
-    """The work that `steps.denoise` and `steps.commit` do for a chunk.
+def chunk_work(model: ModelConfig, state: MemoryState, inputs: ChunkInput) -> ChunkWork:
+    """The work that `denoise_chunk` and `write_chunk` do for a chunk.
 
     Raises:
         UserError: a sampler whose steps the baseline does not take.
     """
-    sampler, grid = model.sampler, steps.grid_of(model)
+    sampler, grid = model.sampler, ChunkGrid.of(model)
     if sampler.kind not in ("euler", "few_step"):
         raise UserError(f"sampler.kind is {sampler.kind!r}; the baseline knows euler and few_step")
     if model.chunk.first == "overlap" or model.dit.fps_embedding or model.cfg.two_banks:
         raise UserError("the baseline has no overlapping windows, frame rates or second bank")
     if model.build.context_noise:
         raise UserError("build.context_noise is not 0; the baseline encodes chunks as they are")
-    look = jax.jit(lambda s, g: steps._look_back(model, s, g, guided=True))
-    selection, context, null_context, base = look(state, given)
+    prepare = jax.jit(lambda state, inputs: prepare_context(model, state, inputs, guided=True))
+    seen = prepare(state, inputs)
     size = (grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
-    number = grid.number_of(int(given.chunk_id))
-    base = int(base)
-    encoded = base if model.build.context == "with" else 0
-    scale = model.cfg.scale
-    if model.cfg.memory and bool(np.asarray(selection.retrieved(model.memory.anchor)).any()):
-        scale = model.cfg.memory
-    key, fresh = steps._solver_key(given), ()
+    number = grid.number_of(int(inputs.chunk_id))
+    start = int(seen.start)
+    encoded = start if model.build.context == "with" else 0
+    scale = float(guidance_scale(model, seen.selection.valid[0]))
+    key, fresh = solver_key(inputs), ()
     if sampler.kind == "few_step":
         keys = (purpose_key(key, "fresh noise", i) for i in range(sampler.steps))
         fresh = tuple(np.asarray(gaussian(k, 1, size))[0] for k in keys)
     return ChunkWork(
         model,
-        noise=np.asarray(initial_noise(model.noise, given.key, number, size))[0],
-        text=np.asarray(given.text), null_text=np.asarray(given.null_text),
-        angles=positions_of(model, base)[0], clean_angles=positions_of(model, encoded)[0],
+        noise=np.asarray(initial_noise(model.noise, inputs.key, number, size))[0],
+        text=np.asarray(inputs.text), null_text=np.asarray(inputs.null_text),
+        angles=positions_of(model, start)[0], clean_angles=positions_of(model, encoded)[0],
         places=positions_of(model)[1],
-        context=_rows(context), null_context=_rows(null_context), scale=float(scale),
+        context=_rows(seen.context), null_context=_rows(seen.null_context), scale=scale,
         levels=np.asarray(solvers.sigmas(sampler)),
         labels=solvers.timesteps(sampler) / np.float32(solvers.TRAIN_STEPS), fresh=fresh,
     )  # fmt: skip
@@ -87,7 +89,7 @@ def chunk_work(model: ModelConfig, state: steps.State, given: steps.ChunkInput) 
 
 def positions_of(model: ModelConfig, base: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """RoPE angles of a chunk that begins at latent frame `base`, and features of its places."""
-    grid, dit = steps.grid_of(model), model.dit
+    grid, dit = ChunkGrid.of(model), model.dit
     positions = jnp.asarray(grid.positions(grid.latents_per_chunk, base))
     turned = angles(positions, dit.head_dim, dit.rope_theta)
     return np.asarray(turned), np.asarray(place_features(positions[:, 1:]))

@@ -23,8 +23,9 @@ from typing import Any
 
 import jax
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.generate import steps
+from bvjax.denoiser.denoise import denoise_chunk
 from experiments.benchmarks import about, docs, inputs, models, options
 
 MODES = ("semantic", "rolling", "full")
@@ -44,14 +45,14 @@ def variant(model: ModelConfig, mode: str, chunk: int) -> ModelConfig:
     if mode != "full":
         retrieval = dataclasses.replace(model.retrieval, kind=mode)
         return dataclasses.replace(model, retrieval=retrieval)
-    past = chunk - max(steps.grid_of(model).first_id, int(model.memory.anchor))
+    past = chunk - max(ChunkGrid.of(model).first_id, int(model.memory.anchor))
     recent = min(model.retrieval.recent, past)
     retrieval = dataclasses.replace(
         model.retrieval, kind="semantic", recent=recent, l=past - recent, dense_recent=False
     )
     memory = dataclasses.replace(
         model.memory, slots=model.memory.anchor + past + 1, tau=1.0,
-        capacity=steps.grid_of(model).tokens_per_chunk,
+        capacity=ChunkGrid.of(model).tokens_per_chunk,
     )  # fmt: skip
     return dataclasses.replace(model, retrieval=retrieval, memory=memory)
 
@@ -65,7 +66,7 @@ def costs(
         changed = variant(model, mode, chunk)
         state, given = inputs.full_state(changed, chunk), inputs.chunk_input(changed, chunk)
         if changed not in programs:
-            run = lambda p, s, g, changed=changed: steps.denoise(p, changed, s, g)
+            run = lambda p, s, g, changed=changed: denoise_chunk(p, changed, s, g)
             programs[changed] = jax.jit(run).lower(params, state, given).compile()
         seconds = []
         for _ in range(repeat):

@@ -8,19 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.generate import steps
+from bvjax.denoiser.types import ChunkInput, MemoryState, init_state
 from bvjax.memory.bank import KVBank
 
 _STEPS = 24.0  # of a unit normal, in a memory of 8 bits
 
 
-def chunk_input(model: ModelConfig, chunk_id: int) -> steps.ChunkInput:
+def chunk_input(model: ModelConfig, chunk_id: int) -> ChunkInput:
     """A chunk with random text states; the same in every process."""
     rng = np.random.default_rng(chunk_id)
     rows = (model.text.max_length, model.text.dim)
     text, null = (rng.standard_normal(rows, np.float32) for _ in range(2))
-    return steps.ChunkInput(
+    return ChunkInput(
         chunk_id=np.int32(chunk_id), text=text, embedding=text.mean(0), null_text=null,
         key=jax.random.key(0),
     )  # fmt: skip
@@ -28,23 +29,23 @@ def chunk_input(model: ModelConfig, chunk_id: int) -> steps.ChunkInput:
 
 def steady_chunk(model: ModelConfig) -> int:
     """The first chunk by which every slot but one has been written."""
-    return model.memory.slots - model.memory.anchor + steps.grid_of(model).first_id
+    return model.memory.slots - model.memory.anchor + ChunkGrid.of(model).first_id
 
 
-def full_state(model: ModelConfig, chunk_id: int) -> steps.State:
+def full_state(model: ModelConfig, chunk_id: int) -> MemoryState:
     """A memory of the chunks before `chunk_id`, whole slots of random rows, one slot free.
 
     Nothing is then given up for the chunk that is written, so that a step can be repeated.
     """
     banks = 1 + model.cfg.two_banks
     made = [_full_bank(model, chunk_id) for _ in range(banks)]
-    return steps.State(bank=made[0], null_bank=made[1] if banks == 2 else None)
+    return MemoryState(bank=made[0], null_bank=made[1] if banks == 2 else None)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _full_bank(model: ModelConfig, chunk_id: int) -> KVBank:
-    memory, grid = model.memory, steps.grid_of(model)
-    bank = steps.init_state(model).bank
+    memory, grid = model.memory, ChunkGrid.of(model)
+    bank = init_state(model).bank
     latest = range(max(grid.first_id, chunk_id - (memory.slots - memory.anchor - 1)), chunk_id)
     ids = [0] * memory.anchor + [i for i in latest if not (memory.anchor and i == 0)]
     anchor_rows = grid.first_entry_latents // model.dit.patch[0] * grid.tokens_per_latent

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bvjax.generate import steps
+from bvjax.chunking import ChunkGrid
+from bvjax.denoiser.denoise import denoise_chunk
+from bvjax.denoiser.encode import write_chunk
 from bvjax.nets import vae
 from bvjax.nets.dit import WanDiT
 from bvjax.nets.text import UMT5Encoder
@@ -28,7 +30,7 @@ from kernels_pallas.attention import attention
 def dit(asked: Task) -> Callable[[], jax.Array]:
     """One pass over the latents of a chunk, without context."""
     model, params = asked.load("dit")
-    grid, net = steps.grid_of(model), WanDiT(model.dit, model.text.dim)
+    grid, net = ChunkGrid.of(model), WanDiT(model.dit, model.text.dim)
     positions = jnp.asarray(grid.positions(grid.latents_per_chunk))[None, None]
     given = inputs.chunk_input(model, 1)
     x = jnp.asarray(task.latents(model, grid.latents_per_chunk))[None, None]
@@ -48,15 +50,15 @@ def chunk(asked: Task) -> Callable[[], jax.Array]:
 
 def _chunk(model, params):
     number = inputs.steady_chunk(model)
-    given, state = inputs.chunk_input(model, number), inputs.full_state(model, number)
-    given = jax.device_put(given)
-    denoise = jax.jit(lambda p, s, g: steps.denoise(p, model, s, g))
-    commit = jax.jit(lambda p, s, g, x: steps.commit(p, model, s, g, x)[0], donate_argnums=1)
+    chunk, state = inputs.chunk_input(model, number), inputs.full_state(model, number)
+    chunk = jax.device_put(chunk)
+    denoise = jax.jit(lambda p, s, g: denoise_chunk(p, model, s, g))
+    write = jax.jit(lambda p, s, g, x: write_chunk(p, model, s, g, x)[0], donate_argnums=1)
 
     def run():
         nonlocal state
-        made = denoise(params, state, given)
-        state = commit(params, state, given, made)
+        latents = denoise(params, state, chunk)
+        state = write(params, state, chunk, latents)
         jax.block_until_ready(state)
         return made
 
@@ -66,7 +68,7 @@ def _chunk(model, params):
 def decode(asked: Task) -> Callable[[], jax.Array]:
     """The latents of a chunk as a video of their own, to frames in [-1, 1]."""
     model, params = asked.load("vae")
-    z = jnp.asarray(task.latents(model, steps.grid_of(model).latents_per_chunk))[None]
+    z = jnp.asarray(task.latents(model, ChunkGrid.of(model).latents_per_chunk))[None]
     run = jax.jit(lambda p, z: vae.decode(p, model.vae, z)[0])
     return functools.partial(run, params["vae"], z)
 
@@ -82,7 +84,7 @@ def text(asked: Task) -> Callable[[], jax.Array]:
 def minute(asked: Task) -> Callable[[], jax.Array]:
     """15 chunk steps and the decoding of as many chunks, piece by piece."""
     model, params = asked.load("dit", "vae")
-    step, count = _chunk(model, params["dit"]), steps.grid_of(model).latents_per_chunk
+    step, count = _chunk(model, params["dit"]), ChunkGrid.of(model).latents_per_chunk
     z = jnp.asarray(task.latents(model, 1 + MINUTE * count))[None]
     run = jax.jit(
         lambda p, s, z, first: vae.decode_stream(p, model.vae, s, z, first=first),
@@ -130,7 +132,7 @@ def operations(asked: Task) -> float:
     if asked.pair not in ("dit", "chunk", "vae"):
         return 0.0
     model = asked.load()[0]
-    tokens, count = steps.grid_of(model).tokens_per_chunk, steps.grid_of(model).latents_per_chunk
+    tokens, count = ChunkGrid.of(model).tokens_per_chunk, ChunkGrid.of(model).latents_per_chunk
     if asked.pair == "vae":
         return work.vae_decode(model, count, first=True)
     if asked.pair == "dit":
@@ -138,7 +140,7 @@ def operations(asked: Task) -> float:
     number, one = inputs.steady_chunk(model), one_layer(model)
     state, given = inputs.full_state(one, number), inputs.chunk_input(one, number)
     rows = work.context_rows(one, state, given)
-    return work.denoise(model, tokens, rows) + work.commit(model, tokens, rows)
+    return work.denoise_chunk(model, tokens, rows) + work.write_chunk(model, tokens, rows)
 
 
 def answer(request: dict) -> float | str:

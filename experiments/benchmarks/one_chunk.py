@@ -32,9 +32,12 @@ from absl import app, flags, logging
 from jax.sharding import SingleDeviceSharding
 
 from bvjax import weights
+from bvjax.chunking import ChunkGrid
 from bvjax.config import CFGConfig, ModelConfig
+from bvjax.denoiser.denoise import denoise_chunk
+from bvjax.denoiser.encode import write_chunk
+from bvjax.denoiser.types import ChunkInput, init_state
 from bvjax.errors import UserError
-from bvjax.generate import steps
 from bvjax.generate.checks import check_model
 from bvjax.overrides import apply_overrides
 from bvjax.presets import get_preset
@@ -63,7 +66,7 @@ def small(model: ModelConfig, size: int, num_steps: int) -> ModelConfig:
         cfg=CFGConfig(scale=1.0),
         sampler=dataclasses.replace(model.sampler, steps=num_steps),
     )
-    capacity = steps.grid_of(model).tokens_per_chunk
+    capacity = ChunkGrid.of(model).tokens_per_chunk
     memory = dataclasses.replace(model.memory, slots=SLOTS, capacity=capacity)
     return dataclasses.replace(model, memory=memory)
 
@@ -99,19 +102,19 @@ def run_chunk(path: Path, model: ModelConfig, clock: Clock) -> tuple[float, dict
     peaks["load"] = peak_gigabytes()
     keys = jax.random.split(jax.random.key(0), 2)
     text = jax.random.normal(keys[0], (TEXT, model.text.dim))
-    given = steps.ChunkInput(
+    given = ChunkInput(
         chunk_id=jnp.int32(0), text=text, embedding=text.mean(0), null_text=text, key=keys[1]
     )
-    state = steps.init_state(model)
+    state = init_state(model)
 
     def commit(p, s, g, x):
-        return steps.commit(p, model, s, g, x)[0]
+        return write_chunk(p, model, s, g, x)[0]
 
     with clock.part("compile"):
-        make = jax.jit(lambda p, s, g: steps.denoise(p, model, s, g))
+        make = jax.jit(lambda p, s, g: denoise_chunk(p, model, s, g))
         make = make.lower(params, state, given).compile()
         latents = jax.eval_shape(
-            lambda p, s, g: steps.denoise(p, model, s, g), params, state, given
+            lambda p, s, g: denoise_chunk(p, model, s, g), params, state, given
         )
         write = jax.jit(commit, donate_argnums=1).lower(params, state, given, latents).compile()
     peaks["compile"] = peak_gigabytes()
@@ -127,7 +130,7 @@ def run_chunk(path: Path, model: ModelConfig, clock: Clock) -> tuple[float, dict
 
 def report(model: ModelConfig, clock: Clock, deviation: float, peaks: dict[str, float]) -> str:
     """The numbers as lines of text."""
-    grid, seconds, count = steps.grid_of(model), clock.seconds, model.sampler.steps
+    grid, seconds, count = ChunkGrid.of(model), clock.seconds, model.sampler.steps
     lines = [
         f"{name}: {seconds[name]:.1f} s"
         for name in ("make", "load", "compile", "denoise", "memory write")

@@ -1,4 +1,4 @@
-"""The programs of `bvjax.generate`, compiled before they run so that both can be timed."""
+"""The programs of a chunk, compiled before they run so that both can be timed."""
 
 from __future__ import annotations
 
@@ -9,44 +9,49 @@ import jax
 import numpy as np
 
 from bvjax.config import ModelConfig
-from bvjax.generate import steps
+from bvjax.denoiser.context import prepare_context
+from bvjax.denoiser.denoise import denoise_anchor, denoise_chunk
+from bvjax.denoiser.encode import write_chunk
+from bvjax.denoiser.types import ChunkInput, init_state
 from bvjax.nets import text, vae
 
 
 class Programs:
-    """`text`, `look_back`, `denoise`, `commit`, `decode` and those of the first frame or chunk.
+    """`text`, `prepare_context`, `denoise`, `write`, `decode` and those of the first frame or chunk.
 
     Each is the very function that `generate` runs; `.seconds` tells how long each took to compile.
     """
 
-    def __init__(self, model: ModelConfig, params: dict[str, Any], given: steps.ChunkInput):
+    def __init__(self, model: ModelConfig, params: dict[str, Any], inputs: ChunkInput):
         self.model, self.seconds = model, {}
         dit, chunk = params["dit"], model.chunk
-        state = jax.eval_shape(lambda: steps.init_state(model))
-        guided = dict(guided=True)
-        self.look_back = self._build(
-            "retrieve", lambda s, g: steps._look_back(model, s, g, **guided)[1:3], state, given
-        )
-        denoise = lambda p, s, g: steps.denoise(p, model, s, g)
-        self.denoise = self._build("denoise", denoise, dit, state, given)
-        latents = jax.eval_shape(denoise, dit, state, given)
+        state = jax.eval_shape(lambda: init_state(model))
 
-        def commit(p, s, g, x):
-            return steps.commit(p, model, s, g, x)[0]
+        def prepare(state, inputs):
+            seen = prepare_context(model, state, inputs, guided=True)
+            return seen.context, seen.null_context
+
+        self.prepare_context = self._build("retrieve", prepare, state, inputs)
+        denoise = lambda params, state, inputs: denoise_chunk(params, model, state, inputs)
+        self.denoise = self._build("denoise", denoise, dit, state, inputs)
+        latents = jax.eval_shape(denoise, dit, state, inputs)
+
+        def write(params, state, inputs, latents):
+            return write_chunk(params, model, state, inputs, latents)[0]
 
         once = dict(donate_argnums=1)
-        self.commit = self._build("write memory", commit, dit, state, given, latents, **once)
-        self.anchor = self.commit_anchor = None
+        self.write = self._build("write memory", write, dit, state, inputs, latents, **once)
+        self.anchor = self.write_anchor = None
         if chunk.first == "separate":
-            anchor = lambda p, g: steps.anchor_step(p, model, g)
-            self.anchor = self._build("first frame", anchor, dit, given)
-            guidance = jax.eval_shape(anchor, dit, given)
+            anchor = lambda params, inputs: denoise_anchor(params, model, inputs)
+            self.anchor = self._build("first frame", anchor, dit, inputs)
+            anchor_latent = jax.eval_shape(anchor, dit, inputs)
             if model.memory.anchor:
-                self.commit_anchor = self._build(
-                    "write first frame", commit, dit, state, given, guidance, **once
+                self.write_anchor = self._build(
+                    "write first frame", write, dit, state, inputs, anchor_latent, **once
                 )
         if "vae" in params:
-            piece = latents if self.anchor is None else guidance
+            piece = latents if self.anchor is None else anchor_latent
             self._build_decoder(params["vae"], piece, latents)
         if "text" in params:
             ids = np.ones((1, model.text.max_length), np.int32)

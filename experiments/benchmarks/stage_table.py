@@ -10,7 +10,6 @@ import jax
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.generate import steps
 from experiments.benchmarks import figures, work
 from experiments.benchmarks.clock import device_gigabytes, peak_gigabytes
 
@@ -59,11 +58,11 @@ class Measured:
 def report(found: Measured, peak: float, ceiling_name: str) -> str:
     """The tables; `peak` FLOP/s is what shares are of."""
     model, seconds = found.model, found.steady()
-    grid, chunk = steps.grid_of(model), model.chunk
+    grid, chunk = ChunkGrid.of(model), model.chunk
     tokens, rows = grid.tokens_per_chunk, found.context_rows
     operations = {
-        "denoise": work.denoise(model, tokens, rows),
-        "write memory": work.commit(model, tokens, rows),
+        "denoise": work.denoise_chunk(model, tokens, rows),
+        "write memory": work.write_chunk(model, tokens, rows),
     }
     if found.text is not None:
         operations["text"] = work.text_encoder(model)

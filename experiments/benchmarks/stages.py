@@ -28,9 +28,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
+from bvjax.denoiser.types import init_state
 from bvjax.errors import UserError
-from bvjax.generate import steps
 from bvjax.nets import vae
 from bvjax.plan.chips import chip_of
 from bvjax.weights import PARTS
@@ -46,11 +47,11 @@ def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool)
         raise UserError("chunk.first is 'overlap'; the benchmark times 'separate' and 'joined'")
     if model.memory.place != "device":
         raise UserError(f"memory.place is {model.memory.place!r}; the benchmark times 'device'")
-    first_id = steps.grid_of(model).first_id
+    first_id = ChunkGrid.of(model).first_id
     start = inputs.steady_chunk(model) if full else first_id
     given = inputs.chunk_input(model, start)
     programs = Programs(model, params, given)
-    state = inputs.full_state(model, start) if full else steps.init_state(model)
+    state = inputs.full_state(model, start) if full else init_state(model)
     text, decoder = None, None
     if "vae" in params:
         size = model.chunk.height, model.chunk.width
@@ -72,9 +73,9 @@ def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool)
                     latents = programs.denoise(params["dit"], state, given)
                 jax.block_until_ready(latents)
             with clock.part("write memory"):
-                commit = programs.commit_anchor if anchor else programs.commit
-                if commit is not None and not (anchor and full):
-                    state = jax.block_until_ready(commit(params["dit"], state, given, latents))
+                write = programs.write_anchor if anchor else programs.write
+                if write is not None and not (anchor and full):
+                    state = jax.block_until_ready(write(params["dit"], state, given, latents))
             if "vae" in params:
                 with clock.part("decode"):
                     decode = programs.decode if made else programs.decode_first
@@ -86,7 +87,7 @@ def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool)
     last = inputs.chunk_input(model, numbers[-1] + 1)
     return Measured(
         model, made, text,
-        retrieve=statistics.median(_seconds(programs.look_back, state, last) for _ in range(3)),
+        retrieve=statistics.median(_seconds(programs.prepare_context, state, last) for _ in range(3)),
         context_rows=work.context_rows(model, state, last), compile=programs.seconds,
         mp4=write is not _no_mp4,
     )  # fmt: skip

@@ -19,8 +19,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # which only makes the inputs here
 import numpy as np
 import torch
 
+from bvjax.chunking import ChunkGrid
 from bvjax.conversion import formats
-from bvjax.generate import steps
 from bvjax.nets import vae
 from experiments.benchmarks import ceiling, inputs, task
 from experiments.benchmarks.chunk_work import chunk_work, one_layer, positions_of
@@ -38,7 +38,7 @@ def _dtype(asked: Task) -> torch.dtype:
 
 def dit(asked: Task) -> Callable[[], torch.Tensor]:
     model, params = asked.load("dit")
-    grid, plain = steps.grid_of(model), formats.plain_dit(model.dit)
+    grid, plain = ChunkGrid.of(model), formats.plain_dit(model.dit)
     x = torch.tensor(task.latents(model, grid.latents_per_chunk), device=DEVICE)
     text = torch.tensor(inputs.chunk_input(model, 1).text, device=DEVICE, dtype=_dtype(asked))[None]
     if not (plain and importlib.util.find_spec("diffusers")):
@@ -71,7 +71,7 @@ def chunk(asked: Task, compiled: bool = False) -> Callable[[], torch.Tensor]:
 def decode(asked: Task) -> Callable[[], torch.Tensor]:
     model, params = asked.load("vae")
     module = _autoencoder(model, params["vae"], asked)
-    z = _raw(model, task.latents(model, steps.grid_of(model).latents_per_chunk), asked)
+    z = _raw(model, task.latents(model, ChunkGrid.of(model).latents_per_chunk), asked)
     return lambda: _decoded(module, z)
 
 
@@ -90,7 +90,7 @@ def text(asked: Task) -> Callable[[], torch.Tensor]:
 
 def minute(asked: Task, compiled: bool = False) -> Callable[[], torch.Tensor]:
     model, params = asked.load("dit", "vae")
-    step, count = chunk(asked, compiled), steps.grid_of(model).latents_per_chunk
+    step, count = chunk(asked, compiled), ChunkGrid.of(model).latents_per_chunk
     module = _autoencoder(model, params["vae"], asked)
     z = _raw(model, task.latents(model, 1 + MINUTE * count), asked)
 

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bvjax import flops, weights
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.generate import steps
+from bvjax.denoiser.context import prepare_context
+from bvjax.denoiser.types import ChunkInput, MemoryState
 from bvjax.nets import text, vae
 
 
@@ -42,12 +44,12 @@ def branches(model: ModelConfig) -> int:
     return 2 if model.cfg.guided else 1
 
 
-def denoise(model: ModelConfig, tokens: int, context_rows: float) -> float:
+def denoise_chunk(model: ModelConfig, tokens: int, context_rows: float) -> float:
     """All denoising steps of `tokens` tokens."""
     return model.sampler.steps * branches(model) * dit_forward(model, tokens, context_rows)
 
 
-def commit(model: ModelConfig, tokens: int, context_rows: float) -> float:
+def write_chunk(model: ModelConfig, tokens: int, context_rows: float) -> float:
     """The clean pass, once for each bank; of the last layer nothing follows its keys and values.
 
     What the probes cost is left out.
@@ -58,14 +60,14 @@ def commit(model: ModelConfig, tokens: int, context_rows: float) -> float:
     return (1 + model.cfg.two_banks) * (layers + last + _ends(model, tokens, head=False))
 
 
-def context_rows(model: ModelConfig, state: steps.State, given: steps.ChunkInput) -> float:
+def context_rows(model: ModelConfig, state: MemoryState, inputs: ChunkInput) -> float:
     """Rows of the memory that a token of the chunk sees, the mean over layers."""
 
-    def lengths(state, given):
-        context = steps._look_back(model, state, given)[1]
+    def lengths(state, inputs):
+        context = prepare_context(model, state, inputs).context
         return jnp.zeros(1) if context is None else context.length
 
-    return float(np.mean(np.asarray(jax.jit(lengths)(state, given))))
+    return float(np.mean(np.asarray(jax.jit(lengths)(state, inputs))))
 
 
 def text_encoder(model: ModelConfig) -> float:
@@ -79,7 +81,7 @@ def text_encoder(model: ModelConfig) -> float:
 def vae_decode(model: ModelConfig, latents: int, first: bool) -> float:
     """A piece of so many latent frames."""
     config, chunk = model.vae, model.chunk
-    size = (1, latents, *steps.grid_of(model).latent_size, config.z_dim)
+    size = (1, latents, *ChunkGrid.of(model).latent_size, config.z_dim)
     z = jax.ShapeDtypeStruct(size, np.float32)
     state = jax.eval_shape(lambda: vae.init_decode_state(config, 1, chunk.height, chunk.width))
     run = lambda p, s, z: vae.decode_stream(p, config, s, z, first=first)

@@ -14,20 +14,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from bvjax.config import ModelConfig
-from bvjax.diffusion import flow
+from bvjax.denoiser import guidance
 from bvjax.diffusion.noise import initial_noise
 from bvjax.diffusion.solvers import solve
 from bvjax.errors import UserError
+from bvjax.losses.clip import Clip, make_clip
+from bvjax.losses.forward import ClipEntries
 from bvjax.losses.history import History, HistoryConfig, draw_history
-from bvjax.losses.teacher_forcing import Clip, ForcingConfig, TeacherForcing, make_clip
+from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing
 from bvjax.lvbench.clarity import clarity
 from bvjax.memory.rules import RULES, Rule, number_of, rule_of
 from bvjax.nets import vae
-from bvjax.nets.dit import ChunkKV
 from bvjax.random import purpose_key
 from data_pipelines.storyworld import make_story
 from experiments.evaluation.cases import Case, judged_frames, shows
@@ -69,15 +69,6 @@ def arms_of(rules: Mapping[str, Rule]) -> dict[str, Arm]:
 ARMS = arms_of(RULES)
 
 
-@struct.dataclass
-class Bank:
-    """Entries of all chunks of a batch of stories."""
-
-    kv: ChunkKV
-    keep: Bool[Array, "y b c n"]
-    anchor_kv: ChunkKV
-
-
 class ReturnChunks:
     """The programs of protocol (a), each compiled once for a batch size."""
 
@@ -92,21 +83,22 @@ class ReturnChunks:
         self.teacher = TeacherForcing(model, ForcingConfig(history=clean), null_text)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def bank(
+    def entries(
         self, params: Any, clip: Clip, kind: Int[Array, ""], anchor: Bool[Array, ""], seeds: Array
-    ) -> Bank:
+    ) -> ClipEntries:
         """Encodes the true chunks (Algorithm 2), by arm with build.context="with"."""
         batch, chunks = clip.chunks.shape[:2]
         target = jnp.broadcast_to(jnp.arange(1, chunks + 1), (batch, chunks))
         history = self._history(clip, target, kind, anchor, _keys(seeds))
         key = jax.random.key(0)  # of the probes, which all cases share
-        return Bank(*self.teacher.bank(params, clip, history, purpose_key(key, "bank")))
+        noise = self.teacher.forcing.history
+        return self.teacher.forward.entries(params, clip, history, noise, purpose_key(key, "bank"))
 
     @functools.partial(jax.jit, static_argnums=0)
     def generate(
         self,
         params: Any,
-        bank: Bank,
+        entries: ClipEntries,
         clip: Clip,
         target: Int[Array, "b"],
         kind: Int[Array, ""],
@@ -118,31 +110,25 @@ class ReturnChunks:
         `kind` and `anchor` are traced, so one program serves every arm.  A case's result does not
         depend on the others of its batch.
         """
-        model, teacher, keys = self.model, self.teacher, _keys(seeds)
+        model, forward, keys = self.model, self.teacher.forward, _keys(seeds)
         history = self._history(clip, target[:, None], kind, anchor, keys)
-        look_back = functools.partial(teacher.context, bank.kv, bank.keep, bank.anchor_kv)
-        context, base = look_back(history, target[:, None])
-        null_context, scale = context, model.cfg.scale
-        if model.cfg.memory:  # as `generate.steps.denoise`
-            recent = jnp.arange(history.valid.shape[-1]) >= model.retrieval.l
-            found = (history.valid & ~recent).any((1, 2))
-            scale = jnp.where(found, model.cfg.memory, scale)[:, None, None, None, None]
-            null_context, _ = look_back(
-                history.replace(valid=history.valid & recent), target[:, None]
-            )
+        prepare = functools.partial(forward.context, entries, target=target[:, None])
+        context, start = prepare(history)
+        null_context, null_sees = context, guidance.null_sees(model, history.valid)
+        if null_sees is not None:
+            null_context, _ = prepare(history.replace(valid=null_sees))
         rows = jnp.arange(len(target)), target - 1
-        null = jnp.broadcast_to(teacher.null_text, clip.text[rows].shape)
+        null = jnp.broadcast_to(self.teacher.null_text, clip.text[rows].shape)
 
         def branch(x, sigma, text, context):
             sigma = jnp.full((len(x), 1), sigma)
-            return teacher.denoise(params, x[:, None], sigma, text[:, None], context, base)[:, 0]
+            return forward.velocity(params, x[:, None], sigma, text[:, None], context, start)[:, 0]
 
-        def velocity(x, sigma):
-            v = branch(x, sigma, clip.text[rows], context)
-            if isinstance(scale, float) and scale == 1.0:
-                return v
-            return flow.guide(v, branch(x, sigma, null, null_context), scale)
-
+        velocity = guidance.guide(
+            lambda x, sigma: branch(x, sigma, clip.text[rows], context),
+            lambda x, sigma: branch(x, sigma, null, null_context),
+            guidance.guidance_scale(model, history.valid[:, 0]),
+        )
         draw = functools.partial(initial_noise, model.noise, shape=clip.chunks.shape[2:])
         noise = jax.vmap(lambda key, chunk: draw(key, chunk)[0])(keys, target)
         solver_key = purpose_key(jax.random.key(0), "solver")
@@ -151,11 +137,11 @@ class ReturnChunks:
 
     def _history(self, clip: Clip, target: Int[Array, "b m"], kind, anchor, keys: Array) -> History:
         def one(key, target, embedding, relevance, latents):
-            given = (x[None] for x in (target, embedding, relevance))
+            arrays = (x[None] for x in (target, embedding, relevance))
             kinds = jnp.full((1, len(target)), kind)
             config, chances = self.model.retrieval, self.teacher.forcing.history
             drawn = draw_history(
-                purpose_key(key, "history"), *given, config, chances, kinds, latents[None]
+                purpose_key(key, "history"), *arrays, config, chances, kinds, latents[None]
             )
             return jax.tree.map(lambda x: x[0], drawn)
 
@@ -209,12 +195,12 @@ def measure(
     """
     groups = [cases[i : i + batch] for i in range(0, len(cases), batch)]
     for group in progress(groups):
-        wanted = [a for a in arms if any(a.name not in records.get(c.key, {}) for c in group)]
-        if not wanted:
+        missing = [a for a in arms if any(a.name not in records.get(c.key, {}) for c in group)]
+        if not missing:
             continue
         padded = list(group) + [group[-1]] * (batch - len(group))
-        for arm, found in _run(program, tested, stories, judge, padded, wanted, seed):
-            for case, record in zip(group, found, strict=False):
+        for arm, new in _run(program, tested, stories, judge, padded, missing, seed):
+            for case, record in zip(group, new, strict=False):
                 records.setdefault(case.key, {})[arm] = record
         results.save()
 
@@ -248,28 +234,30 @@ def _run(
     frames = decode_after(params["vae"], model.vae, state, np.stack(true))
     sharp = np.maximum(sharpness(frames), 1e-6)
 
-    def records(frames, entries):
+    def records(frames, about):
         frames, share = np.asarray(frames), sharpness(frames) / sharp
-        found = judge.verdict(frames, masks, masks)
+        verdict = judge.verdict(frames, masks, masks)
         return [
             {
-                "right": case.right({head: rows[i] for head, rows in found.items()}),
+                "right": case.right({head: rows[i] for head, rows in verdict.items()}),
                 "sharpness": float(share[i]),
-                **entries(i),
+                **about(i),
             }
             for i, case in enumerate(cases)
         ]
 
     yield TRUE_CHUNK, records(frames, lambda i: {"hit": None})
     seeds = np.array([seed + case.seed for case in cases], np.uint32)
-    bank = None
+    entries = None
     for arm in arms:
         kind, anchor = np.int32(number_of(arm.kind)), np.bool_(arm.anchor)
-        if bank is None or model.build.context == "with":
-            bank = program.bank(params["dit"], clip, kind, anchor, seeds)
-        latents, entries = program.generate(params["dit"], bank, clip, target, kind, anchor, seeds)
+        if entries is None or model.build.context == "with":
+            entries = program.entries(params["dit"], clip, kind, anchor, seeds)
+        latents, chunks = program.generate(
+            params["dit"], entries, clip, target, kind, anchor, seeds
+        )
         frames = decode_after(params["vae"], model.vae, state, latents)
-        seen = np.asarray(entries)
+        seen = np.asarray(chunks)
 
         def about(i, seen=seen):
             top = seen[i, : model.retrieval.l]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from bvjax import weights
+from bvjax.denoiser.types import ChunkInput, init_state
 from bvjax.generate import steps
 from bvjax.generate.checks import check_model
 from bvjax.presets import PRESETS, SKYREELS
@@ -25,11 +26,11 @@ def test_skyreels_at_full_size_by_shapes(changes):
     check_model(model)
 
     def step(params, history):
-        given = steps.ChunkInput(
+        given = ChunkInput(
             chunk_id=jnp.int32(2), text=jnp.zeros((512, 4096)), embedding=jnp.zeros(4096),
             null_text=jnp.zeros((512, 4096)), key=jax.random.key(0),
         )  # fmt: skip
-        state = steps.init_state(model)
+        state = init_state(model)
         return steps.chunk_step(params, model, state, given, history)
 
     history = jax.ShapeDtypeStruct((5, 68, 120, 16), jnp.float32)

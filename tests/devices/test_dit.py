@@ -60,7 +60,7 @@ def test_mesh_and_one_device_agree(case, sizes):
     placed = jax.device_put(params, layout.parameters(params))
     got = run(placed, inputs, layout=layout)
     for name, a, b in zip(
-        ("velocity", "keys", "values", "salience"),
+        ("velocity", "keys", "values", "importance"),
         jax.tree.leaves(got), jax.tree.leaves(expected), strict=True,
     ):  # fmt: skip
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), err_msg=name)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bvjax.chunking import ChunkGrid
+from bvjax.denoiser.types import init_state
 from bvjax.errors import UserError
-from bvjax.generate import rollout as rollouts
 from bvjax.generate import steps
 from bvjax.generate.conditions import encode_captions
 from bvjax.generate.rollout import rollout, stream
@@ -60,26 +61,26 @@ def test_each_chunk_from_the_same_bank(tiny, conditions, case):
     model, layout = tiny.variant(**sections), make_layout(sizes)
     one, key = jax.device_put(tiny.params["dit"], jax.devices()[0]), jax.random.key(0)
     placed = jax.device_put(tiny.params["dit"], layout.parameters(tiny.params["dit"]))
-    empty = steps.init_state(model, layout)
+    empty = init_state(model, layout)
     assert empty.bank.keys.addressable_shards[0].data.size * 8 // sizes.get("data", 1) == (
         empty.bank.keys.size
     )
     where = jax.tree.map(lambda x: x.sharding, empty)
-    state, kept = steps.init_state(model), []
+    state, kept = init_state(model), []
     separate = model.chunk.first == "separate"
     for row, chunk_id in enumerate(range(int(separate), CHUNKS + separate)):
-        given = rollouts._given(conditions, key, None, row, chunk_id)
+        given = steps.chunk_input(conditions, key, None, row, chunk_id)
         meshed = jax.device_put(jax.tree.map(np.array, state), where)  # a copy: writes donate
-        alone = np.asarray(rollouts._denoise(one, model, state, given))
-        together = rollouts._denoise(placed, model, meshed, given, layout=layout)
+        alone = np.asarray(steps.denoise_program(one, model, state, given))
+        together = steps.denoise_program(placed, model, meshed, given, layout=layout)
         close(together, alone)
-        state, report = rollouts._commit(one, model, state, given, alone)
-        meshed, other = rollouts._commit(placed, model, meshed, given, alone, layout=layout)
+        state, report = steps.write_program(one, model, state, given, alone)
+        meshed, other = steps.write_program(placed, model, meshed, given, alone, layout=layout)
         kept.append(np.asarray(report.kept))
         np.testing.assert_array_equal(report.kept, other.kept)
         jax.tree.map(close, meshed.bank, state.bank)
         assert meshed.bank.keys.sharding.is_equivalent_to(empty.bank.keys.sharding, 6)
-    tokens = steps.grid_of(model).tokens_per_chunk
+    tokens = ChunkGrid.of(model).tokens_per_chunk
     assert np.min(kept) < tokens or model.memory.tau == 1.0  # the choice was a real one
 
 
@@ -106,7 +107,7 @@ def test_only_the_tokens_of_a_chunk_must_divide(tiny, conditions, sizes):
     model = tiny.variant(
         memory={"capacity": 8}, chunk={"width": 16}, sampler={"steps": 1}, cfg={"bank": "two"}
     )  # fmt: skip
-    grid, layout, key = steps.grid_of(model), choose_layout(model, sizes), jax.random.key(0)
+    grid, layout, key = ChunkGrid.of(model), choose_layout(model, sizes), jax.random.key(0)
     assert (grid.tokens_per_latent, grid.tokens_per_chunk) == (2, 4)
     assert layout.for_tokens(4) == layout and layout.for_tokens(2).size("context", "fsdp") == 1
     few = jax.tree.map(lambda x: x[:2] if x.shape[0] == CHUNKS else x, conditions)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from bvjax import flops, weights
+from bvjax.chunking import ChunkGrid
+from bvjax.denoiser.context import prepare_context
 from bvjax.errors import UserError
-from bvjax.generate import steps
 from bvjax.nets.dit import WanDiT
 from experiments.benchmarks import (
     docs,
@@ -77,9 +78,9 @@ def test_operations_are_those_of_the_program():
     number = inputs.steady_chunk(model)
     state, given = inputs.full_state(model, number), inputs.chunk_input(model, number)
     rows = work.context_rows(model, state, given)
-    grid = steps.grid_of(model)
+    grid = ChunkGrid.of(model)
     assert rows == 4 * grid.tokens_per_chunk
-    context = jax.eval_shape(lambda s, g: steps._look_back(model, s, g)[1], state, given)
+    context = jax.eval_shape(lambda s, g: prepare_context(model, s, g).context, state, given)
     latents = jnp.zeros((1, 1, grid.latents_per_chunk, *grid.latent_size, 16))
     net = WanDiT(model.dit, model.text.dim)
     forward = lambda p, c: net.apply(

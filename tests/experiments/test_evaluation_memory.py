@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bvjax.chunking import ChunkGrid
+from bvjax.denoiser.denoise import denoise_chunk
 from bvjax.generate import rollout as rollouts
 from bvjax.generate import steps
 from bvjax.generate.conditions import Conditions
@@ -161,15 +162,15 @@ def test_is_what_generation_does_after_the_same_history(world, memory_scale, den
     for chunk in range(1, case.chunk):
         history[chunk] = item["latents"][2 * chunk - 1 : 2 * chunk + 1]
     key, seen = jax.random.key(int(seeds[0])), []
-    denoise = jax.jit(steps.denoise, static_argnames="model")
+    denoise = jax.jit(denoise_chunk, static_argnames="model")
     for anchor in (True, False):
         given = np.int32(0), np.bool_(anchor), seeds  # semantic
-        bank = program.bank(params, clip, *given)
-        latents, _ = program.generate(params, bank, clip, target, *given)
+        entries = program.entries(params, clip, *given)
+        latents, _ = program.generate(params, entries, clip, target, *given)
         if not anchor:
             del history[0]
         state = rollouts.rebuild_bank(params, model, conditions, key, history)
-        chunk = rollouts._given(conditions, key, None, case.chunk - 1, case.chunk)
+        chunk = steps.chunk_input(conditions, key, None, case.chunk - 1, case.chunk)
         want = denoise(params, model, state, chunk)
         np.testing.assert_allclose(latents[0], want, rtol=2e-3, atol=2e-4)
         seen.append(np.asarray(want))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bvjax import weights
+from bvjax.chunking import ChunkGrid
 from bvjax.config import (
     CFGConfig,
     ChunkConfig,
@@ -30,7 +31,6 @@ from bvjax.config import (
 )
 from bvjax.diffusion import solvers
 from bvjax.diffusion.noise import anchor_noise, initial_noise
-from bvjax.generate import steps
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.rollout import stream
 from bvjax.nets import block_causal
@@ -236,7 +236,7 @@ def whole(windows: list[np.ndarray], shared: int) -> np.ndarray:
 
 def window_noise(model: ModelConfig, number: int) -> np.ndarray:
     """What window `number` = 1, 2, ... begins as: [P + L, h, w, z]."""
-    grid, key = steps.grid_of(model), jax.random.key(SEED)
+    grid, key = ChunkGrid.of(model), jax.random.key(SEED)
     frame = (*grid.latent_size, model.dit.in_channels)
     head = anchor_noise(key, (grid.overlap_latents, *frame))
     tail = initial_noise(model.noise, key, number, (grid.latents_per_chunk, *frame))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import (
     BuildConfig,
     CFGConfig,
@@ -92,7 +93,7 @@ def test_the_same_chunk_step(case):
     for layer, (keys, values) in enumerate(kept):
         stored = int(after.bank.stored[layer, 0, slot])
         rows = after.bank.positions[layer, 0, slot, :stored]
-        grid = steps.grid_of(model)
+        grid = ChunkGrid.of(model)
         all_rows = {tuple(p): i for i, p in enumerate(grid.positions(grid.latents_per_chunk))}
         index = [all_rows[tuple(p)] for p in np.asarray(rows)]
         for ours, made in ((after.bank.keys, keys), (after.bank.values, values)):
@@ -119,7 +120,7 @@ def test_the_network_is_that_of_diffusers():
     net.load_state_dict(_to_wan_names(model, theirs.state_dict()))
     latents = recipe.uniform("latents", (2, 4, 6, 16))
     text = torch.from_numpy(recipe.uniform("text", (1, 9, 16)))
-    grid = steps.grid_of(model)
+    grid = ChunkGrid.of(model)
     work_angles = _angles(grid.positions(2), model)
     rope = (work_angles.cos(), work_angles.sin())
     ours = net(torch.from_numpy(latents), 0.5, text, rope, None)

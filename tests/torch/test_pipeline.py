@@ -13,12 +13,12 @@ import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 from transformers import T5TokenizerFast
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import SamplerConfig
 from bvjax.diffusion.noise import initial_noise
 from bvjax.generate import decoding
 from bvjax.generate.conditions import encode_captions
 from bvjax.generate.rollout import stream
-from bvjax.generate.steps import grid_of
 from bvjax.loading.bundle import load_bundle
 from bvjax.nets import vae
 from bvjax.weights import load_config
@@ -71,14 +71,14 @@ def reference(pipeline: WanPipeline, model, output: str) -> np.ndarray:
     """Latents [l, h, w, z] ("latent") or frames [f, h, w, 3] in 0..1 ("np") from our noise."""
     frames = pipeline(
         prompt=PROMPT, negative_prompt=NEGATIVE, height=model.chunk.height, width=model.chunk.width,
-        num_frames=grid_of(model).num_frames, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
+        num_frames=ChunkGrid.of(model).num_frames, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
         latents=to_torch(noise(model)), max_sequence_length=LENGTH, output_type=output,
     ).frames  # fmt: skip
     return to_numpy(frames)[0] if output == "latent" else np.asarray(frames)[0]
 
 
 def noise(model) -> np.ndarray:
-    grid = grid_of(model)
+    grid = ChunkGrid.of(model)
     shape = (grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
     return np.asarray(initial_noise(model.noise, jax.random.key(SEED), 1, shape))
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from bvjax.denoiser.types import ChunkReport
 from bvjax.generate.chunk_memory import chunk_memory
-from bvjax.generate.steps import ChunkReport
 from bvjax.runs.report import drift_report, report_picture
 from bvjax.runs.run_dir import RunDir
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bvjax.errors import UserError
-from bvjax.generate import host_bank
+from bvjax.generate import host_bank, steps
 from bvjax.generate import rollout as rollouts
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.rollout import rebuild_bank, rollout, stream
@@ -197,7 +197,7 @@ def test_a_stream_reads_nothing_back(tiny, watched, place, monkeypatch):
 def test_a_plan_is_what_the_device_does(tiny):
     model = tiny.joined
     conditions = conditions_of(model, 8)
-    chunks = [rollouts._written(model, conditions, KEY, None, i) for i in range(8)]
+    chunks = [steps.entry_inputs(model, conditions, KEY, None, i) for i in range(8)]
     visits, book = host_bank.plan(model, chunks)
     latents = {i: np.ones((2, 4, 4, 16), np.float32) for i in range(8)}
     bank = rebuild_bank(tiny.params["dit"], model, conditions, KEY, latents).bank

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from bvjax.config import NoiseConfig
+from bvjax.denoiser.denoise import denoise_chunk
+from bvjax.denoiser.types import ChunkInput, init_state
 from bvjax.diffusion import diffusion_forcing
-from bvjax.generate import steps
 from bvjax.presets import MINI
 from bvjax.random import purpose_key
 
@@ -39,8 +40,8 @@ def start_of(model, number: int, monkeypatch, prefix=None, **sampler) -> np.ndar
     monkeypatch.setattr(steps, "solve", solve)
     monkeypatch.setattr(diffusion_forcing, "solve", solve)
     text = jnp.zeros((model.text.max_length, model.text.dim))
-    given = steps.ChunkInput(jnp.int32(number), text, jnp.zeros(model.text.dim), text, KEY)
-    steps.denoise(None, model, steps.init_state(model), given, prefix)
+    given = ChunkInput(jnp.int32(number), text, jnp.zeros(model.text.dim), text, KEY)
+    denoise_chunk(None, model, init_state(model), given, prefix)
     (noise,) = handed
     return noise
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from bvjax.denoiser.types import init_state
 from bvjax.generate import rollout, steps
 from bvjax.generate.conditions import Conditions
 
@@ -27,9 +28,9 @@ def test_no_hidden_transfers(tiny, layout, monkeypatch):
     """
     model, params = getattr(tiny, layout), jax.device_put(tiny.params["dit"])
     key, count = jax.random.key(0), 3
-    given, written = rollout._given, rollout._written
-    monkeypatch.setattr(rollout, "_given", lambda *args: jax.device_put(given(*args)))
-    monkeypatch.setattr(rollout, "_written", lambda *args: jax.device_put(written(*args)))
+    given, written = steps.chunk_input, steps.entry_inputs
+    monkeypatch.setattr(steps, "chunk_input", lambda *args: jax.device_put(given(*args)))
+    monkeypatch.setattr(steps, "entry_inputs", lambda *args: jax.device_put(written(*args)))
     want = [p.latents for p in rollout.stream(params, model, conditions(model, count), key)]
     with jax.transfer_guard("disallow"):
         with pytest.raises(Exception, match="Disallowed"):
@@ -43,7 +44,7 @@ def test_no_hidden_transfers(tiny, layout, monkeypatch):
 def test_no_calls_of_the_host(tiny):
     """The programs of a chunk have no callbacks in them."""
     model, key = tiny.model, jax.random.key(0)
-    given = rollout._given(conditions(model, 1), key, None, 0, 1)
-    state = steps.init_state(model)
+    given = steps.chunk_input(conditions(model, 1), key, None, 0, 1)
+    state = init_state(model)
     step = jax.make_jaxpr(lambda p, s, g: steps.chunk_step(p, model, s, g))
     assert "callback" not in str(step(tiny.params["dit"], state, given))

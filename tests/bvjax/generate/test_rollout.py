@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from bvjax.denoiser import denoise, encode
+from bvjax.denoiser.denoise import denoise_anchor, denoise_chunk
 from bvjax.errors import UserError
 from bvjax.generate import rollout as rollouts
 from bvjax.generate import steps
@@ -50,14 +52,14 @@ def videos(world):
     model, params = world
     counts = {"solve": 0, "keep_mask": 0}
     with pytest.MonkeyPatch.context() as patch:
-        for name in counts:
-            original = getattr(steps, name)
+        for name, module in (("solve", denoise), ("keep_mask", encode)):
+            original = getattr(module, name)
 
             def counted(*args, name=name, original=original):
                 counts[name] += 1
                 return original(*args)
 
-            patch.setattr(steps, name, counted)
+            patch.setattr(module, name, counted)
         made = {}
         for length in (3, 15, 75):
             conditions = make_conditions(model, length)
@@ -98,7 +100,7 @@ def test_scan_equals_stream(world, videos):
     model, params = world
     whole = rollout(params, model, make_conditions(model, 3), KEY)
     pieces = videos[0][3]
-    np.testing.assert_array_equal(whole.guidance, pieces[0].latents)
+    np.testing.assert_array_equal(whole.anchor, pieces[0].latents)
     for latents, piece in zip(whole.latents, pieces[1:], strict=True):
         np.testing.assert_array_equal(latents, piece.latents)
     for row, piece in enumerate(pieces[1:]):
@@ -154,14 +156,14 @@ def test_oracle_scores_choose(world):
     conditions = make_conditions(model, 5)
     with pytest.MonkeyPatch.context() as patch:
         reports = []
-        commit = rollouts._commit
+        commit = steps.write_program
 
         def record(*args, **options):
             state, report = commit(*args, **options)
             reports.append(report)
             return state, report
 
-        patch.setattr(rollouts, "_commit", record)
+        patch.setattr(steps, "write_program", record)
         rollouts.rebuild_bank(params, model, conditions, KEY, latents, oracle=scores)
     assert reports[-1].chunk_id.tolist() == [0, 2, 3, 4]
     assert reports[-2].chunk_id.tolist() == [0, 1, 2, 3]
@@ -170,12 +172,12 @@ def test_oracle_scores_choose(world):
 def test_guidance_of_one_skips_the_null_branch(world):
     model, params = world
     given = jax.eval_shape(
-        lambda: rollouts._given(make_conditions(model, 1), KEY, None, 0, 1).replace(key=KEY)
+        lambda: steps.chunk_input(make_conditions(model, 1), KEY, None, 0, 1).replace(key=KEY)
     )
     counts = []
     for scale in (1.0, 2.0):
         guided = dataclasses.replace(model, cfg=dataclasses.replace(model.cfg, scale=scale))
-        program = jax.make_jaxpr(lambda g, m=guided: steps.anchor_step(params, m, g))(given)
+        program = jax.make_jaxpr(lambda g, m=guided: denoise_anchor(params, m, g))(given)
         counts.append(str(program).count("dot_general"))
     assert counts[1] > 1.5 * counts[0]
 
@@ -202,7 +204,7 @@ def test_memory_guidance_takes_the_difference_that_retrieval_makes(world, videos
     conditions, latents = make_conditions(model, 4), [p.latents for p in videos[0][15][:4]]
     model = dataclasses.replace(model, rope=dataclasses.replace(model.rope, mode="absolute"))
     state = rollouts.rebuild_bank(params, model, conditions, KEY, dict(enumerate(latents)))
-    given = rollouts._given(conditions, KEY, None, 3, 4)
+    given = steps.chunk_input(conditions, KEY, None, 3, 4)
     one_step = dataclasses.replace(
         model, sampler=dataclasses.replace(model.sampler, kind="euler", steps=1)
     )
@@ -212,7 +214,7 @@ def test_memory_guidance_takes_the_difference_that_retrieval_makes(world, videos
         if retrieval_l is not None:
             retrieval = dataclasses.replace(config.retrieval, l=retrieval_l)
             config = dataclasses.replace(config, retrieval=retrieval)
-        step = jax.jit(steps.denoise, static_argnums=1)
+        step = jax.jit(denoise_chunk, static_argnums=1)
         return np.asarray(step(params, config, state, given.replace(text=text)))
 
     null = made(retrieval_l=0, text=conditions.null_text[0], scale=1.0)

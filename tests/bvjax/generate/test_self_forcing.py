@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import DiTConfig, TextConfig, VAEConfig
+from bvjax.denoiser.context import prepare_context
+from bvjax.denoiser.types import init_state
 from bvjax.diffusion.noise import gaussian, initial_noise
 from bvjax.diffusion.solvers import sigmas, timesteps
-from bvjax.generate import rollout as rollouts
 from bvjax.generate import steps
 from bvjax.generate.checks import check_model
 from bvjax.generate.conditions import Conditions
@@ -143,20 +145,20 @@ def chunk_by_chunk(params, model, clip):
     """The same velocities, one chunk at a time through the bank, and the last state."""
 
     @jax.jit
-    def velocity(state, given, noisy, sigma):
-        _, context, _, base = steps._look_back(model, state, given)
-        positions = jnp.asarray(steps.grid_of(model).positions(L)).at[:, 0].add(base)
+    def velocity(state, inputs, noisy, sigma):
+        seen = prepare_context(model, state, inputs)
+        positions = jnp.asarray(ChunkGrid.of(model).positions(L)).at[:, 0].add(seen.start)
         out, _ = dit.WanDiT(model.dit, WIDTH).apply(
-            {"params": params}, noisy[None, None], sigma[None, None], given.text[None, None],
-            positions[None, None], context,
+            {"params": params}, noisy[None, None], sigma[None, None], inputs.text[None, None],
+            positions[None, None], seen.context,
         )  # fmt: skip
         return out[0, 0]
 
-    state, out, reports = steps.init_state(model), [], []
+    state, out, reports = init_state(model), [], []
     for c in range(CHUNKS):
-        given = rollouts._given(clip["conditions"], KEY, None, c, c)
+        given = steps.chunk_input(clip["conditions"], KEY, None, c, c)
         out.append(velocity(state, given, clip["noisy"][c], clip["sigma"][c]))
-        state, report = rollouts._commit(params, model, state, given, clip["clean"][c])
+        state, report = steps.write_program(params, model, state, given, clip["clean"][c])
         reports.append(report)
     return np.stack(out), state, reports
 
@@ -217,8 +219,8 @@ def test_a_noisy_context_is_drawn_by_chunk_and_not_by_default(params, clip):
     plain, model = small(*CASES["longlive"]), small(*CASES["noisy context"])
 
     def keys(model, c, key=KEY):
-        given = rollouts._given(clip["conditions"], key, None, 0, c)
-        state, _ = rollouts._commit(params, model, steps.init_state(model), given, clip["clean"][0])
+        given = steps.chunk_input(clip["conditions"], key, None, 0, c)
+        state, _ = steps.write_program(params, model, init_state(model), given, clip["clean"][0])
         return np.asarray(state.bank.keys[0, 0, 0])  # of the first layer: no context, no text
 
     np.testing.assert_array_equal(keys(model, 0), keys(model, 0))
@@ -294,7 +296,7 @@ def test_presets_are_what_was_released():
     np.testing.assert_allclose(lists[2], [1000, 757, 522], rtol=1e-6)
     for name, latents, sink in (("self-forcing", 21, 0), ("longlive", 12, 3), ("causvid", 21, 0)):
         preset = get_preset(name)
-        grid = steps.grid_of(preset)
+        grid = ChunkGrid.of(preset)
         assert (grid.latents_per_chunk, preset.chunk.fps) == (3, 16)
         assert preset.memory.capacity == grid.tokens_per_chunk == 3 * 1560
         assert preset.memory.anchor * grid.first_entry_latents == sink

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bvjax.generate import decoding
-from bvjax.generate import rollout as rollouts
+from bvjax.generate import decoding, steps
 from bvjax.generate.conditions import Conditions, encode_captions
 from bvjax.generate.rollout import rebuild_bank, stream
 from bvjax.tokenizer import Tokenizer
@@ -22,7 +21,7 @@ def conditions(tiny) -> Conditions:
 def grow(params, model, conditions, **kwargs):
     """The pieces of a stream and the state of its bank after each write."""
     states = []
-    commit = rollouts._commit
+    commit = steps.write_program
 
     def record(*args, **options):
         state, report = commit(*args, **options)
@@ -30,7 +29,7 @@ def grow(params, model, conditions, **kwargs):
         return state, report
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts, "_commit", record)
+        patch.setattr(steps, "write_program", record)
         pieces = list(stream(params, model, conditions, KEY, **kwargs))
     return pieces, states
 

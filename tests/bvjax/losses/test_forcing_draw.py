@@ -16,8 +16,10 @@ import pytest
 
 from bvjax.config import ChunkConfig, DiTConfig, ModelConfig, RetrievalConfig, TextConfig
 from bvjax.losses.block_forcing import BlockForcingConfig
+from bvjax.losses.clip import make_clip
+from bvjax.losses.forward import ClipEntries, TeacherForward
 from bvjax.losses.history import HistoryConfig
-from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig, TeacherForcing, make_clip
+from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig, TeacherForcing
 from bvjax.random import normal, purpose_key
 
 CLIPS, CHUNKS, TEXT, DIM, LATENTS = 6, 5, 3, 8, 2
@@ -33,26 +35,46 @@ SEMANTIC = HistoryConfig({"semantic": 1}, anchor_drop=0, caption_drop=0, noise_c
 
 
 @dataclasses.dataclass(frozen=True)
-class Told(TeacherForcing):
+class ToldForward(TeacherForward):
     """Writes down what the network is given; its velocity is the noise of the draw."""
 
     seen: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
-    def denoise(self, params, noisy, sigma, text, context, base):
+    def velocity(self, params, noisy, sigma, text, context, start):
         self.seen.append(dict(sigma=sigma, text=np.asarray(text)))
         return normal(purpose_key(KEY, "noise"), noisy.shape)
 
-    def bank(self, params, clip, history, key):
-        return None, jnp.ones(1), None
+    def entries(self, params, clip, history, noise, key):
+        return ClipEntries(None, jnp.ones(1), None)
 
-    def context(self, kv, keep, anchor_kv, history, target):
+    def context(self, entries, history, target):
         return None, self.positions(history, target)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Told(TeacherForcing):
+    """The loss around that forward pass."""
+
+    told: ToldForward = dataclasses.field(default_factory=lambda: ToldForward(MODEL))
+
+    @property
+    def forward(self):
+        return self.told
+
+    @property
+    def seen(self):
+        return self.told.seen
 
 
 def run(history=SEMANTIC, embedding=None, **forcing) -> tuple[Told, dict[str, Any]]:
     """The loss of clips whose chunk c has the value c everywhere."""
     null = np.full((TEXT, DIM), -7.0, np.float32)
-    told = Told(MODEL, ForcingConfig(history=history, **{"targets_per_chunk": 1} | forcing), null)
+    told = Told(
+        MODEL,
+        ForcingConfig(history=history, **{"targets_per_chunk": 1} | forcing),
+        null,
+        told=ToldForward(MODEL),
+    )
     values = np.repeat(np.arange(1, CHUNKS + 1), LATENTS).astype(np.float32)
     latents = np.broadcast_to(
         np.concatenate([[9.0], values])[None, :, None, None, None],

@@ -17,9 +17,13 @@ from bvjax.config import (
     RopeConfig,
     TextConfig,
 )
+from bvjax.denoiser.context import prepare_context
+from bvjax.denoiser.denoise import window_velocity
+from bvjax.denoiser.encode import write_chunk
+from bvjax.denoiser.types import ChunkInput, init_state
 from bvjax.errors import UserError
-from bvjax.generate import steps
 from bvjax.losses.block_forcing import BlockForcingConfig
+from bvjax.losses.clip import make_clip
 from bvjax.losses.history import (
     HistoryConfig,
     draw_history,
@@ -32,7 +36,6 @@ from bvjax.losses.teacher_forcing import (
     LevelsConfig,
     TeacherForcing,
     level_weight,
-    make_clip,
 )
 from bvjax.memory.rules import RULES, number_of
 from bvjax.nets import dit
@@ -131,37 +134,37 @@ def parallel_velocity(forcing, params, clip, key):
         forcing.model.retrieval,
         forcing.forcing.history,
     )
-    kv, keep, anchor_kv = forcing.bank(params, clip, history, key)
-    context, base = forcing.context(kv, keep, anchor_kv, history, target)
+    forward = forcing.forward
+    entries = forward.entries(params, clip, history, forcing.forcing.history, key)
+    context, start = forward.context(entries, history, target)
     noisy = 0.5 * clip.chunks + 0.5 * 0.3
     sigma = jnp.full((1, CHUNKS), 0.5)
-    return forcing.denoise(params, noisy, sigma, clip.text, context, base), keep, history
+    velocity = forward.velocity(params, noisy, sigma, clip.text, context, start)
+    return velocity, entries.keep, history
 
 
 def chunk_by_chunk(model, params, clip, key, keep):
     """The same through the bank: write a chunk, then look back from the next."""
-    state = steps.init_state(model)
-    anchor = steps.ChunkInput(
+    state = init_state(model)
+    anchor = ChunkInput(
         jnp.int32(0), clip.text[0, 0], clip.embedding[0, 0], jnp.zeros((TEXT, DIM)), key
     )
-    commit = jax.jit(steps.commit, static_argnames="model")
-    net = dit.WanDiT(model.dit, model.text.dim)
-    state, _ = commit(params, model, state, anchor, clip.anchor[0, 0])
+    write = jax.jit(write_chunk, static_argnames="model")
+    state, _ = write(params, model, state, anchor, clip.anchor[0, 0])
     out = []
 
     @jax.jit
-    def velocity(state, given, noisy):
-        _, context, _, base = steps._look_back(model, state, given)
-        positions = jnp.asarray(steps.grid_of(model).positions(2)).at[:, 0].add(base)
-        fn = steps._velocity(net, params, model, given, context, None, positions, 1.0)
+    def velocity(state, inputs, noisy):
+        seen = prepare_context(model, state, inputs, guided=True)
+        fn = window_velocity(params, model, inputs, seen)
         return fn(noisy[None], jnp.float32(0.5))[0]
 
     for c in range(1, CHUNKS + 1):
-        given = anchor.replace(
+        inputs = anchor.replace(
             chunk_id=jnp.int32(c), text=clip.text[0, c - 1], embedding=clip.embedding[0, c - 1]
         )
-        out.append(velocity(state, given, 0.5 * clip.chunks[0, c - 1] + 0.5 * 0.3))
-        state, report = commit(params, model, state, given, clip.chunks[0, c - 1])
+        out.append(velocity(state, inputs, 0.5 * clip.chunks[0, c - 1] + 0.5 * 0.3))
+        state, report = write(params, model, state, inputs, clip.chunks[0, c - 1])
         np.testing.assert_array_equal(report.kept, keep[:, 0, c - 1].sum(-1))
     return jnp.stack(out)
 

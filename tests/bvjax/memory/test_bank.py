@@ -199,7 +199,7 @@ def testmake_entry_equals_a_loop(dense, dtype):
     kv = ChunkKV(
         keys=jnp.asarray(rng.standard_normal(shape), dtype),
         values=jnp.asarray(rng.standard_normal(shape), dtype),
-        salience=jnp.zeros(shape[:4]),
+        importance=jnp.zeros(shape[:4]),
     )
     keep = rng.random(shape[:4]) < 0.5
     keep[0, 0] = False

@@ -16,8 +16,10 @@ from bvjax.config import (
     DiTConfig,
     MemoryConfig,
     ModelConfig,
+    RetrievalConfig,
     TextConfig,
 )
+from bvjax.denoiser import guidance
 from bvjax.errors import UserError
 from bvjax.memory.bank import gather, init_bank, keep_rows, write
 from bvjax.memory.positions import time_bases
@@ -54,7 +56,7 @@ def chunk_kv(chunk_id, dtype=jnp.float32):
     return ChunkKV(
         keys=jnp.asarray(rng.standard_normal(shape), dtype),
         values=jnp.asarray(rng.standard_normal(shape), dtype),
-        salience=jnp.asarray(rng.random(shape[:4]), jnp.float32),
+        importance=jnp.asarray(rng.random(shape[:4]), jnp.float32),
     )
 
 
@@ -65,7 +67,7 @@ def caption(chunk_id):
 
 @functools.partial(jax.jit, static_argnums=1)
 def keep_of(kv, memory):
-    return keep_mask(kv.salience, jnp.full(4, TOKENS), memory, memory.capacity)[0]
+    return keep_mask(kv.importance, jnp.full(4, TOKENS), memory, memory.capacity)[0]
 
 
 @jax.jit
@@ -230,9 +232,8 @@ def test_select_equals_a_slow_oracle(order, valid, scores, target, sizes):
     in_window = [i >= 0 and e >= len(want) - recent for e, i in enumerate(want)]
     assert got.recent[0].tolist() == in_window
     semantic = [i >= 0 and anchor <= e < len(want) - recent for e, i in enumerate(want)]
-    assert got.retrieved(anchor)[0].tolist() == semantic
-    rest = [v and not s for v, s in zip(got.valid[0].tolist(), semantic, strict=True)]
-    assert got.forget(anchor).valid[0].tolist() == rest
+    config = RetrievalConfig(recent=recent, l=l)
+    assert guidance.retrieved(got.valid, config)[0].tolist() == semantic
 
 
 def test_context_sizes_by_chunk():

@@ -16,8 +16,9 @@ from bvjax.generate.checks import check_model
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.rollout import rollout
 from bvjax.losses import teacher_forcing
+from bvjax.losses.clip import make_clip
 from bvjax.losses.history import HistoryConfig, draw_history, draw_kinds
-from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing, make_clip
+from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing
 from bvjax.memory import rules
 from bvjax.memory.rules import RULES, Candidates, Rule, check_generation, number_of, rule_of, score
 from bvjax.memory.similarity import cosine

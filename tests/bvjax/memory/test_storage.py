@@ -14,7 +14,7 @@ from bvjax.config import ChunkConfig, DiTConfig, MemoryConfig, ModelConfig, Text
 from bvjax.errors import UserError
 from bvjax.memory.bank import check, cut, gather, init_bank, keep_rows, write
 from bvjax.memory.positions import time_bases
-from bvjax.memory.retrieval import Active, assemble, retrieve
+from bvjax.memory.retrieval import GatheredEntries, assemble, retrieve
 from bvjax.memory.storage import decode, encode, storage_dtype
 from bvjax.nets.dit import ChunkKV
 from bvjax.sharding import ONE_DEVICE
@@ -82,7 +82,7 @@ def test_without_scales_it_is_a_cast():
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def entry_of(keys, values, keep, dtype):
-    kv = ChunkKV(keys=keys, values=values, salience=None)
+    kv = ChunkKV(keys=keys, values=values, importance=None)
     return make_entry(kv, keep, jnp.asarray(POSITIONS), 8, dtype=dtype)
 
 
@@ -155,7 +155,7 @@ def test_entries_beside_each_other_are_a_bank(dtype):
     here = picked.replace(index=np.arange(5)[None])
     made = [
         _assemble(held, selection, base, 1e4, ONE_DEVICE, jnp.float32)
-        for held, selection in ((bank, picked), (Active(tuple(order), here), here))
+        for held, selection in ((bank, picked), (GatheredEntries(tuple(order), here), here))
     ]
     jax.tree.map(np.testing.assert_array_equal, *made)
     assert made[0].length.min() > 0
@@ -191,7 +191,7 @@ def test_rows_written_in_place_are_those_of_an_entry(dtype):
     apart, inside = start, jax.tree.map(jnp.copy, start)
     for chunk_id in range(1, 4):
         keys, values, keep = chunk(chunk_id)
-        kv = ChunkKV(keys=jnp.asarray(keys), values=jnp.asarray(values), salience=None)
+        kv = ChunkKV(keys=jnp.asarray(keys), values=jnp.asarray(values), importance=None)
         kept = keep_rows(kv, jnp.asarray(keep), jnp.asarray(POSITIONS), 8, dtype=stored)
         given = _caption(chunk_id), jnp.int32(chunk_id), model.memory, 2
         apart = write(apart, gather(kept), *given)

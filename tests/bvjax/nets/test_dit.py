@@ -22,8 +22,8 @@ MODEL = dit.WanDiT(CFG, DT)
 PROBES = jnp.array([1, 4, 7])
 
 
-def keep_top_half(salience):
-    return salience >= jnp.median(salience, axis=-1, keepdims=True)
+def keep_top_half(importance):
+    return importance >= jnp.median(importance, axis=-1, keepdims=True)
 
 
 def grid(base):
@@ -187,13 +187,13 @@ def test_padding_rows_of_the_text_are_attended(params, inputs):
 
 
 @jax.jit
-def gradient_of_chunk(params, inputs, self_context, i, salience_weight):
+def gradient_of_chunk(params, inputs, self_context, i, importance_weight):
     """Gradient of a random projection of chunk i's velocity with respect to all latents."""
 
     def out(latents):
         velocity, kv = forward(params, (latents, *inputs[1:]), None, self_context)
         weights = jnp.sin(jnp.arange(velocity.size, dtype=jnp.float32)).reshape(velocity.shape)
-        return jnp.sum((velocity * weights)[:, i]) + salience_weight * kv.salience[..., 0].sum()
+        return jnp.sum((velocity * weights)[:, i]) + importance_weight * kv.importance[..., 0].sum()
 
     return jax.grad(out)(inputs[0])
 
@@ -267,7 +267,7 @@ def test_self_context_equals_chunk_by_chunk_through_chunk_kv(params, inputs):
             kv = kept_kv[entries[0]]
             turn = angles(jnp.asarray(grid(3), jnp.int32), CFG.head_dim, CFG.rope_theta)
             context = dit.Context(
-                keys=apply_rope(kv.keys, turn), values=kv.values, mask=keep_top_half(kv.salience)
+                keys=apply_rope(kv.keys, turn), values=kv.values, mask=keep_top_half(kv.importance)
             )
         alone, kv = forward(params, [x[:, c : c + 1] for x in inputs], context)
         kept_kv.append(kv)
@@ -298,12 +298,12 @@ def test_no_future_leaks_through_self_context(params, inputs):
     assert sensitivity(params, inputs, broken)[1, 2] > 1e-5  # so the test above can fail
 
 
-def test_salience_counts_heads_and_probes_and_stops_gradients(params, inputs):
+def test_importance_counts_heads_and_probes_and_stops_gradients(params, inputs):
     _, kv = forward(params, inputs)
-    assert kv.salience.shape == (CFG.num_layers, B, C, N)
-    np.testing.assert_allclose(kv.salience.sum(-1), len(PROBES) * CFG.num_heads, rtol=1e-5)
-    without, with_salience = (gradient_of_chunk(params, inputs, None, 0, w) for w in (0.0, 1e3))
-    np.testing.assert_array_equal(without, with_salience)
+    assert kv.importance.shape == (CFG.num_layers, B, C, N)
+    np.testing.assert_allclose(kv.importance.sum(-1), len(PROBES) * CFG.num_heads, rtol=1e-5)
+    without, with_importance = (gradient_of_chunk(params, inputs, None, 0, w) for w in (0.0, 1e3))
+    np.testing.assert_array_equal(without, with_importance)
 
 
 def test_kv_is_returned_on_request_only(params, inputs):

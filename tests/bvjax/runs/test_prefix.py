@@ -14,7 +14,7 @@ import pytest
 from bvjax import weights
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
-from bvjax.generate import rollout as rollouts
+from bvjax.generate import steps
 from bvjax.generate.checks import check_model
 from bvjax.generate.decoding import decode_piece
 from bvjax.generate.rollout import rebuild_bank, stream
@@ -135,7 +135,7 @@ def test_the_bank_is_that_of_generated_chunks(finished, bundle, models, layout):
     model, params = models[layout], bundle.params["dit"]
     with RunDir.open(path) as run:
         _, conditions = run.load_conditions()
-    latents, states, commit = load(path), [], rollouts._commit
+    latents, states, commit = load(path), [], steps.write_program
     given = {i: latents[i] for i in sorted(latents)[:-2]}
 
     def record(*args, **options):
@@ -144,7 +144,7 @@ def test_the_bank_is_that_of_generated_chunks(finished, bundle, models, layout):
         return state, report
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts, "_commit", record)
+        patch.setattr(steps, "write_program", record)
         pieces = list(
             stream(params, model, conditions, jax.random.key(SEED), done=given,
                    vae_params=bundle.params["vae"])

@@ -1,0 +1,86 @@
+"""What a chunk sees of the memory: which entries, when they were, and their rows as a context."""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Int
+
+from bvjax.config import ModelConfig
+from bvjax.denoiser import guidance
+from bvjax.denoiser.passes import entry_times
+from bvjax.denoiser.types import ChunkInput, MemoryState
+from bvjax.memory import retrieval
+from bvjax.memory.bank import KVBank
+from bvjax.memory.book import Book
+from bvjax.memory.retrieval import GatheredEntries, Selection
+from bvjax.nets.dit import Context
+from bvjax.random import purpose_key
+from bvjax.sharding import ONE_DEVICE, Layout
+
+
+@struct.dataclass
+class ChunkContext:
+    """The memory as one chunk sees it.
+
+    There is no context where nothing can be seen: no anchor, no retrieval, no recent entries.
+    """
+
+    selection: Selection
+    context: Context | None  # of both branches (B = 2) where they are `guidance.is_paired`
+    null_context: Context | None  # of the null branch, where it differs and has one of its own
+    start: Int[Array, ""]  # RoPE time of the chunk's first latent frame
+
+
+def select_entries(model: ModelConfig, book: KVBank | Book, inputs: ChunkInput) -> Selection:
+    """The entries that a chunk sees (Eq. 8, 9)."""
+    oracle = None
+    if inputs.oracle is not None:
+        known = (book.chunk_id >= 0) & (book.chunk_id < len(inputs.oracle))
+        row = inputs.oracle[jnp.clip(book.chunk_id, 0, len(inputs.oracle) - 1)]
+        oracle = jnp.where(known, row, -jnp.inf)
+    key = purpose_key(inputs.key, "retrieval", inputs.chunk_id)
+    return retrieval.retrieve(
+        book, inputs.embedding[None], inputs.chunk_id, model, key=key, oracle=oracle
+    )
+
+
+def prepare_context(
+    model: ModelConfig,
+    state: MemoryState,
+    inputs: ChunkInput,
+    layout: Layout = ONE_DEVICE,
+    guided: bool = False,
+) -> ChunkContext:
+    """Selects entries and makes them a context.
+
+    Args:
+        layout: static; the devices that share the work.
+        guided: static; for denoising: the null branch then forgets what `guidance.null_sees` says,
+            and where the branches are paired the context is that of both.
+    """
+    bank = state.bank
+    selection = bank.selection if isinstance(bank, GatheredEntries) else None
+    if selection is None:
+        selection = select_entries(model, bank, inputs)
+    entry_base, start = entry_times(
+        model, selection.chunk_id, selection.valid, inputs.chunk_id, model.memory.anchor
+    )
+    start = start[0]
+    if not selection.index.shape[-1]:
+        return ChunkContext(selection, None, None, start)
+    null = None if state.null_bank is None else (state.null_bank, selection)
+    null_sees = guidance.null_sees(model, selection.valid) if guided else None
+    if null_sees is not None:
+        null = state.null_bank or bank, selection.replace(valid=null_sees)
+    assemble = functools.partial(
+        retrieval.assemble, entry_base=entry_base, theta=model.dit.rope_theta, layout=layout,
+        dtype=jnp.dtype(model.dit.dtype),
+    )  # fmt: skip
+    if guided and guidance.is_paired(model, layout):
+        both = assemble(bank, selection, null=null or (bank, selection))
+        return ChunkContext(selection, both, None, start)
+    null_context = None if null is None else assemble(*null)
+    return ChunkContext(selection, assemble(bank, selection), null_context, start)

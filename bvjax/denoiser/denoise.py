@@ -1,0 +1,164 @@
+"""From noise to the latents of a chunk: sigma 1 -> 0 along the guided velocity (Eq. 10)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
+from bvjax.denoiser import guidance
+from bvjax.denoiser.context import ChunkContext, prepare_context
+from bvjax.denoiser.guidance import Velocity
+from bvjax.denoiser.passes import chunk_positions, network, predict_velocity
+from bvjax.denoiser.types import ChunkInput, Latents, MemoryState
+from bvjax.diffusion import diffusion_forcing, flow
+from bvjax.diffusion.noise import anchor_noise, initial_noise
+from bvjax.diffusion.solvers import solve
+from bvjax.nets import block_causal
+from bvjax.nets.dit import Context, WanDiT
+from bvjax.random import purpose_key
+from bvjax.sharding import ONE_DEVICE, Layout
+
+
+def denoise_anchor(
+    params: Any,
+    model: ModelConfig,
+    inputs: ChunkInput,
+    layout: Layout = ONE_DEVICE,
+    graded: int | None = None,
+) -> Latents:
+    """Latents of the anchor, [1, h, w, z], from noise and the first caption alone.
+
+    Args:
+        graded: static; as of `denoise_chunk`.
+    """
+    grid = ChunkGrid.of(model)
+    noise = anchor_noise(inputs.key, (1, *grid.latent_size, model.dit.in_channels))
+    positions = chunk_positions(model, 1, jnp.int32(0))
+    net = network(model, layout.for_tokens(len(positions)))
+    velocity = _guided(net, params, model, inputs, positions, model.cfg.scale)
+    return solve(model.sampler, velocity, noise, solver_key(inputs), graded)[0]
+
+
+def denoise_chunk(
+    params: Any,
+    model: ModelConfig,
+    state: MemoryState,
+    inputs: ChunkInput,
+    prefix: Latents | None = None,
+    layout: Layout = ONE_DEVICE,
+    graded: int | None = None,
+) -> Latents:
+    """Latents of one chunk from noise, given the memory.
+
+    Differentiable in `params`, `state`, `prefix` and the text.
+
+    Args:
+        params: of the DiT.
+        prefix: clean latents at the head of the window; they get sigma 0, or what
+            `sampler.history_noise` says, and stay as they are.
+        layout: static; the devices that share the work, see `bvjax.sharding`.
+        graded: static; how many of the last evaluations of the network carry gradient.  Those before
+            them are computed as constants, which costs no memory for a backward pass.  None: all.
+            The latents do not depend on it.
+
+    Returns:
+        float32 [W, h, w, z]: L latents, with chunk.first="overlap" P more in front.
+    """
+    grid = ChunkGrid.of(model)
+    seen = prepare_context(model, state, inputs, layout, guided=True)
+    frame = (*grid.latent_size, model.dit.in_channels)
+    number = grid.number_of(inputs.chunk_id)
+    noise = initial_noise(model.noise, inputs.key, number, (grid.latents_per_chunk, *frame))
+    if grid.overlap_latents:
+        head = anchor_noise(inputs.key, (grid.overlap_latents, *frame))
+        noise = jnp.concatenate([head, noise], axis=1)
+    noise = layout.constrain(noise)  # drawn whole by every device
+    velocity = window_velocity(params, model, inputs, seen, layout)
+    key, history = solver_key(inputs), None if prefix is None else prefix[None]
+    fixed = 0 if prefix is None else len(prefix)
+    if diffusion_forcing.wanted(model.sampler, fixed):
+        return diffusion_forcing.solve(model.sampler, velocity, noise, history, key, graded)[0]
+    if prefix is None:
+        return solve(model.sampler, velocity, noise, key, graded)[0]
+
+    def behind(x, sigma):
+        x = jnp.concatenate([history, x], axis=1)
+        return velocity(x, jnp.where(jnp.arange(x.shape[1]) < fixed, jnp.float32(0.0), sigma))[
+            :, fixed:
+        ]
+
+    free = solve(model.sampler, behind, noise[:, fixed:], key, graded)
+    return jnp.concatenate([prefix, free[0]])
+
+
+def window_velocity(
+    params: Any,
+    model: ModelConfig,
+    inputs: ChunkInput,
+    seen: ChunkContext,
+    layout: Layout = ONE_DEVICE,
+) -> Velocity:
+    """The guided velocity of a chunk's window, [1, W, h, w, z], as the solvers want it.
+
+    Args:
+        seen: by `prepare_context` with `guided`, on the same layout.
+    """
+    grid = ChunkGrid.of(model)
+    positions = chunk_positions(model, grid.window_latents, seen.start, -grid.overlap_latents)
+    scale = guidance.guidance_scale(model, seen.selection.valid[0])
+    return _guided(
+        network(model, layout), params, model, inputs, positions, scale,
+        seen.context, seen.null_context, model.sampler.causal_block,
+    )  # fmt: skip
+
+
+def solver_key(inputs: ChunkInput) -> Key[Array, ""]:
+    """The key of a sampler that draws."""
+    return purpose_key(inputs.key, "solver", inputs.chunk_id)
+
+
+def _guided(
+    net: WanDiT,
+    params: Any,
+    model: ModelConfig,
+    inputs: ChunkInput,
+    positions: Int[Array, "n 3"],
+    scale: float | Float[Array, ""],
+    context: Context | None = None,
+    null_context: Context | None = None,
+    block: int = 1,
+) -> Velocity:
+    """The velocity of a window at one sigma or one a frame, guided by `scale`.
+
+    With `block` above 1 the window is that many latent frames at a time, causal between them.
+    """
+
+    def branches(x, sigma, text, context):
+        """Of as many branches as there are rows of `text` (and of `context`)."""
+        rows = lambda value: jnp.broadcast_to(value, (len(text), 1, *jnp.shape(value)))
+        window = (rows(x[0]), rows(sigma), text[:, None], rows(positions), context)
+        sources = None
+        if block > 1:
+            window, sources = block_causal.split(block, *window)
+        v = predict_velocity(net, params, model, *window, self_context=sources)
+        return v.reshape(len(text), *x.shape[1:])
+
+    if guidance.is_paired(model, net.layout):
+        both_texts = net.layout.pair(inputs.text, inputs.null_text)
+
+        def velocity(x, sigma):
+            both = branches(x, sigma, both_texts, context)
+            return flow.guide(both[:1], both[1:], guidance.aligned(scale, both))
+
+        return velocity
+
+    null_context = context if null_context is None else null_context
+    return guidance.guide(
+        lambda x, sigma: branches(x, sigma, inputs.text[None], context),
+        lambda x, sigma: branches(x, sigma, inputs.null_text[None], null_context),
+        scale,
+    )

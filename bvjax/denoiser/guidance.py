@@ -1,0 +1,67 @@
+"""Guidance: the velocity away from that of a null branch, v_null + scale (v - v_null).
+
+Guidance by the caption (`cfg.scale`): the null branch has the null caption and the same context.
+Guidance by the memory (`cfg.memory`, 0 is off): where something was retrieved, the null branch
+forgets that as well, and the scale is `cfg.memory` instead.  Anchor and recent chunks stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from bvjax.config import ModelConfig, RetrievalConfig
+from bvjax.diffusion import flow
+from bvjax.sharding import Layout
+
+Velocity = Callable[..., Float[Array, "b ..."]]  # (x, sigma) -> v, as the solvers want it
+
+
+def retrieved(valid: Bool[Array, "*b e"], retrieval: RetrievalConfig) -> Bool[Array, "*b e"]:
+    """The semantic group among entries in the order [anchor, where it is one | semantic | recent]."""
+    place = jnp.arange(valid.shape[-1]) - (valid.shape[-1] - retrieval.recent)
+    return valid & (place >= -retrieval.l) & (place < 0)
+
+
+def null_sees(model: ModelConfig, valid: Bool[Array, "*b e"]) -> Bool[Array, "*b e"] | None:
+    """Which of the entries that a chunk sees its null branch sees; None: all, always."""
+    return valid & ~retrieved(valid, model.retrieval) if model.cfg.memory else None
+
+
+def guidance_scale(model: ModelConfig, valid: Bool[Array, "*b e"]) -> float | Float[Array, "*b"]:
+    """The scale for chunks that see these entries: a float where it is the same for all."""
+    if not model.cfg.memory:
+        return model.cfg.scale
+    found = retrieved(valid, model.retrieval).any(-1)
+    return jnp.where(found, jnp.float32(model.cfg.memory), jnp.float32(model.cfg.scale))
+
+
+def guide(conditional: Velocity, null: Velocity, scale: float | Float[Array, "*b"]) -> Velocity:
+    """The guided velocity of two branches; at the float 1.0 `null` is not computed.
+
+    Args:
+        scale: a float, or an array with leading axes of the sample.
+    """
+    if isinstance(scale, float) and scale == 1.0:
+        return conditional
+
+    def velocity(x, sigma):
+        v = conditional(x, sigma)
+        return flow.guide(v, null(x, sigma), aligned(scale, v))
+
+    return velocity
+
+
+def aligned(
+    scale: float | Float[Array, "*b"], v: Float[Array, "..."]
+) -> float | Float[Array | np.ndarray, "..."]:
+    """`scale` as it multiplies `v`."""
+    return scale if isinstance(scale, float) else flow.align(scale, v)
+
+
+def is_paired(model: ModelConfig, layout: Layout) -> bool:
+    """Whether the two branches are a batch of two, cut along the mesh axis `data`."""
+    return model.cfg.guided and layout.size("data") == 2

@@ -1,0 +1,77 @@
+"""What the denoiser takes and gives, chunk by chunk."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from bvjax.config import ModelConfig
+from bvjax.memory import bank as kv_bank
+from bvjax.memory.bank import Entry, KVBank, PendingEntry
+from bvjax.memory.retrieval import GatheredEntries
+from bvjax.memory.storage import storage_dtype
+from bvjax.sharding import ONE_DEVICE, Layout
+
+Latents = Float[Array, "l h w z"]
+
+
+@struct.dataclass
+class ChunkInput:
+    """What is particular to one chunk; `key` is the seed of the video, the same for all chunks."""
+
+    chunk_id: Int[Array, ""]
+    text: Float[Array, "t d"]
+    embedding: Float[Array, "d"]
+    null_text: Float[Array, "t d"]
+    key: Key[Array, ""]
+    oracle: Float[Array, "ids"] | None = None  # score of each past chunk id, for that kind
+
+
+@struct.dataclass
+class MemoryState:
+    """What a video remembers from chunk to chunk, or what of it one chunk sees (`GatheredEntries`)."""
+
+    bank: KVBank | GatheredEntries
+    null_bank: KVBank | GatheredEntries | None  # with cfg.bank="two": under the null caption
+
+
+@struct.dataclass
+class EncodedChunk:
+    """A finished chunk as it goes into the banks of a `MemoryState`."""
+
+    entry: Entry | PendingEntry
+    null_entry: Entry | PendingEntry | None
+
+
+@struct.dataclass
+class ChunkReport:
+    """What the memory did for one chunk; E entries [anchor | semantic | recent], Y layers."""
+
+    chunk_id: Int[Array, "e"]  # -1 where there was none
+    valid: Bool[Array, "e"]
+    score: Float[Array, "e"]  # by which it was ranked: cosine, or what `retrieval.kind` says
+    kept: Int[Array, "y"]  # tokens of this chunk that went into the bank
+    wanted: Int[Array, "y"]  # before the slot's capacity clipped them
+    coverage: Float[Array, "y"]
+    finite: Bool[Array, ""]  # whether all that goes into the bank is
+
+
+@functools.partial(jax.jit, static_argnames=("model", "layout"))
+def init_state(model: ModelConfig, layout: Layout = ONE_DEVICE) -> MemoryState:
+    """The state before the first chunk: empty banks, cut as `layout` says."""
+    empty = lambda: kv_bank.cut(kv_bank.init_bank(model, 1, storage_dtype(model)), layout)
+    return MemoryState(bank=empty(), null_bank=empty() if model.cfg.two_banks else None)
+
+
+def empty_report(chunk_id: Int[Array, "e"], valid: Bool[Array, "e"], layers: int) -> ChunkReport:
+    """The report of a chunk that nothing is kept of."""
+    share = jnp.zeros(layers, jnp.float32)
+    count = share.astype(jnp.int32)
+    return ChunkReport(
+        chunk_id=chunk_id, valid=valid, score=jnp.zeros(len(valid), jnp.float32),
+        kept=count, wanted=count, coverage=share, finite=jnp.ones((), bool),
+    )  # fmt: skip

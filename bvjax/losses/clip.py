@@ -1,0 +1,46 @@
+"""Encoded videos as training cuts them: the anchor and chunks, with captions and what they relate to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from bvjax.chunking import ChunkGrid
+from bvjax.errors import UserError
+
+
+@struct.dataclass
+class Clip:
+    """A batch of encoded videos in the `separate` layout; None: the data set does not have it."""
+
+    anchor: Float[Array, "b 1 1 h w z"]  # first latents
+    chunks: Float[Array, "b c l h w z"]
+    text: Float[Array, "b c t dt"]
+    embedding: Float[Array, "b c dt"]
+    relevance: Float[Array, "b c c"] | None = None  # of source chunk j for target chunk i
+    standalone: Float[Array, "b c t dt"] | None = None  # of captions that need no history
+
+
+def make_clip(batch: Mapping[str, Array | np.ndarray], grid: ChunkGrid) -> Clip:
+    """Cut latents [b, 1 + C L, h, w, z] at the chunk boundaries of `grid`."""
+    if grid.config.first != "separate":
+        raise UserError(
+            f"training cuts videos as chunk.first='separate', not {grid.config.first!r}"
+        )
+    arrays = {name: jnp.asarray(value) for name, value in batch.items()}
+    latents, length = arrays["latents"], grid.latents_per_chunk
+    if (latents.shape[1] - 1) % length:
+        raise UserError(f"{latents.shape[1]} latents are not 1 + a multiple of {length}")
+    body = latents[:, 1:]
+    return Clip(
+        anchor=latents[:, None, :1],
+        chunks=body.reshape(body.shape[0], -1, length, *body.shape[2:]),
+        text=arrays["text"],
+        embedding=arrays["embedding"],
+        relevance=arrays.get("relevance"),
+        standalone=arrays.get("standalone"),
+    )
