@@ -74,11 +74,43 @@ def write_rows(
     lead, x = index.shape[:-1], x.astype(slots.dtype)
     slot = jnp.broadcast_to(slot, lead).astype(jnp.int32)
     form = _form("write_rows", implementation, slots)
+    write = _write_differentiably if jnp.issubdtype(slots.dtype, jnp.inexact) else _write
+    return write(form, slots, x, index, length, slot)
+
+
+def _write(form, slots, x, index, length, slot):
     if form == "xla":
         return _write_in_a_loop(slots, x, index, length, slot)
     kernel = kv_gather_tpu.write_rows if form == "mosaic" else kv_gather_gpu.write_rows
-    flat = _flat(len(lead), slots, x, index, length, slot)
+    flat = _flat(index.ndim - 1, slots, x, index, length, slot)
     return kernel(*flat).reshape(slots.shape)
+
+
+# Neither a loop that writes in place nor a kernel has a derivative of its own.
+_write_differentiably = jax.custom_vjp(_write, nondiff_argnums=(0,))
+
+
+def _write_forward(form, slots, x, index, length, slot):
+    # Of `x` only the shape is needed: an array without elements holds it.
+    return _write(form, slots, x, index, length, slot), (x[..., None][..., :0], index, length, slot)
+
+
+def _write_backward(form, residuals, cotangent):
+    """Of `slots` all but the slot written, of `x` the rows written there."""
+    like, index, length, slot = residuals
+    lead = index.ndim - 1
+    behind = (1,) * (cotangent.ndim - lead - 1)
+    slots = jnp.arange(cotangent.shape[lead])
+    kept = jnp.where((slots == slot[..., None]).reshape(*slot.shape, -1, *behind), 0, cotangent)
+    at = jnp.clip(slot, 0, len(slots) - 1).reshape(*slot.shape, 1, *behind)
+    rows = jnp.take_along_axis(cotangent, at, axis=lead).squeeze(lead)
+    valid = (jnp.arange(index.shape[-1]) < length[..., None]) & (slot < len(slots))[..., None]
+    rows = jnp.where(valid.reshape(*valid.shape, *behind[1:]), rows, 0)
+    where = (*jnp.indices(index.shape, sparse=True)[:-1], index)
+    return kept, jnp.zeros(like.shape[:-1], like.dtype).at[where].add(rows), None, None, None
+
+
+_write_differentiably.defvjp(_write_forward, _write_backward)
 
 
 def _write_in_a_loop(slots, x, index, length, slot):

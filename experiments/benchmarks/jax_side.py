@@ -60,7 +60,7 @@ def _chunk(model, params):
         latents = denoise(params, state, chunk)
         state = write(params, state, chunk, latents)
         jax.block_until_ready(state)
-        return made
+        return latents
 
     return run
 

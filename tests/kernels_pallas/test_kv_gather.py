@@ -132,6 +132,25 @@ def test_write_rows_equals_a_loop(dtype):
     assert (again != got).any()
 
 
+def test_write_rows_has_the_derivative_of_a_scatter():
+    rng = np.random.default_rng(3)
+    slots, x, weights = rows(rng, 3, 5), rows(rng, 7), rows(rng, 3, 5)
+    index = rng.integers(0, 7, (*LEAD, 5)).astype(np.int32)  # duplicates
+    length = np.array([[0, 5, 2], [4, 1, 3]], np.int32)
+    slot = np.array([[0, 2, 3], [1, 7, 2]], np.int32)  # 3 and more: nothing is written
+
+    def scattered(slots, x):
+        at = jnp.indices(LEAD, sparse=True)
+        return slots.at[(*at, slot)].set(take_rows(x, index, length), mode="drop")
+
+    got, want = (
+        jax.jit(jax.grad(lambda *args, f=f: jnp.sum(weights * f(*args)), (0, 1)))(slots, x)
+        for f in (lambda slots, x: write_rows(slots, x, index, length, slot), scattered)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, want)
+    assert not np.array_equal(got[0], weights) and np.any(got[1])
+
+
 def test_a_donated_bank_is_written_in_place():
     shape = lambda *s, dtype=jnp.float32: jax.ShapeDtypeStruct((*LEAD, *s), dtype)
     ints = [shape(*s, dtype=jnp.int32) for s in ((64,), (), ())]

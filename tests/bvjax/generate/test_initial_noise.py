@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bvjax.config import NoiseConfig
+from bvjax.denoiser import denoise
 from bvjax.denoiser.denoise import denoise_chunk
 from bvjax.denoiser.types import ChunkInput, init_state
 from bvjax.diffusion import diffusion_forcing
@@ -37,11 +38,11 @@ def start_of(model, number: int, monkeypatch, prefix=None, **sampler) -> np.ndar
         handed.append(np.asarray(noise[0]))
         return noise
 
-    monkeypatch.setattr(steps, "solve", solve)
+    monkeypatch.setattr(denoise, "solve", solve)
     monkeypatch.setattr(diffusion_forcing, "solve", solve)
     text = jnp.zeros((model.text.max_length, model.text.dim))
-    given = ChunkInput(jnp.int32(number), text, jnp.zeros(model.text.dim), text, KEY)
-    denoise_chunk(None, model, init_state(model), given, prefix)
+    inputs = ChunkInput(jnp.int32(number), text, jnp.zeros(model.text.dim), text, KEY)
+    denoise_chunk(None, model, init_state(model), inputs, prefix)
     (noise,) = handed
     return noise
 
