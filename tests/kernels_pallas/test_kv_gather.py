@@ -135,9 +135,9 @@ def test_write_rows_equals_a_loop(dtype):
 def test_write_rows_has_the_derivative_of_a_scatter():
     rng = np.random.default_rng(3)
     slots, x, weights = rows(rng, 3, 5), rows(rng, 7), rows(rng, 3, 5)
-    index = rng.integers(0, 7, (*LEAD, 5)).astype(np.int32)  # duplicates
-    length = np.array([[0, 5, 2], [4, 1, 3]], np.int32)
-    slot = np.array([[0, 2, 3], [1, 7, 2]], np.int32)  # 3 and more: nothing is written
+    index = jnp.asarray(rng.integers(0, 7, (*LEAD, 5)), jnp.int32)  # duplicates
+    length = jnp.array([[0, 5, 2], [4, 1, 3]], jnp.int32)
+    slot = jnp.array([[0, 2, 3], [1, 7, 2]], jnp.int32)  # 3 and more: nothing is written
 
     def scattered(slots, x):
         at = jnp.indices(LEAD, sparse=True)
