@@ -61,6 +61,7 @@ def params():
     return jax.tree.unflatten(tree, draws)
 
 
+@pytest.mark.slow
 def test_two_chunks_and_the_bank_are_differentiated(params):
     """Against finite differences in float32, with and without what goes through the entry."""
     vector, unravel = ravel_pytree(params)
@@ -98,6 +99,7 @@ def test_two_chunks_and_the_bank_are_differentiated(params):
     assert min(differ) > 0.05  # without what goes through the entry
 
 
+@pytest.mark.slow
 def test_the_last_evaluations_carry_gradient(params):
     """`graded` evaluations as by hand, where the others are constants; the latents are the same."""
     sampler = dataclasses.replace(MODEL.sampler, steps=3)
