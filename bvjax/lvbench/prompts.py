@@ -56,7 +56,8 @@ class Prompts:
         name: of the video, relative to the evaluated folder.
         """
         video_parts = _name_parts(name)
-        most_common_parts, candidates = 0, []
+        most_common_parts = 0
+        candidates: list[str] = []
         for key, parts in self._by_stem.get(video_parts[0], ()):
             common_parts = _common_length(video_parts, parts)
             if common_parts > most_common_parts:

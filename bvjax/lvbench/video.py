@@ -192,7 +192,8 @@ def truth_beside(path: pathlib.Path) -> pathlib.Path | None:
 def blocks(video: Video, size: int = 16) -> Iterator[Block]:
     """The frames of a video, `size` at a time; raises `UserError`."""
     frames_of_block: list[Frame] = []
-    first, previous, video_cache = 0, None, {}
+    video_cache: dict[str, Any] = {}
+    first, previous = 0, None
     for timed in timed_frames(video.path):
         frames_of_block.append(timed.picture())
         if len(frames_of_block) == size:

@@ -116,11 +116,11 @@ def examine(
         first_path_by_hash.setdefault(video.sha256, location)
         problems += [Problem(location, message) for message in video_messages]
     for name, entry in contents.entries.items():
-        video_messages = (
+        caption_messages = (
             *checks.class_problems(entry.content),
             *checks.caption_problems(entry.content, videos.get(name)),
         )
-        problems += [Problem(entry.location, message) for message in video_messages]
+        problems += [Problem(entry.location, message) for message in caption_messages]
     problems += [Problem(location, message) for location, message in unfinished_runs(folder)]
     problems += [
         Problem(SPLIT_FILE, message) for message in split_problems(split, set(contents.videos))

@@ -60,7 +60,7 @@ def stack_layers(
 def block_shapes(width: int, ratio: int = 4) -> dict[str, tuple[int, ...]]:
     """Shapes of one layer's tensors as PyTorch keeps them, by our names."""
     sizes = {"qkv": (3, 1), "out": (1, 1), "up": (ratio, 1), "down": (1, ratio)}
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for part in ("norm1", "qkv", "out", "norm2", "up", "down"):
         if part in sizes:
             outputs, inputs = sizes[part]
