@@ -16,7 +16,8 @@ from jaxtyping import Float
 
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
-from data_pipelines.storyworld.latents import Encoders, chunk_truth, relevance_matrix
+from data_pipelines.encoded.encoders import Encoders
+from data_pipelines.storyworld.latents import chunk_truth, relevance_matrix
 from data_pipelines.storyworld.renderer import render
 from data_pipelines.storyworld.world import Story
 

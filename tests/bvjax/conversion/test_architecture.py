@@ -32,10 +32,10 @@ def source(model, part, format_name, branch=""):
 @pytest.mark.parametrize("name", SIZES)
 def test_full_size_dits(name, format_name):
     preset = get_preset(name)
-    found = source(preset, "dit", format_name)
-    assert sum(math.prod(info.shape) for info in found.tensors.infos.values()) == SIZES[name]
-    assert format_of(found.tensors.infos, found.path) == ("dit", format_name)
-    model = identify([found])
+    result = source(preset, "dit", format_name)
+    assert sum(math.prod(info.shape) for info in result.tensors.infos.values()) == SIZES[name]
+    assert format_of(result.tensors.infos, result.path) == ("dit", format_name)
+    model = identify([result])
     assert (model.name, model.dit) == (name, preset.dit)
 
 
@@ -52,9 +52,9 @@ def test_vae_and_text_of_full_size():
 
 
 def test_a_training_checkpoint_of_self_forcing():
-    found = source(get_preset("wan-1.3b"), "dit", "wan", branch="generator_ema")
-    assert identify([found]).name == "self-forcing"
-    assert identify([found], preset="wan-1.3b").name == "wan-1.3b"
+    result = source(get_preset("wan-1.3b"), "dit", "wan", branch="generator_ema")
+    assert identify([result]).name == "self-forcing"
+    assert identify([result], preset="wan-1.3b").name == "wan-1.3b"
 
 
 def test_of_no_format():
@@ -90,11 +90,11 @@ WORDS = {
 @pytest.mark.parametrize("name", WORDS)
 def test_what_a_config_of_strangers_says(name):
     part, values = WORDS[name]
-    found = source(get_preset("wan-1.3b"), part, "wan")
+    result = source(get_preset("wan-1.3b"), part, "wan")
     for value in values:
-        told = dataclasses.replace(found, config={name: value})
+        changed_source = dataclasses.replace(result, config={name: value})
         with pytest.raises(UserError, match=f"the config.json of model.safetensors has {name} "):
-            identify([told])
+            identify([changed_source])
 
 
 @pytest.mark.parametrize("shape, match", [
@@ -102,15 +102,15 @@ def test_what_a_config_of_strangers_says(name):
     ((1536, 16, 1, 2), "patch_embedding.weight has shape .*, not 5 axes"),
 ])  # fmt: skip
 def test_sizes_that_no_network_has(shape, match):
-    found = source(get_preset("wan-1.3b"), "dit", "wan")
-    infos = found.tensors.infos | {"patch_embedding.weight": TensorInfo(shape, "float32")}
+    result = source(get_preset("wan-1.3b"), "dit", "wan")
+    infos = result.tensors.infos | {"patch_embedding.weight": TensorInfo(shape, "float32")}
     with pytest.raises(UserError, match=match):
-        identify([dataclasses.replace(found, tensors=Tensors(infos, None))])
+        identify([dataclasses.replace(result, tensors=Tensors(infos, None))])
 
 
 def test_a_layer_that_is_missing():
     """Whatever numbers stand in names, no more layers are looked for than there are."""
-    found = source(get_preset("wan-1.3b"), "dit", "wan")
-    last = {n.replace(".29.", ".999999."): i for n, i in found.tensors.infos.items()}
+    result = source(get_preset("wan-1.3b"), "dit", "wan")
+    last = {n.replace(".29.", ".999999."): i for n, i in result.tensors.infos.items()}
     with pytest.raises(UserError, match="not a whole dit: of its layers number 29 is missing"):
-        identify([dataclasses.replace(found, tensors=Tensors(last, None))])
+        identify([dataclasses.replace(result, tensors=Tensors(last, None))])

@@ -43,21 +43,21 @@ def test_there_and_back_to_the_bit(tiny, exported, target, tmp_path):
     names = ("tokenizer.model",)
     for name in names:
         assert (tmp_path / "back" / name).read_bytes() == (tiny.weights / name).read_bytes()
-    made = weights.load_made(tmp_path / "back", "dit")
-    assert made["layout"] in ("wan", "diffusers") and made["parameters"] > 0
-    assert set(made["source"]) == {FILES[target].split("/")[-1]}
+    metadata = weights.load_made(tmp_path / "back", "dit")
+    assert metadata["layout"] in ("wan", "diffusers") and metadata["parameters"] > 0
+    assert set(metadata["source"]) == {FILES[target].split("/")[-1]}
 
 
 def test_names_and_axes_of_a_block(tiny, exported):
     ours = load_file(tiny.weights / "dit.safetensors")
     wan = load_file(exported["wan"] / FILES["wan"])
-    theirs = load_file(exported["diffusers"] / FILES["diffusers"])
+    reference = load_file(exported["diffusers"] / FILES["diffusers"])
     kernel = ours["blocks/1/ffn/0/kernel"]
     np.testing.assert_array_equal(wan["blocks.1.ffn.0.weight"], kernel.T)
-    np.testing.assert_array_equal(theirs["blocks.1.ffn.net.0.proj.weight"], kernel.T)
+    np.testing.assert_array_equal(reference["blocks.1.ffn.net.0.proj.weight"], kernel.T)
     # the affine norm: third in the original, second in diffusers
     np.testing.assert_array_equal(wan["blocks.0.norm3.weight"], ours["blocks/0/norm3/scale"])
-    np.testing.assert_array_equal(theirs["blocks.0.norm2.weight"], ours["blocks/0/norm3/scale"])
+    np.testing.assert_array_equal(reference["blocks.0.norm2.weight"], ours["blocks/0/norm3/scale"])
     patch = ours["patch_embedding/kernel"].reshape(16, 1, 2, 2, 32)
     np.testing.assert_array_equal(wan["patch_embedding.weight"], patch.transpose(4, 0, 1, 2, 3))
     assert wan["blocks.0.modulation"].shape == (1, 6, 32)
@@ -92,18 +92,18 @@ def test_other_dtypes_and_stages(tiny, tmp_path):
 def test_a_sharded_checkpoint_and_one_that_its_index_does_not_describe(exported, tmp_path):
     folder = tmp_path / "src"
     folder.mkdir()
-    found = load_file(exported["wan"] / FILES["wan"])
-    names = sorted(found)
+    result = load_file(exported["wan"] / FILES["wan"])
+    names = sorted(result)
     where = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(names)}
     for file in set(where.values()):
-        save_file({n: found[n] for n in names if where[n] == file}, folder / file)
+        save_file({n: result[n] for n in names if where[n] == file}, folder / file)
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": where}))
     shutil.copy(exported["wan"] / "config.json", folder)
     shutil.copy(exported["wan"] / "manifest.json", folder)
     convert(folder, tmp_path / "whole", "wan")
     again = load_file(tmp_path / "whole" / FILES["wan"])
-    assert all(np.array_equal(again[name], found[name]) for name in names)
+    assert all(np.array_equal(again[name], result[name]) for name in names)
     index.write_text(json.dumps({"weight_map": {n: where[n] for n in names[1:]}}))
     refused(folder, tmp_path, f"do not agree about {names[0]}")
 
@@ -285,21 +285,21 @@ def test_memory_is_that_of_the_largest_tensor(exported, tmp_path):
     for name in ("Wan2.1_VAE", "models_t5_umt5-xxl-enc"):
         (src / f"{name}.safetensors").unlink()
     wide, rng = 512, np.random.default_rng(0)
-    found = load_file(src / FILES["wan"])
+    result = load_file(src / FILES["wan"])
 
     def widen(array):
         shape = [{32: wide, 192: 6 * wide, 64: 1024}.get(n, n) for n in array.shape]
         return rng.normal(size=shape).astype(np.float32)
 
     for layer in range(2, 8):
-        block = {n: x for n, x in found.items() if n.startswith("blocks.0.")}
-        found |= {n.replace(".0.", f".{layer}.", 1): x for n, x in block.items()}
-    found = {n: widen(x) for n, x in found.items() if "similarity" not in n}
-    found["head.head.weight"] = np.zeros((64, wide), np.float32)
-    found["head.head.bias"] = np.zeros(64, np.float32)
-    save_file(found, src / FILES["wan"])
-    largest, total = (f(x.nbytes for x in found.values()) for f in (max, sum))
-    del found
+        block = {n: x for n, x in result.items() if n.startswith("blocks.0.")}
+        result |= {n.replace(".0.", f".{layer}.", 1): x for n, x in block.items()}
+    result = {n: widen(x) for n, x in result.items() if "similarity" not in n}
+    result["head.head.weight"] = np.zeros((64, wide), np.float32)
+    result["head.head.bias"] = np.zeros(64, np.float32)
+    save_file(result, src / FILES["wan"])
+    largest, total = (f(x.nbytes for x in result.values()) for f in (max, sum))
+    del result
     tracemalloc.start()
     convert(src, tmp_path / "dst", "diffusers", dtype="bfloat16")
     peak = tracemalloc.get_traced_memory()[1]

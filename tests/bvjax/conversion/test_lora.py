@@ -41,13 +41,13 @@ def factors(tiny):
     """{module, original names: (down, up)}."""
     rng = np.random.default_rng(5)
     shapes = {s.external_name: s.external_shape for s in formats.specs(tiny.model, "dit", "wan")}
-    found = {}
+    result = {}
     for module in MODULES:
         out, width = shapes[f"{module}.weight"]
-        found[module] = tuple(
+        result[module] = tuple(
             rng.normal(size=size).astype(np.float32) / 4 for size in ((RANK, width), (out, RANK))
         )
-    return found
+    return result
 
 
 def in_style(style, factors):
@@ -127,14 +127,14 @@ def test_one_lora_in_all_dialects_gives_the_same_bits(tiny, factors, saved):
     """alpha / rank is a power of two here, so that a file may have it multiplied in."""
     want = merge(tiny.params["dit"], [saved(in_style("original", factors))])
     for style in STYLES:
-        found = merge(tiny.params["dit"], [saved(in_style(style, factors))])
-        jax.tree.map(np.testing.assert_array_equal, found, want)
+        result = merge(tiny.params["dit"], [saved(in_style(style, factors))])
+        jax.tree.map(np.testing.assert_array_equal, result, want)
 
 
 def test_settings_of_peft_give_alpha(tiny, factors, saved):
     peft = in_style("peft", factors)
-    told = json.dumps({"transformer.lora_alpha": ALPHA, "transformer.r": RANK})
-    ours = merge(tiny.params["dit"], [saved(peft, lora_adapter_metadata=told)])
+    settings = json.dumps({"transformer.lora_alpha": ALPHA, "transformer.r": RANK})
+    ours = merge(tiny.params["dit"], [saved(peft, lora_adapter_metadata=settings)])
     want = merge(tiny.params["dit"], [saved(in_style("original", factors))])
     jax.tree.map(np.testing.assert_array_equal, ours, want)
     alone = leaves(merge(tiny.params["dit"], [saved(peft)]))  # alpha is the rank
@@ -143,7 +143,7 @@ def test_settings_of_peft_give_alpha(tiny, factors, saved):
     stable = leaves(merge(tiny.params["dit"], [saved(peft, lora_adapter_metadata=stable)]))
     for leaf, value in leaves(want).items():
         np.testing.assert_allclose(stable[leaf], value, atol=2e-6)
-    for told, match in (
+    for settings, match in (
         (
             '{"transformer.alpha_pattern": {"q": 1}}',
             "has alpha_pattern, which bvjax does not merge",
@@ -154,7 +154,7 @@ def test_settings_of_peft_give_alpha(tiny, factors, saved):
         ("[1]", "settings of .*lora.safetensors are not a JSON object"),
     ):
         with pytest.raises(UserError, match=match):
-            saved(peft, lora_adapter_metadata=told)
+            saved(peft, lora_adapter_metadata=settings)
 
 
 def test_merging_and_unmerging(tiny, factors, saved):
@@ -214,26 +214,26 @@ def relative(family, rng, out, width, rank=2):
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
     if family == "LoHa":
         a, b, c, d = draw(out, rank), draw(rank, width), draw(out, rank), draw(rank, width)
-        found = {"hada_w1_a": a, "hada_w1_b": b, "hada_w2_a": c, "hada_w2_b": d}
+        result = {"hada_w1_a": a, "hada_w1_b": b, "hada_w2_a": c, "hada_w2_b": d}
         change = np.array([
             [sum(a[i, r] * b[r, j] for r in range(rank)) * sum(c[i, r] * d[r, j] for r in range(rank))
              for j in range(width)] for i in range(out)
         ])  # fmt: skip
-        return found, change * 3.0 / rank
+        return result, change * 3.0 / rank
     w1, w2 = draw(4, 8), draw(out // 4, width // 8)
-    found, scale = {"lokr_w1": w1, "lokr_w2": w2}, 1.0
+    result, scale = {"lokr_w1": w1, "lokr_w2": w2}, 1.0
     if family == "LoKr, low rank":
         a, b = draw(out // 4, rank), draw(rank, width // 8)
-        found, w2, scale = {"lokr_w1": w1, "lokr_w2_a": a, "lokr_w2_b": b}, a @ b, 3.0 / rank
+        result, w2, scale = {"lokr_w1": w1, "lokr_w2_a": a, "lokr_w2_b": b}, a @ b, 3.0 / rank
     change = np.block([[w1[i, j] * w2 for j in range(8)] for i in range(4)])
-    return found, change * scale
+    return result, change * scale
 
 
 @pytest.mark.parametrize("prefix", ["lycoris_blocks_1_ffn_0.", "diffusion_model.blocks.1.ffn.0."])
 @pytest.mark.parametrize("family", ["LoHa", "LoKr", "LoKr, low rank"])
 def test_products_of_other_kinds(family, prefix, tiny, saved):
-    found, change = relative(family, np.random.default_rng(3), 64, 32)
-    opened = saved({prefix + n: x for n, x in (found | {"alpha": np.float32([3.0])}).items()})
+    result, change = relative(family, np.random.default_rng(3), 64, 32)
+    opened = saved({prefix + n: x for n, x in (result | {"alpha": np.float32([3.0])}).items()})
     before, after = (
         leaves(p)["blocks/ffn/0/kernel"]
         for p in (tiny.params["dit"], merge(tiny.params["dit"], [opened]))
@@ -262,8 +262,8 @@ def test_dora(magnitude, axis, tiny, factors, saved):
     trained = moved / norm * (m[:, None] if axis else m)
     for strength in (1.0, 0.25):
         merged = merge(tiny.params["dit"], [saved(tensors, strength)])
-        found = leaves(merged)["blocks/self_attn/q/kernel"][0].T
-        np.testing.assert_allclose(found, weight + strength * (trained - weight), atol=2e-6)
+        result = leaves(merged)["blocks/self_attn/q/kernel"][0].T
+        np.testing.assert_allclose(result, weight + strength * (trained - weight), atol=2e-6)
     with pytest.raises(UserError, match="is a DoRA: it cannot be taken out of weights again"):
         saved(tensors, -1.0)
 
@@ -349,8 +349,8 @@ def test_converting_merges_and_says_so(tiny, factors, saved, tmp_path):
     for name, value in load_file(tiny.weights / "dit.safetensors").items():
         np.testing.assert_allclose(np.float32(stored[name]), value, rtol=2**-8, atol=1e-6)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    told = {"file": "lora.safetensors", "sha256": digest}
-    want = [{**told, "strength": s} for s in (0.5, 0.25, -0.75)]
+    entry = {"file": "lora.safetensors", "sha256": digest}
+    want = [{**entry, "strength": s} for s in (0.5, 0.25, -0.75)]
     assert weights.load_made(tmp_path / "back", "dit")["lora"] == want
     assert "lora" not in weights.load_made(tmp_path / "back", "vae")
     manifest = json.loads((tmp_path / "wan" / "manifest.json").read_text())["parts"]
@@ -358,9 +358,9 @@ def test_converting_merges_and_says_so(tiny, factors, saved, tmp_path):
     # the other parts are untouched, and the DiT is what `merge` makes of it, to the bit
     both = [lora.open_lora(path, s, tiny.model) for s in (0.5, 0.25)]
     expected = leaves(merge(tiny.params["dit"], both))
-    found = load_file(tmp_path / "wan" / "diffusion_pytorch_model.safetensors")
+    result = load_file(tmp_path / "wan" / "diffusion_pytorch_model.safetensors")
     np.testing.assert_array_equal(
-        found["blocks.1.ffn.0.weight"].T, expected["blocks/ffn/0/kernel"][1]
+        result["blocks.1.ffn.0.weight"].T, expected["blocks/ffn/0/kernel"][1]
     )
     a, b = (load_file(f / "vae.safetensors") for f in (tiny.weights, tmp_path / "back"))
     for name in a:
@@ -396,8 +396,8 @@ def test_the_output_changes(tiny, factors, saved):
      ("odd:name.safetensors", "odd:name.safetensors", 1.0)],
 )  # fmt: skip
 def test_the_argument(text, path, strength):
-    found = lora.parse(text)
-    assert (str(found[0]), found[1]) == (path, strength)
+    result = lora.parse(text)
+    assert (str(result[0]), result[1]) == (path, strength)
 
 
 def test_bad_arguments_and_files(tiny, factors, saved, tmp_path):

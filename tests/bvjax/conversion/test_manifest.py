@@ -24,11 +24,11 @@ def test_parts_that_come_one_after_the_other(tiny, exported, tmp_path):
         names = [p.relative_to(whole).as_posix() for p in whole.rglob("*") if p.is_file()]
         assert set(names) >= files
         for name in names:
-            found, wanted = (folder / name for folder in (one, whole))
+            result, expected = (folder / name for folder in (one, whole))
             if name.endswith(".json"):
-                assert json.loads(found.read_text()) == json.loads(wanted.read_text()), name
+                assert json.loads(result.read_text()) == json.loads(expected.read_text()), name
             else:
-                assert found.read_bytes() == wanted.read_bytes(), name
+                assert result.read_bytes() == expected.read_bytes(), name
         assert convert(one, tmp_path / f"back-{target}", "bvjax") == tiny.model
 
 

@@ -31,10 +31,10 @@ def test_values(kind, shape):
     rng = np.random.default_rng(0)
     scale = rng.uniform(0.5, 2.0, shape).astype(np.float32)
     stored = rng.normal(size=(3, 4)).astype(kind)
-    found = opened({"a.weight": stored, "a.scale_weight": scale})
-    assert found.infos == {"a.weight": TensorInfo((3, 4), "float32")}
-    wanted = stored.astype(np.float32) * (scale.reshape(-1, 1) if scale.size > 1 else scale)
-    np.testing.assert_array_equal(found.read("a.weight"), wanted)
+    result = opened({"a.weight": stored, "a.scale_weight": scale})
+    assert result.infos == {"a.weight": TensorInfo((3, 4), "float32")}
+    expected = stored.astype(np.float32) * (scale.reshape(-1, 1) if scale.size > 1 else scale)
+    np.testing.assert_array_equal(result.read("a.weight"), expected)
 
 
 @pytest.mark.parametrize("style", ["scale_weight", "weight_scale"])
@@ -42,27 +42,27 @@ def test_values(kind, shape):
 def test_a_dit_as_comfyui_publishes_it(style, dtype, exported, tmp_path):
     """Under "model.diffusion_model.", its linear layers in 8 bits with one scale each."""
     plain = load_file(exported["wan"] / FILES["wan"])
-    stored, wanted = {}, {}
+    stored, expected = {}, {}
     for name, array in plain.items():
-        stored[f"model.diffusion_model.{name}"] = wanted[name] = array
+        stored[f"model.diffusion_model.{name}"] = expected[name] = array
         if array.ndim == 2 and name.endswith(".weight") and name.startswith("blocks"):
             scale = np.float32(np.abs(array).max() / 448)
             eight = (array / scale).astype(ml_dtypes.float8_e4m3fn)
             layer = f"model.diffusion_model.{name.removesuffix('.weight')}"
             stored[f"{layer}.weight"], stored[f"{layer}.{style}"] = eight, np.array(scale)
             stored[f"{layer}.scale_input"] = np.ones((), np.float32)
-            wanted[name] = eight.astype(np.float32) * scale
-            np.testing.assert_allclose(wanted[name], array, atol=0.07 * np.abs(array).max())
+            expected[name] = eight.astype(np.float32) * scale
+            np.testing.assert_allclose(expected[name], array, atol=0.07 * np.abs(array).max())
     stored["model.diffusion_model.scaled_fp8"] = np.zeros(2, ml_dtypes.float8_e4m3fn)
     for name in ("config.json", "manifest.json"):
         (tmp_path / name).write_bytes((exported["wan"] / name).read_bytes())
     save_file(stored, tmp_path / "wan_fp8_scaled.safetensors")
     convert(tmp_path / "wan_fp8_scaled.safetensors", tmp_path / "dst", "wan", dtype=dtype)
     kind = np.float32 if dtype == "keep" else ml_dtypes.bfloat16
-    found = load_file(tmp_path / "dst" / FILES["wan"])
-    assert found.keys() == wanted.keys()
-    for name, array in found.items():
-        np.testing.assert_array_equal(array, wanted[name].astype(kind), err_msg=name)
+    result = load_file(tmp_path / "dst" / FILES["wan"])
+    assert result.keys() == expected.keys()
+    for name, array in result.items():
+        np.testing.assert_array_equal(array, expected[name].astype(kind), err_msg=name)
 
 
 ONE = np.ones(1, np.float32)
@@ -86,9 +86,9 @@ def test_what_is_refused(arrays, match):
 
 
 def test_a_format_by_name():
-    told = BYTES(json.dumps({"format": "float8_e4m3fn"}))
-    found = opened({"a.weight": EIGHT, "a.weight_scale": ONE, "a.comfy_quant": told})
-    assert set(found.infos) == {"a.weight"}
+    format_tensor = BYTES(json.dumps({"format": "float8_e4m3fn"}))
+    result = opened({"a.weight": EIGHT, "a.weight_scale": ONE, "a.comfy_quant": format_tensor})
+    assert set(result.infos) == {"a.weight"}
 
 
 def test_without_scales_nothing_changes():

@@ -36,14 +36,14 @@ def test_wrappers_anywhere(data):
     around: dict[str, str] = {}
 
     def wrap(name: str) -> str:
-        whole, made = "", []
+        whole, output = "", []
         *modules, tensor = name.split(".")
         for module in ["", *modules]:
             whole = f"{whole}.{module}"
             if whole not in around:
                 around[whole] = data.draw(words) if len(around) < 6 else []
-            made += [module, *around[whole]]
-        return ".".join([*made[1:], tensor])
+            output += [module, *around[whole]]
+        return ".".join([*output[1:], tensor])
 
     some = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=20, unique=True))
     wrapped = {name: wrap(name) for name in some}

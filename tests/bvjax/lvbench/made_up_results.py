@@ -78,7 +78,7 @@ def stills(content, width=160, noise=False):
     """A JPEG for each chunk of each video: colours that change along it."""
     generator = np.random.default_rng(0)
     height = width * 9 // 16
-    found = {}
+    result = {}
     for place, video in enumerate(content["videos"]):
         files = []
         for chunk in range(content["config"]["segments"]):
@@ -90,5 +90,5 @@ def stills(content, width=160, noise=False):
             buffer = io.BytesIO()
             PIL.Image.fromarray(picture).save(buffer, "JPEG", quality=80)
             files.append(buffer.getvalue())
-        found[video["name"]] = files
-    return found
+        result[video["name"]] = files
+    return result

@@ -20,7 +20,7 @@ def measured(name, frames=30, fps=10.0, failures=(), **scores):
 
 
 def evaluation(prompts=None):
-    found = [
+    result = [
         measured("a.mp4", official_subject=Scores((0.9, 0.8, 0.9), 0.8, weight=29),
                  official_motion=Scores((0.9, 0.9, 0.9), 0.9),
                  paper_clarity=Scores((10.0, 20.0, 5.0), 12.0)),
@@ -32,4 +32,4 @@ def evaluation(prompts=None):
         measured("short.mp4", 2, failures=("short.mp4 has 2 frames",)),
         MeasuredVideo(None, "broken.mp4", failures=("broken.mp4: it is damaged",)),
     ]  # fmt: skip
-    return build(CONFIG, {"bvjax": "0"}, [METRIC_ENTRIES[name] for name in NAMES], found, prompts)
+    return build(CONFIG, {"bvjax": "0"}, [METRIC_ENTRIES[name] for name in NAMES], result, prompts)

@@ -28,19 +28,19 @@ def curve(kind, chunks, at, noise=0.005, seed=0):
 @pytest.mark.parametrize("kind", ["jump", "sink", "decay", "blink"])
 @pytest.mark.parametrize(("chunks", "at"), [(8, 5), (10, 3), (10, 6), (10, 9), (15, 9), (60, 36)])
 def test_finds_the_chunk(kind, chunks, at):
-    found = [movement(curve(kind, chunks, at, seed=seed)).chunk for seed in range(20)]
+    result = [movement(curve(kind, chunks, at, seed=seed)).chunk for seed in range(20)]
     near = 1 if kind == "sink" else 0  # which begins with a small step
-    hits = [chunk is not None and abs(chunk - at) <= near for chunk in found]
-    assert np.mean(hits) >= 0.8, found
+    hits = [chunk is not None and abs(chunk - at) <= near for chunk in result]
+    assert np.mean(hits) >= 0.8, result
 
 
 def test_units_and_direction_do_not_matter():
     scores = curve("jump", 10, 6)
     for changed in (1e-5 * scores, 3 - scores, 7e4 * scores):
         assert movement(changed).chunk == movement(scores).chunk == 6
-    found = movement(scores)
-    assert found.largest == 6 and found.step == pytest.approx(-0.3, abs=0.03)
-    assert found.before == pytest.approx(1, abs=0.01) and found.after == scores[5]
+    result = movement(scores)
+    assert result.largest == 6 and result.step == pytest.approx(-0.3, abs=0.03)
+    assert result.before == pytest.approx(1, abs=0.01) and result.after == scores[5]
 
 
 @pytest.mark.parametrize("chunks", [3, 4, 5, 8, 10, 30])
@@ -74,7 +74,7 @@ def test_a_chunk_without_a_score_keeps_its_number():
     st.lists(st.floats(-1e6, 1e6) | st.sampled_from([math.nan, math.inf, -math.inf]), max_size=60)
 )
 def test_never_fails_and_fits_into_json(scores):
-    found = movement(scores)
-    json.dumps(found.as_dict(), allow_nan=False)
-    for chunk in (found.chunk, found.largest):
+    result = movement(scores)
+    json.dumps(result.as_dict(), allow_nan=False)
+    for chunk in (result.chunk, result.largest):
         assert chunk is None or (2 <= chunk <= len(scores) and math.isfinite(scores[chunk - 1]))

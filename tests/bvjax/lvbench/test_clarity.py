@@ -13,11 +13,11 @@ def textured(seed=0, size=24):
 def test_is_the_variance_of_the_laplacian_of_luminance():
     frames = np.concatenate([textured(0), textured(1)])
     kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], float)
-    want = []
+    expected = []
     for frame in frames:
         y = frame.astype(float) @ (0.299, 0.587, 0.114)
-        want.append(ndimage.convolve(y, kernel)[1:-1, 1:-1].var())
-    np.testing.assert_allclose(clarity(frames), want, rtol=1e-4)
+        expected.append(ndimage.convolve(y, kernel)[1:-1, 1:-1].var())
+    np.testing.assert_allclose(clarity(frames), expected, rtol=1e-4)
 
 
 def test_blur_lowers_it_and_a_ramp_has_none():

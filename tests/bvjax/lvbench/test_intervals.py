@@ -17,9 +17,9 @@ def test_wilson_is_the_published_interval():
 
 def test_bootstrap_covers_and_counts_what_is_infinite():
     values = np.random.default_rng(0).normal(3.0, 1.0, 400)
-    found = intervals.mean([*values, np.inf])
-    assert found["low"] < 3.0 < found["high"] and found["infinite"] == 1 and found["n"] == 400
-    np.testing.assert_allclose(found["high"] - found["low"], 2 * 1.96 / 20, rtol=0.15)
+    result = intervals.mean([*values, np.inf])
+    assert result["low"] < 3.0 < result["high"] and result["infinite"] == 1 and result["n"] == 400
+    np.testing.assert_allclose(result["high"] - result["low"], 2 * 1.96 / 20, rtol=0.15)
     assert intervals.mean([np.inf])["mean"] is None
     ahead = intervals.difference([1, 1, 1, 0], [0, 0, 1, 0])
     assert ahead["mean"] == 0.5 and ahead["low"] >= 0
@@ -27,9 +27,9 @@ def test_bootstrap_covers_and_counts_what_is_infinite():
 
 def test_weights_count_a_value_several_times():
     values, weights = [1.0, 2.0, 6.0], [5, 3, 2]
-    found = intervals.mean(values, weights=weights)
-    assert found["mean"] == pytest.approx(np.repeat(values, weights).mean())
-    assert 1.0 <= found["low"] < found["mean"] < found["high"] <= 6.0
+    result = intervals.mean(values, weights=weights)
+    assert result["mean"] == pytest.approx(np.repeat(values, weights).mean())
+    assert 1.0 <= result["low"] < result["mean"] < result["high"] <= 6.0
     alike = intervals.mean(values, weights=[7, 7, 7])
     plain = intervals.mean(values)
     for key in ("mean", "low", "high"):

@@ -29,11 +29,11 @@ def test_forms(tmp_path):
     assert load(story).text("deep/fox.mp4") == "A fox sits. It runs."
     lines = '{"id": "fox", "prompt": "A fox."}\n\n{"id": 7, "captions": ["It runs."]}\n'
     path = write(tmp_path, lines, "prompts.jsonl")
-    found = load(path)
-    assert found.texts == {"fox": "A fox.", "7": "It runs."}
-    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    result = load(path)
+    assert result.texts == {"fox": "A fox.", "7": "It runs."}
+    assert result.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_text("\ufeff" + lines, encoding="utf-8")
-    assert load(path).texts == found.texts
+    assert load(path).texts == result.texts
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_any_file_is_prompts_or_one_sentence(tmp_path, content, name, more):
     path = tmp_path / name
     path.write_bytes("\n".join(json.dumps(row) for row in rows).encode() + more)
     try:
-        found = load(path)
+        result = load(path)
     except UserError as error:
         assert is_one_line(shown(str(error))) and str(path) in str(error)
         return
-    assert found.texts and all(name + text for name, text in found.texts.items())
-    assert json.dumps(dict(found.texts), ensure_ascii=False).encode()
+    assert result.texts and all(name + text for name, text in result.texts.items())
+    assert json.dumps(dict(result.texts), ensure_ascii=False).encode()

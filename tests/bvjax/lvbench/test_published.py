@@ -69,13 +69,13 @@ def test_the_clips_are_those_that_were_measured(clip, file_of):
     ("clip", "metric"), CASES, ids=[f"{clip.name}-{metric}" for clip, metric in CASES]
 )
 def test_scores_are_those_of_the_published_evaluator(clip, metric, file_of, speeds, tmp_path):
-    theirs = cases.published()[clip.name]["metrics"][metric]
+    reference = cases.published()[clip.name]["metrics"][metric]
     video, scores = measured(metric, file_of(clip), tmp_path)
     assert video.frames == clip.frames and not scores.reason
     assert scores.weight == (clip.frames - 1 if metric in ("subject", "background") else 1)
-    np.testing.assert_allclose(scores.chunks, theirs["segments"], rtol=TOLERANCE)
-    assert scores.whole == pytest.approx(theirs["dimension"], rel=TOLERANCE)
-    assert float(vde(np.array(scores.chunks))) == pytest.approx(theirs["vde"], rel=VDE_TOLERANCE)
+    np.testing.assert_allclose(scores.chunks, reference["segments"], rtol=TOLERANCE)
+    assert scores.whole == pytest.approx(reference["dimension"], rel=TOLERANCE)
+    assert float(vde(np.array(scores.chunks))) == pytest.approx(reference["vde"], rel=VDE_TOLERANCE)
     if metric == "dynamic":  # 1 and 0 would hide much
-        pairs = theirs["pairs"]
+        pairs = reference["pairs"]
         np.testing.assert_allclose(speeds[len(pairs) + 1], pairs, rtol=TOLERANCE)

@@ -66,14 +66,14 @@ def test_consistencies_are_means_over_frames_as_vbench_has_them(results):
 
 
 def test_prompts_that_match_nothing_are_told():
-    found = evaluation(Prompts({"a": "A fox.", "broken.mp4": "An owl.", "d": "A cat."}, "12"))
-    assert [v["prompt"] for v in found["videos"]] == ["A fox.", None, None]
-    assert found["prompts"] == {"missing": ["b/b.mp4", "c.gif", "short.mp4"], "unused": ["d"]}
+    result = evaluation(Prompts({"a": "A fox.", "broken.mp4": "An owl.", "d": "A cat."}, "12"))
+    assert [v["prompt"] for v in result["videos"]] == ["A fox.", None, None]
+    assert result["prompts"] == {"missing": ["b/b.mp4", "c.gif", "short.mp4"], "unused": ["d"]}
 
 
 def test_no_video_at_all():
-    found = build(CONFIG, {}, [METRIC_ENTRIES["paper/clarity"]], [])
-    assert found["aggregate"]["paper/clarity"]["vde"]["mean"] is None
+    result = build(CONFIG, {}, [METRIC_ENTRIES["paper/clarity"]], [])
+    assert result["aggregate"]["paper/clarity"]["vde"]["mean"] is None
 
 
 # ---- read back ----------------------------------------------------------------------------------
@@ -129,9 +129,9 @@ def test_what_is_no_json_is_refused(tmp_path):
 # ---- may they be compared -----------------------------------------------------------------------
 def test_only_equal_terms_compare(results):
     def other(**config):
-        found = copy.deepcopy(results)
-        found["config"].update({"name": "theirs", **config})
-        return found
+        result = copy.deepcopy(results)
+        result["config"].update({"name": "theirs", **config})
+        return result
 
     assert check_comparable(results, other()) == list(NAMES)
     for config, words in (
@@ -188,11 +188,11 @@ def test_whatever_was_changed_is_refused_or_can_be_compared(data):
         path = pathlib.Path(folder) / "results.json"
         path.write_text(text)
         try:
-            found = load_results(path)
-            compare.text(compared := compare.compare(found, evaluation()))
+            result = load_results(path)
+            compare.text(compared := compare.compare(result, evaluation()))
             compare.markdown(compared)
-            table.markdown([found])
-            table.text(found)
+            table.markdown([result])
+            table.text(result)
         except UserError as error:
             assert "\n" not in str(error)
         assert [p.name for p in pathlib.Path(folder).iterdir()] == ["results.json"]

@@ -112,10 +112,10 @@ def test_what_cannot_be_measured_is_named_and_stops_nothing(tmp_path):
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     measured_videos, log = run(make_job(folder, tmp_path / "out"))
     assert measured_videos["good.mkv"].failures == () and measured_videos["good.mkv"].scores
-    (why,) = measured_videos["short.mkv"].failures
+    (reason,) = measured_videos["short.mkv"].failures
     assert (
-        "9 frames" in why
-        and "5 chunks need at least 10" in why
+        "9 frames" in reason
+        and "5 chunks need at least 10" in reason
         and not measured_videos["short.mkv"].scores
     )
     for name in ("broken.mp4", "cut.mp4"):
@@ -197,8 +197,8 @@ def test_a_video_whose_pictures_change_size(tmp_path):
     folder.mkdir()
     (folder / "both.avi").write_bytes(small.read_bytes() + large.read_bytes())
     measured_videos, _ = run(make_job(folder, tmp_path / "out"))
-    (why,) = measured_videos["both.avi"].failures
-    assert "24x16 to 48x32 at frame" in why
+    (reason,) = measured_videos["both.avi"].failures
+    assert "24x16 to 48x32 at frame" in reason
 
 
 def test_shards_share_the_videos_and_the_last_one_has_all(tmp_path):

@@ -61,28 +61,41 @@ def run(capsys, *words):
 
 
 def measured(capsys, run_folder, out):
-    found = run(
+    result = run(
         capsys, "evaluate", "--videos", run_folder, "--out", out, "--metrics", "clarity",
         "--suite", "paper", "--chunks", "4",
     )  # fmt: skip
-    assert found[0] == 0
-    return json.loads((out / "results.json").read_text()), found
+    assert result[0] == 0
+    return json.loads((out / "results.json").read_text()), result
 
 
 def test_evaluate_compare_and_validate_know_runs(tmp_path, capsys):
     fox, again = make_run(tmp_path / "fox"), make_run(tmp_path / "again")
     bear = make_run(tmp_path / "bear", ["A bear eats."])
-    results, (_, told, _) = measured(capsys, fox, tmp_path / "of_fox")
+    results, (_, output_text, _) = measured(capsys, fox, tmp_path / "of_fox")
     (video,) = results["videos"]
     assert (video["name"], video["prompt"]) == ("video.mp4", "A fox runs. It sleeps.")
-    assert "of 1 video." in told and "median" not in told and "95 %" not in told
+    assert (
+        "of 1 video." in output_text and "median" not in output_text and "95 %" not in output_text
+    )
     measured(capsys, again, tmp_path / "of_again")
     measured(capsys, bear, tmp_path / "of_bear")
     paths = [tmp_path / f"of_{name}" / "results.json" for name in ("fox", "again", "bear")]
-    code, told, _ = run(capsys, "compare", paths[0], paths[1])
-    assert code == 0 and "1 pair of videos" in told and "Wilcoxon" not in told and " p " not in told
-    code, _, told = run(capsys, "compare", paths[0], paths[2])
-    assert code == 2 and "shows another story in A than in B" in told and told.count("\n") == 1
-    code, told, _ = run(capsys, "validate", fox)
-    assert "video.mp4" in told and "given" not in told and "archive" not in told
+    code, output_text, _ = run(capsys, "compare", paths[0], paths[1])
+    assert (
+        code == 0
+        and "1 pair of videos" in output_text
+        and "Wilcoxon" not in output_text
+        and " p " not in output_text
+    )
+    code, _, output_text = run(capsys, "compare", paths[0], paths[2])
+    assert (
+        code == 2
+        and "shows another story in A than in B" in output_text
+        and output_text.count("\n") == 1
+    )
+    code, output_text, _ = run(capsys, "validate", fox)
+    assert (
+        "video.mp4" in output_text and "given" not in output_text and "archive" not in output_text
+    )
     assert "archive" not in run(capsys, "validate", tmp_path)[1]

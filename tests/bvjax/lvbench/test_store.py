@@ -23,9 +23,9 @@ def make_job(folder):
 
 def measure(job):
     runner.measure(job, runner.NullProgress())
-    (found,), pending = runner.collect(job)
-    assert not pending and not found.failures
-    return found.scores, job.store.pictures(found.video, 5)
+    (result,), pending = runner.collect(job)
+    assert not pending and not result.failures
+    return result.scores, job.store.pictures(result.video, 5)
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +63,11 @@ def test_a_damaged_file_is_made_again(whole, data):
     path.write_bytes(data.draw(MUTATION)(files[path]))
     before = outside(folder)
     try:
-        found, drawn = measure(make_job(folder))
+        result, drawn = measure(make_job(folder))
         json_ = path.suffix == ".json"
         # A byte of a number or a picture can change and leave it one: then it is what stands there.
-        assert found.keys() == scores.keys() and len(drawn) == 5
-        assert json_ or found == scores
+        assert result.keys() == scores.keys() and len(drawn) == 5
+        assert json_ or result == scores
         assert outside(folder) == before
     finally:
         for one, content in files.items():
@@ -100,9 +100,9 @@ def test_scores_that_are_no_numbers_come_back(tmp_path):
     video = store.video(clip, clip)
     key = score_key(video, "paper/x", {}, 3, {})
     store.save(video, key, Scores((math.inf, -math.inf, math.nan), math.inf, 4, "why"))
-    found = store.load(video, key)
-    assert found.chunks[:2] == (math.inf, -math.inf) and math.isnan(found.chunks[2])
-    assert (found.whole, found.weight, found.reason) == (math.inf, 4, "why")
+    result = store.load(video, key)
+    assert result.chunks[:2] == (math.inf, -math.inf) and math.isnan(result.chunks[2])
+    assert (result.whole, result.weight, result.reason) == (math.inf, 4, "why")
 
 
 def test_every_module_that_measures_is_part_of_the_key():

@@ -41,7 +41,7 @@ def test_columns_are_those_of_table_2():
             ("subject", "Subject", "subject_consistency"),
         )
     }
-    drift, whole = ([c.heading for c in found] for _, found in table.columns(metrics))
+    drift, whole = ([c.heading for c in result] for _, result in table.columns(metrics))
     assert drift == [
         "VDE Subject ↓",
         "VDE Background ↓",
@@ -102,8 +102,8 @@ def test_vbench_file_is_what_its_scripts_read(results):
     results["videos"][1]["prompt"] = "A fox."
     results["videos"][2]["name"] = "A dog runs-12.gif"
     results["provenance"]["videos"] = "clips"
-    found = vbench_file.files(results, "ours")
-    scores = found["ours_eval_results.json"]
+    result = vbench_file.files(results, "ours")
+    scores = result["ours_eval_results.json"]
     assert list(scores) == ["subject_consistency", "motion_smoothness", "imaging_quality"]
     mean, videos = scores["subject_consistency"]
     assert mean == pytest.approx((29 * 0.8 + 299 * 0.5) / 328)  # over frames
@@ -112,7 +112,7 @@ def test_vbench_file_is_what_its_scripts_read(results):
     # VBench divides the mean of imaging quality by 100, but no video's.
     mean, videos = scores["imaging_quality"]
     assert mean == pytest.approx(sum(v["video_results"] for v in videos) / len(videos) / 100)
-    info = found["ours_full_info.json"]
+    info = result["ours_full_info.json"]
     assert [one["prompt_en"] for one in info] == ["a", "A fox.", "A dog runs"]
     assert info[1]["video_list"] == ["clips/b/b.mp4"] and info[0]["dimension"] == list(scores)
 
@@ -146,8 +146,8 @@ def test_a_video_is_named_once_for_one_reason(results):
         results["aggregate"][metric]["vde"]["excluded"] = [
             {"name": "a.mp4", "reason": "it is short"}
         ]
-    told = [line for line in table.text(results) if "a.mp4" in line]
-    assert told == [
+    matching_lines = [line for line in table.text(results) if "a.mp4" in line]
+    assert matching_lines == [
         "  Subject (official), Motion (official), Clarity (paper) of a.mp4: it is short"
     ]
 

@@ -28,11 +28,11 @@ def by_hand(scores, weight):
 @pytest.mark.parametrize(("kind", "weight"), [("linear", float), ("log", math.log)])
 def test_is_the_sum_of_equation_19(kind, weight):
     scores = np.random.default_rng(0).uniform(0.5, 2.0, (3, 10))
-    want = [by_hand(row, weight) for row in scores.tolist()]
-    np.testing.assert_allclose(vde(scores, kind), want, rtol=1e-12)
+    expected = [by_hand(row, weight) for row in scores.tolist()]
+    np.testing.assert_allclose(vde(scores, kind), expected, rtol=1e-12)
     total = sum(weight(10 - i + 1) for i in range(2, 11))
     np.testing.assert_allclose(
-        vde(scores, kind, normalise=True), np.array(want) / total, rtol=1e-12
+        vde(scores, kind, normalise=True), np.array(expected) / total, rtol=1e-12
     )
 
 
@@ -85,15 +85,15 @@ def test_what_cannot_be_cut_is_refused():
     st.floats(0.1, 10),
 )
 def test_drift_is_equation_19_and_does_not_ask_for_units(scores, kind, unit):
-    found, w = drift(scores, kind), drift_weights(len(scores), kind)
+    result, w = drift(scores, kind), drift_weights(len(scores), kind)
     weight = {"linear": float, "log": math.log}[kind]
-    assert found.vde == pytest.approx(by_hand(scores, weight), rel=1e-9, abs=1e-12)
-    assert found.normalised == pytest.approx(found.vde / w.sum())
+    assert result.vde == pytest.approx(by_hand(scores, weight), rel=1e-9, abs=1e-12)
+    assert result.normalised == pytest.approx(result.vde / w.sum())
     changes = [abs(m - scores[0]) / scores[0] for m in scores[1:]]
-    assert found.wmape == pytest.approx(sum(changes) / len(changes), rel=1e-9)
-    assert found.reason == ""
+    assert result.wmape == pytest.approx(sum(changes) / len(changes), rel=1e-9)
+    assert result.reason == ""
     scaled = drift([unit * m for m in scores], kind)
-    assert scaled.vde == pytest.approx(found.vde, rel=1e-6, abs=1e-9)
+    assert scaled.vde == pytest.approx(result.vde, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_drift_is_equation_19_and_does_not_ask_for_units(scores, kind, unit):
     ],
 )
 def test_what_has_no_drift_says_which_segment_is_to_blame(scores, words):
-    found = drift(scores)
-    assert (found.vde, found.normalised, found.wmape) == (None, None, None)
-    assert words in found.reason
+    result = drift(scores)
+    assert (result.vde, result.normalised, result.wmape) == (None, None, None)
+    assert words in result.reason
 
 
 def test_two_segments_have_no_normalised_logarithmic_drift():

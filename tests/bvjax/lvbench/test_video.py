@@ -43,11 +43,11 @@ def test_any_truth_is_read_or_refused(tmp_path, data):
     (tmp_path / "a.truth.npz").write_bytes(content)
     video = probe(clip, clip)
     try:
-        found = load_truth(video)
-        assert found.keys() <= {"boxes", "background"}
-        if "boxes" in found:
-            assert found["boxes"].shape == (5, 4) and found["boxes"].dtype.kind in "fiu"
-        if "background" in found:
-            assert found["background"].shape == (5, 16, 24) and found["background"].dtype == bool
+        result = load_truth(video)
+        assert result.keys() <= {"boxes", "background"}
+        if "boxes" in result:
+            assert result["boxes"].shape == (5, 4) and result["boxes"].dtype.kind in "fiu"
+        if "background" in result:
+            assert result["background"].shape == (5, 16, 24) and result["background"].dtype == bool
     except UserError as error:
         assert "a.truth.npz" in str(error) and "\n" not in str(error)

@@ -58,10 +58,11 @@ def test_all_that_is_missing_is_told_at_once(tmp_path):
     assert [states[n] for n in ("laion_aesthetic", "amt_s", "raft_things")] == [
         "present", "convert", "missing",
     ]  # fmt: skip
-    told = "\n".join(weights.lines(tmp_path))
+    text_of_table = "\n".join(weights.lines(tmp_path))
     for entry in weights.FILES.values():
         assert all(
-            part in told for part in (entry.address, entry.sha256, entry.licence, str(entry.size))
+            part in text_of_table
+            for part in (entry.address, entry.sha256, entry.licence, str(entry.size))
         )
 
 
@@ -76,8 +77,8 @@ def test_loading_is_strict(tmp_path):
     loaded = load()
     assert list(loaded) == ["weight", "bias"]
     np.testing.assert_array_equal(loaded["weight"], HEAD["weight"])
-    want = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert weights.sha256("laion_aesthetic", tmp_path) == want
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert weights.sha256("laion_aesthetic", tmp_path) == expected
     with pytest.raises(UserError, match="lacks bias and has too many: scale"):
         load(bias=None, scale=np.ones(1, np.float32))
     with pytest.raises(UserError, match=r"weight is \[1, 512\], not \[1, 768\]"):

@@ -37,8 +37,8 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def data_dir(folder, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("tfds")
-    made = build(root, LVBenchConfig(folder=str(folder), shortest=2.0))
-    assert made == root / "lv_bench" / "local" / "1.0.0"
+    output = build(root, LVBenchConfig(folder=str(folder), shortest=2.0))
+    assert output == root / "lv_bench" / "local" / "1.0.0"
     return root
 
 

@@ -100,8 +100,8 @@ def test_bad_numbers_are_refused_in_one_sentence(tmp_path, capsys, words, messag
 
 def test_the_size_of_the_small_model_can_have_any_number_of_stories(tmp_path):
     config = StoryworldConfig(stories=7, heldout=3, workers=2)
-    made = builder_lib.Storyworld(data_dir=str(tmp_path), config=config)
-    assert made.builder_config == config and made.builder_config.name == "64x64-8fps"
+    output = builder_lib.Storyworld(data_dir=str(tmp_path), config=config)
+    assert output.builder_config == config and output.builder_config.name == "64x64-8fps"
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):

@@ -76,11 +76,11 @@ def test_clips_come_from_the_cache_where_it_has_them(cached, monkeypatch):
 def test_a_clip_is_a_run_of_frames_of_its_story(cached):
     clip = cached.batch(0, 12)["frames"]
     videos = [open_story(cached.path(n), 16, 16) for n in (0, 2)]
-    found = sum(
+    result = sum(
         any(np.array_equal(v[s : s + 5], c) for v in videos for s in range(len(v) - 4))
         for c in clip
     )
-    assert 0 < found <= 12
+    assert 0 < result <= 12
     assert len(videos[0]) == 1 + 15 * 4
 
 

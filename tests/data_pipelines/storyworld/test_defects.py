@@ -35,19 +35,19 @@ def pictures(shots):
 def test_the_same_before_another_from_there_on(take, made):
     plain = render(take.story, range(24), **take.size)
     assert take.first == FIRST and len(plain) == take.frames
-    for defect, found in made.items():
-        same = (pictures(found) == plain).all((1, 2, 3))
+    for defect, result in made.items():
+        same = (pictures(result) == plain).all((1, 2, 3))
         assert same[:FIRST].all(), defect
         assert same.all() if defect == "none" else same[FIRST:].sum() <= 2, defect
 
 
 def test_truth_goes_with_the_pictures(take, made):
     facts = truth(take.story, range(24), masks=True, **take.size)
-    for defect, found in made.items():
-        boxes = np.stack([shot.box for shot in found])
+    for defect, result in made.items():
+        boxes = np.stack([shot.box for shot in result])
         assert np.isfinite(boxes).all()  # in view all the time
         np.testing.assert_array_equal(boxes[:FIRST], facts.boxes[:FIRST, 0])
-        for shot in found:
+        for shot in result:
             rows, columns = np.nonzero(~shot.background)
             x0, y0, x1, y1 = shot.box
             assert columns.min() + 1 >= x0 and columns.max() <= x1, defect
@@ -75,8 +75,8 @@ def test_each_defect_is_what_it_says(take, made):
     for t, fade, warm in ((FIRST, 0.3, 0.06), (23, 0.8, 0.25)):
         grey = plain[t] @ [0.299, 0.587, 0.114]
         faded = (1 - fade) * plain[t] + fade * grey[..., None]
-        want = np.clip(faded * [1 + warm, 1, 1 - warm], 0, 255)
-        assert np.abs(colour[t] - want).max() < 1
+        expected = np.clip(faded * [1 + warm, 1, 1 - warm], 0, 255)
+        assert np.abs(colour[t] - expected).max() < 1
     frozen = pictures(made["freeze"])
     assert (frozen[FIRST:] == plain[FIRST]).all()
     for swapped, own in zip(made["swap"][FIRST:], made["none"][FIRST:], strict=True):
@@ -92,16 +92,16 @@ def test_each_defect_is_what_it_says(take, made):
 def test_files_are_what_the_evaluator_reads(tmp_path, capsys):
     words = ["--out", str(tmp_path), "--defect", "none,freeze", "--size", "32", "--seconds", "3"]
     assert main([*words, "--fps", "4", "--chunks", "4", "--chunk", "4", "--take", "story"]) == 0
-    told = json.loads((tmp_path / "defects.json").read_text())
-    assert told["videos"]["freeze.mp4"] == {"defect": "freeze", "chunk": 4, "frame": 9}
-    assert told["videos"]["none.mp4"]["chunk"] is None and told["chunks"] == 4
+    manifest = json.loads((tmp_path / "defects.json").read_text())
+    assert manifest["videos"]["freeze.mp4"] == {"defect": "freeze", "chunk": 4, "frame": 9}
+    assert manifest["videos"]["none.mp4"]["chunk"] is None and manifest["chunks"] == 4
     video = probe(tmp_path / "freeze.mp4", tmp_path)
     assert (video.frames, video.fps, video.height) == (12, 4.0, 32)
-    found = load_truth(video)
+    result = load_truth(video)
     take = make_take("story", 0, 3, 4, 4, 32, 4)
     held = list(shots(take, "freeze"))
-    np.testing.assert_array_equal(found["boxes"], [shot.box for shot in held])
-    np.testing.assert_array_equal(found["background"], [shot.background for shot in held])
+    np.testing.assert_array_equal(result["boxes"], [shot.box for shot in held])
+    np.testing.assert_array_equal(result["background"], [shot.background for shot in held])
     frames = read_video(video.path)[0]
     assert np.abs(frames.astype(int) - pictures(held))[:9].mean() < 6  # H.264, half the colours
 

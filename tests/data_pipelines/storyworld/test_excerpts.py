@@ -7,6 +7,7 @@ import pytest
 
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
+from data_pipelines.encoded.encoders import load_encoders
 from data_pipelines.storyworld import make_story, render
 from data_pipelines.storyworld.excerpts import (
     RUN_IN,
@@ -16,7 +17,7 @@ from data_pipelines.storyworld.excerpts import (
     excerpt_relevance,
     returning_targets,
 )
-from data_pipelines.storyworld.latents import chunk_truth, load_encoders, relevance_matrix
+from data_pipelines.storyworld.latents import chunk_truth, relevance_matrix
 
 
 def relevance(rows: dict[tuple[int, int], float], chunks: int = 8) -> np.ndarray:

@@ -64,9 +64,9 @@ def test_crops_are_squares_at_any_place(data_dir, videos):
 
 def test_batches_are_like_those_of_the_rendered_source(data_dir):
     ours = next(make(data_dir, crop=8).batches(2))
-    theirs = Clips(split="train", stories=3, frames=5, **SIZE, crop=8).batch(0, 2)
+    reference = Clips(split="train", stories=3, frames=5, **SIZE, crop=8).batch(0, 2)
     assert {k: (v.shape, v.dtype) for k, v in ours.items()} == {
-        k: (v.shape, v.dtype) for k, v in theirs.items()
+        k: (v.shape, v.dtype) for k, v in reference.items()
     }
 
 

@@ -112,8 +112,8 @@ def test_truth_is_what_the_pixels_show_where_two_meet_at_the_edge():
     """Each subject is painted in another colour: where the picture changes it is on stage, alone."""
     frames, shares = 0, []
     for story in map(make_story, range(40)):
-        found = truth(story, fps=2)
-        crowded = np.flatnonzero((found.boxes[..., 2] > found.boxes[..., 0]).sum(1) == 2)[::5]
+        result = truth(story, fps=2)
+        crowded = np.flatnonzero((result.boxes[..., 2] > result.boxes[..., 0]).sum(1) == 2)[::5]
         if not len(crowded):
             continue
         fact = truth(story, crowded, masks=True, fps=2)

@@ -81,28 +81,30 @@ def test_chunk_one_shows_exactly_one_described_subject(stories, facts):
         assert fact.visible[opening, 0].all()
         assert not fact.boxes[opening, 1:].any()
         assert (fact.places_visible[opening].sum(1) == 1).all()
-        told, hero, where = mentions(story.captions[0]), story.subjects[0], story.places[0]
-        assert told["names"] == {hero.name} and told["species"] == {hero.species}
-        assert told["colours"] == {hero.colour} and told["toponyms"] == {where.toponym}
-        assert told["places"] == {where.kind} and told["weathers"] == {story.chunks[0].weather}
+        mentioned, hero, where = mentions(story.captions[0]), story.subjects[0], story.places[0]
+        assert mentioned["names"] == {hero.name} and mentioned["species"] == {hero.species}
+        assert mentioned["colours"] == {hero.colour} and mentioned["toponyms"] == {where.toponym}
+        assert mentioned["places"] == {where.kind} and mentioned["weathers"] == {
+            story.chunks[0].weather
+        }
 
 
 def test_standalone_captions_tell_all_that_a_chunk_shows(stories):
     rng = np.random.default_rng(0)
     for story in stories:
         for index, chunk in enumerate(story.chunks):
-            told = mentions(standalone(rng, story, index, light=index % 2 == 0))
+            mentioned = mentions(standalone(rng, story, index, light=index % 2 == 0))
             cast, where = [story.subjects[s] for s in chunk.subjects], story.places[chunk.place]
-            assert told["names"] == {s.name for s in cast}
-            assert told["species"] == {s.species for s in cast}
-            assert told["colours"] == {s.colour for s in cast}
-            assert told["toponyms"] == {where.toponym} and told["places"] == {where.kind}
-            assert told["weathers"] == ({chunk.weather} if index % 2 == 0 else set())
+            assert mentioned["names"] == {s.name for s in cast}
+            assert mentioned["species"] == {s.species for s in cast}
+            assert mentioned["colours"] == {s.colour for s in cast}
+            assert mentioned["toponyms"] == {where.toponym} and mentioned["places"] == {where.kind}
+            assert mentioned["weathers"] == ({chunk.weather} if index % 2 == 0 else set())
 
 
 def test_second_subject_leaves_and_returns_alone(stories, cases):
-    for story, found in zip(stories, cases, strict=True):
-        mine = [c for c in found if c.kind == "subject" and c.index == 1]
+    for story, result in zip(stories, cases, strict=True):
+        mine = [c for c in result if c.kind == "subject" and c.index == 1]
         assert mine, story.seed
         case = mine[0]
         assert 2 <= case.first_seen_chunk <= 5
@@ -113,12 +115,12 @@ def test_distractors_and_place_returns_are_as_frequent_as_promised(stories, fact
     double = [any(o.species == s.subjects[1].species for o in s.subjects[:1] + s.subjects[2:])
               for s in stories]  # fmt: skip
     assert 0.3 < np.mean(double) < 0.7
-    for story, same, found in zip(stories, double, cases, strict=True):
+    for story, same, result in zip(stories, double, cases, strict=True):
         assert len({s.colour for s in story.subjects}) == len(story.subjects)
-        for case in found:
+        for case in result:
             if case.kind == "subject" and case.index == 1:
                 assert case.same_species_distractor == same
-    elsewhere = [any(c.kind == "place" for c in found) for found in cases]
+    elsewhere = [any(c.kind == "place" for c in result) for result in cases]
     assert np.mean(elsewhere) >= 0.4
     anywhere = []
     for fact in facts:
@@ -164,16 +166,16 @@ def test_captions_describe_once_and_name_ever_after(stories):
     for story in stories:
         met, been = set(), set()
         for caption, chunk in zip(story.captions, story.chunks, strict=True):
-            told = mentions(caption)
-            assert told["names"] == {story.subjects[i].name for i in chunk.subjects}
+            mentioned = mentions(caption)
+            assert mentioned["names"] == {story.subjects[i].name for i in chunk.subjects}
             new = [story.subjects[i] for i in chunk.subjects if i not in met]
-            assert told["species"] == {s.species for s in new}
-            assert told["colours"] == {s.colour for s in new}
-            assert told["accessories"] == {s.accessory for s in new} - {"none"}
-            assert told["toponyms"] == {story.places[chunk.place].toponym}
+            assert mentioned["species"] == {s.species for s in new}
+            assert mentioned["colours"] == {s.colour for s in new}
+            assert mentioned["accessories"] == {s.accessory for s in new} - {"none"}
+            assert mentioned["toponyms"] == {story.places[chunk.place].toponym}
             first = chunk.place not in been
-            assert told["places"] == ({story.places[chunk.place].kind} if first else set())
-            assert told["weathers"] <= {chunk.weather}
+            assert mentioned["places"] == ({story.places[chunk.place].kind} if first else set())
+            assert mentioned["weathers"] <= {chunk.weather}
             met |= set(chunk.subjects)
             been.add(chunk.place)
 
@@ -194,12 +196,12 @@ def test_every_sentence_kind_has_twenty_wordings():
 def test_phrases_mention_their_own_word_and_no_other():
     for kind, phrases in PLACE_PHRASES.items():
         for phrase in phrases:
-            told = mentions(phrase)
-            assert told.pop("places") == {kind} and not any(told.values())
+            mentioned = mentions(phrase)
+            assert mentioned.pop("places") == {kind} and not any(mentioned.values())
     for weather, phrases in WEATHER_PHRASES.items():
         for phrase in phrases:
-            told = mentions(phrase)
-            assert told.pop("weathers") == {weather} and not any(told.values())
+            mentioned = mentions(phrase)
+            assert mentioned.pop("weathers") == {weather} and not any(mentioned.values())
     for phrases in ACTION_PHRASES.values():
         assert not any(v for phrase in phrases for v in mentions(phrase).values())
 

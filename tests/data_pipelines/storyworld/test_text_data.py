@@ -24,8 +24,8 @@ def batches(tmp_path_factory):
 def test_label_rows():
     caption = "A red fox called Pip wearing a hat waits at Maple Turn, a meadow."
     rows = label_rows([caption, "Rain."])
-    found = [[label for label, x in zip(LABELS, row, strict=True) if x] for row in rows]
-    assert found == [
+    result = [[label for label, x in zip(LABELS, row, strict=True) if x] for row in rows]
+    assert result == [
         [
             ("names", "Pip"), ("toponyms", "Maple Turn"), ("species", "fox"), ("colours", "red"),
             ("accessories", "hat"), ("places", "meadow"),

@@ -28,13 +28,13 @@ def whole(tmp_path):
 
 
 def test_pieces_are_the_whole_frame_by_frame(whole, tmp_path):
-    want = read_video(whole)[0]
+    expected = read_video(whole)[0]
     pieces = cut(whole, tmp_path / "out", seconds=2.5)  # key frames at 0, 3, 5 and 8 s
     assert [path.name for path in pieces] == [f"whole_0{i}.mp4" for i in range(4)]
-    got = [read_video(path) for path in pieces]
-    assert [len(frames) for frames, _ in got] == [15, 10, 15, 10]
-    np.testing.assert_array_equal(np.concatenate([frames for frames, _ in got]), want)
-    assert {rate for _, rate in got} == {5.0}
+    actual = [read_video(path) for path in pieces]
+    assert [len(frames) for frames, _ in actual] == [15, 10, 15, 10]
+    np.testing.assert_array_equal(np.concatenate([frames for frames, _ in actual]), expected)
+    assert {rate for _, rate in actual} == {5.0}
     with av.open(str(pieces[1])) as container:
         assert container.streams.video[0].duration * container.streams.video[0].time_base == 2
     assert len(cut(whole, tmp_path / "left", seconds=4)) == 3  # 4, 4, and 2 s, which is half

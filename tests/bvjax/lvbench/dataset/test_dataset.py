@@ -61,7 +61,7 @@ def test_captions_beside_their_videos(folder):
 
 @pytest.mark.parametrize("form", ["table", "lines", "named"])
 def test_other_forms_say_the_same(folder, form):
-    want = examine.read(folder)
+    expected = examine.read(folder)
     entry = {"captions": MINUTE, "class": "animals"}
     for name in ("a", "deep/b"):
         (folder / f"{name}.json").unlink()
@@ -73,7 +73,7 @@ def test_other_forms_say_the_same(folder, form):
     else:
         write(folder / "a.json", {"a": entry})
         write(folder / "deep" / "b.json", {"whatever": entry})
-    assert examine.read(folder) == want
+    assert examine.read(folder) == expected
     assert told(folder) == {}
 
 
@@ -216,12 +216,12 @@ def test_a_plain_folder_of_videos_may_be_short_and_bare(tmp_path):
 
 def test_the_split_is_eight_to_two_and_stays():
     names = [f"v{i}" for i in range(1000)]
-    made = split(names, seed=3)
-    assert len(made["train"]) == 800 and len(made["test"]) == 200
-    assert sorted(made["train"] + made["test"]) == sorted(names)
-    assert made == split(reversed(names), seed=3) != split(names, seed=4)
+    output = split(names, seed=3)
+    assert len(output["train"]) == 800 and len(output["test"]) == 200
+    assert sorted(output["train"] + output["test"]) == sorted(names)
+    assert output == split(reversed(names), seed=3) != split(names, seed=4)
     assert split("abcde", 0) == {"train": ["a", "b", "d", "e"], "test": ["c"]}
-    kept = set(split([*names, "new"], seed=3)["test"]) & set(made["test"])
+    kept = set(split([*names, "new"], seed=3)["test"]) & set(output["test"])
     assert len(kept) >= 199
 
 

@@ -40,11 +40,11 @@ def test_samples_between_and_outside_of_pixels(outside):
     pictures = normal(2, 3, 4, 2)
     at = np.float32(RNG.uniform(-2, 5, (2, 5, 2)))
     at[:, 0], at[:, 1] = (3, 2), (1e6, -1e6)  # the last pixel itself, far outside
-    found = jax.jit(sampling.sample, static_argnums=2)(pictures, at, outside)
+    result = jax.jit(sampling.sample, static_argnums=2)(pictures, at, outside)
     for b in range(2):
         for i, (x, y) in enumerate(at[b]):
-            want = bilinear(pictures[b], float(x), float(y), outside)
-            np.testing.assert_allclose(found[b, i], want, rtol=1e-5, atol=1e-6)
+            expected = bilinear(pictures[b], float(x), float(y), outside)
+            np.testing.assert_allclose(result[b, i], expected, rtol=1e-5, atol=1e-6)
     one = np.ones((1, 1, 1, 1), np.float32)
     half = sampling.sample(one, np.full((1, 1, 2), 0.5, np.float32), outside).item()
     assert half == (1.0 if outside == "border" else 0.25)
@@ -59,33 +59,33 @@ def test_windows_walk_along_x_first():
     at = np.float32(RNG.uniform(-4, 10, (b, h, w, 2)))
     at[0, 0, 0] = (-1e7, 1e7)
     lookup = lambda a, c, at: correlation.windows(correlation.pyramid(a, c, 1), at, 1)
-    found = np.asarray(jax.jit(lookup)(first, second, at))
-    assert found.shape == (b, h, w, 4 * 9)
+    result = np.asarray(jax.jit(lookup)(first, second, at))
+    assert result.shape == (b, h, w, 4 * 9)
     products = np.einsum("byxd,bvud->byxvu", first, second) / 2
     halved = products[..., :2, :8].reshape(b, h, w, 1, 2, 4, 2).mean((4, 6))  # 1 x 4; then none
     for n, y, x in ((0, 0, 0), (0, 2, 1), (1, 1, 8)):
         place = np.float64(at[n, y, x])
         for level, maps in enumerate((products, halved)):
-            want = [
+            expected = [
                 bilinear(maps[n, y, x], *(place / 2**level + (i, j)), "zeros")
                 for i in (-1, 0, 1)
                 for j in (-1, 0, 1)
             ]
-            part = found[n, y, x, 9 * level : 9 * level + 9]
-            np.testing.assert_allclose(part, want, rtol=1e-4, atol=1e-5)
-        assert not found[n, y, x, 18:].any()  # maps without pixels
+            part = result[n, y, x, 9 * level : 9 * level + 9]
+            np.testing.assert_allclose(part, expected, rtol=1e-4, atol=1e-5)
+        assert not result[n, y, x, 18:].any()  # maps without pixels
 
 
 def test_doubling_is_the_transposed_convolution():
     """Input pixel (y, x) adds kernel[k, l] to output pixel (2 y + k - 1, 2 x + l - 1)."""
     x, kernel, bias = normal(1, 3, 2, 2), normal(2, 3, 4, 4), normal(3)
-    want = np.zeros((6 + 2, 4 + 2, 3))
+    expected = np.zeros((6 + 2, 4 + 2, 3))
     for row in range(3):
         for column in range(2):
             added = np.einsum("i,iokl->klo", x[0, row, column], kernel)
-            want[2 * row : 2 * row + 4, 2 * column : 2 * column + 4] += added
-    found = conv.doubling(x, conv.doubling_kernel(kernel), bias)
-    np.testing.assert_allclose(found[0], want[1:-1, 1:-1] + bias, rtol=1e-4, atol=1e-5)
+            expected[2 * row : 2 * row + 4, 2 * column : 2 * column + 4] += added
+    result = conv.doubling(x, conv.doubling_kernel(kernel), bias)
+    np.testing.assert_allclose(result[0], expected[1:-1, 1:-1] + bias, rtol=1e-4, atol=1e-5)
 
 
 def test_norms_and_padding():
@@ -95,11 +95,13 @@ def test_norms_and_padding():
             "n.running_var": normal(4) ** 2}  # fmt: skip
     folded, shift = conv.fold_norm(kernel, bias, norm, "n")
     plain = x @ kernel[:, :, 0, 0].T + bias
-    want = (plain - norm["n.running_mean"]) / np.sqrt(norm["n.running_var"] + 1e-5)
-    want = want * norm["n.weight"] + norm["n.bias"]
-    np.testing.assert_allclose(conv.conv(x, conv.hwio(folded), shift), want, rtol=1e-3, atol=1e-4)
-    want = (x - x.mean((1, 2))) / np.sqrt(x.var((1, 2)) + 1e-5)
-    np.testing.assert_allclose(conv.instance_norm(jnp.asarray(x)), want, atol=1e-5)
+    expected = (plain - norm["n.running_mean"]) / np.sqrt(norm["n.running_var"] + 1e-5)
+    expected = expected * norm["n.weight"] + norm["n.bias"]
+    np.testing.assert_allclose(
+        conv.conv(x, conv.hwio(folded), shift), expected, rtol=1e-3, atol=1e-4
+    )
+    expected = (x - x.mean((1, 2))) / np.sqrt(x.var((1, 2)) + 1e-5)
+    np.testing.assert_allclose(conv.instance_norm(jnp.asarray(x)), expected, atol=1e-5)
     padded = conv.pad_to(x, 8)  # 1 above and 2 below, 1 on each side
     np.testing.assert_array_equal(padded, np.pad(x, ((0, 0), (1, 2), (1, 1), (0, 0)), "edge"))
     np.testing.assert_array_equal(conv.crop_to(padded, (5, 6)), x)
@@ -130,14 +132,14 @@ def test_have_the_published_tensors():
 
 @pytest.mark.slow
 def test_raft_gives_the_published_flow():
-    want = np.load(flow_cases.RAFT_FILE)
+    expected = np.load(flow_cases.RAFT_FILE)
     params = raft.prepare(flow_cases.tensors("raft_things"))
     pair = [np.float32(frame)[None] for frame in flow_cases.frames()]
     call = jax.jit(raft.flow)  # with any number of updates
     for count in flow_cases.ITERATIONS:
         flow = call(params, *pair, count)
-        size = np.abs(want[f"flow{count}"]).max()
-        error = np.abs(flow_cases.kept(flow[0]) - want[f"flow{count}"]).max()
+        size = np.abs(expected[f"flow{count}"]).max()
+        error = np.abs(flow_cases.kept(flow[0]) - expected[f"flow{count}"]).max()
         assert error < 1e-4 * size, (count, error / size)
 
 
@@ -149,8 +151,8 @@ def test_amt_guesses_the_published_frame():
     both = jax.jit(amt.interpolate)(
         params, np.stack([first, second]), np.stack([second, first[::-1]])
     )
-    want = np.load(flow_cases.AMT_FILE)["guess"]
-    assert np.abs(flow_cases.kept(both[0]) - want).max() < 2e-5
+    expected = np.load(flow_cases.AMT_FILE)["guess"]
+    assert np.abs(flow_cases.kept(both[0]) - expected).max() < 2e-5
 
 
 @pytest.mark.slow

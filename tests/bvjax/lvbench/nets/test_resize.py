@@ -21,16 +21,16 @@ def kernel(kind, x):
 @pytest.mark.parametrize("size, target, scale", [(7, 4, None), (5, 12, None), (6, 6, 6.1 / 6)])
 def test_weights_are_the_kernel_at_half_pixel_centres(kind, size, target, scale):
     indices, weights = taps(size, target, kind, scale)
-    got = np.zeros((target, size))
-    np.add.at(got, (np.arange(target)[:, None], indices), weights)
+    actual = np.zeros((target, size))
+    np.add.at(actual, (np.arange(target)[:, None], indices), weights)
     step = size / target if kind == "bilinear" and size == target else 1 / (scale or target / size)
     centres = (np.arange(target) + 0.5) * step - 0.5
-    want = np.zeros((target, size))
+    expected = np.zeros((target, size))
     for j in range(-3, size + 3):  # what lies outside is the border's
-        want[:, min(max(j, 0), size - 1)] += kernel(kind, centres - j)
+        expected[:, min(max(j, 0), size - 1)] += kernel(kind, centres - j)
     if kind == "bilinear" and size == target:
-        want = np.eye(size)
-    np.testing.assert_allclose(got, want, atol=1e-6)
+        expected = np.eye(size)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 def test_two_axes_cubic_overshoots_and_nearest_repeats():

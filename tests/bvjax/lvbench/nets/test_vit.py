@@ -34,24 +34,24 @@ def test_names_and_shapes_are_the_published_ones(shapes, count, digest):
 
 
 def test_dino_answers_as_the_published_classes():
-    want, params = golden(), dino.prepare(cases.tensors(**cases.SIZES))
+    expected, params = golden(), dino.prepare(cases.tensors(**cases.SIZES))
     net = jax.jit(dino.dino, static_argnums=2)
     for size in cases.PICTURES:
-        got = net(params, cases.picture(size), cases.HEADS)
-        np.testing.assert_allclose(got, want[cases.name(size)], atol=5e-6)
+        actual = net(params, cases.picture(size), cases.HEADS)
+        np.testing.assert_allclose(actual, expected[cases.name(size)], atol=5e-6)
 
 
 def test_dino_positions_of_a_480p_frame():
     table = cases.tensors(**cases.POSITIONS)["pos_embed"]
-    got = dino.positions(table, *cases.FRAME, 16)
-    np.testing.assert_allclose(got, golden()["positions"], atol=2e-6)
+    actual = dino.positions(table, *cases.FRAME, 16)
+    np.testing.assert_allclose(actual, golden()["positions"], atol=2e-6)
 
 
 def test_the_offset_of_positions_is_felt(monkeypatch):
     table = cases.tensors(**cases.POSITIONS)["pos_embed"]
     monkeypatch.setattr(dino, "_OFFSET", 0.0)
-    got = dino.positions(table, *cases.FRAME, 16)
-    assert np.abs(got - golden()["positions"]).max() > 1e-2
+    actual = dino.positions(table, *cases.FRAME, 16)
+    assert np.abs(actual - golden()["positions"]).max() > 1e-2
 
 
 def test_clip_is_its_equations():
@@ -77,15 +77,15 @@ def test_clip_is_its_equations():
     up = norm(t, "ln_2", block) @ block["mlp.c_fc.weight"].T + block["mlp.c_fc.bias"]
     up = up / (1 + np.exp(-1.702 * up))
     t = t + up @ block["mlp.c_proj.weight"].T + block["mlp.c_proj.bias"]
-    want = norm(t[0], "ln_post", w) @ w["proj"]
-    got = clip_vision.clip(clip_vision.prepare(_tensors(tower)), x, heads=1)
-    np.testing.assert_allclose(got[0], want, atol=5e-6)
+    expected = norm(t[0], "ln_post", w) @ w["proj"]
+    actual = clip_vision.clip(clip_vision.prepare(_tensors(tower)), x, heads=1)
+    np.testing.assert_allclose(actual[0], expected, atol=5e-6)
 
 
 def test_aesthetic_head():
     head = {"weight": np.float32([[1, -2]]), "bias": np.float32([5])}
-    got = clip_vision.aesthetic(clip_vision.prepare_head(head), np.float32([[3, 4], [0, 0]]))
-    np.testing.assert_allclose(got, [5 + 0.6 - 1.6, 5], rtol=1e-6)
+    actual = clip_vision.aesthetic(clip_vision.prepare_head(head), np.float32([[3, 4], [0, 0]]))
+    np.testing.assert_allclose(actual, [5 + 0.6 - 1.6, 5], rtol=1e-6)
 
 
 def test_an_unknown_tower():

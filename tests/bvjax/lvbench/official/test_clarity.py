@@ -45,6 +45,6 @@ def test_scores_are_means_of_frames():
 )  # fmt: skip
 def test_frames_are_at_most_512_long(size, want):
     frames = np.full((1, *size, 3), 51, np.uint8)
-    found = np.asarray(clarity.clarity_input(frames))
-    assert found.shape == (1, *want, 3)
-    np.testing.assert_allclose(found, 0.2, rtol=1e-6)
+    result = np.asarray(clarity.clarity_input(frames))
+    assert result.shape == (1, *want, 3)
+    np.testing.assert_allclose(result, 0.2, rtol=1e-6)

@@ -52,11 +52,11 @@ def test_about_eight_frames_a_second(fps, every):
 
 def test_speed_is_of_the_fastest_twentieth_of_the_padded_picture(metric):
     frames = np.random.default_rng(1).integers(0, 256, (2, 1, 9, 21, 3)).astype(np.uint8)
-    found = dynamic.speed(None, *map(jnp.asarray, frames))
+    result = dynamic.speed(None, *map(jnp.asarray, frames))
     pads = ((3, 4), (1, 2), (0, 0))
     wide = [np.pad(np.float64(frame[0]), pads, "edge") for frame in frames]
     lengths = np.sort(np.hypot(*np.moveaxis((wide[1] - wide[0])[..., :2], -1, 0)).ravel())
-    assert float(found[0]) == pytest.approx(lengths[-int(0.05 * 16 * 24) :].mean(), rel=1e-6)
+    assert float(result[0]) == pytest.approx(lengths[-int(0.05 * 16 * 24) :].mean(), rel=1e-6)
 
 
 @pytest.mark.parametrize("block", [1, 5, 16])
@@ -69,13 +69,13 @@ def test_frames_are_left_out_before_segments_are_cut(metric, block):
     measurement = metric.begin(video, 4)
     for first in range(0, 26, block):
         measurement.add(Block(first, frames[first : first + block], None))
-    found = measurement.scores()
+    result = measurement.scores()
     # (2, 4) moves by 2 only, more than 6 * 12 / 256; (4, 6) joins segments; (18 .. 22) stays.
-    assert found.chunks == (1.0, 1.0, 1.0, 0.0)
-    assert found.whole == 1.0 and found.weight == 1 and not found.reason
+    assert result.chunks == (1.0, 1.0, 1.0, 0.0)
+    assert result.whole == 1.0 and result.weight == 1 and not result.reason
     short = metric.begin(Video(None, "b.mp4", "", 6, 16.0, *SIZE), 4)
     short.add(Block(0, frames[:6], None))
-    found = short.scores()
-    assert np.isnan(found.chunks).all() and len(found.chunks) == 4
-    assert found.whole == 1.0  # 3 frames: one fast pair of two is enough
-    assert found.reason == "of 2 frames one is looked at, 3 in all; 4 chunks need as many"
+    result = short.scores()
+    assert np.isnan(result.chunks).all() and len(result.chunks) == 4
+    assert result.whole == 1.0  # 3 frames: one fast pair of two is enough
+    assert result.reason == "of 2 frames one is looked at, 3 in all; 4 chunks need as many"

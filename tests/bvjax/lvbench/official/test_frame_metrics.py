@@ -42,8 +42,8 @@ def test_consistency_by_hand():
     features = np.float32([turn(0), turn(60), turn(120), turn(60)])
     features *= np.float32([[1], [3], [0.5], [2]])  # lengths do not matter
     # to the one before: 1/2, 1/2, 1/2; to the first: 1/2, -1/2 (counts as 0), 1/2
-    want = np.mean([(0.5 + 0.5) / 2, (0.5 + 0) / 2, (0.5 + 0.5) / 2])
-    assert consistency(features) == pytest.approx(want, rel=1e-6)
+    expected = np.mean([(0.5 + 0.5) / 2, (0.5 + 0) / 2, (0.5 + 0.5) / 2])
+    assert consistency(features) == pytest.approx(expected, rel=1e-6)
     assert consistency(np.ones((2, 5), np.float32)) == pytest.approx(1, abs=1e-12)
 
 
@@ -54,16 +54,16 @@ def test_each_segment_starts_anew_and_the_whole_video_does_not():
         frames[t, ..., colour] = 200
     colours = Batcher(lambda _, x: x.astype(np.float32).mean((1, 2)), {}, 4)
     metric = FrameMetric("x", {}, 2, colours, consistency, pair_weight)
-    got = measured(metric, frames, 3, size=3)
-    assert got.chunks == pytest.approx((1, 1, 0))
+    actual = measured(metric, frames, 3, size=3)
+    assert actual.chunks == pytest.approx((1, 1, 0))
     # to the one before: 1 0 1 0 0 0; to the first: 1 0 0 0 1 0
-    assert got.whole == pytest.approx(4 / 12) and got.weight == 6
+    assert actual.whole == pytest.approx(4 / 12) and actual.weight == 6
 
 
 def test_preprocessing_by_hand():
     """A plain picture keeps its colour; what is cut off is equal on both sides, or nothing."""
     plain = np.full((1, 30, 41, 3), (0, 128, 255), np.uint8)
-    for made, mean, deviation, shape in (
+    for output, mean, deviation, shape in (
         (preprocess.dino_input, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 306)),
         (
             preprocess.clip_input,
@@ -71,10 +71,10 @@ def test_preprocessing_by_hand():
             (224, 224),
         ),
     ):  # fmt: skip
-        got = np.asarray(made(plain))
-        assert got.shape == (1, *shape, 3)
-        want = (np.array([0, 128 / 255, 1]) - mean) / deviation
-        np.testing.assert_allclose(got, np.broadcast_to(want, got.shape), atol=1e-5)
+        actual = np.asarray(output(plain))
+        assert actual.shape == (1, *shape, 3)
+        expected = (np.array([0, 128 / 255, 1]) - mean) / deviation
+        np.testing.assert_allclose(actual, np.broadcast_to(expected, actual.shape), atol=1e-5)
     ramp = np.broadcast_to(np.arange(0, 164, 4, dtype=np.uint8)[:, None], (1, 30, 41, 3))
     row = np.asarray(preprocess.clip_input(ramp))[0, 100, :, 0]
     middle = (80 / 255 - 0.48145466) / 0.26862954  # of the ramp, in the middle of the square

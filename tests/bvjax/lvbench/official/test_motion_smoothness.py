@@ -48,7 +48,7 @@ def test_triples_begin_with_the_segment(metric, segments, block, triples):
     frames = np.random.default_rng(0).integers(0, 256, (17, *SIZE, 3)).astype(np.uint8)
     sent, submit = [], metric.batcher.submit
     metric.batcher.submit = lambda *items: sent.append(items) or submit(*items)
-    found = measured(metric, frames, segments, block)
+    result = measured(metric, frames, segments, block)
     assert len(sent) == triples
 
     def score(part):
@@ -57,9 +57,9 @@ def test_triples_begin_with_the_segment(metric, segments, block, triples):
         return (255 - np.mean(differences)) / 255
 
     length = 17 // segments
-    want = [score(frames[i * length : (i + 1) * length]) for i in range(segments)]
-    np.testing.assert_allclose(found.chunks, want, rtol=1e-12)
-    assert found.whole == pytest.approx(score(frames), rel=1e-12) and found.weight == 1
+    expected = [score(frames[i * length : (i + 1) * length]) for i in range(segments)]
+    np.testing.assert_allclose(result.chunks, expected, rtol=1e-12)
+    assert result.whole == pytest.approx(score(frames), rel=1e-12) and result.weight == 1
 
 
 def test_needs_three_frames(metric):

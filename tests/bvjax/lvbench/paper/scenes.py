@@ -62,11 +62,11 @@ def texture(seed, height, width, smooth=1.5):
 @functools.cache
 def clip(defect: str = "", camera: tuple[float, float] = (0.0, 0.0), frames: int = FRAMES):
     """[t, h, w, 3] uint8; camera: (right, down) pixels a frame."""
-    made = np.empty((frames, HEIGHT, WIDTH, 3), np.uint8)
+    output = np.empty((frames, HEIGHT, WIDTH, 3), np.uint8)
     for t in range(frames):
         bad = defect if t >= (AT - 1) * LENGTH else ""
-        made[t] = made[t - 1] if bad == "freeze" else _frame(t, bad, camera)
-    return made
+        output[t] = output[t - 1] if bad == "freeze" else _frame(t, bad, camera)
+    return output
 
 
 def box_of(t):

@@ -17,12 +17,12 @@ def shifted(height, width, step, smooth=2.0, contrast=50):
     """Two frames of a texture that moves by `step` (right, down), the left third flat."""
     wide = scenes.texture(3, height + 40, width + 40, smooth)
     x, y = np.meshgrid(np.arange(width) + 20.0, np.arange(height) + 20.0)
-    made = []
+    output = []
     for k in (0, 1):
         moved = cv2.remap(wide, np.float32(x - k * step[0]), np.float32(y - k * step[1]), 2)
-        made.append(np.clip(127 + contrast * moved, 0, 255))
-        made[-1][:, : width // 3] = 127
-    return np.repeat(np.stack(made)[..., None], 3, -1).round().astype(np.uint8)
+        output.append(np.clip(127 + contrast * moved, 0, 255))
+        output[-1][:, : width // 3] = 127
+    return np.repeat(np.stack(output)[..., None], 3, -1).round().astype(np.uint8)
 
 
 @pytest.mark.parametrize(("size", "step"), [((480, 854), (3.0, -5.0)), ((60, 90), (0.7, 1.1)),
@@ -74,9 +74,9 @@ def test_raft_gets_colour_of_whole_multiples_of_8(monkeypatch):
     frames[1:, ..., 1] = 3
     frames[4:, ..., 0] = 5
     (block,) = scenes.blocks_of(frames)
-    made = flow_method(given)(block)
+    output = flow_method(given)(block)
     assert seen[0][0] == (3, 240, 256, 3)
-    np.testing.assert_allclose(made.field[:, 9, 9], [(0, 6), (0, 0), (0, 0), (10, 0), (0, 0)])
+    np.testing.assert_allclose(output.field[:, 9, 9], [(0, 6), (0, 0), (0, 0), (10, 0), (0, 0)])
 
 
 def test_an_unknown_flow_is_told():

@@ -52,9 +52,9 @@ def test_the_handmade_aesthetic_is_its_four_terms():
     p = np.pad(y, 1, mode="reflect")
     v = (p[2:, 1:-1] + p[:-2, 1:-1] + p[1:-1, 2:] + p[1:-1, :-2] - 4 * y).var()
     exposure = np.exp(-((y / 255 - 0.5) ** 2) / (2 * 0.2**2)).mean()
-    want = np.mean([vivid / 109, y.std() / 127.5, exposure, v / (v + 500)])
+    expected = np.mean([vivid / 109, y.std() / 127.5, exposure, v / (v + 500)])
     assert vivid < 109
-    np.testing.assert_allclose(aesthetic.handmade(picture, luma), want, rtol=1e-5)
+    np.testing.assert_allclose(aesthetic.handmade(picture, luma), expected, rtol=1e-5)
 
 
 def brightness(frames):
@@ -68,20 +68,20 @@ def one_too_few(frames):
 def test_an_aesthetic_predictor_of_ones_own():
     frames, here = scenes.clip(), f"{__name__}:"
     metric = aesthetic.make(scenes.context(aesthetic=here + "brightness"))
-    want = brightness(frames).reshape(scenes.SEGMENTS, -1).mean(1)
-    got = scenes.measure([metric], frames)["paper/aesthetic"].chunks
-    np.testing.assert_allclose(got, want)
+    expected = brightness(frames).reshape(scenes.SEGMENTS, -1).mean(1)
+    actual = scenes.measure([metric], frames)["paper/aesthetic"].chunks
+    np.testing.assert_allclose(actual, expected)
     with pytest.raises(UserError, match="gave .15. scores for 16 frames"):
         scenes.measure([aesthetic.make(scenes.context(aesthetic=here + "one_too_few"))], frames)
 
 
 def test_laions_predictor_is_the_complementary_metrics(monkeypatch):
-    made = lambda context: Batcher(lambda _, x: x.mean((1, 2, 3)), {}, context.options.batch)
-    monkeypatch.setattr(official_aesthetic, "laion_scores", made)
+    output = lambda context: Batcher(lambda _, x: x.mean((1, 2, 3)), {}, context.options.batch)
+    monkeypatch.setattr(official_aesthetic, "laion_scores", output)
     frames = scenes.clip()
-    got = scenes.measure([aesthetic.make(scenes.context(aesthetic="laion", batch=7))], frames)
-    want = brightness(frames).reshape(scenes.SEGMENTS, -1).mean(1)
-    np.testing.assert_allclose(got["paper/aesthetic"].chunks, want, rtol=1e-5)
+    actual = scenes.measure([aesthetic.make(scenes.context(aesthetic="laion", batch=7))], frames)
+    expected = brightness(frames).reshape(scenes.SEGMENTS, -1).mean(1)
+    np.testing.assert_allclose(actual["paper/aesthetic"].chunks, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("choice", ["pretty", "no.such.module:f", f"{__name__}:nothing", "os:sep"])

@@ -25,8 +25,8 @@ def overlap(a, b):
 def test_the_subject_is_followed_through(defect):
     frames = scenes.clip(defect, (1.0, 0.5))
     video, blocks = scenes.video_of(frames), scenes.blocks_of(frames)
-    found = np.concatenate([scene_of(block, video).boxes(block) for block in blocks])
-    assert min(overlap(np.array(scenes.box_of(t)), box) for t, box in enumerate(found)) > 0.5
+    result = np.concatenate([scene_of(block, video).boxes(block) for block in blocks])
+    assert min(overlap(np.array(scenes.box_of(t)), box) for t, box in enumerate(result)) > 0.5
 
 
 def test_nobody_there():
@@ -54,10 +54,10 @@ def test_given_boxes_and_masks_are_taken(truth):
     frames = scenes.clip("swap", (1.0, 0.5))
     video = scenes.video_of(frames, truth)
     for _ in range(2):  # the same video once more begins anew
-        found = []
+        result = []
         for block in scenes.blocks_of(frames):
-            found.append(scene := scene_of(block, video))
-            assert scene is found[0] and scene_of(block, video) is scene  # metrics share it
+            result.append(scene := scene_of(block, video))
+            assert scene is result[0] and scene_of(block, video) is scene  # metrics share it
             boxes, masks = scene.boxes(block), scene.background(block)
             assert np.isnan(boxes[:, 0]).tolist() == [t // 8 == 2 for t in _times(block)]
             assert len(masks) == len(block.frames) - (block.previous is None)
@@ -116,9 +116,9 @@ def test_what_a_box_shows():
 
 def test_the_mean_of_the_first_segment_is_the_measure():
     vectors = {0: np.array([1.0, 0]), 2: np.array([0, 1.0]), 3: np.array([-1.0, 0])}
-    got = subject.similarities(vectors, frames=4, segments=1)
+    actual = subject.similarities(vectors, frames=4, segments=1)
     mean = np.array([0, 1 / 3]) / (1 / 3)
-    np.testing.assert_allclose(got, [mean[0], np.nan, mean[1], -mean[0]], atol=1e-12)
+    np.testing.assert_allclose(actual, [mean[0], np.nan, mean[1], -mean[0]], atol=1e-12)
     assert np.isnan(subject.similarities({3: np.ones(2)}, 4, 2)).all()
 
 
@@ -147,9 +147,9 @@ def test_dino_gets_squares_and_gives_unit_vectors(monkeypatch):
         MetricContext(base.options, base.layout, lambda name: {"gain": np.float32(1.0)})
     )
     frame = np.full((50, 70, 3), 51, np.uint8)
-    got = encoder.embed(frame, (10, 10, 30, 25)).value()
-    want = (0.2 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225] + 224
-    np.testing.assert_allclose(got, want / np.linalg.norm(want), rtol=1e-5)
+    actual = encoder.embed(frame, (10, 10, 30, 25)).value()
+    expected = (0.2 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225] + 224
+    np.testing.assert_allclose(actual, expected / np.linalg.norm(expected), rtol=1e-5)
 
 
 def test_an_unknown_encoder_is_told():

@@ -122,8 +122,8 @@ def test_the_same_results_give_the_same_page_in_any_order(hostile):
 
 def test_a_page_without_pictures_or_without_videos():
     results = made_up(2, segments=3)
-    made = Page(page.html(results, {results["videos"][0]["name"]: None}))
-    assert not made.all("img") and len(made.all("details")) == 4
+    output = Page(page.html(results, {results["videos"][0]["name"]: None}))
+    assert not output.all("img") and len(output.all("details")) == 4
     assert "broken" in page.html(made_up(0, failed=[("a.mp4", "broken")]), {})
 
 
@@ -190,7 +190,7 @@ def test_many_pictures_are_made_smaller():
     pictures = stills(results, noise=True)
     assert page._within_budget(pictures, 1 << 20) is pictures
     smaller = page._within_budget(pictures, 1000)
-    sizes = lambda found: sum(len(jpeg) for jpegs in found.values() for jpeg in jpegs)
+    sizes = lambda result: sum(len(jpeg) for jpegs in result.values() for jpeg in jpegs)
     assert 0 < sizes(smaller) < sizes(pictures) / 2
 
 
