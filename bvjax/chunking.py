@@ -3,7 +3,7 @@
 Three layouts (`ChunkConfig.first`) of N chunks with T pixel frames, L = T/s latent frames each, where the VAE makes
 one latent of s frames (`VAEConfig.temporal_factor`, 4 in all published ones):
 
-  separate  latent 0 (frame 0, the guidance frame) is a one-latent chunk of its own with id 0, then N chunks of
+  separate  latent 0 (frame 0, the anchor) is a one-latent chunk of its own with id 0, then N chunks of
             L latents with ids 1..N: 1 + T*N frames.
   joined    latent 0 is one of the first chunk's L latents; ids 0..N-1: s*(N*L - 1) + 1 frames.
   overlap   a window of P + L latents per chunk, P of them the last `overlap_frames` pixel frames of the
@@ -11,8 +11,8 @@ one latent of s frames (`VAEConfig.temporal_factor`, 4 in all published ones):
 
 The causal VAE turns 1 + s*k pixel frames into 1 + k latent frames; a patch is 2 x 2 latent pixels.
 
-A video is made in *pieces*, one a chunk and one for the guidance latent; a piece and the entry of the bank that it
-becomes have the same id.  What people call chunk 1, 2, ... is its *number*, 0 the guidance frame; its caption is in
+A video is made in *pieces*, one a chunk and one for the anchor; a piece and the entry of the bank that it
+becomes have the same id.  What people call chunk 1, 2, ... is its *number*, 0 the anchor; its caption is in
 *row* number - 1.
 """
 
@@ -126,7 +126,7 @@ class ChunkGrid:
 
     @property
     def first_entry_latents(self) -> int:
-        """Latent frames of the bank entry with id 0: the guidance latent, or the whole first chunk."""
+        """Latent frames of the bank entry with id 0: the anchor, or the whole first chunk."""
         return self.latents_per_chunk if self.config.first == "joined" else 1
 
     @property
@@ -146,13 +146,13 @@ class ChunkGrid:
 
     @property
     def piece_ids(self) -> range:
-        """Ids of all pieces in time order: with "separate" the guidance latent, 0, then the chunks."""
+        """Ids of all pieces in time order: with "separate" the anchor, 0, then the chunks."""
         return range(0 if self.config.first == "separate" else self.first_id, self.chunk_ids.stop)
 
     def entry_ids(self, piece_id: int, anchor: bool) -> tuple[int, ...]:
         """Ids of the entries that a piece becomes, in the order in which they are written.
 
-        A guidance latent is one only with `anchor` (`memory.anchor`); with overlap, chunk 1 then brings
+        An anchor is one only with `anchor` (`memory.anchor`); with overlap, chunk 1 then brings
         entry 0, its first latent, as well.
         """
         if piece_id == 0 and self.config.first == "separate":
@@ -170,11 +170,11 @@ class ChunkGrid:
         return number - 1 + self.first_id
 
     def row_of(self, piece_id: int) -> int:
-        """Row of its caption; the guidance latent has that of chunk 1."""
+        """Row of its caption; the anchor has that of chunk 1."""
         return max(0, self.number_of(piece_id) - 1)
 
     def piece_latents(self, piece_id: int) -> int:
-        """Latent frames of a piece: the whole window, or the guidance latent alone."""
+        """Latent frames of a piece: the whole window, or the anchor alone."""
         alone = piece_id == 0 and self.config.first == "separate"
         return 1 if alone else self.window_latents
 

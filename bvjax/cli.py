@@ -337,14 +337,14 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
         console.say(f"warning: this model never saw the words {', '.join(unknown)}")
     model, grid, started = run.settings.model, run.grid, time.perf_counter()
     anchor = "the first frame, " if model.memory.anchor else ""
-    guidance = f"guidance {model.cfg.scale:g}"
-    if model.cfg.memory:
-        guidance += f" ({model.cfg.memory:g} where chunks are retrieved)"
+    guidance = f"guidance {model.guidance.scale:g}"
+    if model.guidance.memory:
+        guidance += f" ({model.guidance.memory:g} where chunks are retrieved)"
     console.tell(
         f"{run.path}: {grid.num_chunks} chunks of {grid.seconds_per_chunk:g} s, {grid.num_frames} "
         f"frames of {model.chunk.width}x{model.chunk.height} at {model.chunk.fps} fps\n"
         f"{model.sampler.steps} {model.sampler.kind} steps, {guidance}; each "
-        f"chunk sees {anchor}{model.retrieval.recent} recent and {model.retrieval.l} "
+        f"chunk sees {anchor}{model.retrieval.num_recent} recent and {model.retrieval.num_retrieved} "
         f"{model.retrieval.kind} chunks of a bank of {model.memory.slots}"
     )
     if given := run.settings.video_chunks:

@@ -96,16 +96,16 @@ class VAEConfig:
     first_std: tuple[float, ...] = ()
     dtype: str = "float32"  # of activations and matmuls; parameters are float32
     conv_impl: str = "auto"  # auto | taps | 3d, see `bvjax.nets.vae_layers.conv_3d`
-    # Convolutions on squares of `stage_patch` pixels around the fold, see `bvjax.nets.vae_stages`.
+    # Convolutions of stem and tail, on squares of `stem_patch` pixels around the fold, see `bvjax.nets.vae_stem_tail`.
     stem_dim: int = 0  # channels before the encoder's fold; 0 = no stem
     stem_blocks: int = 1
     tail_dim: int = 0  # channels behind the decoder's unfold; 0 = no tail
     tail_blocks: int = 2
-    stage_patch: int = 2  # 1 = at full resolution
+    stem_patch: int = 2  # 1 = at full resolution
 
     def __post_init__(self):
         _check_range(self, "vae", MAX_WIDTH, "dim", "z_dim")
-        _check_range(self, "vae", MAX_FACTOR, "patch", "dim_mult", "stage_patch")
+        _check_range(self, "vae", MAX_FACTOR, "patch", "dim_mult", "stem_patch")
         _check_range(
             self, "vae", MAX_BLOCKS, "num_res_blocks", "stem_blocks", "tail_blocks", least=0
         )
@@ -140,9 +140,9 @@ class VAEConfig:
                     f"({len(self.dim_mult) - 1}), not {len(getattr(self, name))}"
                 )
         staged = self.stem_dim or self.tail_dim
-        if staged and self.patch % self.stage_patch:
+        if staged and self.patch % self.stem_patch:
             raise UserError(
-                f"vae.stage_patch is {self.stage_patch}; with a stem or a tail it must divide "
+                f"vae.stem_patch is {self.stem_patch}; with a stem or a tail it must divide "
                 f"vae.patch = {self.patch}"
             )
 
@@ -202,18 +202,18 @@ class DiTConfig:
     patch: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
     rope_theta: float = 10000.0
-    output: str = (
-        "velocity"  # velocity | residual: of the best linear guess, see `nets.dit.add_linear_guess`
-    )
+    # none | linear: the network gives what the best linear guess of the velocity leaves, see
+    # `nets.dit.add_linear_guess`.
+    preconditioning: str = "none"
     latent_std: tuple[float, ...] = ()  # of the latents by channel, for that guess; () = 1 each
     similarity_keys: bool = False  # keys of context entries tell how alike the captions are
-    place_embedding: bool = False  # tokens are told their (h, w), not by RoPE alone
+    spatial_position_embedding: bool = False  # tokens are told their (h, w), not by RoPE alone
     fps_embedding: bool = False  # e0 is told 16 fps from other frame rates, as in SkyReels-V2
     qk_init: float = 1.0  # first scale of norm_q: logits reach qk_init * sqrt(head_dim), 11 in Wan
     remat: str = "none"  # none | full | dots: what the backward pass recomputes
     dtype: str = "float32"  # matmul dtype; norms, softmax, modulation and RoPE stay fp32
-    products: str = (
-        "float32"  # float32 | bfloat16: how float32 layers multiply, see `nets.products`
+    matmul_precision: str = (
+        "float32"  # float32 | bfloat16: how float32 layers multiply, see `nets.matmul_precision`
     )
 
     def __post_init__(self):
@@ -259,8 +259,8 @@ class MemoryConfig:
     # How keys and values are stored: "" as dit.dtype | bfloat16 | int8 | float8_e4m3fn; 8 bits come
     # with a scale for each token and head.
     dtype: str = ""
-    # device | host: pinned host memory, with only the entries that a chunk sees on the device.
-    place: str = "device"
+    # none | host: to pinned host memory, with only the entries that a chunk sees on the device.
+    offload: str = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,11 +279,11 @@ class BuildConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalConfig:
-    """Which entries a chunk sees (Eq. 8, 9): the `recent` last ones and `l` of the others."""
+    """Which entries a chunk sees (Eq. 8, 9): the last `num_recent` ones and `num_retrieved` of the others."""
 
     kind: str = "semantic"  # semantic | rolling | oracle | random | none: of `memory.rules.RULES`
-    recent: int = 2
-    l: int = 2  # noqa: E741  (the paper's name)
+    num_recent: int = 2
+    num_retrieved: int = 2  # the paper's l
     center: bool = False  # subtract the mean caption embedding of the bank before the cosine
     dense_recent: bool = False  # keep all tokens of the recent entries (Fig. 3's local cache)
 
@@ -307,7 +307,7 @@ class SamplerConfig:
     kind: str = "unipc"  # unipc | euler | few_step
     steps: int = 30
     shift: float = 5.0
-    grid: str = "wan"  # wan | diffusers: whose levels are visited, see `solvers.sigmas`
+    schedule: str = "wan"  # wan | diffusers: whose sigmas are visited, see `solvers.sigmas`
     corrector: str = (
         "unipc"  # unipc | skyreels: from where unipc's first one starts, `unipc.weights`
     )
@@ -319,7 +319,7 @@ class SamplerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class CFGConfig:
+class GuidanceConfig:
     """Classifier-free guidance: v = v_null + scale * (v_text - v_null).
 
     `memory` guides by what was retrieved as well: with it the null branch has neither the caption
@@ -358,7 +358,7 @@ class ModelConfig:
     rope: RopeConfig = RopeConfig()
     noise: NoiseConfig = NoiseConfig()
     sampler: SamplerConfig = SamplerConfig()
-    cfg: CFGConfig = CFGConfig()
+    guidance: GuidanceConfig = GuidanceConfig()
 
     def __post_init__(self):
         _check_numbers(self)

@@ -11,7 +11,7 @@ _NO_MEMORY = re.compile("resource_exhausted|out[ _]of[ _]memory", re.IGNORECASE)
 _WANTED = re.compile(r"allocat(?:e|ing) (\d+(?:\.\d+)?)\.? ?(bytes|[KMGTPE]i?B)")
 LOWER = (
     "lower memory.capacity or memory.slots, store the memory in 8 bits (memory.dtype=int8) or on the "
-    "host (memory.place=host), or make the video smaller (chunk.height, chunk.width)"
+    "host (memory.offload=host), or make the video smaller (chunk.height, chunk.width)"
 )
 
 

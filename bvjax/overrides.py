@@ -15,6 +15,9 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from absl import logging
+
+from bvjax import old_field_names
 from bvjax.errors import UserError
 from bvjax.plain_text import whole_text
 
@@ -63,8 +66,14 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "") -> 
     item_of = {key: name for name, items in inline.items() for key in items}
     legal = [f.name for f in fields if f.name not in inline] + [*item_of]
     arguments: dict[str, Any] = {**inline}
-    for key, value in values.items():
-        path = f"{where}{key}"
+    for written, value in values.items():
+        key = old_field_names.current(cls, written)
+        if key != written and key in values:
+            raise UserError(
+                f"{where}{written} is the old name of {where}{key}, and both are given; "
+                f"give {where}{key} alone"
+            )
+        path, value = f"{where}{key}", old_field_names.current_value(cls, written, value)
         if key not in legal:
             raise unknown_key(path, [f"{where}{name}" for name in legal])
         if key in item_of:
@@ -98,15 +107,19 @@ def apply_overrides(config: Config, assignments: Iterable[str]) -> Config:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"`overrides` takes section.key=value, not {assignment!r}")
-        path = path.strip()
+        written = path.strip()
+        path, kind, text = _current(type(config), written, text.strip())
+        if path != written:
+            logging.warning(
+                "%s is called %s now; its old name is read for one more release", written, path
+            )
         *sections, key = path.split(".")
-        kind = _kind(type(config), path)
         where = changes
         for section in sections:
             where = where.setdefault(section, {})
         if key in where:
             raise UserError(f"{path} is given twice; give it once")
-        where[key] = _coerce(path, _parse(text.strip(), kind), kind)
+        where[key] = _coerce(path, _parse(text, kind), kind)
     return _replace(config, changes)
 
 
@@ -156,6 +169,25 @@ def unknown_key(path: str, legal: list[str]) -> UserError:
     """The error that names the nearest of the keys there are."""
     near = difflib.get_close_matches(path, legal, n=1, cutoff=0.0)
     return UserError(f"there is no configuration key {path!r}; the nearest is {near[0]!r}")
+
+
+def _current(cls: type, path: str, text: str) -> tuple[str, Any, str]:
+    """A dotted path to a leaf under the names of now, the type of the leaf, and the value that `text` is called now.
+
+    Raises `UserError` for a path that leads to no leaf.
+    """
+    kind: Any = cls
+    written, parts = path.split("."), []
+    for name in written:
+        if not dataclasses.is_dataclass(kind):
+            break
+        owner = typing.cast(type, kind)
+        parts.append(old_field_names.current(owner, name))
+        text = old_field_names.current_value(owner, name, text)
+        kind = typing.get_type_hints(kind).get(parts[-1])
+    parts += written[len(parts) :]
+    path = ".".join(parts)
+    return path, _kind(cls, path), text
 
 
 def _kind(cls: type, path: str) -> Any:

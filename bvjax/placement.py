@@ -31,8 +31,10 @@ def mesh_error(model: ModelConfig, sizes: dict[str, int]) -> str | None:
     why = _uneven([*_network(model, sizes, window, grid.latents_per_chunk), slot])
     if why is not None:
         return why
-    if data > 2 or (data == 2 and not model.cfg.guided):
-        return f"data={data}: there are {1 + model.cfg.guided} branches of guidance to share out"
+    if data > 2 or (data == 2 and not model.guidance.guided):
+        return (
+            f"data={data}: there are {1 + model.guidance.guided} branches of guidance to share out"
+        )
     return None
 
 
@@ -75,15 +77,18 @@ def check_memory(model: ModelConfig, layout: Layout = ONE_DEVICE) -> None:
     """Raises `UserError` when the bank alone is larger than where it is kept."""
     empty = lambda: init_bank(model, 1, storage_dtype(model))
     values = jax.tree.leaves(jax.eval_shape(empty))
-    size = (1 + model.cfg.two_banks) * sum(math.prod(x.shape) * x.dtype.itemsize for x in values)
+    size = (1 + model.guidance.two_banks) * sum(
+        math.prod(x.shape) * x.dtype.itemsize for x in values
+    )
+    place = "host"
     room: int | None = machine.host_bytes()
-    if model.memory.place == "device":
-        count = 1 if layout.mesh is None else layout.mesh.size
+    if model.memory.offload == "none":
+        place, count = "device", 1 if layout.mesh is None else layout.mesh.size
         each = machine.device_bytes()
         room = each and each * count
     if room is not None and size > room:
         raise UserError(
-            f"the memory of earlier chunks takes {size / 1e9:,.1f} GB; the {model.memory.place} has "
+            f"the memory of earlier chunks takes {size / 1e9:,.1f} GB; the {place} has "
             f"{room / 1e9:,.1f} GB: {machine.LOWER}"
         )
 

@@ -6,9 +6,9 @@ import dataclasses
 
 from bvjax.config import (
     BuildConfig,
-    CFGConfig,
     ChunkConfig,
     DiTConfig,
+    GuidanceConfig,
     MemoryConfig,
     ModelConfig,
     NoiseConfig,
@@ -48,14 +48,14 @@ MINI = ModelConfig(
         freq_dim=64,
         in_channels=32,
         out_channels=32,
-        output="residual",
+        preconditioning="linear",
     ),
     memory=MemoryConfig(slots=16, capacity=128),
     build=BuildConfig(n_recent=16, n_random=16),
     rope=RopeConfig(mode="window"),
     sampler=SamplerConfig(steps=20, shift=6.0),
     # Without `memory` what comes back is hardly more than hinted at, see docs/model_card.md.
-    cfg=CFGConfig(scale=4.0, memory=8.0),
+    guidance=GuidanceConfig(scale=4.0, memory=8.0),
 )
 
 # Wan2.1-T2V-1.3B with the geometry that fits the paper's 15 captions of 4 s: T = 96 at 24 fps.
@@ -73,28 +73,28 @@ WAN_14B = ModelConfig(
 #
 #   num_frame_per_block = 3     chunk.frames=12 with first="joined" (1: frames=4, capacity 1560)
 #   local_attn_size = W         the chunk itself and W/3 - 1 before it, the sink among them
-#   sink_size = 0               memory.anchor=false, retrieval.recent = W/3 - 1
-#   sink_size = 3               memory.anchor=true, retrieval.recent = W/3 - 2
+#   sink_size = 0               memory.anchor=false, retrieval.num_recent = W/3 - 1
+#   sink_size = 3               memory.anchor=true, retrieval.num_recent = W/3 - 2
 #   slots                       W/3: what the next chunk sees, and room for the chunk being written
 #   timestep_shift              sampler.shift, with warp_denoising_step
 #   context_noise = t           build.label = t/1000 (0 in all of them)
-#   guidance of many steps      cfg.bank="two": a cache for the negative prompt as well
+#   guidance of many steps      guidance.bank="two": a cache for the negative prompt as well
 #
 # A sink is whole: the first chunk or nothing, which is all that released weights use.  Times are
 # absolute; rope.mode="packed" keeps them below W in a video of any length.
 #
 # Self-Forcing looks at 21 latents and was never shown more.  With the sink of 3 that its code has
-# and its weights do not use: memory.anchor=true, retrieval.recent=5.
+# and its weights do not use: memory.anchor=true, retrieval.num_recent=5.
 SELF_FORCING = ModelConfig(
     name="self-forcing",
     chunk=ChunkConfig(fps=16, frames=12, first="joined"),
     dit=DiTConfig(dtype="bfloat16", remat="full"),
     memory=MemoryConfig(slots=7, capacity=4680, anchor=False, evict="oldest", tau=1.0),
     build=BuildConfig(context="with"),
-    retrieval=RetrievalConfig(kind="rolling", recent=6, l=0, dense_recent=True),
+    retrieval=RetrievalConfig(kind="rolling", num_recent=6, num_retrieved=0, dense_recent=True),
     noise=NoiseConfig(base="independent", shuffle=0),
     sampler=SamplerConfig(kind="few_step", steps=4),
-    cfg=CFGConfig(scale=1.0),
+    guidance=GuidanceConfig(scale=1.0),
 )
 
 # LongLive: 12 latents, the first 3 of the video among them.  Where its prompt changes it encodes the
@@ -103,7 +103,7 @@ LONGLIVE = dataclasses.replace(
     SELF_FORCING,
     name="longlive",
     memory=dataclasses.replace(SELF_FORCING.memory, slots=4, anchor=True),
-    retrieval=dataclasses.replace(SELF_FORCING.retrieval, recent=2),
+    retrieval=dataclasses.replace(SELF_FORCING.retrieval, num_recent=2),
 )
 
 # CausVid: its list is not warped, and its levels are the nearest entries of a table of shift 8,
@@ -121,11 +121,11 @@ SKYREELS = ModelConfig(
     chunk=ChunkConfig(height=544, width=960, fps=24, frames=80, first="overlap", overlap_frames=17),
     dit=DiTConfig(fps_embedding=True, dtype="bfloat16", remat="full"),
     memory=MemoryConfig(slots=1, capacity=1, anchor=False),
-    retrieval=RetrievalConfig(kind="none", recent=0, l=0),
+    retrieval=RetrievalConfig(kind="none", num_recent=0, num_retrieved=0),
     rope=RopeConfig(mode="local"),
     noise=NoiseConfig(base="independent", shuffle=0),
     sampler=SamplerConfig(steps=30, shift=8.0, corrector="skyreels", history_noise=20.0),
-    cfg=CFGConfig(scale=6.0),
+    guidance=GuidanceConfig(scale=6.0),
 )
 
 PRESETS = {

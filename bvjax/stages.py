@@ -37,7 +37,9 @@ def memory_warning(stage: str | None, model: ModelConfig) -> str | None:
     of earlier chunks are new to them, and nothing taught them what to take from there.
     """
     retrieval = model.retrieval
-    remembers = rule_of(retrieval.kind).looks_back and (retrieval.recent or retrieval.l)
+    remembers = rule_of(retrieval.kind).looks_back and (
+        retrieval.num_recent or retrieval.num_retrieved
+    )
     if stage != "pretrained" or not (remembers or model.memory.anchor):
         return None
     return (

@@ -37,9 +37,9 @@ import sentencepiece  # noqa: E402
 from bvjax import weights  # noqa: E402
 from bvjax.config import (  # noqa: E402
     BuildConfig,
-    CFGConfig,
     ChunkConfig,
     DiTConfig,
+    GuidanceConfig,
     MemoryConfig,
     ModelConfig,
     RetrievalConfig,
@@ -67,10 +67,10 @@ TINY = ModelConfig(
     dit=DiTConfig(dim=32, num_heads=2, num_layers=2, ffn_dim=64, freq_dim=16, similarity_keys=True),
     memory=MemoryConfig(slots=6, capacity=6, tau=0.8),
     build=BuildConfig(n_recent=2, n_random=2),
-    retrieval=RetrievalConfig(recent=2, l=1),
+    retrieval=RetrievalConfig(num_recent=2, num_retrieved=1),
     rope=RopeConfig(mode="window"),
     sampler=SamplerConfig(steps=4, shift=3.0),
-    cfg=CFGConfig(scale=2.0),
+    guidance=GuidanceConfig(scale=2.0),
 )
 
 
@@ -82,9 +82,12 @@ def tiny_model(**sections) -> ModelConfig:
 
 # Two more layouts, shared so that they compile once; no guidance, to compile faster.
 JOINED = tiny_model(
-    chunk={"first": "joined"}, memory={"capacity": 8}, cfg={"scale": 1.0}, sampler={"kind": "euler"}
+    chunk={"first": "joined"},
+    memory={"capacity": 8},
+    guidance={"scale": 1.0},
+    sampler={"kind": "euler"},
 )
-OVERLAP = tiny_model(chunk={"first": "overlap"}, cfg={"scale": 1.0}, sampler={"kind": "euler"})
+OVERLAP = tiny_model(chunk={"first": "overlap"}, guidance={"scale": 1.0}, sampler={"kind": "euler"})
 
 
 def tiny_params(seed: int = 0) -> dict:

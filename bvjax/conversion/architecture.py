@@ -13,6 +13,7 @@ from bvjax.conversion import dit_names, text_names, vae_names
 from bvjax.conversion.sources import Source
 from bvjax.conversion.tables import Row
 from bvjax.errors import UserError
+from bvjax.old_field_names import current_value
 from bvjax.presets import PRESETS
 
 Config = TypeVar("Config")
@@ -64,12 +65,15 @@ def dit_config(source: Source) -> tuple[DiTConfig, int]:
 def _extensions(source: Source) -> dict[str, Any]:
     """Reads the fields that SkyReels-V2 and bvjax add to Wan's DiT."""
     infos = source.tensors.infos
+    # What exports were told before: "velocity" or "residual".
+    output = _config_value(source, "output", str)
+    before = output and current_value(DiTConfig, "output", output)
     position_tensors = {"place_embedding.weight", "patch_embedding.place.weight"}
     return {
         "fps_embedding": "fps_embedding.weight" in infos,
-        "place_embedding": not position_tensors.isdisjoint(infos),
+        "spatial_position_embedding": not position_tensors.isdisjoint(infos),
         "similarity_keys": any(name.endswith(".similarity_key") for name in infos),
-        "output": _config_value(source, "output", str) or "velocity",
+        "preconditioning": _config_value(source, "preconditioning", str) or before or "none",
         "latent_std": _config_value(source, "latents_spread", list) or (),
         "rope_theta": _config_value(source, "rope_theta", float) or 10000.0,
     }
@@ -164,7 +168,7 @@ def difference(expected: Any, actual: Any) -> str:
     ignored_fields = (
         "dtype",
         "remat",
-        "products",
+        "matmul_precision",
         "eps",
         "latent_scale",
         "max_length",

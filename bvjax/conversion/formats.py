@@ -113,8 +113,8 @@ def plain_vae(vae: VAEConfig) -> bool:
 def _bvjax_settings(dit: DiTConfig) -> dict[str, Any]:
     """Returns the settings of `BvjaxTransformer3DModel` beyond Wan's; {} where Wan's class will do."""
     settings = {
-        "output": dit.output,
-        "place_embedding": dit.place_embedding,
+        "preconditioning": dit.preconditioning,
+        "spatial_position_embedding": dit.spatial_position_embedding,
         "similarity_keys": dit.similarity_keys,
         "rope_theta": dit.rope_theta,
     }

@@ -98,13 +98,13 @@ def read_sampler(sources: Sequence[Source], sampler: SamplerConfig) -> SamplerCo
         raise UserError(
             f"{path} is damaged: {shift} is {str(shift_value)[:40]!r}, not a number above 0"
         )
-    return dataclasses.replace(sampler, kind=kind, shift=float(shift_value), grid="diffusers")
+    return dataclasses.replace(sampler, kind=kind, shift=float(shift_value), schedule="diffusers")
 
 
 def files(model: ModelConfig, tokenizer: bool) -> dict[str, dict[str, Any]]:
     """{path: content} of the JSON files that make a pipeline of the parts of `model`.
 
-    There is no scheduler for `sampler.grid` "wan", whose place that of the same kind takes, nor for
+    There is no scheduler for `sampler.schedule` "wan", whose place that of the same kind takes, nor for
     the list of a few-step sampler.  Parts that only bvjax knows are of no pipeline: they get no
     model_index.json.
 

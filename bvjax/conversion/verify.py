@@ -114,7 +114,9 @@ def _params(source: Source, model: ModelConfig) -> Any:
 
 
 def _jax_dit(model: ModelConfig, params, latents, text) -> dict[str, Any]:
-    config = dataclasses.replace(model.dit, dtype="float32", products="float32", remat="none")
+    config = dataclasses.replace(
+        model.dit, dtype="float32", matmul_precision="float32", remat="none"
+    )
     tokens = [n // p for n, p in zip(latents.shape[1:4], config.patch, strict=True)]
     grid = np.stack(np.meshgrid(*map(np.arange, tokens), indexing="ij"), -1).reshape(1, 1, -1, 3)
 

@@ -14,8 +14,8 @@ from bvjax.denoiser.passes import entry_times
 from bvjax.denoiser.types import ChunkInput, MemoryState
 from bvjax.memory import retrieval
 from bvjax.memory.bank import KVBank
-from bvjax.memory.book import Book
 from bvjax.memory.retrieval import GatheredEntries, Selection
+from bvjax.memory.slot_table import SlotTable
 from bvjax.nets.dit import Context
 from bvjax.random import purpose_key
 from bvjax.sharding import ONE_DEVICE, Layout
@@ -34,16 +34,16 @@ class ChunkContext:
     start: Int[Array, ""]  # RoPE time of the chunk's first latent frame
 
 
-def select_entries(model: ModelConfig, book: KVBank | Book, inputs: ChunkInput) -> Selection:
+def select_entries(model: ModelConfig, table: KVBank | SlotTable, inputs: ChunkInput) -> Selection:
     """The entries that a chunk sees (Eq. 8, 9)."""
     oracle = None
     if inputs.oracle is not None:
-        known = (book.chunk_id >= 0) & (book.chunk_id < len(inputs.oracle))
-        row = inputs.oracle[jnp.clip(book.chunk_id, 0, len(inputs.oracle) - 1)]
+        known = (table.chunk_id >= 0) & (table.chunk_id < len(inputs.oracle))
+        row = inputs.oracle[jnp.clip(table.chunk_id, 0, len(inputs.oracle) - 1)]
         oracle = jnp.where(known, row, -jnp.inf)
     key = purpose_key(inputs.key, "retrieval", inputs.chunk_id)
     return retrieval.retrieve(
-        book, inputs.embedding[None], inputs.chunk_id, model, key=key, oracle=oracle
+        table, inputs.embedding[None], inputs.chunk_id, model, key=key, oracle=oracle
     )
 
 

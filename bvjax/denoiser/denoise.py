@@ -39,7 +39,7 @@ def denoise_anchor(
     noise = anchor_noise(inputs.key, (1, *grid.latent_size, model.dit.in_channels))
     positions = chunk_positions(model, 1, jnp.int32(0))
     net = network(model, layout.for_tokens(len(positions)))
-    velocity = _guided(net, params, model, inputs, positions, model.cfg.scale)
+    velocity = _guided(net, params, model, inputs, positions, model.guidance.scale)
     return solve(model.sampler, velocity, noise, solver_key(inputs), graded)[0]
 
 

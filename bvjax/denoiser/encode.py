@@ -22,7 +22,7 @@ from bvjax.denoiser.types import (
 from bvjax.diffusion import flow
 from bvjax.memory import bank as kv_bank
 from bvjax.memory.bank import Entry, KVBank, PendingEntry
-from bvjax.memory.salience import keep_mask, probe_indices
+from bvjax.memory.importance import keep_mask, probe_indices
 from bvjax.memory.storage import storage_dtype
 from bvjax.nets.dit import ChunkKV, Context
 from bvjax.random import normal, purpose_key
@@ -49,7 +49,7 @@ def write_chunk(
     def write(bank: KVBank, entry: PendingEntry | Entry) -> KVBank:
         bank = kv_bank.write(
             bank, entry, inputs.embedding[None], inputs.chunk_id, model.memory,
-            model.retrieval.recent, layout.kernels, latents[None],
+            model.retrieval.num_recent, layout.kernels, latents[None],
         )  # fmt: skip
         return kv_bank.cut(bank, layout)
 

@@ -1,8 +1,8 @@
 """Guidance: the velocity away from that of a null branch, v_null + scale (v - v_null).
 
-Guidance by the caption (`cfg.scale`): the null branch has the null caption and the same context.
-Guidance by the memory (`cfg.memory`, 0 is off): where something was retrieved, the null branch
-forgets that as well, and the scale is `cfg.memory` instead.  Anchor and recent chunks stay.
+Guidance by the caption (`guidance.scale`): the null branch has the null caption and the same context.
+Guidance by the memory (`guidance.memory`, 0 is off): where something was retrieved, the null branch
+forgets that as well, and the scale is `guidance.memory` instead.  Anchor and recent chunks stay.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ Velocity = Callable[..., Float[Array, "b ..."]]  # (x, sigma) -> v, as the solve
 
 def retrieved(valid: Bool[Array, "*b e"], retrieval: RetrievalConfig) -> Bool[Array, "*b e"]:
     """The semantic group among entries in the order [anchor, where it is one | semantic | recent]."""
-    place = jnp.arange(valid.shape[-1]) - (valid.shape[-1] - retrieval.recent)
-    return valid & (place >= -retrieval.l) & (place < 0)
+    place = jnp.arange(valid.shape[-1]) - (valid.shape[-1] - retrieval.num_recent)
+    return valid & (place >= -retrieval.num_retrieved) & (place < 0)
 
 
 def null_sees(model: ModelConfig, valid: Bool[Array, "*b e"]) -> Bool[Array, "*b e"] | None:
     """Which of the entries that a chunk sees its null branch sees; None: all, always."""
-    return valid & ~retrieved(valid, model.retrieval) if model.cfg.memory else None
+    return valid & ~retrieved(valid, model.retrieval) if model.guidance.memory else None
 
 
 def guidance_scale(model: ModelConfig, valid: Bool[Array, "*b e"]) -> float | Float[Array, "*b"]:
     """The scale for chunks that see these entries: a float where it is the same for all."""
-    if not model.cfg.memory:
-        return model.cfg.scale
+    if not model.guidance.memory:
+        return model.guidance.scale
     found = retrieved(valid, model.retrieval).any(-1)
-    return jnp.where(found, jnp.float32(model.cfg.memory), jnp.float32(model.cfg.scale))
+    return jnp.where(found, jnp.float32(model.guidance.memory), jnp.float32(model.guidance.scale))
 
 
 def guide(conditional: Velocity, null: Velocity, scale: float | Float[Array, "*b"]) -> Velocity:
@@ -64,4 +64,4 @@ def aligned(
 
 def is_paired(model: ModelConfig, layout: Layout) -> bool:
     """Whether the two branches are a batch of two, cut along the mesh axis `data`."""
-    return model.cfg.guided and layout.size("data") == 2
+    return model.guidance.guided and layout.size("data") == 2

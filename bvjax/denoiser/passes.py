@@ -49,7 +49,7 @@ def entry_times(
     return time_bases(
         model.rope.mode, chunk_id, valid, target,
         latents=grid.latents_per_chunk, first_latents=grid.first_entry_latents,
-        recent=retrieval.recent, l=retrieval.l, anchor=anchor,
+        num_recent=retrieval.num_recent, num_retrieved=retrieval.num_retrieved, anchor=anchor,
     )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def clean_pass(
 
     Args:
         sigma: the level that the network is told.
-        probes: tokens and how many keys each sees (`salience.probe_indices`).
+        probes: tokens and how many keys each sees (`importance.probe_indices`).
         self_context: chunks of the same sequence that each sees, through the rows that `keep_fn`
             keeps of them by their importances.
     """

@@ -36,7 +36,7 @@ class MemoryState:
     """What a video remembers from chunk to chunk, or what of it one chunk sees (`GatheredEntries`)."""
 
     bank: KVBank | GatheredEntries
-    null_bank: KVBank | GatheredEntries | None  # with cfg.bank="two": under the null caption
+    null_bank: KVBank | GatheredEntries | None  # with guidance.bank="two": under the null caption
 
 
 @struct.dataclass
@@ -64,7 +64,7 @@ class ChunkReport:
 def init_state(model: ModelConfig, layout: Layout = ONE_DEVICE) -> MemoryState:
     """The state before the first chunk: empty banks, cut as `layout` says."""
     empty = lambda: kv_bank.cut(kv_bank.init_bank(model, 1, storage_dtype(model)), layout)
-    return MemoryState(bank=empty(), null_bank=empty() if model.cfg.two_banks else None)
+    return MemoryState(bank=empty(), null_bank=empty() if model.guidance.two_banks else None)
 
 
 def empty_report(chunk_id: Int[Array, "e"], valid: Bool[Array, "e"], layers: int) -> ChunkReport:

@@ -39,7 +39,7 @@ def gaussian(key: Key[Array, ""], batch: int, shape: tuple[int, ...]) -> Float[A
 def anchor_noise(
     key: Key[Array, ""], shape: tuple[int, int, int, int], batch: int = 1
 ) -> Float[Array, "b l h w c"]:
-    """Initial noise of the guidance latent, which has no neighbour to share a base with."""
+    """Initial noise of the anchor, which has no neighbour to share a base with."""
     return gaussian(purpose_key(key, "anchor noise"), batch, shape)
 
 

@@ -22,7 +22,7 @@ from bvjax.errors import UserError
 from bvjax.random import purpose_key
 
 KINDS = ("unipc", "euler", "few_step")
-GRIDS = ("wan", "diffusers")
+SCHEDULES = ("wan", "diffusers")
 CORRECTORS = ("unipc", "skyreels")
 TRAIN_STEPS = 1000  # timestep t = 1000 sigma
 # Wan's UniPC starts from the noisiest of its 1000 training levels, held as a float32; that rounds up
@@ -180,20 +180,22 @@ def _grid(sampler: SamplerConfig) -> Float[np.ndarray, "levels"]:
         raise UserError(f"sampler.steps is {sampler.steps}; it must be 1 to {TRAIN_STEPS}")
     if not 0.01 <= sampler.shift <= 100.0:  # beyond, float32 levels run into 1 or each other
         raise UserError(f"sampler.shift is {sampler.shift}; it must be 0.01 to 100 (1 = no shift)")
-    if sampler.grid not in GRIDS:
-        raise UserError(f"sampler.grid is {sampler.grid!r}; it must be one of {', '.join(GRIDS)}")
+    if sampler.schedule not in SCHEDULES:
+        raise UserError(
+            f"sampler.schedule is {sampler.schedule!r}; it must be one of {', '.join(SCHEDULES)}"
+        )
     if sampler.corrector not in CORRECTORS:
         raise UserError(
             f"sampler.corrector is {sampler.corrector!r}; it must be one of {', '.join(CORRECTORS)}"
         )
     if sampler.kind == "few_step":
         sigma = np.append(np.asarray(_few_step_list(sampler)) / TRAIN_STEPS, 0.0)
-    elif sampler.kind == "unipc" and sampler.grid == "diffusers":
+    elif sampler.kind == "unipc" and sampler.schedule == "diffusers":
         sigma = np.append(np.linspace(1.0, 1.0 / TRAIN_STEPS, sampler.steps + 1)[:-1], 0.0)
         sigma = flow.shift_sigma(sigma, sampler.shift)
         sigma[0] -= 1e-6  # where the signal would be zero, its logarithm infinite
         return sigma
-    elif sampler.kind == "euler" and sampler.grid == "diffusers":
+    elif sampler.kind == "euler" and sampler.schedule == "diffusers":
         last = flow.shift_sigma(1.0 / TRAIN_STEPS, sampler.shift)
         sigma = np.append(np.linspace(1.0, last, sampler.steps), 0.0)
     else:

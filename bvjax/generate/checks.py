@@ -9,8 +9,8 @@ from bvjax.config import ModelConfig
 from bvjax.diffusion import diffusion_forcing, noise, solvers
 from bvjax.errors import UserError
 from bvjax.memory import bank
-from bvjax.nets.dit import OUTPUTS, REMAT
-from bvjax.nets.products import PRODUCTS
+from bvjax.nets.dit import PRECONDITIONING, REMAT
+from bvjax.nets.matmul_precision import MATMUL_PRECISIONS
 from bvjax.nets.vae_layers import CONV_IMPLS
 
 GUIDANCE_BANKS = ("one", "two")
@@ -25,15 +25,15 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
     _check_diffusion_forcing(model, grid)
     for name, value, legal in (
         ("noise.base", model.noise.base, noise.BASES),
-        ("cfg.bank", model.cfg.bank, GUIDANCE_BANKS),
-        ("dit.output", model.dit.output, OUTPUTS),
-        ("dit.products", model.dit.products, PRODUCTS),
+        ("guidance.bank", model.guidance.bank, GUIDANCE_BANKS),
+        ("dit.preconditioning", model.dit.preconditioning, PRECONDITIONING),
+        ("dit.matmul_precision", model.dit.matmul_precision, MATMUL_PRECISIONS),
         ("dit.remat", model.dit.remat, tuple(REMAT)),
         ("vae.conv_impl", model.vae.conv_impl, CONV_IMPLS),
     ):
         if value not in legal:
             raise UserError(f"{name} is {value!r}; it can be {', '.join(legal)}")
-    if model.dit.output == "residual" and model.dit.latent_std != model.vae.latent_scale:
+    if model.dit.preconditioning == "linear" and model.dit.latent_std != model.vae.latent_scale:
         raise UserError(
             "dit.latent_std is not vae.latent_scale: this DiT was trained on latents of another VAE"
         )
@@ -42,8 +42,8 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
             f"noise.shuffle is {model.noise.shuffle}; it must be 0 (off) or more latent frames"
         )
     for name, value, meaning in (
-        ("cfg.scale", model.cfg.scale, "1 = no guidance"),
-        ("cfg.memory", model.cfg.memory, "0 = no guidance by what was retrieved"),
+        ("guidance.scale", model.guidance.scale, "1 = no guidance"),
+        ("guidance.memory", model.guidance.memory, "0 = no guidance by what was retrieved"),
     ):
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"{name} is {value}; it must be 0 or more ({meaning})")

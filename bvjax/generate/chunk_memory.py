@@ -34,8 +34,8 @@ class ChunkMemory:
 def chunk_memory(report: ChunkReport, model: ModelConfig, grid: ChunkGrid) -> ChunkMemory:
     """Reads the report of a chunk of `grid`; waits for it."""
     report = jax.device_get(report)
-    roles = ["anchor"] * model.memory.anchor + ["semantic"] * model.retrieval.l
-    roles += ["recent"] * model.retrieval.recent
+    roles = ["anchor"] * model.memory.anchor + ["semantic"] * model.retrieval.num_retrieved
+    roles += ["recent"] * model.retrieval.num_recent
     return ChunkMemory(
         retrieved=tuple(
             Retrieved(

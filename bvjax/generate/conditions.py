@@ -26,7 +26,9 @@ class Conditions:
 
     text: Float[Array | np.ndarray, "n t d"]
     embedding: Float[Array | np.ndarray, "n d"]  # MEANEMBED of Algorithm 1: what retrieval compares
-    null_text: Float[Array | np.ndarray, "1 t d"]  # of `cfg.negative`, for classifier-free guidance
+    null_text: Float[
+        Array | np.ndarray, "1 t d"
+    ]  # of `guidance.negative`, for classifier-free guidance
 
     @property
     def num_chunks(self) -> int:
@@ -60,7 +62,7 @@ class Cache(Protocol):
         """Keeps the states of a caption."""
 
 
-NEGATIVE = "the negative prompt (cfg.negative)"
+NEGATIVE = "the negative prompt (guidance.negative)"
 
 
 def check_lengths(
@@ -95,7 +97,7 @@ def encode_captions(
     Args:
         load: gives the encoder's parameters; called once, if a caption is not in `cache`.  They are
             let go again before this returns.
-        negative: the caption of the null branch (`cfg.negative`).
+        negative: the caption of the null branch (`guidance.negative`).
         cache: asked for each caption first, and given those that are new.
 
     Raises `UserError` for a caption that is too long for `config.max_length`, before anything is

@@ -59,7 +59,7 @@ def encode_image(
     image: UInt8[np.ndarray, "h w 3"],
     layout: Layout = ONE_DEVICE,
 ) -> Float[np.ndarray, "1 h w z"]:
-    """The guidance latent of a first image."""
+    """The anchor of a first image."""
     frame = vae.to_float(jnp.asarray(image)[None])
     return np.asarray(_encode(params, model.vae, frame, layout))
 

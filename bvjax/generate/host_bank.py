@@ -24,8 +24,8 @@ from bvjax.denoiser.types import ChunkInput, ChunkReport, EncodedChunk, Latents,
 from bvjax.generate import steps
 from bvjax.memory import bank as kv_bank
 from bvjax.memory.bank import Entry, KVBank
-from bvjax.memory.book import Book, enter, init_book
 from bvjax.memory.retrieval import GatheredEntries, Selection
+from bvjax.memory.slot_table import SlotTable, init_slot_table, insert
 from bvjax.memory.storage import storage_dtype
 from bvjax.sharding import Layout
 
@@ -42,30 +42,30 @@ class Visit:
     slot: int  # where it is written; the number of slots: nowhere
 
 
-def plan(model: ModelConfig, chunks: Chunks) -> tuple[dict[int, Visit], Book]:
-    """All visits by chunk id, and the book after them.
+def plan(model: ModelConfig, chunks: Chunks) -> tuple[dict[int, Visit], SlotTable]:
+    """All visits by chunk id, and the slot table after them.
 
     Args:
       chunks: for each the inputs of what is written when it is done, itself the last, in order.
     """
-    book, visits = init_book(model, 1), {}
+    table, visits = init_slot_table(model, 1), {}
     for group in filter(None, chunks):
-        seen = _choose(model, book, group[-1])
+        seen = _choose(model, table, group[-1])
         for inputs in group:
-            met = seen if len(group) == 1 else _choose(model, book, inputs)
+            met = seen if len(group) == 1 else _choose(model, table, inputs)
             if met.index.shape[-1]:
-                book, slot = _enter(model, book, inputs.embedding, inputs.chunk_id)
+                table, slot = _enter(model, table, inputs.embedding, inputs.chunk_id)
             else:  # no chunk ever looks back
                 slot = np.full(1, model.memory.slots)
             visits[int(inputs.chunk_id)] = (seen, met, slot)
-    visits, book = jax.device_get((visits, book))
-    return {i: Visit(seen, met, int(slot[0])) for i, (seen, met, slot) in visits.items()}, book
+    visits, table = jax.device_get((visits, table))
+    return {i: Visit(seen, met, int(slot[0])) for i, (seen, met, slot) in visits.items()}, table
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _choose(model, book, inputs):
+def _choose(model, table, inputs):
     """`select_entries`, with the index and the scores of the entries of `GatheredEntries`."""
-    selection = select_entries(model, book, inputs)
+    selection = select_entries(model, table, inputs)
     order = jnp.arange(selection.index.shape[-1], dtype=jnp.int32)
     return selection.replace(
         index=jnp.where(selection.valid, order, 0),
@@ -74,8 +74,8 @@ def _choose(model, book, inputs):
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _enter(model, book, embedding, chunk_id):
-    return enter(book, embedding[None], chunk_id, model.memory, model.retrieval.recent)
+def _enter(model, table, embedding, chunk_id):
+    return insert(table, embedding[None], chunk_id, model.memory, model.retrieval.num_recent)
 
 
 class HostBank:
@@ -91,7 +91,7 @@ class HostBank:
         ids = list(self._visits)
         self._next = dict(zip(ids, ids[1:], strict=False))
         shapes = kv_bank.entry_shapes(model, 1, storage_dtype(model))
-        both = lambda entry: EncodedChunk(entry, entry if model.cfg.two_banks else None)
+        both = lambda entry: EncodedChunk(entry, entry if model.guidance.two_banks else None)
         device, places = _places(shapes, layout, params)
         self._near_place, self._far_place = both(places), None
         if PINNED in {memory.kind for memory in device.addressable_memories()}:
@@ -170,7 +170,7 @@ class HostBank:
         chunks = [self._entry(int(i)) if rows and valid else self._empty for i, valid in each]
         gathered = lambda entries: GatheredEntries(entries=tuple(entries), selection=selection)
         null_bank = None
-        if self._model.cfg.two_banks:
+        if self._model.guidance.two_banks:
             null_bank = gathered(chunk.null_entry for chunk in chunks)
         bank = gathered(chunk.entry for chunk in chunks)
         return MemoryState(bank=bank, null_bank=null_bank)

@@ -74,12 +74,12 @@ def rollout(
 
     Raises:
         UserError: chunk.first="overlap", whose windows begin with the end of the last, and
-            memory.place="host".
+            memory.offload="host".
     """
-    if model.memory.place == "host":
+    if model.memory.offload == "host":
         raise UserError(
-            "memory.place='host' moves entries between chunks, which one scan does not do; use "
-            "stream, or memory.place='device'"
+            "memory.offload='host' moves entries between chunks, which one scan does not do; use "
+            "stream, or memory.offload='none'"
         )
     if model.chunk.first == "overlap":
         raise UserError(
@@ -220,8 +220,8 @@ class _DeviceBank:
 def _open(
     params: Any, model: ModelConfig, layout: Layout, chunks: dict[int, tuple[ChunkInput, ...]]
 ) -> _DeviceBank | HostBank:
-    """An empty bank for `chunks`, where `memory.place` says."""
-    if model.memory.place == "host":
+    """An empty bank for `chunks`, where `memory.offload` says."""
+    if model.memory.offload == "host":
         return HostBank(params, model, layout, chunks.values())
     return _DeviceBank(params, model, layout)
 

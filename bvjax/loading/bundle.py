@@ -32,7 +32,7 @@ ASSETS = pathlib.Path(bvjax.__file__).parent / "assets"
 VOCABULARY = "vocabulary.txt"
 
 
-class LateParams(Mapping[str, Any]):
+class LazyParams(Mapping[str, Any]):
     """The parts of a weights folder, each read when it is first asked for and kept.
 
     Parameters are float32, except that a part that computes in another dtype keeps the one it is
@@ -151,7 +151,7 @@ def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bun
     parts = [folder / f"{part}.safetensors" for part in weights.PARTS]
     layout = choose_layout(model) if layout is None else layout
     return Bundle(
-        folder, model, LateParams(folder, model, layout), tokenizer, known,
+        folder, model, LazyParams(folder, model, layout), tokenizer, known,
         hash_files([*parts, file]), hash_files([folder / "text.safetensors", file]),
         weights.load_made(folder, "dit").get("stage"), layout,
     )  # fmt: skip

@@ -30,7 +30,7 @@ from bvjax.denoiser.passes import (
 )
 from bvjax.losses.clip import Clip
 from bvjax.losses.history import History, HistoryConfig, noise_history
-from bvjax.memory.salience import keep_mask, probe_indices
+from bvjax.memory.importance import keep_mask, probe_indices
 from bvjax.nets.dit import ChunkKV, Context, SelfContext, WanDiT
 from bvjax.nets.dit_layers import gather_context, per_row
 from bvjax.nets.rope import angles, apply_rope

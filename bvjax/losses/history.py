@@ -140,7 +140,9 @@ def draw_history(
         return x.reshape(-1, *x.shape[2:])
 
     selected = jax.vmap(
-        lambda s, v, t: select(s[None], ids[None], v[None], t, config.recent, config.l, False)
+        lambda s, v, t: select(
+            s[None], ids[None], v[None], t, config.num_recent, config.num_retrieved, False
+        )
     )(flat(scores), flat(usable), flat(target))
     shape = (*target.shape, -1)
     index, valid, recent = (

@@ -208,7 +208,7 @@ class TeacherForcing:
         times = self.forcing.targets_per_chunk
         ids = jnp.broadcast_to(jnp.arange(1, chunks + 1), (batch, times, chunks))
         if self.forcing.revisit_fraction:
-            chance = revisiting(clip.relevance, self.model.retrieval.recent).astype(jnp.float32)
+            chance = revisiting(clip.relevance, self.model.retrieval.num_recent).astype(jnp.float32)
             logits = jnp.log(chance)[:, None, None]
             drawn = 1 + jax.random.categorical(purpose_key(key, "chunk"), logits, shape=ids.shape)
             instead = self._draw(key, "instead", ids.shape) < self.forcing.revisit_fraction
@@ -262,26 +262,30 @@ class TeacherForcing:
 
     def _sigma(self, key, target, chunks):
         """Levels of the targets [n, m], chunks of videos of `chunks` chunks."""
-        cfg = self.forcing.levels
+        config = self.forcing.levels
         levels = None
-        if cfg.schedule != "naive":
-            levels = chunk_levels(cfg.schedule, chunks, cfg.eps_min, cfg.eps_max, cfg.alpha)
+        if config.schedule != "naive":
+            levels = chunk_levels(
+                config.schedule, chunks, config.eps_min, config.eps_max, config.alpha
+            )
             levels = jnp.asarray(levels)[target - 1]
-        return draw_sigma(key, levels, cfg.role, target.shape, mix=cfg.mix, shift=cfg.shift)
+        return draw_sigma(
+            key, levels, config.role, target.shape, mix=config.mix, shift=config.shift
+        )
 
     def _weight(self, sigma):
         return level_weight(self.forcing.levels.weighting, sigma, self.model.dit.latent_std)
 
     def _reference(self, chunks, history):
         """x_cond from the top-l entries, or from the recent ones where none was retrieved."""
-        l, config = self.model.retrieval.l, self.forcing.block
+        retrieved, config = self.model.retrieval.num_retrieved, self.forcing.block
         length = chunks.shape[2]
         parts = [
             semantic_reference(
                 chunks, history.index[..., part], history.valid[..., part], history.scores[..., part],
                 config, length,
             )
-            for part in (slice(0, l), slice(l, None))
+            for part in (slice(0, retrieved), slice(retrieved, None))
         ]  # fmt: skip
         (top, has_top), (recent, has_recent) = parts
         if config.fallback == "fm":

@@ -12,7 +12,7 @@ any other, and whoever has an anchor does not write it.
 ones first.  `lengths` counts the kept rows and `stored` all of them, so an entry is whole or
 sparse by the length that is read, and it becomes sparse when it leaves the recent window.
 
-`memory.dtype` says in which form rows are stored (`memory.storage`); `memory.book` chooses slots.
+`memory.dtype` says in which form rows are stored (`memory.storage`); `memory.slot_table` chooses slots.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from jaxtyping import Array, Bool, Float, Int
 from bvjax.chunking import ChunkGrid
 from bvjax.config import MemoryConfig, ModelConfig
 from bvjax.errors import UserError
-from bvjax.memory import rules, salience, storage
-from bvjax.memory.book import EVICT, Book, enter, init_book
+from bvjax.memory import importance, rules, storage
+from bvjax.memory.slot_table import EVICT, SlotTable, init_slot_table, insert
 from bvjax.nets.dit import ChunkKV
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 from kernels_pallas.kv_gather import kept_first, take_rows, write_rows
@@ -91,20 +91,20 @@ class PendingEntry:
 def check(model: ModelConfig) -> None:
     """Raises `UserError`, in one sentence, when the memory cannot work as `model` says."""
     memory, build, retrieval = model.memory, model.build, model.retrieval
-    if "latents" in rules.rule_of(retrieval.kind).needs and memory.place == "host":
+    if "latents" in rules.rule_of(retrieval.kind).needs and memory.offload == "host":
         raise UserError(
-            f"retrieval.kind {retrieval.kind!r} looks at latents, and memory.place='host' decides "
-            "what each chunk sees before there are any; use memory.place='device'"
+            f"retrieval.kind {retrieval.kind!r} looks at latents, and memory.offload='host' decides "
+            "what each chunk sees before there are any; use memory.offload='none'"
         )
     for name, value, legal in (
         ("memory.evict", memory.evict, EVICT),
-        ("memory.cover", memory.cover, salience.COVERS),
-        ("memory.norm", memory.norm, salience.NORMS),
+        ("memory.cover", memory.cover, importance.COVERS),
+        ("memory.norm", memory.norm, importance.NORMS),
         ("memory.dtype", memory.dtype, storage.DTYPES),
-        ("memory.place", memory.place, storage.PLACES),
+        ("memory.offload", memory.offload, storage.OFFLOADS),
         ("build.context", build.context, CONTEXTS),
-        ("build.mask", build.mask, salience.MASKS),
-        ("build.probe", build.probe, salience.PROBES),
+        ("build.mask", build.mask, importance.MASKS),
+        ("build.probe", build.probe, importance.PROBES),
         ("rope.mode", model.rope.mode, ROPE_MODES),
     ):
         if value not in legal:
@@ -114,8 +114,8 @@ def check(model: ModelConfig) -> None:
         ("memory.capacity", memory.capacity, 1),
         ("build.n_recent", build.n_recent, 0),
         ("build.n_random", build.n_random, 0),
-        ("retrieval.recent", retrieval.recent, 0),
-        ("retrieval.l", retrieval.l, 0),
+        ("retrieval.num_recent", retrieval.num_recent, 0),
+        ("retrieval.num_retrieved", retrieval.num_retrieved, 0),
     ):
         if count < least:
             raise UserError(f"{name} is {count}; it must be {least} or more")
@@ -129,11 +129,11 @@ def check(model: ModelConfig) -> None:
         raise UserError(f"memory.tau is {memory.tau}; it must be above 0 and at most 1")
     if build.probe != "full" and build.n_recent + build.n_random < 1:
         raise UserError("build.n_recent and build.n_random are both 0; their sum must be 1 or more")
-    needed = memory.anchor + retrieval.recent + 1
+    needed = memory.anchor + retrieval.num_recent + 1
     if memory.slots < needed:
         raise UserError(
             f"memory.slots is {memory.slots}; it must be {needed} or more: the anchor (if on), the "
-            f"retrieval.recent = {retrieval.recent} last chunks, never evicted, and one more"
+            f"retrieval.num_recent = {retrieval.num_recent} last chunks, never evicted, and one more"
         )
     grid = ChunkGrid.of(model)
     anchor_tokens = grid.first_entry_latents // model.dit.patch[0] * grid.tokens_per_latent
@@ -157,12 +157,12 @@ def init_bank(model: ModelConfig, batch: int, dtype: DTypeLike) -> KVBank:
         for name, x in vars(entry_shapes(model, batch, dtype)).items()
         if x is not None
     }
-    return KVBank(**rows, **vars(init_book(model, batch)))
+    return KVBank(**rows, **vars(init_slot_table(model, batch)))
 
 
-def book_of(bank: KVBank) -> Book:
+def slot_table_of(bank: KVBank) -> SlotTable:
     """What of a bank decides about slots and selections."""
-    return Book(bank.embedding, bank.chunk_id, bank.valid, bank.latents)
+    return SlotTable(bank.embedding, bank.chunk_id, bank.valid, bank.latents)
 
 
 def entry_shapes(model: ModelConfig, batch: int, dtype: DTypeLike) -> Entry:
@@ -284,13 +284,13 @@ def write(
     embedding: Float[Array, "B Dt"],
     chunk_id: Int[Array, ""],
     memory: MemoryConfig,
-    recent: int,
+    num_recent: int,
     kernels: str = "auto",
     latents: Float[Array, "B k h w z"] | None = None,
 ) -> KVBank:
     """The bank with chunk `chunk_id` in it; the one write of a step, a resume and a rebuild.
 
-    `book.enter` chooses the slot.  A chunk that there is none for is not written.  A `PendingEntry`
+    `slot_table.insert` chooses the slot.  A chunk that there is none for is not written.  A `PendingEntry`
     goes straight into the slot, in place where the bank is donated; an `Entry`, whose rows are
     together already, is how a mesh writes.
 
@@ -308,7 +308,7 @@ def write(
         raise ValueError(
             f"an entry of {rows.keys.dtype} is no entry of a bank of {bank.keys.dtype}"
         )
-    book, slot = enter(book_of(bank), embedding, chunk_id, memory, recent, latents)
+    table, slot = insert(slot_table_of(bank), embedding, chunk_id, memory, num_recent, latents)
     batch = jnp.arange(slot.shape[0])
 
     def put(name, value):
@@ -318,4 +318,4 @@ def write(
         return field.at[:, batch, slot].set(value.astype(field.dtype), mode="drop")
 
     fields = {name: put(name, x) for name, x in vars(rows).items() if x is not None}
-    return KVBank(**fields, **vars(book))
+    return KVBank(**fields, **vars(table))

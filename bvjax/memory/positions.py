@@ -17,15 +17,15 @@ def time_bases(
     *,
     latents: int,
     first_latents: int,
-    recent: int,
-    l: int,
+    num_recent: int,
+    num_retrieved: int,
     anchor: bool,
 ) -> tuple[Int[Array, "B E"], Int[Array, "B"]]:
     """Latent-frame index at which each context entry and the target chunk begin.
 
     absolute  where they are in the video: 0 for id 0, else first_latents + (id - 1) * latents.
     local     every chunk, and the target, right behind the anchor: first_latents.
-    window    the target behind a full window, first_latents + (l + recent) * latents, and the r-th
+    window    the target behind a full window, first_latents + (num_retrieved + num_recent) * latents, and the r-th
               valid entry counted back from it r chunks earlier, so that a gap in time closes and no
               position exceeds what training saw, however long the story.
     packed    as window, but behind the entries that there are: a gap closes even while the window
@@ -37,7 +37,7 @@ def time_bases(
       chunk_id, valid: the entries of a `Selection`, oldest first, the anchor before all.
       latents: L, latent frames a chunk adds.
       first_latents: latent frames of the entry with id 0: 1, or L with chunk.first="joined".
-      recent, l, anchor: the sizes of the window.
+      num_recent, num_retrieved, anchor: the sizes of the window.
 
     Raises:
       UserError: unknown `mode`.
@@ -50,7 +50,7 @@ def time_bases(
         entry_base = jnp.full_like(chunk_id, first_latents)
         own_base = jnp.full_like(target, first_latents)
     elif mode in ("window", "packed"):
-        full = jnp.full_like(target, l + recent)
+        full = jnp.full_like(target, num_retrieved + num_recent)
         behind = full if mode == "window" else valid[:, int(anchor) :].sum(-1, dtype=jnp.int32)
         own_base = first_latents + behind * latents
         back = jnp.flip(jnp.cumsum(jnp.flip(valid, -1), axis=-1, dtype=jnp.int32), -1)

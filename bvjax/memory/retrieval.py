@@ -15,7 +15,7 @@ from bvjax.config import ModelConfig
 from bvjax.memory import rules, storage
 from bvjax.memory.bank import Entry, KVBank
 from bvjax.memory.bank import axes as bank_axes
-from bvjax.memory.book import Book
+from bvjax.memory.slot_table import SlotTable
 from bvjax.nets.dit import Context
 from bvjax.nets.rope import angles, apply_rope
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
@@ -23,7 +23,7 @@ from kernels_pallas.kv_gather import pack
 
 
 @flax.struct.dataclass
-class Rows:
+class BankRows:
     """What moves when a context is made: the rows of some slots of a bank."""
 
     keys: Float[Array, "*Y B slot cap A K"]
@@ -35,7 +35,7 @@ class Rows:
 
 @flax.struct.dataclass
 class Selection:
-    """The E = anchor + l + recent entries of a context, [anchor | semantic | recent]."""
+    """The E = anchor + num_retrieved + num_recent entries of a context, [anchor | semantic | recent]."""
 
     index: Int[Array, "B E"]  # slot; 0 where not valid
     chunk_id: Int[Array, "B E"]  # -1 where not valid
@@ -67,13 +67,14 @@ def select(
     chunk_id: Int[Array, "B slot"],
     valid: Bool[Array, "B slot"],
     target_chunk: Int[Array, ""],
-    recent: int,
-    l: int,
+    num_recent: int,
+    num_retrieved: int,
     anchor: bool,
 ) -> Selection:
-    """The entries that chunk c = `target_chunk` sees: the anchor, the top l, and {c-recent .. c-1}.
+    """The entries that chunk c = `target_chunk` sees: the anchor, the top `num_retrieved`, and
+    {c - num_recent .. c - 1}.
 
-    The top l are taken among entries that are valid, earlier than the target, neither anchor nor
+    The top ones are taken among entries that are valid, earlier than the target, neither anchor nor
     recent, and not scored -inf; ties go to the most recent.  Missing entries are not valid and come
     first in their group; the others are in ascending order of id.
     """
@@ -86,19 +87,21 @@ def select(
         groups.append((jnp.zeros_like(chunk_id[:, :1]), history[:, :1]))
         history = history & ~is_anchor
 
-    candidates = history & (chunk_id < target - recent) & (scores > -jnp.inf)
+    candidates = history & (chunk_id < target - num_recent) & (scores > -jnp.inf)
     order = jnp.lexsort((-chunk_id, -jnp.where(candidates, scores, -jnp.inf)), axis=-1)
-    order = jnp.pad(order[:, :l], ((0, 0), (0, max(0, l - slots))))  # more wanted than slots
-    found = jnp.take_along_axis(candidates, order, axis=-1) & (jnp.arange(l) < slots)
+    order = jnp.pad(
+        order[:, :num_retrieved], ((0, 0), (0, max(0, num_retrieved - slots)))
+    )  # more wanted than slots
+    found = jnp.take_along_axis(candidates, order, axis=-1) & (jnp.arange(num_retrieved) < slots)
     by_id = jnp.argsort(jnp.where(found, jnp.take_along_axis(chunk_id, order, -1), -1), axis=-1)
     groups.append(tuple(jnp.take_along_axis(x, by_id, -1) for x in (order, found)))
 
-    ids = target - jnp.arange(recent, 0, -1)
+    ids = target - jnp.arange(num_recent, 0, -1)
     match = history[:, None] & (chunk_id[:, None] == ids[:, None])
     groups.append((match.argmax(-1), match.any(-1)))
 
     index, found = (jnp.concatenate(parts, axis=-1) for parts in zip(*groups, strict=True))
-    in_window = jnp.arange(index.shape[-1]) >= index.shape[-1] - recent
+    in_window = jnp.arange(index.shape[-1]) >= index.shape[-1] - num_recent
     return Selection(
         index=jnp.where(found, index, 0).astype(jnp.int32),
         chunk_id=jnp.where(found, jnp.take_along_axis(chunk_id, index, -1), -1),
@@ -109,7 +112,7 @@ def select(
 
 
 def retrieve(
-    bank: KVBank | Book,
+    bank: KVBank | SlotTable,
     target_embedding: Float[Array, "B Dt"],
     target_chunk: Int[Array, ""],
     model: ModelConfig,
@@ -141,7 +144,9 @@ def retrieve(
     scores, valid = rules.score(r.kind, entries, r), bank.valid
     if not rule.looks_back:
         valid = valid & first if anchor else jnp.zeros_like(valid)
-    picked = select(scores, bank.chunk_id, valid, target_chunk, r.recent, r.l, anchor)
+    picked = select(
+        scores, bank.chunk_id, valid, target_chunk, r.num_recent, r.num_retrieved, anchor
+    )
     if rule.score is not rules.semantic:
         scores = rules.semantic(entries, r)
     known = picked.valid & (jnp.arange(picked.valid.shape[-1]) >= anchor)
@@ -203,10 +208,10 @@ def _lengths(bank: KVBank | GatheredEntries, selection: Selection) -> Int[Array,
     return jnp.where(selection.valid, jnp.where(selection.recent, stored, kept), 0)
 
 
-def _rows(held: KVBank | Entry | GatheredEntries) -> Rows | tuple[Rows, ...]:
+def _rows(held: KVBank | Entry | GatheredEntries) -> BankRows | tuple[BankRows, ...]:
     if isinstance(held, GatheredEntries):
         return tuple(_rows(entry) for entry in held.entries)
-    return Rows(**{field: getattr(held, field) for field in Rows.__dataclass_fields__})
+    return BankRows(**{field: getattr(held, field) for field in BankRows.__dataclass_fields__})
 
 
 def _roped(rows, slots, lengths, entry_base, theta, dtype, kernels, window=None):
@@ -262,12 +267,12 @@ def _by_layer(banks, slots, lengths, entry_base, theta, dtype, layout):
 
     if layout.mesh is None:
         return of_layers(banks, lengths)
-    cut = jax.tree.map(_cut, banks, is_leaf=lambda x: isinstance(x, Rows))
+    cut = jax.tree.map(_cut, banks, is_leaf=lambda x: isinstance(x, BankRows))
     branch = "data" if lengths.shape[1] == 2 else None
     out = P(None, branch, TOKENS, "tensor")
     return layout.manual(of_layers, (cut, P(None, branch)), (out, out))(banks, lengths)
 
 
-def _cut(rows: Rows) -> Rows:
+def _cut(rows: BankRows) -> BankRows:
     where = {name: P(*axes) for name, axes in bank_axes(rows).items()}
-    return Rows(**where)
+    return BankRows(**where)

@@ -15,7 +15,7 @@ from bvjax.config import ModelConfig
 
 LARGEST = {"int8": 127.0, "float8_e4m3fn": 448.0}  # of the forms that have scales
 DTYPES = ("", "bfloat16", *LARGEST)
-PLACES = ("device", "host")
+OFFLOADS = ("none", "host")
 
 
 def storage_dtype(model: ModelConfig) -> jnp.dtype:

@@ -15,11 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.sharding import TOKENS, Layout
 from kernels_pallas.attention import attention
-from kernels_pallas.probe_scores import probe_scores
+from kernels_pallas.importance import key_importance
 
 
 @struct.dataclass
-class Rows:
+class AttendedRows:
     """Keys, roped, with their values, and which of them are seen; None: all."""
 
     keys: Float[Array, "b c s a k"]
@@ -30,7 +30,7 @@ class Rows:
 def attend(
     layout: Layout,
     q: Float[Array, "b c n a k"],
-    parts: tuple[Rows, ...],
+    parts: tuple[AttendedRows, ...],
     length: Int[Array, "b c"] | None = None,
     *,
     whole: bool = False,
@@ -47,7 +47,7 @@ def attend(
     tokens = P(batch, None, TOKENS, "tensor")
     rows = P(batch, None, None, "tensor") if whole else tokens
     masks = P(batch, None, None if whole else TOKENS)
-    specs = tuple(Rows(rows, rows, None if part.mask is None else masks) for part in parts)
+    specs = tuple(AttendedRows(rows, rows, None if part.mask is None else masks) for part in parts)
 
     def local(q, parts, length):
         if not whole:
@@ -72,7 +72,7 @@ def _attend(layout, q, parts, length):
     )
 
 
-def importances(
+def importance(
     layout: Layout,
     q: Float[Array, "b c n a k"],
     k: Float[Array, "b c n a k"],
@@ -84,7 +84,7 @@ def importances(
     Both are roped.  On a mesh each device scores all keys with those probes that it has.
     """
     if layout.mesh is None:
-        return probe_scores(q[:, :, probe_index], k, probe_visible, implementation=layout.kernels)
+        return key_importance(q[:, :, probe_index], k, probe_visible, implementation=layout.kernels)
     batch, num_probes, num_tokens = layout.rows(q.shape[0]), probe_index.shape[0], q.shape[2]
     tokens = P(batch, None, TOKENS, "tensor")
     if probe_visible is None:
@@ -100,7 +100,7 @@ def importances(
             here = (index >= 0) & (index < q.shape[2])
             q = q[:, :, jnp.clip(index, 0, q.shape[2] - 1)]
             visible = jnp.where(here, visible, 0)
-        scores = probe_scores(q, k, visible, implementation=layout.kernels)
+        scores = key_importance(q, k, visible, implementation=layout.kernels)
         return jax.lax.psum(scores, (*TOKENS, "tensor"))
 
     return layout.manual(local, (tokens, tokens, P(), P()), P(batch))(

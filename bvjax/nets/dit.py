@@ -12,7 +12,7 @@ Parameter names are those of the PyTorch checkpoints with "/" for ".", except:
 
 norm3 is the affine norm before cross-attention (diffusers calls it norm2).  fps_embedding/embedding [2, D]
 and fps_projection/{0,2} are SkyReels-V2's (`fps_embedding`).  blocks/self_attn/similarity_key
-[Y, heads, k] (`similarity_keys`) and place_embedding/kernel [24, D] (`place_embedding`) are ours.
+[Y, heads, k] (`similarity_keys`) and place_embedding/kernel [24, D] (`spatial_position_embedding`) are ours.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def timestep_embedding(t: Float[Array, "*s"], dim: int) -> Float[Array, "*s dim"
     return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
 
 
-OUTPUTS = ("velocity", "residual")
+PRECONDITIONING = ("none", "linear")
 
 
 class _TimeProjection(nn.Module):
@@ -155,7 +155,7 @@ class WanDiT(nn.Module):
             patches
         )
 
-        if config.place_embedding:
+        if config.spatial_position_embedding:
             place = nn.Dense(
                 config.dim,
                 use_bias=False,
@@ -202,7 +202,7 @@ class WanDiT(nn.Module):
             out, "b c (l h w) (pt ph pw z) -> b c (l pt) (h ph) (w pw) z",
             l=frames // pt, h=height // ph, w=width // pw, pt=pt, ph=ph, pw=pw,
         )  # fmt: skip
-        if config.output == "residual":
+        if config.preconditioning == "linear":
             velocity = add_linear_guess(velocity, latents, sigma, config.latent_std)
         return velocity, kv
 
@@ -265,8 +265,10 @@ def variances(
 def _check(config, text_dim, latents, sigma, text, positions, context):
     if config.remat not in REMAT:
         raise UserError(f"dit.remat is {config.remat!r}; it can be {', '.join(REMAT)}")
-    if config.output not in OUTPUTS:
-        raise UserError(f"dit.output is {config.output!r}; it can be {', '.join(OUTPUTS)}")
+    if config.preconditioning not in PRECONDITIONING:
+        raise UserError(
+            f"dit.preconditioning is {config.preconditioning!r}; it can be {', '.join(PRECONDITIONING)}"
+        )
     size, channels = latents.shape[2:5], latents.shape[5]
     if any(n % p for n, p in zip(size, config.patch, strict=True)):
         raise UserError(

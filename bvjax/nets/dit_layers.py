@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import DiTConfig
-from bvjax.nets.attend import Rows, attend, importances
-from bvjax.nets.products import dense_product
+from bvjax.nets.attend import AttendedRows, attend, importance
+from bvjax.nets.matmul_precision import dense_matmul
 from bvjax.nets.rope import angles, apply_rope
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 
@@ -148,13 +148,13 @@ class Mlp(nn.Module):
     dtype: jnp.dtype
     kernel_init: Callable = XAVIER
     precision: str | None = None
-    products: str = "float32"
+    matmul_precision: str = "float32"
     last_init: Callable | None = None  # of the second kernel; None = kernel_init
     layout: Layout | None = None  # of an MLP of tokens, whose hidden features are cut
 
     @nn.compact
     def __call__(self, x):
-        column, row = cut_products(self.layout or ONE_DEVICE, self.products)
+        column, row = sharded_matmuls(self.layout or ONE_DEVICE, self.matmul_precision)
         options = dict(dtype=self.dtype, precision=self.precision)
         first = nn.Dense(
             self.hidden, kernel_init=self.kernel_init, dot_general=column, name="0", **options
@@ -164,8 +164,8 @@ class Mlp(nn.Module):
         return last(self.activation(first(x)))
 
 
-def cut_products(
-    layout: Layout, products: str, rows: tuple[str, ...] | None = TOKENS
+def sharded_matmuls(
+    layout: Layout, matmul_precision: str, rows: tuple[str, ...] | None = TOKENS
 ) -> tuple[Callable | None, Callable | None]:
     """`dot_general` of the two projections around cut features (heads, the FFN's hidden ones).
 
@@ -173,7 +173,7 @@ def cut_products(
     kernel from `fsdp` first, in the dtype that it multiplies in, and leave rows (tokens, cut along
     `rows`) where they are.
     """
-    product = dense_product(products)
+    product = dense_matmul(matmul_precision)
     if layout.mesh is None:
         return product, product
 
@@ -196,8 +196,8 @@ class _Projections(nn.Module):
     memory_rows = TOKENS  # what the rows that k and v are made of are cut along
 
     def setup(self):
-        column, row = cut_products(self.layout, self.config.products)
-        of_memory, _ = cut_products(self.layout, self.config.products, self.memory_rows)
+        column, row = sharded_matmuls(self.layout, self.config.matmul_precision)
+        of_memory, _ = sharded_matmuls(self.layout, self.config.matmul_precision, self.memory_rows)
         for name, product in dict(q=column, k=of_memory, v=of_memory, o=row).items():
             options = dict(dtype=self.config.dtype, kernel_init=XAVIER, dot_general=product)
             setattr(self, name, nn.Dense(self.config.dim, **options))
@@ -241,14 +241,14 @@ class SelfAttention(_Projections):
         q, k, v = self.qkv(x, x)
         q, roped = (apply_rope(x, cond.angles, self.layout.kernels) for x in (q, k))
         importance = self._importance(q, roped, cond)
-        parts, length = [Rows(roped, v)], None
+        parts, length = [AttendedRows(roped, v)], None
         if context is not None:
             keys, mask = self._alike(context.keys.astype(k.dtype), context.similarity), None
             if context.length is not None and cond.self_context is None:
                 length = k.shape[2] + context.length
             else:
                 mask = _row_mask(context)
-            parts.append(Rows(keys, context.values.astype(v.dtype), mask))
+            parts.append(AttendedRows(keys, context.values.astype(v.dtype), mask))
         if cond.self_context is not None:
             keep = jnp.ones(k.shape[:3], bool) if self.keep_fn is None else self.keep_fn(importance)
             source = cond.self_context
@@ -259,7 +259,7 @@ class SelfAttention(_Projections):
             similarity = source.similarity
             if similarity is not None:
                 similarity = per_row(self.layout, similarity, k.shape[2])
-            parts.append(Rows(self._alike(more[0], similarity), *more[1:]))
+            parts.append(AttendedRows(self._alike(more[0], similarity), *more[1:]))
         out = attend(self.layout, q, tuple(parts), length)
         return self.merge(out), ChunkKV(k, v, importance) if self.return_kv else None
 
@@ -275,7 +275,7 @@ class SelfAttention(_Projections):
         if cond.probe_index is None:
             return jnp.zeros(roped_k.shape[:3], jnp.float32)
         q, k = jax.lax.stop_gradient((q, roped_k))
-        return importances(self.layout, q, k, cond.probe_index, cond.probe_visible)
+        return importance(self.layout, q, k, cond.probe_index, cond.probe_visible)
 
 
 def _row_mask(context: Context) -> Bool[Array, "b c s"]:
@@ -293,7 +293,7 @@ class CrossAttention(_Projections):
         self, x: Float[Array, "b c n d"], text: Float[Array, "b c t d"]
     ) -> Float[Array, "b c n d"]:
         q, k, v = self.qkv(x, text)
-        return self.merge(attend(self.layout, q, (Rows(k, v),), whole=True))
+        return self.merge(attend(self.layout, q, (AttendedRows(k, v),), whole=True))
 
 
 class LayerNorm(nn.Module):
@@ -365,7 +365,7 @@ class Block(nn.Module):
         )
         x = x + CrossAttention(config, layout, name="cross_attn")(norm3(x), cond.text)
         ffn = Mlp(
-            config.ffn_dim, config.dim, jax.nn.gelu, config.dtype, products=config.products, layout=layout,
+            config.ffn_dim, config.dim, jax.nn.gelu, config.dtype, matmul_precision=config.matmul_precision, layout=layout,
             name="ffn",
         )  # fmt: skip
         y = ffn(LayerNorm(config.eps, layout, name="norm2")(x, shift_2, scale_2))

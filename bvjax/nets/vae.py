@@ -43,7 +43,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 from bvjax.config import VAEConfig
 from bvjax.nets import vae_layers as layers
 from bvjax.nets.pieces import in_pieces
-from bvjax.nets.vae_stages import Stem, Tail
+from bvjax.nets.vae_stem_tail import Stem, Tail
 from bvjax.nets.vae_values import (
     denormalise,
     fold_patches,
@@ -257,7 +257,7 @@ def latents_at_once(
     config: VAEConfig, batch: int, height: int, width: int, layout: Layout = ONE_DEVICE
 ) -> int:
     """How many latents of a video of so many pixels are in the network at a time: 1 or more."""
-    staged = max(config.stem_dim, config.tail_dim) / config.stage_patch**2
+    staged = max(config.stem_dim, config.tail_dim) / config.stem_patch**2
     values = batch * height * width * max(config.dim / config.patch**2, staged)
     most = WORK * layout.size(*AXES)
     return max(1, int(most / (config.temporal_factor * values)))

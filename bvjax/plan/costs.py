@@ -75,7 +75,7 @@ def memory_parts(model: ModelConfig, layout: Layout, given: Inputs) -> dict[str,
 
 def context_rows(model: ModelConfig) -> int:
     """Rows of earlier chunks that a chunk's queries can see, in each layer."""
-    entries = model.memory.anchor + model.retrieval.l + model.retrieval.recent
+    entries = model.memory.anchor + model.retrieval.num_retrieved + model.retrieval.num_recent
     return entries * model.memory.capacity
 
 
@@ -84,7 +84,7 @@ def context_bytes(model: ModelConfig, layout: Layout) -> int:
     dit = model.dit
     width = 2 * dit.dim * jnp.dtype(dit.dtype).itemsize
     branches = 1
-    if layout.size("data") == 1 and (model.cfg.two_banks or model.cfg.memory):
+    if layout.size("data") == 1 and (model.guidance.two_banks or model.guidance.memory):
         branches = 2
     cut = layout.size("fsdp", "context", "tensor")
     return branches * dit.num_layers * context_rows(model) * width // cut
@@ -95,7 +95,7 @@ def traffic(model: ModelConfig, layout: Layout, parts: dict[str, int]) -> dict[s
 
     What other devices hold is received into memory before it is read; the bank gets one slot's rows.
     """
-    branches = 2 if model.cfg.guided and layout.size("data") == 1 else 1
+    branches = 2 if model.guidance.guided and layout.size("data") == 1 else 1
     passes = model.sampler.steps * branches + 1
     layers = model.dit.num_layers
     return {

@@ -101,8 +101,8 @@ def remedies(
         small = (0.5 if wide == "bfloat16" else 0.25) + scales
         if total(bank=small) <= room:
             found.append("--set memory.dtype=int8")
-    if model.memory.place == "device" and total(bank=0.0) <= room:
-        found.append("--set memory.place=host")
+    if model.memory.offload == "none" and total(bank=0.0) <= room:
+        found.append("--set memory.offload=host")
     for factor in (2, 4, 8, 16):
         for axis in ("context", "fsdp", "tensor"):
             more = full | {axis: full[axis] * factor}

@@ -49,7 +49,7 @@ def memory_parts(objective: DiTObjective, state: TrainState, batch: Batch) -> di
         objective.teacher.grid.tokens_per_chunk,
         objective.teacher.grid.tokens_per_latent,
     )
-    entries = objective.model.retrieval.l + objective.model.retrieval.recent
+    entries = objective.model.retrieval.num_retrieved + objective.model.retrieval.num_recent
     targets, rows = objective.forcing.targets_per_chunk * chunks, layout.size(*TOKENS)
     seen = targets * (entries * tokens + objective.model.memory.anchor * latent) + chunks * tokens
     width = 2 * dit.dim * jnp.dtype(dit.dtype).itemsize

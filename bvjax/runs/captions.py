@@ -41,7 +41,7 @@ def run_conditions(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> tupl
     Raises `UserError` for a caption that is too long, `WorkError` for states that are not finite.
     """
     model, captions = run.settings.model, tuple(captions)
-    check_lengths(bundle.tokenizer, numbered(captions), model.text, model.cfg.negative)
+    check_lengths(bundle.tokenizer, numbered(captions), model.text, model.guidance.negative)
     stored = run.load_conditions()
     if stored is not None and stored[0] == captions:
         return stored[1], False
@@ -53,7 +53,7 @@ def run_conditions(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> tupl
         }
     made = encode_captions(
         lambda: bundle.load_text(model.text), model.text, bundle.tokenizer, captions,
-        model.cfg.negative, _RunFirst(of_run, bundle.text_cache(model.text)),
+        model.guidance.negative, _RunFirst(of_run, bundle.text_cache(model.text)),
     )  # fmt: skip
     if stored is not None:
         made = dataclasses.replace(made, null_text=stored[1].null_text)

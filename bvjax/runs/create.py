@@ -69,7 +69,7 @@ def create_run(
         raise UserError(f"`chunks` is {chunks}; this story has 1 to {len(captions)}")
     captions = captions[:chunks]
     rules.check_generation(model.retrieval.kind)
-    check_lengths(bundle.tokenizer, numbered(captions), model.text, model.cfg.negative)
+    check_lengths(bundle.tokenizer, numbered(captions), model.text, model.guidance.negative)
     check_seed(seed)
     there = RunDir.scale_of(out)
     if scale is None:

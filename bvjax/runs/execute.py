@@ -29,7 +29,7 @@ from bvjax.runs.run_dir import RunDir
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """One finished chunk (0: the guidance frame), with the seconds that passed for it.
+    """One finished chunk (0: the anchor), with the seconds that passed for it.
 
     `generate` is from the chunk before to latents, `decode` from there to frames, `write` until the
     latents are on disk and the frames in the video; `text` is what came before the first.  They add

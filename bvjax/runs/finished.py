@@ -17,12 +17,12 @@ from bvjax.generate.conditions import Conditions
 
 
 def chunk_name(number: int) -> str:
-    """How messages call chunk `number`, 0 being the guidance frame."""
+    """How messages call chunk `number`, 0 being the anchor."""
     return f"chunk {number}" if number else "the first frame"
 
 
 def finished_chunks(path: pathlib.Path, grid: ChunkGrid, ids: Collection[int]) -> int:
-    """How many of the latents `ids` are those of a chunk, the guidance frame not counted.
+    """How many of the latents `ids` are those of a chunk, the anchor not counted.
 
     Raises `UserError` when there is none in the run folder `path`.
     """

@@ -6,7 +6,7 @@
   image.png        the first image, if one was given, in the size that was used
   given.mkv        the frames of a video that were given, in the size that was used, without loss
   conditions.npz   encoded captions
-  latents/         chunk_XX.npy (float32, XX = chunk id, 00 = guidance latent), chunk_XX.json (hash)
+  latents/         chunk_XX.npy (float32, XX = chunk id, 00 = anchor), chunk_XX.json (hash)
   video.mp4 report.json report.png
   archive/NNN/     what `redo` replaced
 
@@ -145,7 +145,7 @@ class RunDir:
         self.close()
 
     def number_of(self, chunk_id: int) -> int:
-        """The number by which people call a chunk: 1, 2, ..., and 0 for the guidance frame."""
+        """The number by which people call a chunk: 1, 2, ..., and 0 for the anchor."""
         return self.grid.number_of(chunk_id)
 
     # ---- pieces -------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ class RunDir:
             yield frame
 
     def latent_ids(self) -> list[int]:
-        """Ids of all latents that the finished run has, the guidance latent's included."""
+        """Ids of all latents that the finished run has, the anchor's included."""
         return list(self.grid.piece_ids)
 
     def save_latents(self, chunk_id: int, latents: Float[np.ndarray, "l h w z"]) -> None:

@@ -108,7 +108,7 @@ class DiTObjective:
     def export(self, params: Params, folder: Path, meta: dict[str, Any]) -> None:
         """Writes the DiT; how the layers multiplied in training is not part of what it is."""
         model = dataclasses.replace(
-            self.model, dit=dataclasses.replace(self.model.dit, products="float32")
+            self.model, dit=dataclasses.replace(self.model.dit, matmul_precision="float32")
         )
         meta = {"stage": "stage1", **meta}  # Block Forcing
         save_weights(folder, model, {"dit": params}, meta=meta, dtype=self.weights_dtype)

@@ -50,19 +50,21 @@ class OptimizerConfig:
             )
 
 
-def learning_rate(cfg: OptimizerConfig, steps: int) -> optax.Schedule:
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Step -> learning rate of a schedule of `steps` updates; behind its end it stays what it is there."""
-    after_warmup = max(steps - cfg.warmup_steps, 1)
-    if cfg.schedule == "cosine":
-        main = optax.cosine_decay_schedule(cfg.lr, after_warmup, alpha=cfg.final_factor)
+    after_warmup = max(steps - config.warmup_steps, 1)
+    if config.schedule == "cosine":
+        main = optax.cosine_decay_schedule(config.lr, after_warmup, alpha=config.final_factor)
     else:
-        drops = [round(milestone * steps) for milestone in cfg.milestones]
-        rates = [optax.constant_schedule(cfg.lr * f) for f in (1.0, *cfg.factors)]
-        main = optax.join_schedules(rates, [max(drop - cfg.warmup_steps, 0) for drop in drops])
-    if not cfg.warmup_steps:
+        drops = [round(milestone * steps) for milestone in config.milestones]
+        rates = [optax.constant_schedule(config.lr * f) for f in (1.0, *config.factors)]
+        main = optax.join_schedules(rates, [max(drop - config.warmup_steps, 0) for drop in drops])
+    if not config.warmup_steps:
         return main
-    warmup = optax.linear_schedule(cfg.lr / cfg.warmup_steps, cfg.lr, cfg.warmup_steps - 1)
-    return optax.join_schedules([warmup, main], [cfg.warmup_steps])
+    warmup = optax.linear_schedule(
+        config.lr / config.warmup_steps, config.lr, config.warmup_steps - 1
+    )
+    return optax.join_schedules([warmup, main], [config.warmup_steps])
 
 
 def decay_mask(params):
@@ -101,34 +103,34 @@ def frozen_mask(params, frozen: tuple[str, ...]):
 
 
 def make_optimizer(
-    cfg: OptimizerConfig, schedule: optax.Schedule, frozen: tuple[str, ...] = ()
+    config: OptimizerConfig, schedule: optax.Schedule, frozen: tuple[str, ...] = ()
 ) -> optax.GradientTransformation:
     """Clipping by global norm, then AdamW or Muon at the rates of `schedule`; `frozen` modules stay as they are.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) orthogonalises the momentum of
     kernels; all other parameters get AdamW with Nesterov momentum.
     """
-    if cfg.kind == "adamw":
+    if config.kind == "adamw":
         update = optax.adamw(
             schedule,
-            b1=cfg.b1,
-            b2=cfg.b2,
-            eps=cfg.eps,
-            weight_decay=cfg.weight_decay,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
             mask=decay_mask,
         )
     else:
         update = muon(
             schedule,
-            eps=cfg.eps,
-            weight_decay=cfg.weight_decay,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
             adam_learning_rate=lambda step: MUON_OTHERS * schedule(step),
-            adam_b1=cfg.b1,
-            adam_b2=cfg.b2,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
             muon_weight_dimension_numbers=matrix_axes,
             consistent_rms=MUON_RMS,
         )
-    parts = [optax.clip_by_global_norm(cfg.clip), update]
+    parts = [optax.clip_by_global_norm(config.clip), update]
     if frozen:  # last, so that weight decay does not reach them either
         parts.append(optax.masked(optax.set_to_zero(), lambda params: frozen_mask(params, frozen)))
     return optax.chain(*parts)

@@ -31,9 +31,9 @@ from pathlib import Path
 import numpy as np
 
 from bvjax.errors import UserError
-from experiments.benchmarks import about, docs, figures, options
-from experiments.benchmarks.task import PAIRS, Task
-from experiments.benchmarks.turns import ROOT, Program, median_ratio
+from experiments.benchmarks import docs, environment, metrics, options
+from experiments.benchmarks.interleave import ROOT, Program, median_ratio
+from experiments.benchmarks.workload import PAIRS, Workload
 
 LARGEST_ERROR = {"float32": 2e-3, "bfloat16": 0.2}  # of the largest value
 HEAD = (
@@ -52,7 +52,7 @@ class Sides:
         self.ours = Program(sys.executable, "experiments.benchmarks.jax_side")
         self.theirs = Program(python, "experiments.benchmarks.torch_side")
         self.dtype = dtype
-        self.ceilings = [_ask(side, ceiling=dtype) for side in self.both]
+        self.peaks = [_ask(side, peak_flops=dtype) for side in self.both]
 
     @property
     def both(self) -> tuple[Program, Program]:
@@ -69,7 +69,7 @@ class Sides:
         """That both run on."""
         return _ask(self.ours, device=True)
 
-    def compare(self, task: Task, name: str, repeat: int, compiled: bool = False) -> Row:
+    def compare(self, task: Workload, name: str, repeat: int, compiled: bool = False) -> Row:
         """What goes into a row of the table.
 
         Raises:
@@ -83,7 +83,7 @@ class Sides:
             _ask(self.theirs, task=asked, save=paths[1], **more)
             a, b = map(np.load, paths)
         error = np.abs(a - b).max() / np.abs(b).max() if a.shape == b.shape else np.inf
-        if task.pair != "attention" and not error < LARGEST_ERROR[task.dtype]:
+        if workload.pair != "attention" and not error < LARGEST_ERROR[workload.dtype]:
             raise UserError(f"{name}: results differ by {error:.1e} of the largest value")
         pairs = [
             (_ask(self.ours, task=asked), _ask(self.theirs, task=asked, **more))
@@ -94,20 +94,20 @@ class Sides:
         return Row(
             task=task, name=name + (", compiled" if compiled else ""), jax_s=jax_s, torch_s=torch_s,
             ratio=median_ratio(*turns), operations=_ask(self.ours, operations=asked), first=first,
-            difference="" if task.pair == "attention" else f"{error:.0e}",
+            difference="" if workload.pair == "attention" else f"{error:.0e}",
         )  # fmt: skip
 
     def measure_ceilings(self) -> None:
         """Keeps the better of this and what was measured before."""
-        again = [_ask(side, ceiling=self.dtype) for side in self.both]
-        self.ceilings = [max(pair) for pair in zip(self.ceilings, again, strict=True)]
+        again = [_ask(side, peak_flops=self.dtype) for side in self.both]
+        self.peaks = [max(pair) for pair in zip(self.peaks, again, strict=True)]
 
     def about(self) -> str:
         versions = ", ".join(str(_ask(side, version=True)) for side in self.both)
-        ours, theirs = (rate / 1e9 for rate in self.ceilings)
+        ours, theirs = (rate / 1e9 for rate in self.peaks)
         return (
             f"One large {self.dtype} product: PyTorch {theirs:.0f} GFLOP/s, bvjax {ours:.0f} "
-            f"GFLOP/s. {versions}, {about.cores()} cores."
+            f"GFLOP/s. {versions}, {environment.cores()} cores."
         )
 
 
@@ -115,7 +115,7 @@ class Sides:
 class Row:
     """One comparison; seconds are medians, `ratio` the median of the turns'."""
 
-    task: Task
+    task: Workload
     name: str
     jax_s: float
     torch_s: float
@@ -124,25 +124,25 @@ class Row:
     first: float  # seconds of our first call
     difference: str
 
-    def told(self, ceilings: Sequence[float]) -> str:
-        """A line of the table; `ceilings` are (ours, PyTorch's), in FLOP/s."""
+    def told(self, peaks: Sequence[float]) -> str:
+        """A line of the table; `peaks` are (ours, PyTorch's), in FLOP/s."""
         shares = [
             f"{self.operations / seconds / limit:.0%}" if self.operations else ""
-            for seconds, limit in zip((self.torch_s, self.jax_s), ceilings[::-1], strict=True)
+            for seconds, limit in zip((self.torch_s, self.jax_s), peaks[::-1], strict=True)
         ]
         cells = [self.name, f"{self.torch_s:.4g}", f"{self.jax_s:.4g}", f"{self.ratio:.2f}"]
         return f"| {' | '.join([*cells, *shares, f'{self.first:.1f}', self.difference])} |"
 
-    def note(self, ceilings: Sequence[float]) -> None:
+    def note(self, peaks: Sequence[float]) -> None:
         """Into the table of figures, with its target."""
         gpu, pair = self.task.dtype == "bfloat16", self.task.pair
         if pair == "attention":
-            share = 100 * self.operations / self.jax_s / ceilings[0]
+            share = 100 * self.operations / self.jax_s / peaks[0]
             name = f"{self.name}: share of the measured ceiling"
-            figures.note(name, share, "%", 60 if gpu else None)
+            metrics.note(name, share, "%", 60 if gpu else None)
         targets = {"dit": 0.9, "chunk": 1.2 if gpu else 0.9, "vae": 0.9, "attention": 0.9}
         target = targets.get(pair) if not gpu or pair == "chunk" else None
-        figures.note(f"{self.name}: times as fast as PyTorch", self.ratio, "x", target)
+        metrics.note(f"{self.name}: times as fast as PyTorch", self.ratio, "x", target)
 
 
 def _ask(side: Program, **request):
@@ -152,14 +152,14 @@ def _ask(side: Program, **request):
     return answer
 
 
-def table(sides: Sides, tasks: Iterable[tuple[str, Task]], repeat: int, compiled: bool) -> str:
+def table(sides: Sides, tasks: Iterable[tuple[str, Workload]], repeat: int, compiled: bool) -> str:
     """All rows, printed as they come; what fails on this machine is a row that says so.
 
     Shares are of the best that each side's product has reached before or after all rows.
     """
     rows: list[Row | str] = []
     for name, task in tasks:
-        both = compiled and task.pair in ("chunk", "minute")
+        both = compiled and workload.pair in ("chunk", "minute")
         for with_compiler in (False, True) if both else (False,):
             try:
                 rows.append(sides.compare(task, name, repeat, with_compiler))
@@ -170,8 +170,8 @@ def table(sides: Sides, tasks: Iterable[tuple[str, Task]], repeat: int, compiled
     sides.measure_ceilings()
     for row in rows:
         if isinstance(row, Row):
-            row.note(sides.ceilings)
-    told = [row if isinstance(row, str) else row.told(sides.ceilings) for row in rows]
+            row.note(sides.peaks)
+    told = [row if isinstance(row, str) else row.told(sides.peaks) for row in rows]
     text = "\n".join([HEAD, *told, "", sides.about()])
     print(text, flush=True)
     return text
@@ -196,24 +196,31 @@ def main(argv: Sequence[str]) -> None:
     for pair in args.pair or ["dit", "chunk", "vae"]:
         if pair == "attention":
             shapes = ((shape, tuple(map(int, shape.split("x")))) for shape in args.shapes)
-            tasks += [(f"attention {s}", Task(pair, shape=n, dtype=args.dtype)) for s, n in shapes]
+            tasks += [
+                (f"attention {s}", Workload(pair, shape=n, dtype=args.dtype)) for s, n in shapes
+            ]
             continue
         for size in args.sizes or [None]:
             words = zip(("height", "width", "frames"), (size or "").split("x"), strict=False)
             overrides = [*args.set, *(f"chunk.{key}={value}" for key, value in words if value)]
-            task = Task(pair, args.weights, args.preset, tuple(overrides), dtype=args.dtype)
+            task = Workload(pair, args.weights, args.preset, tuple(overrides), dtype=args.dtype)
             tasks.append((_name(task, size), task))
     with Sides(args.dtype) as sides:
         text = table(sides, tasks, args.repeat, args.compiled)
         if args.write_docs:
-            made = about.command("experiments.benchmarks.against_torch", argv), about.versions()
+            made = (
+                environment.command("experiments.benchmarks.against_torch", argv),
+                environment.versions(),
+            )
             title = f"against PyTorch: {', '.join(name for name, _ in tasks)}"
             docs.write_section(sides.device(), title, docs.section(title, *made, text))
 
 
-def _name(task: Task, size: str | None) -> str:
-    layers = [word.split("=")[1] for word in task.overrides if word.startswith("dit.num_layers=")]
-    words = [task.pair, task.preset or Path(task.weights or "").name, size or ""]
+def _name(task: Workload, size: str | None) -> str:
+    layers = [
+        word.split("=")[1] for word in workload.overrides if word.startswith("dit.num_layers=")
+    ]
+    words = [workload.pair, workload.preset or Path(workload.weights or "").name, size or ""]
     return " ".join(filter(None, words)) + (f", {layers[0]} layers" if layers else "")
 
 

@@ -19,11 +19,11 @@ import sys
 
 from absl import app, flags
 
-from experiments.benchmarks import figures
-from experiments.benchmarks.turns import (
+from experiments.benchmarks import metrics
+from experiments.benchmarks.interleave import (
     ROOT,
     Program,
-    by_turns,
+    interleaved,
     median_ratio,
     seconds_per_call,
     serve,
@@ -43,8 +43,8 @@ def answer(request: dict) -> float | str:
 
     if "version" in request:
         return f"jax {jax.__version__}"
-    if "ceiling" in request:
-        x = jax.random.normal(jax.random.key(0), (request["ceiling"],) * 2)
+    if "peak_flops" in request:
+        x = jax.random.normal(jax.random.key(0), (request["peak_flops"],) * 2)
         product = jax.jit(jnp.matmul)
         return seconds_per_call(lambda: product(x, x).block_until_ready())
     attend, qkv = _program(**request)
@@ -77,18 +77,20 @@ def main(argv) -> None:
         count, width = map(int, heads.split("x"))
         for rows in map(int, _ROWS.value):
             request = dict(n=rows, s=rows, heads=count, head_dim=width)
-            turns = by_turns((ours, theirs), _REPEAT.value, **request)
+            turns = interleaved((ours, theirs), _REPEAT.value, **request)
             jax_s, torch_s = map(statistics.median, turns)
             rates = [f"{4 * rows * rows * count * width / s / 1e9:.0f}" for s in (torch_s, jax_s)]
             ratio = median_ratio(*turns)
             name = f"attention {heads}, {rows} rows: times as fast as PyTorch"
-            figures.note(name, ratio, "x", 0.9)
+            metrics.note(name, ratio, "x", 0.9)
             print(
                 f"| {heads} | {rows} | {1e3 * torch_s:.1f} ms | {1e3 * jax_s:.1f} ms "
                 f"| {ratio:.2f} | {rates[0]} | {rates[1]} |",
                 flush=True,
             )
-    best = [2 * _CEILING**3 / min(t) / 1e9 for t in by_turns((ours, theirs), 7, ceiling=_CEILING)]
+    best = [
+        2 * _CEILING**3 / min(t) / 1e9 for t in interleaved((ours, theirs), 7, peak_flops=_CEILING)
+    ]
     versions = ", ".join(str(program.ask(version=True)) for program in (ours, theirs))
     print(
         f"\nOne {_CEILING}x{_CEILING} float32 product, best of seven turns: PyTorch {best[1]:.0f} GF/s, "

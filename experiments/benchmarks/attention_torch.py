@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from experiments.benchmarks.turns import seconds_per_call, serve
+from experiments.benchmarks.interleave import seconds_per_call, serve
 
 
 @functools.cache
@@ -17,12 +17,12 @@ def _inputs(n: int, s: int, heads: int, head_dim: int) -> list[torch.Tensor]:
 
 
 def answer(request: dict) -> float | str:
-    """Seconds of one call; `{"ceiling": size}`: of a product of two such matrices."""
+    """Seconds of one call; `{"peak_flops": size}`: of a product of two such matrices."""
     if "version" in request:
         return f"torch {torch.__version__}"
     with torch.inference_mode():
-        if "ceiling" in request:
-            x = torch.randn(request["ceiling"], request["ceiling"])
+        if "peak_flops" in request:
+            x = torch.randn(request["peak_flops"], request["peak_flops"])
             return seconds_per_call(lambda: x @ x)
         qkv = _inputs(**request)
         return seconds_per_call(lambda: torch.nn.functional.scaled_dot_product_attention(*qkv))

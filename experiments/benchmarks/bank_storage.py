@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
     model = in_form(dataclasses.replace(model, dit=_float32(model.dit)), "")
     conditions = encode_captions(
         lambda: bundle.params["text"], model.text, bundle.tokenizer, captions[: _CHUNKS.value],
-        model.cfg.negative,
+        model.guidance.negative,
     )  # fmt: skip
     params = bundle.params["dit"]
     pieces = rollout.stream(params, model, conditions, jax.random.key(0))

@@ -23,7 +23,7 @@ from bvjax.random import purpose_key
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class ContextRows:
     """Context: keys (roped) and values [layer, row, head, k], valid rows of each layer."""
 
     keys: np.ndarray
@@ -43,8 +43,8 @@ class ChunkWork:
     angles: np.ndarray  # [n, head_dim / 2], of denoising
     clean_angles: np.ndarray  # of the clean pass
     places: np.ndarray  # [n, 24]
-    context: Rows | None
-    null_context: Rows | None  # None: as `context`
+    context: ContextRows | None
+    null_context: ContextRows | None  # None: as `context`
     scale: float
     levels: np.ndarray  # [steps + 1]
     labels: np.ndarray  # [steps]
@@ -60,7 +60,7 @@ def chunk_work(model: ModelConfig, state: MemoryState, inputs: ChunkInput) -> Ch
     sampler, grid = model.sampler, ChunkGrid.of(model)
     if sampler.kind not in ("euler", "few_step"):
         raise UserError(f"sampler.kind is {sampler.kind!r}; the baseline knows euler and few_step")
-    if model.chunk.first == "overlap" or model.dit.fps_embedding or model.cfg.two_banks:
+    if model.chunk.first == "overlap" or model.dit.fps_embedding or model.guidance.two_banks:
         raise UserError("the baseline has no overlapping windows, frame rates or second bank")
     if model.build.context_noise:
         raise UserError("build.context_noise is not 0; the baseline encodes chunks as they are")
@@ -100,9 +100,9 @@ def one_layer(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, dit=dataclasses.replace(model.dit, num_layers=1))
 
 
-def _rows(context: Context | None) -> Rows | None:
+def _rows(context: Context | None) -> ContextRows | None:
     if context is None:
         return None
     fields = (context.keys, context.values, context.similarity)
     keys, values, similarity = (np.asarray(x[:, 0, 0].astype(jnp.float32)) for x in fields)
-    return Rows(keys, values, similarity, np.asarray(context.length)[:, 0, 0])
+    return ContextRows(keys, values, similarity, np.asarray(context.length)[:, 0, 0])

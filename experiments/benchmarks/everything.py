@@ -5,7 +5,7 @@ python -m experiments.benchmarks.everything accelerator --out runs/accelerator
 
 `run_cpu.sh` and `run_accelerator.sh` call it.  What fails or takes too long loses nothing of the
 rest.  In the folder OUT: performance.md (docs/performance.md with this device's sections, after
-every part), figures.md (the one table, with targets) and a log of each part.
+every part), metrics.md (the one table, with targets) and a log of each part.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.benchmarks import docs, figures
-from experiments.benchmarks.about import versions
+from experiments.benchmarks import docs, metrics
+from experiments.benchmarks.environment import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "experiments.benchmarks."
@@ -56,7 +56,7 @@ def _set(*overrides: str) -> tuple[str, ...]:
 WIDE = (
     "--preset", "wan-1.3b",
     *_set("dit.num_layers=1", "dit.remat=none", "chunk.first=joined", "memory.anchor=false",
-          "memory.slots=5", "cfg.scale=1.0", "sampler.steps=2"),
+          "memory.slots=5", "guidance.scale=1.0", "sampler.steps=2"),
 )  # fmt: skip
 FEW = ("--preset", "self-forcing", *_set("vae.dtype=bfloat16", "dit.remat=none"))
 TINY = _set(
@@ -67,7 +67,7 @@ TINY = _set(
 )  # fmt: skip
 
 CPU = (
-    Part("mini, stages", HERE + "stages", (*MINI, "--write-docs"), 300),
+    Part("mini, stages", HERE + "chunk_parts", (*MINI, "--write-docs"), 300),
     Part("mini, by chunk", HERE + "history", (*MINI, *_set("sampler.steps=5"), "--write-docs"), 300),
     Part("mini against PyTorch", HERE + "against_torch",
          (*MINI, "--pair", "chunk", "--pair", "vae", "--pair", "text", "--write-docs"), 240,
@@ -95,9 +95,9 @@ ACCELERATOR = (
     Part("attention against PyTorch", HERE + "against_torch",
          ("--pair", "attention", "--dtype", "bfloat16", "--shapes", "25600x102400x12x128",
           "4680x32760x12x128", "--write-docs"), 50, torch=True),
-    Part("self-forcing, stages", HERE + "stages",
+    Part("self-forcing, stages", HERE + "chunk_parts",
          (*FEW, "--parts", "dit", "vae", "--chunks", "6", "--full-memory", "--write-docs"), 140),
-    Part("wan-1.3b, chunk step", HERE + "stages",
+    Part("wan-1.3b, chunk step", HERE + "chunk_parts",
          ("--preset", "wan-1.3b",
           *_set("memory.slots=6", "sampler.steps=2", "dit.remat=none"),
           "--parts", "dit", "--chunks", "2", "--full-memory", "--write-docs"), 110),
@@ -119,7 +119,7 @@ def tiny(part: Part) -> Part:
         words = words[:first] + ["--sizes", "32x48x12", "--write-docs"]
     if "--preset" in words:
         words += TINY
-    if part.module in (HERE + "stages", HERE + "against_torch"):
+    if part.module in (HERE + "chunk_parts", HERE + "against_torch"):
         words += ["--repeat", "1"] if "against" in part.module else ["--chunks", "1"]
     if part.module.endswith(".paper_suite"):
         words += ["--seconds=2", "--height=96"]
@@ -140,10 +140,10 @@ def run(parts: Sequence[Part], out: Path, title: str) -> str:
         shutil.copy(docs.PATH, performance)
     noted.unlink(missing_ok=True)
     environment = os.environ | {
-        docs.VARIABLE: str(performance), figures.VARIABLE: str(noted),
+        docs.VARIABLE: str(performance), metrics.VARIABLE: str(noted),
         "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
-    ask = "from experiments.benchmarks.about import device; print(device())"
+    ask = "from experiments.benchmarks.environment import device; print(device())"
     told = subprocess.run(
         [sys.executable, "-c", ask], env=environment, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8",
         check=True,
@@ -153,7 +153,7 @@ def run(parts: Sequence[Part], out: Path, title: str) -> str:
     outcomes = []
     for part in parts:
         outcomes.append(_run_part(part, out, environment, device, performance))
-    table = figures.table(noted)
+    table = metrics.table(noted)
     told = "\n".join(["| part | seconds | |", "|---|---:|---|", *outcomes])
     text = f"{table}\n\n{told}"
     docs.write_section(device, title, f"### {title}\n\n{text}", performance)

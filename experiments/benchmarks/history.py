@@ -26,7 +26,7 @@ import jax
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.denoiser.denoise import denoise_chunk
-from experiments.benchmarks import about, docs, inputs, models, options
+from experiments.benchmarks import docs, environment, inputs, models, options
 
 MODES = ("semantic", "rolling", "full")
 PICTURE = "performance_chunks.png"
@@ -46,9 +46,13 @@ def variant(model: ModelConfig, mode: str, chunk: int) -> ModelConfig:
         retrieval = dataclasses.replace(model.retrieval, kind=mode)
         return dataclasses.replace(model, retrieval=retrieval)
     past = chunk - max(ChunkGrid.of(model).first_id, int(model.memory.anchor))
-    recent = min(model.retrieval.recent, past)
+    recent = min(model.retrieval.num_recent, past)
     retrieval = dataclasses.replace(
-        model.retrieval, kind="semantic", recent=recent, l=past - recent, dense_recent=False
+        model.retrieval,
+        kind="semantic",
+        num_recent=recent,
+        num_retrieved=past - recent,
+        dense_recent=False,
     )
     memory = dataclasses.replace(
         model.memory, slots=model.memory.anchor + past + 1, tau=1.0,
@@ -121,9 +125,9 @@ def main(argv: Sequence[str]) -> None:
     text = table(found)
     print(text)
     if args.write_docs:
-        device = about.device()
+        device = environment.device()
         draw(found, docs.PATH.parent / PICTURE, f"{model.name}, {device}")
-        made = about.command("experiments.benchmarks.history", argv), about.versions()
+        made = environment.command("experiments.benchmarks.history", argv), environment.versions()
         text += f"\n\n![cost against the chunk's number]({PICTURE})"
         title = f"{model.name}, cost against the chunk's number"
         docs.write_section(device, title, docs.section(title, *made, text))

@@ -37,7 +37,7 @@ def full_state(model: ModelConfig, chunk_id: int) -> MemoryState:
 
     Nothing is then given up for the chunk that is written, so that a step can be repeated.
     """
-    banks = 1 + model.cfg.two_banks
+    banks = 1 + model.guidance.two_banks
     made = [_full_bank(model, chunk_id) for _ in range(banks)]
     return MemoryState(bank=made[0], null_bank=made[1] if banks == 2 else None)
 

@@ -20,20 +20,20 @@ from bvjax.denoiser.encode import write_chunk
 from bvjax.nets import vae
 from bvjax.nets.dit import WanDiT
 from bvjax.nets.text import UMT5Encoder
-from experiments.benchmarks import about, ceiling, inputs, task, work
+from experiments.benchmarks import environment, inputs, peak_flops, work, workload
 from experiments.benchmarks.chunk_work import one_layer
-from experiments.benchmarks.task import MINUTE, Task
-from experiments.benchmarks.turns import seconds_per_call, serve
+from experiments.benchmarks.interleave import seconds_per_call, serve
+from experiments.benchmarks.workload import MINUTE, Workload
 from kernels_pallas.attention import attention
 
 
-def dit(asked: Task) -> Callable[[], jax.Array]:
+def dit(asked: Workload) -> Callable[[], jax.Array]:
     """One pass over the latents of a chunk, without context."""
     model, params = asked.load("dit")
     grid, net = ChunkGrid.of(model), WanDiT(model.dit, model.text.dim)
     positions = jnp.asarray(grid.positions(grid.latents_per_chunk))[None, None]
     given = inputs.chunk_input(model, 1)
-    x = jnp.asarray(task.latents(model, grid.latents_per_chunk))[None, None]
+    x = jnp.asarray(workload.latents(model, grid.latents_per_chunk))[None, None]
     run = jax.jit(
         lambda p, x, text: net.apply(
             {"params": p}, x, jnp.full((1, 1), 0.5), text, positions, fps=model.chunk.fps
@@ -42,7 +42,7 @@ def dit(asked: Task) -> Callable[[], jax.Array]:
     return functools.partial(run, params["dit"], x, jnp.asarray(given.text)[None, None])
 
 
-def chunk(asked: Task) -> Callable[[], jax.Array]:
+def chunk(asked: Workload) -> Callable[[], jax.Array]:
     """Denoising and the memory write of a chunk behind a full memory."""
     model, params = asked.load("dit")
     return _chunk(model, params["dit"])
@@ -65,27 +65,27 @@ def _chunk(model, params):
     return run
 
 
-def decode(asked: Task) -> Callable[[], jax.Array]:
+def decode(asked: Workload) -> Callable[[], jax.Array]:
     """The latents of a chunk as a video of their own, to frames in [-1, 1]."""
     model, params = asked.load("vae")
-    z = jnp.asarray(task.latents(model, ChunkGrid.of(model).latents_per_chunk))[None]
+    z = jnp.asarray(workload.latents(model, ChunkGrid.of(model).latents_per_chunk))[None]
     run = jax.jit(lambda p, z: vae.decode(p, model.vae, z)[0])
     return functools.partial(run, params["vae"], z)
 
 
-def text(asked: Task) -> Callable[[], jax.Array]:
+def text(asked: Workload) -> Callable[[], jax.Array]:
     """One caption."""
     model, params = asked.load("text")
-    ids, mask = task.caption(model)
+    ids, mask = workload.caption(model)
     run = jax.jit(lambda p, i, m: UMT5Encoder(model.text).apply({"params": p}, i, m)[0])
     return functools.partial(run, params["text"], jnp.asarray(ids), jnp.asarray(mask))
 
 
-def minute(asked: Task) -> Callable[[], jax.Array]:
+def minute(asked: Workload) -> Callable[[], jax.Array]:
     """15 chunk steps and the decoding of as many chunks, piece by piece."""
     model, params = asked.load("dit", "vae")
     step, count = _chunk(model, params["dit"]), ChunkGrid.of(model).latents_per_chunk
-    z = jnp.asarray(task.latents(model, 1 + MINUTE * count))[None]
+    z = jnp.asarray(workload.latents(model, 1 + MINUTE * count))[None]
     run = jax.jit(
         lambda p, s, z, first: vae.decode_stream(p, model.vae, s, z, first=first),
         static_argnums=3,
@@ -104,7 +104,7 @@ def minute(asked: Task) -> Callable[[], jax.Array]:
     return whole
 
 
-def attend(asked: Task) -> Callable[[], jax.Array]:
+def attend(asked: Workload) -> Callable[[], jax.Array]:
     """Attention alone: every query over every key."""
     n, s, heads, width = asked.shape
     keys = jax.random.split(jax.random.key(0), 3)
@@ -119,12 +119,12 @@ BUILD = dict(dit=dit, chunk=chunk, vae=decode, text=text, minute=minute, attenti
 
 
 @functools.lru_cache(maxsize=1)
-def program(asked: Task) -> Callable[[], jax.Array]:
+def program(asked: Workload) -> Callable[[], jax.Array]:
     """What the last request asked for stays, and only that."""
     return BUILD[asked.pair](asked)
 
 
-def operations(asked: Task) -> float:
+def operations(asked: Workload) -> float:
     """Floating-point operations of a call, 0 where they are not counted."""
     if asked.pair == "attention":
         n, s, heads, width = asked.shape
@@ -146,18 +146,18 @@ def operations(asked: Task) -> float:
 def answer(request: dict) -> float | str:
     """Seconds of a call.
 
-    {"version": true}, {"device": true}: what this is; {"ceiling": dtype}: FLOP/s of a large product; {"operations":
+    {"version": true}, {"device": true}: what this is; {"peak_flops": dtype}: FLOP/s of a large product; {"operations":
     task}; {"save": path, "task": task}: one call, whose result goes to a file; {"task": task}.
     """
     if "version" in request:
         return f"jax {importlib.metadata.version('jax')}"
     if "device" in request:
-        return about.device()
-    if "ceiling" in request:
-        return ceiling.measured(request["ceiling"])
+        return environment.device()
+    if "peak_flops" in request:
+        return peak_flops.measured(request["peak_flops"])
     if "operations" in request:
-        return operations(Task.of(request["operations"]))
-    run = program(Task.of(request["task"]))
+        return operations(Workload.of(request["operations"]))
+    run = program(Workload.of(request["task"]))
     if "save" in request:
         start = time.perf_counter()
         made = np.asarray(run().astype(jnp.float32))
@@ -168,4 +168,4 @@ def answer(request: dict) -> float | str:
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_compilation_cache", False)
-    serve(task.guarded(answer))
+    serve(workload.guarded(answer))

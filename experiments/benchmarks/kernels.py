@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from experiments.benchmarks.turns import seconds_per_call
+from experiments.benchmarks.interleave import seconds_per_call
+from kernels_pallas.importance import key_importance
 from kernels_pallas.kv_gather import kept_first, pack, write_rows
 from kernels_pallas.platforms import platform_of
-from kernels_pallas.probe_scores import probe_scores
 
 _SIZE = flags.DEFINE_enum("size", None, ["1.3b", "small"], "Default: small on a CPU.")
 _LAYERS = flags.DEFINE_integer("layers", 4, "Layers of the memory.", lower_bound=1)
@@ -65,7 +65,7 @@ def scores(size: Size, probes: int, form: str) -> tuple[float, int, float]:
     keys = jax.random.split(jax.random.key(0), 2)
     rows = [(1, count, size.heads, size.dim) for count in (probes, size.tokens)]
     q, k = (jax.random.normal(*each, size.dtype) for each in zip(keys, rows, strict=True))
-    run = jax.jit(lambda q, k: probe_scores(q, k, implementation=form))
+    run = jax.jit(lambda q, k: key_importance(q, k, implementation=form))
     seconds = _seconds(lambda: run(q, k).block_until_ready())
     # One product is enough where the weights can wait for their sums; the kernels make two.
     return seconds, q.nbytes + k.nbytes + 4 * size.tokens, 2.0 * q.size * size.tokens

@@ -27,11 +27,11 @@ from collections.abc import Callable
 import numpy as np
 from absl import app, flags
 
-from experiments.benchmarks import about, docs, figures
-from experiments.benchmarks.turns import (
+from experiments.benchmarks import docs, environment, metrics
+from experiments.benchmarks.interleave import (
     ROOT,
     Program,
-    by_turns,
+    interleaved,
     median_ratio,
     seconds_per_call,
     serve,
@@ -156,10 +156,10 @@ def row(name: str, jax_side: Program, torch_side: Program) -> str:
     error = np.abs(np.subtract(actual, expected)).max() / np.abs(expected).max()
     if name != "raft" and error > 1e-3:
         raise RuntimeError(f"{name}: the two sides differ by {error:.2g} of the largest value")
-    timings = by_turns((jax_side, torch_side), _REPEAT.value, **request)
+    timings = interleaved((jax_side, torch_side), _REPEAT.value, **request)
     jax_s, torch_s = map(statistics.median, timings)
     ratio = median_ratio(*timings)
-    figures.note(f"{network.title}: times as fast as PyTorch", ratio, "x", 0.9)
+    metrics.note(f"{network.title}: times as fast as PyTorch", ratio, "x", 0.9)
     error_text = "own weights" if name == "raft" else f"{error:.0e}"
     return f"{head} | {torch_s:.3f} s | {jax_s:.3f} s | {ratio:.2f} | {error_text} |"
 
@@ -186,11 +186,11 @@ def main(argv: list[str]) -> None:
         lines.append(row(name, jax_side, torch_side))
         print(lines[-1], flush=True)
     versions = ", ".join(str(program.ask(version=True)) for program in (jax_side, torch_side))
-    print(f"\n{versions}, {about.device()}, load {os.getloadavg()[0]:.1f}")
+    print(f"\n{versions}, {environment.device()}, load {os.getloadavg()[0]:.1f}")
     if _WRITE_DOCS.value:
-        command = about.command("experiments.benchmarks.metric_networks", argv[1:])
+        command = environment.command("experiments.benchmarks.metric_networks", argv[1:])
         docs.write_section(
-            about.device(), _TITLE, docs.section(_TITLE, command, versions, "\n".join(lines))
+            environment.device(), _TITLE, docs.section(_TITLE, command, versions, "\n".join(lines))
         )
     for program_side in (jax_side, torch_side):
         program_side.close()

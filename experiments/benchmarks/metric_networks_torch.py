@@ -21,7 +21,7 @@ import torch
 
 from bvjax.lvbench.nets import dino
 from experiments.benchmarks import metric_networks as work
-from experiments.benchmarks.turns import seconds_per_call, serve
+from experiments.benchmarks.interleave import seconds_per_call, serve
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -55,7 +55,7 @@ def load(
 
 
 def stored_dtype(model: ModelConfig, part: str) -> str | None:
-    """As `bundle.LateParams`: float32, but what computes in another dtype as it is stored."""
+    """As `bundle.LazyParams`: float32, but what computes in another dtype as it is stored."""
     return "float32" if getattr(model, part).dtype == "float32" else None
 
 

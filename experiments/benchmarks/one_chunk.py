@@ -33,7 +33,7 @@ from jax.sharding import SingleDeviceSharding
 
 from bvjax import weights
 from bvjax.chunking import ChunkGrid
-from bvjax.config import CFGConfig, ModelConfig
+from bvjax.config import GuidanceConfig, ModelConfig
 from bvjax.denoiser.denoise import denoise_chunk
 from bvjax.denoiser.encode import write_chunk
 from bvjax.denoiser.types import ChunkInput, init_state
@@ -63,7 +63,7 @@ def small(model: ModelConfig, size: int, num_steps: int) -> ModelConfig:
     model = dataclasses.replace(
         model,
         chunk=chunk,
-        cfg=CFGConfig(scale=1.0),
+        guidance=GuidanceConfig(scale=1.0),
         sampler=dataclasses.replace(model.sampler, steps=num_steps),
     )
     capacity = ChunkGrid.of(model).tokens_per_chunk

@@ -34,7 +34,7 @@ from bvjax.lvbench.store import Store
 from bvjax.lvbench.video import blocks, probe
 from bvjax.media.video_frames import location, tag, yuv420
 from bvjax.sharding import Layout
-from experiments.benchmarks import figures
+from experiments.benchmarks import metrics
 from experiments.benchmarks.clock import Clock, peak_gigabytes
 
 SECONDS = flags.DEFINE_integer("seconds", 60, "Length of the video that is made.")
@@ -72,7 +72,7 @@ def main(argv):
     print(f"| one after the other | {total:.1f} | {1e3 * total / frames:.2f} |")
     print(f"| **as the evaluator runs** | **{wall:.1f}** | {1e3 * wall / frames:.2f} |")
     print(f"\nOf all threads: {busy:.1f} s; peak memory {peak_gigabytes():.2f} GB.")
-    figures.note("paper suite, a minute at 480p", wall, "s", TARGET_SECONDS)
+    metrics.note("paper suite, a minute at 480p", wall, "s", TARGET_SECONDS)
 
 
 def as_evaluated(path: Path, folder: Path, context: MetricContext) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import torch
 from bvjax import weights
 from bvjax.config import ModelConfig
 from bvjax.conversion import formats
-from experiments.benchmarks.chunk_work import ChunkWork, Rows
+from experiments.benchmarks.chunk_work import ChunkWork, ContextRows
 from experiments.benchmarks.torch_wan import Cache, ChunkDiT
 
 
@@ -83,7 +83,7 @@ class ChunkStep:
         turn = self._put(angles, torch.float32)
         return turn.cos(), turn.sin()
 
-    def _buffers(self, rows: Rows | None) -> Cache | None:
+    def _buffers(self, rows: ContextRows | None) -> Cache | None:
         """Of each layer room for the chunk's own rows, and the context behind it."""
         if rows is None:
             return None

@@ -22,24 +22,24 @@ import torch
 from bvjax.chunking import ChunkGrid
 from bvjax.conversion import formats
 from bvjax.nets import vae
-from experiments.benchmarks import ceiling, inputs, task
+from experiments.benchmarks import inputs, peak_flops, workload
 from experiments.benchmarks.chunk_work import chunk_work, one_layer, positions_of
-from experiments.benchmarks.task import MINUTE, Task
+from experiments.benchmarks.interleave import seconds_per_call, serve
 from experiments.benchmarks.torch_chunk import ChunkStep, network, state_dict
-from experiments.benchmarks.turns import seconds_per_call, serve
+from experiments.benchmarks.workload import MINUTE, Workload
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CLASSES = Path(formats.__file__).parent / "torch_classes"
 
 
-def _dtype(asked: Task) -> torch.dtype:
+def _dtype(asked: Workload) -> torch.dtype:
     return getattr(torch, asked.dtype)
 
 
-def dit(asked: Task) -> Callable[[], torch.Tensor]:
+def dit(asked: Workload) -> Callable[[], torch.Tensor]:
     model, params = asked.load("dit")
     grid, plain = ChunkGrid.of(model), formats.plain_dit(model.dit)
-    x = torch.tensor(task.latents(model, grid.latents_per_chunk), device=DEVICE)
+    x = torch.tensor(workload.latents(model, grid.latents_per_chunk), device=DEVICE)
     text = torch.tensor(inputs.chunk_input(model, 1).text, device=DEVICE, dtype=_dtype(asked))[None]
     if not (plain and importlib.util.find_spec("diffusers")):
         net = network(model, params["dit"], DEVICE, _dtype(asked))
@@ -56,7 +56,7 @@ def dit(asked: Task) -> Callable[[], torch.Tensor]:
     return lambda: module(x, level, text, return_dict=False)[0][0].permute(1, 2, 3, 0)
 
 
-def chunk(asked: Task, compiled: bool = False) -> Callable[[], torch.Tensor]:
+def chunk(asked: Workload, compiled: bool = False) -> Callable[[], torch.Tensor]:
     model, params = asked.load("dit")
     number, one = inputs.steady_chunk(model), one_layer(model)
     made = chunk_work(one, inputs.full_state(one, number), inputs.chunk_input(one, number))
@@ -68,14 +68,14 @@ def chunk(asked: Task, compiled: bool = False) -> Callable[[], torch.Tensor]:
     return lambda: step()[0]
 
 
-def decode(asked: Task) -> Callable[[], torch.Tensor]:
+def decode(asked: Workload) -> Callable[[], torch.Tensor]:
     model, params = asked.load("vae")
     module = _autoencoder(model, params["vae"], asked)
-    z = _raw(model, task.latents(model, ChunkGrid.of(model).latents_per_chunk), asked)
+    z = _raw(model, workload.latents(model, ChunkGrid.of(model).latents_per_chunk), asked)
     return lambda: _decoded(module, z)
 
 
-def text(asked: Task) -> Callable[[], torch.Tensor]:
+def text(asked: Workload) -> Callable[[], torch.Tensor]:
     from transformers import UMT5Config, UMT5EncoderModel
 
     model, params = asked.load("text")
@@ -83,16 +83,16 @@ def text(asked: Task) -> Callable[[], torch.Tensor]:
     module = UMT5EncoderModel(UMT5Config(**config))
     module.load_state_dict(state_dict(model, "text", "transformers", params["text"]), strict=False)
     module = _moved(module, asked)
-    ids, mask = (torch.tensor(x, device=DEVICE).long() for x in task.caption(model))
+    ids, mask = (torch.tensor(x, device=DEVICE).long() for x in workload.caption(model))
     # the rows of padding are cut off
     return lambda: module(ids, mask).last_hidden_state[0] * mask[0, :, None]
 
 
-def minute(asked: Task, compiled: bool = False) -> Callable[[], torch.Tensor]:
+def minute(asked: Workload, compiled: bool = False) -> Callable[[], torch.Tensor]:
     model, params = asked.load("dit", "vae")
     step, count = chunk(asked, compiled), ChunkGrid.of(model).latents_per_chunk
     module = _autoencoder(model, params["vae"], asked)
-    z = _raw(model, task.latents(model, 1 + MINUTE * count), asked)
+    z = _raw(model, workload.latents(model, 1 + MINUTE * count), asked)
 
     def whole():
         for _ in range(MINUTE):
@@ -102,7 +102,7 @@ def minute(asked: Task, compiled: bool = False) -> Callable[[], torch.Tensor]:
     return whole
 
 
-def attend(asked: Task) -> Callable[[], torch.Tensor]:
+def attend(asked: Workload) -> Callable[[], torch.Tensor]:
     n, s, heads, width = asked.shape
     q, k, v = (
         torch.randn(1, rows, heads, width, device=DEVICE, dtype=_dtype(asked)).transpose(1, 2)
@@ -111,7 +111,7 @@ def attend(asked: Task) -> Callable[[], torch.Tensor]:
     return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
 
-def _autoencoder(model, params, asked: Task):
+def _autoencoder(model, params, asked: Workload):
     from diffusers import AutoencoderKLWan
 
     config = formats.config_file(model, "vae", "diffusers")[1]
@@ -124,12 +124,12 @@ def _autoencoder(model, params, asked: Task):
     return _moved(module, asked)
 
 
-def _moved(module, asked: Task):
+def _moved(module, asked: Workload):
     module = module.to(DEVICE).eval()
     return module if asked.dtype == "float32" else module.to(_dtype(asked))
 
 
-def _raw(model, latents: np.ndarray, asked: Task) -> torch.Tensor:
+def _raw(model, latents: np.ndarray, asked: Workload) -> torch.Tensor:
     raw = np.array(vae.denormalise(model.vae, latents))
     return torch.tensor(raw, device=DEVICE, dtype=_dtype(asked)).permute(3, 0, 1, 2)[None]
 
@@ -142,23 +142,23 @@ BUILD = dict(dit=dit, chunk=chunk, vae=decode, text=text, minute=minute, attenti
 
 
 @functools.lru_cache(maxsize=1)
-def program(asked: Task, compiled: bool) -> Callable[[], torch.Tensor]:
+def program(asked: Workload, compiled: bool) -> Callable[[], torch.Tensor]:
     """What the last request asked for stays, and only that."""
     more = dict(compiled=True) if compiled else {}
     return BUILD[asked.pair](asked, **more)
 
 
 def product(dtype: str) -> float:
-    """FLOP/s, as `ceiling.measured`."""
-    size = ceiling.default_size(DEVICE, dtype)
+    """FLOP/s, as `peak_flops.measured`."""
+    size = peak_flops.default_size(DEVICE, dtype)
     x = torch.randn(size, size, device=DEVICE, dtype=getattr(torch, dtype))
 
     def run():
-        for _ in range(ceiling.BATCH):
+        for _ in range(peak_flops.BATCH):
             x @ x
         _wait()
 
-    return ceiling.BATCH * 2 * size**3 / ceiling.fastest(run)
+    return peak_flops.BATCH * 2 * size**3 / peak_flops.fastest(run)
 
 
 def _wait() -> None:
@@ -171,9 +171,9 @@ def answer(request: dict) -> float | str:
     """As `jax_side.answer`; {"compiled": true} compiles the blocks of the DiT."""
     if "version" in request:
         return f"torch {torch.__version__}"
-    if "ceiling" in request:
-        return product(request["ceiling"])
-    run = program(Task.of(request["task"]), request.get("compiled", False))
+    if "peak_flops" in request:
+        return product(request["peak_flops"])
+    run = program(Workload.of(request["task"]), request.get("compiled", False))
 
     def whole():
         made = run()
@@ -190,4 +190,4 @@ def answer(request: dict) -> float | str:
 if __name__ == "__main__":
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.backends.cuda.matmul.allow_tf32 = False
-    serve(task.guarded(answer))
+    serve(workload.guarded(answer))

@@ -116,7 +116,7 @@ class ChunkDiT(nn.Module):
         made = (Block(dim, dit.num_heads, dit.ffn_dim, dit.eps) for _ in range(dit.num_layers))
         self.blocks = nn.ModuleList(made)
         self.head = _Head(dim, dit.out_channels * torch.Size(dit.patch).numel())
-        if dit.place_embedding:
+        if dit.spatial_position_embedding:
             self.place_embedding = nn.Linear(24, dim, bias=False)
         if dit.similarity_keys:
             for block in self.blocks:
@@ -159,7 +159,7 @@ class ChunkDiT(nn.Module):
         x = self.patch_embedding(latents.permute(3, 0, 1, 2)[None].to(dtype))
         size = x.shape[2:]
         x = x.flatten(2).transpose(1, 2)
-        if config.place_embedding:
+        if config.spatial_position_embedding:
             x = x + self.place_embedding(places)
         e = self.time_embedding(_sinusoid(sigma, config.freq_dim, latents.device))
         e0 = self.time_projection(e).unflatten(-1, (6, -1))
@@ -174,7 +174,7 @@ class ChunkDiT(nn.Module):
         x = F.layer_norm(x.float(), (config.dim,), eps=config.eps) * (1 + scale) + shift
         x = self.head.head(x)[0].unflatten(0, size).unflatten(-1, (*config.patch, -1))
         velocity = x.permute(0, 3, 1, 4, 2, 5, 6).reshape(*latents.shape[:3], -1)
-        if config.output == "residual":
+        if config.preconditioning == "linear":
             velocity = self._add_linear_guess(velocity, latents, sigma)
         return velocity
 

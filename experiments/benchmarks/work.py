@@ -41,7 +41,7 @@ def _ends(model: ModelConfig, tokens: int, head: bool = True) -> float:
 
 def branches(model: ModelConfig) -> int:
     """Passes of the network in one denoising step."""
-    return 2 if model.cfg.guided else 1
+    return 2 if model.guidance.guided else 1
 
 
 def denoise_chunk(model: ModelConfig, tokens: int, context_rows: float) -> float:
@@ -57,7 +57,7 @@ def write_chunk(model: ModelConfig, tokens: int, context_rows: float) -> float:
     seen = context_rows if model.build.context == "with" else 0
     layers = (model.dit.num_layers - 1) * _layer(model, tokens, seen)
     last = 2 * tokens * 3 * model.dit.dim**2
-    return (1 + model.cfg.two_banks) * (layers + last + _ends(model, tokens, head=False))
+    return (1 + model.guidance.two_banks) * (layers + last + _ends(model, tokens, head=False))
 
 
 def context_rows(model: ModelConfig, state: MemoryState, inputs: ChunkInput) -> float:

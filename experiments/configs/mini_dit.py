@@ -29,9 +29,9 @@ def experiment() -> DiTExperiment:
             mini,
             dit=replace(
                 mini.dit,
-                products="bfloat16",
+                matmul_precision="bfloat16",
                 similarity_keys=True,
-                place_embedding=True,
+                spatial_position_embedding=True,
                 qk_init=2.0,
             ),
         ),

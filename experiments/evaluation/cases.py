@@ -59,7 +59,7 @@ class Case:
 
 def rolling_gap(model: ModelConfig) -> int:
     """Chunks that something must be unseen for: 5, or more than the rolling arm holds."""
-    return max(5, model.retrieval.l + model.retrieval.recent + 1)
+    return max(5, model.retrieval.num_retrieved + model.retrieval.num_recent + 1)
 
 
 def story_cases(seed: int, model: ModelConfig) -> list[Case]:

@@ -74,9 +74,9 @@ class ReturnChunks:
 
     def __init__(self, model: ModelConfig, null_text: Float[np.ndarray, "t d"]):
         """Raises `UserError` for guidance with a second bank, which this does not measure."""
-        if model.cfg.two_banks:
+        if model.guidance.two_banks:
             raise UserError(
-                f"cfg.bank is {model.cfg.bank!r}; memory is measured with cfg.bank='one'"
+                f"guidance.bank is {model.guidance.bank!r}; memory is measured with guidance.bank='one'"
             )
         clean = HistoryConfig(anchor_drop=0, caption_drop=0, noise_chance=0)
         self.model = model
@@ -260,7 +260,7 @@ def _run(
         seen = np.asarray(chunks)
 
         def about(i, seen=seen):
-            top = seen[i, : model.retrieval.l]
+            top = seen[i, : model.retrieval.num_retrieved]
             return {"hit": is_hit(wanted[i], top), "entries": seen[i].tolist()}
 
         yield arm.name, records(frames, about)

@@ -50,7 +50,7 @@ def arms_of(rules: Mapping[str, Rule]) -> dict[str, Callable[[ModelConfig], Mode
     "full" sees every earlier chunk and retrieves none.
     """
     arms = {kind: functools.partial(_by_rule, kind=kind) for kind in rules}
-    full = dict(kind="rolling", l=0, recent=STORY_CHUNKS - 1)
+    full = dict(kind="rolling", num_retrieved=0, num_recent=STORY_CHUNKS - 1)
     return {**arms, "full": functools.partial(_retrieval, **full)}
 
 
@@ -78,7 +78,7 @@ def generate_minute(
     conditions, scores = tested.conditions(story), None
     if "oracle" in rule_of(model.retrieval.kind).needs:
         scores = np.pad(oracle, ((0, 0), (1, 0)))  # ids count from 1; 0 is the anchor
-    first, count = int(model.memory.anchor), model.retrieval.l
+    first, count = int(model.memory.anchor), model.retrieval.num_retrieved
     state, frames, retrieved = None, [], []
     for piece in stream(
         tested.params["dit"], model, conditions, jax.random.key(seed), oracle=scores

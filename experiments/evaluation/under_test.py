@@ -83,7 +83,7 @@ class UnderTest:
         captions = [split_times(caption)[0] for caption in story.captions[:chunks]]
         return encode_captions(
             lambda: self.params["text"], self.model.text, self.tokenizer, captions,
-            self.model.cfg.negative,
+            self.model.guidance.negative,
         )  # fmt: skip
 
     def frames(self, story: Story, frames: range | None = None) -> UInt8[np.ndarray, "f h w 3"]:

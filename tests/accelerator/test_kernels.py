@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kernels_pallas.importance import key_importance
 from kernels_pallas.kv_gather import pack, write_rows
 from kernels_pallas.platforms import platform_of
-from kernels_pallas.probe_scores import probe_scores
 
 PLATFORM = platform_of(jax.devices()[0])
 pytestmark = pytest.mark.skipif(
@@ -37,7 +37,7 @@ def normal(seed, dtype, *shape):
 def test_scores(dtype, probes, mask):
     q, k = normal(0, dtype, 1, probes, HEADS, DIM), normal(1, dtype, 1, TOKENS, HEADS, DIM)
     visible = 1 + jnp.arange(probes) * (TOKENS // probes) if mask else None
-    got, want, kernel = both(lambda q, k, **how: probe_scores(q, k, visible, **how), q, k)
+    got, want, kernel = both(lambda q, k, **how: key_importance(q, k, visible, **how), q, k)
     assert kernel
     # Products of float32 may be made of fewer bits on an accelerator, by each in its own way.
     np.testing.assert_allclose(got, want, rtol=2e-3)

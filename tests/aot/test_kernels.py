@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from kernels_pallas.importance import key_importance
 from kernels_pallas.kv_gather import pack, take_rows, write_rows
 from kernels_pallas.platforms import platform_of
-from kernels_pallas.probe_scores import probe_scores
 
 CHIPS = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "h100:1x1", "h200:1x1")
 TOKENS, HEADS, DIM = 37440, 12, 128
@@ -56,7 +56,7 @@ def test_all_tokens_as_probes(devices, chip, given):
     arguments += [float32(BATCH, 1, TOKENS, HEADS)] if given else []
 
     def run(q, k, visible, lse=None):
-        return probe_scores(q, k, visible, lse=lse, implementation=platform_of(device))
+        return key_importance(q, k, visible, lse=lse, implementation=platform_of(device))
 
     program, memory = compiled(device, run, *arguments)
     assert is_kernel(program)
@@ -67,7 +67,7 @@ def test_all_tokens_as_probes(devices, chip, given):
 @chips
 def test_few_probes_take_no_kernel(devices, chip):
     device = devices(chip)[0]
-    run = functools.partial(probe_scores, implementation=platform_of(device))
+    run = functools.partial(key_importance, implementation=platform_of(device))
     arguments = array(1, 128, HEADS, DIM), array(1, TOKENS, HEADS, DIM), int32(128)
     program, memory = compiled(device, run, *arguments)
     assert not is_kernel(program) and memory.temp_size_in_bytes < 300 * MIB

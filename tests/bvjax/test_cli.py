@@ -79,7 +79,9 @@ def test_a_prompt_instead_of_a_story(tiny, tmp_path, capsys):
         cli.main([*words, "--prompt", "Pip waves.", "--story", "fox.json"])
     assert not (tmp_path / "run").exists()
     assert (
-        cli.main([*words, "--prompt", "Pip waves.", "--chunks", "2", "--set", "cfg.negative=7"])
+        cli.main(
+            [*words, "--prompt", "Pip waves.", "--chunks", "2", "--set", "guidance.negative=7"]
+        )
         == 0
     )
     stored = json.loads((tmp_path / "run" / "story.json").read_text())
@@ -199,18 +201,24 @@ def test_from_a_video(tiny, world, tmp_path, capsys):
         (["--set", "memory.tau"], "section.key=value"),
         (["--set", "retrieval.kind=psychic"], "it can be semantic"),
         (["--set", "chunk.width=40"], "the nearest is"),
-        (["--set", "cfg.memory=-1"], "cfg.memory is -1.0; it must be 0 or more"),
+        (["--set", "guidance.memory=-1"], "guidance.memory is -1.0; it must be 0 or more"),
         (
             ["--set", "vae.conv_impl=fft"],
             "vae.conv_impl is 'fft'; it can be auto, taps, 3d, winograd",
         ),
-        (["--set", "dit.products=int8"], "dit.products is 'int8'; it can be float32, bfloat16"),
+        (
+            ["--set", "dit.matmul_precision=int8"],
+            "dit.matmul_precision is 'int8'; it can be float32, bfloat16",
+        ),
         (["--set", "dit.dim=64"], "dit.dim is 32 in these weights"),
         (["--steps", "0"], "sampler.steps is 0"),
         (["--steps", "9", "--set", "sampler.steps=2"], "--steps and --set sampler.steps are both"),
         (["--set", "memory.tau=0.9", "--set", "memory.tau=0.8"], "memory.tau is given twice"),
         (["--scale", "300"], "the scale is 300; at 32x32 pixels it can be 1 to 186"),
-        (["--set", "cfg.negative='" + "Pip " * 90 + "'"], "the negative prompt (cfg.negative) has"),
+        (
+            ["--set", "guidance.negative='" + "Pip " * 90 + "'"],
+            "the negative prompt (guidance.negative) has",
+        ),
         (["--preset", "mini"], "holds weights of preset 'tiny', not of 'mini'"),
         (["--preset", "maxi"], "there is no preset 'maxi'"),
         (["--image", "nowhere.png"], "nowhere.png"),

@@ -39,7 +39,7 @@ MINI = get_preset("mini")
         ("text.max_distance=8", "text.max_distance is 8; it must be above a quarter of"),
         ("text.max_length=100000", "text.max_length is 100000; it must be 1 to 4096"),
         ("build.n_random=1099511627776", f"build.n_random is 1099511627776; it must not be above {MOST}"),
-        ("cfg.scale=1e999", "cfg.scale is inf; it must be finite"),
+        ("guidance.scale=1e999", "guidance.scale is inf; it must be finite"),
     ],
 )  # fmt: skip
 def test_impossible_numbers(override, told):
@@ -50,9 +50,9 @@ def test_impossible_numbers(override, told):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["dit.in_channels=16", "dit.output=velocity"], "dit.in_channels is 16; it must be vae.z_dim = 32"),
+        (["dit.in_channels=16", "dit.preconditioning=none"], "dit.in_channels is 16; it must be vae.z_dim = 32"),
         (["dit.out_channels=64"], "dit.out_channels is 64; it must be vae.z_dim = 32"),
-        (["dit.output=noise"], "dit.output is 'noise'; it can be velocity, residual"),
+        (["dit.preconditioning=noise"], "dit.preconditioning is 'noise'; it can be none, linear"),
     ],
 )  # fmt: skip
 def test_parts_that_do_not_fit_each_other(overrides, told):

@@ -27,7 +27,7 @@ XLA = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1.50TiB.\n  mo
 def test_out_of_memory_names_what_to_lower(error, told):
     made = machine.translated(error)
     assert isinstance(made, WorkError) and str(made).startswith(told)
-    assert all(name in str(made) for name in ("memory.slots", "memory.dtype", "memory.place"))
+    assert all(name in str(made) for name in ("memory.slots", "memory.dtype", "memory.offload"))
 
 
 def test_an_array_that_nothing_can_hold(capsys):

@@ -25,10 +25,10 @@ def test_round_trip(name):
 
 def test_overrides_convert_without_loss():
     model = apply_overrides(
-        MINI, ["memory.tau=0.97", "cfg.scale=3", "memory.anchor=false", "rope.mode=local"]
+        MINI, ["memory.tau=0.97", "guidance.scale=3", "memory.anchor=false", "rope.mode=local"]
     )
     assert model.memory.tau == 0.97
-    assert model.cfg.scale == 3.0
+    assert model.guidance.scale == 3.0
     assert model.memory.anchor is False
     assert model.rope.mode == "local"
     assert apply_overrides(MINI, []) == MINI
@@ -36,8 +36,8 @@ def test_overrides_convert_without_loss():
 
 @pytest.mark.parametrize("text", ["123", "true", "1.50", "[a]", "None", "blurry, dull", "(" * 500])
 def test_text_may_look_like_something_else(text):
-    assert apply_overrides(MINI, [f"cfg.negative={text}"]).cfg.negative == text
-    assert apply_overrides(MINI, ['cfg.negative="quoted"']).cfg.negative == "quoted"
+    assert apply_overrides(MINI, [f"guidance.negative={text}"]).guidance.negative == text
+    assert apply_overrides(MINI, ['guidance.negative="quoted"']).guidance.negative == "quoted"
 
 
 @given(st.text(max_size=30), st.sampled_from(all_keys(ModelConfig)))
@@ -69,8 +69,11 @@ def test_values_that_only_fit_together_change_together():
         ("memory.tau=high", "memory.tau must be a number, not 'high'"),
         ("memory.slots=1.5", "memory.slots must be a whole number"),
         ("memory.anchor=1", "memory.anchor must be true or false"),
-        ("cfg.scale=" + "9" * 400, "cfg.scale is a number of 400 digits, which is too large"),
-        ("cfg.negative=blur \udcff", "cfg.negative has half a character"),
+        (
+            "guidance.scale=" + "9" * 400,
+            "guidance.scale is a number of 400 digits, which is too large",
+        ),
+        ("guidance.negative=blur \udcff", "guidance.negative has half a character"),
         ("dit.patch=[1,2]", "dit.patch must have 3 values, not 2"),
     ],
 )
@@ -108,8 +111,12 @@ def test_every_key_is_read_by_the_library():
 
 def test_a_mapping_is_written_as_on_the_command_line():
     written = {"memory.tau": np.float32(0.5), "retrieval.kind": "rolling", "dit.patch": [1, 2, 2]}
-    written |= {"chunk.frames": np.int64(8), "memory.anchor": False, "cfg.negative": "'a' = b"}
+    written |= {"chunk.frames": np.int64(8), "memory.anchor": False, "guidance.negative": "'a' = b"}
     model = apply_overrides(ModelConfig(name="x"), assignments(written))
     assert (model.memory.tau, model.retrieval.kind, model.dit.patch) == (0.5, "rolling", (1, 2, 2))
-    assert (model.chunk.frames, model.memory.anchor, model.cfg.negative) == (8, False, "'a' = b")
+    assert (model.chunk.frames, model.memory.anchor, model.guidance.negative) == (
+        8,
+        False,
+        "'a' = b",
+    )
     assert assignments(["memory.tau=0.5"]) == ("memory.tau=0.5",)

@@ -13,7 +13,7 @@ def test_a_memory_larger_than_the_device(tiny, tmp_path, capsys):
     assert cli.main([*words, "--set", "memory.capacity=1000000"]) == 2
     told = capsys.readouterr().err
     assert "the memory of earlier chunks takes 536,000.1 GB" in told and "the device has" in told
-    for name in ("memory.capacity", "memory.slots", "memory.dtype=int8", "memory.place=host"):
+    for name in ("memory.capacity", "memory.slots", "memory.dtype=int8", "memory.offload=host"):
         assert name in told
     assert told.count("\n") == 1 and not (tmp_path / "run").exists()
 
@@ -25,14 +25,14 @@ def test_all_that_is_in_the_bank_is_counted(tiny, monkeypatch):
     kept = rows * (2 * 4 * model.dit.dim + 3 * 4)
     for changes, least in (
         ({}, kept),
-        ({"cfg": {"bank": "two"}}, 2 * kept),
+        ({"guidance": {"bank": "two"}}, 2 * kept),
         ({"memory": {"dtype": "int8"}}, rows * (2 * model.dit.dim + 2 * 4 * model.dit.num_heads)),
     ):
-        for place, name in (("device", "device_bytes"), ("host", "host_bytes")):
-            memory = {"place": place} | changes.get("memory", {})
+        for offload, place in (("none", "device"), ("host", "host")):
+            memory = {"offload": offload} | changes.get("memory", {})
             changed = tiny.variant(**changes | {"memory": memory})
-            monkeypatch.setattr(machine, name, lambda least=least: int(1.3 * least))
+            monkeypatch.setattr(machine, f"{place}_bytes", lambda least=least: int(1.3 * least))
             check_memory(changed)
-            monkeypatch.setattr(machine, name, lambda least=least: least)
+            monkeypatch.setattr(machine, f"{place}_bytes", lambda least=least: least)
             with pytest.raises(UserError, match=f"the {place} has"):
                 check_memory(changed)

@@ -22,21 +22,21 @@ CHUNKS = 4
 CASES = {
     "guided": (dict(memory={"capacity": 8}), dict(data=2, context=4)),
     "memory": (
-        dict(memory={"capacity": 8}, cfg={"memory": 3.0}),
+        dict(memory={"capacity": 8}, guidance={"memory": 3.0}),
         dict(data=2, context=2, tensor=2),
     ),
-    "fsdp": (dict(memory={"capacity": 8}, cfg={"bank": "two"}), dict(fsdp=2, context=2, tensor=2)),
+    "fsdp": (dict(memory={"capacity": 8}, guidance={"bank": "two"}), dict(fsdp=2, context=2, tensor=2)),
     "with": (
         dict(
             memory={"capacity": 8, "tau": 1.0},
             build={"context": "with", "probe": "full"},
             retrieval={"dense_recent": True},
-            cfg={"scale": 1.0},
+            guidance={"scale": 1.0},
         ),
         dict(fsdp=4, tensor=2),
     ),
     "window": (
-        dict(memory={"capacity": 8}, cfg={"scale": 1.0}, chunk={"first": "joined"},
+        dict(memory={"capacity": 8}, guidance={"scale": 1.0}, chunk={"first": "joined"},
              sampler={"causal_block": 1}),
         dict(context=4, tensor=2),
     ),
@@ -105,7 +105,7 @@ def test_whole_videos(tiny, conditions, capsys):
 def test_only_the_tokens_of_a_chunk_must_divide(tiny, conditions, sizes):
     """Here 4 do and the 2 of the first frame, which all devices then work on, do not."""
     model = tiny.variant(
-        memory={"capacity": 8}, chunk={"width": 16}, sampler={"steps": 1}, cfg={"bank": "two"}
+        memory={"capacity": 8}, chunk={"width": 16}, sampler={"steps": 1}, guidance={"bank": "two"}
     )  # fmt: skip
     grid, layout, key = ChunkGrid.of(model), choose_layout(model, sizes), jax.random.key(0)
     assert (grid.tokens_per_latent, grid.tokens_per_chunk) == (2, 4)
@@ -125,7 +125,7 @@ def test_a_bank_in_host_memory(tiny, conditions):
     videos = {}
     for place in ("device", "host"):
         memory = {"capacity": 8, "dtype": "int8", "place": place}
-        model = tiny.variant(memory=memory, sampler={"steps": 2}, cfg={"bank": "two"})
+        model = tiny.variant(memory=memory, sampler={"steps": 2}, guidance={"bank": "two"})
         pieces = stream(placed, model, conditions, key, layout=layout)
         videos[place] = [np.asarray(piece.latents) for piece in pieces]
     for a, b in zip(videos["host"], videos["device"], strict=True):

@@ -27,11 +27,18 @@ def pair(tiny, tmp_path):
 def test_is_the_mean_and_says_so(pair):
     folder, old, new = pair
     before, after, out = folder / "before", folder / "after", folder / "after"
-    average(before, after, 0.75, out, dtype="float32", overrides=["cfg.scale=7", "cfg.memory=2"])
+    average(
+        before,
+        after,
+        0.75,
+        out,
+        dtype="float32",
+        overrides=["guidance.scale=7", "guidance.memory=2"],
+    )
     model, params = load_weights(out)
     want = jax.tree.map(lambda a, b: 0.25 * a + 0.75 * b, old, new)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params["dit"], want)
-    assert (model.cfg.scale, model.cfg.memory) == (7.0, 2.0)
+    assert (model.guidance.scale, model.guidance.memory) == (7.0, 2.0)
     told = {"before": str(before), "after": str(after), "share": 0.75}
     assert load_made(out, "dit") == {"name": "after", "averaged": told}
 
@@ -42,8 +49,12 @@ def test_unlike_parts_are_refused_and_nothing_is_written(pair, tiny):
     save_weights(folder / "before", other, {"dit": tiny.params["dit"]})
     with pytest.raises(UserError, match="are not configured alike"):
         average(folder / "before", folder / "after", 0.5, folder / "out")
-    with pytest.raises(UserError, match="cfg.memory is -1"):
+    with pytest.raises(UserError, match="guidance.memory is -1"):
         average(
-            folder / "after", folder / "after", 0.5, folder / "out", overrides=["cfg.memory=-1"]
+            folder / "after",
+            folder / "after",
+            0.5,
+            folder / "out",
+            overrides=["guidance.memory=-1"],
         )
     assert not (folder / "out").exists()

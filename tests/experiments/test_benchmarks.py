@@ -17,15 +17,15 @@ from bvjax.denoiser.context import prepare_context
 from bvjax.errors import UserError
 from bvjax.nets.dit import WanDiT
 from experiments.benchmarks import (
+    chunk_parts,
+    chunk_parts_table,
     docs,
     everything,
-    figures,
     history,
     inputs,
+    metrics,
     models,
     options,
-    stage_table,
-    stages,
     work,
 )
 
@@ -93,13 +93,13 @@ def test_operations_are_those_of_the_program():
 
 @pytest.fixture(scope="module")
 def measured(few):
-    return stages.measure(*few, 2, True)
+    return chunk_parts.measure(*few, 2, True)
 
 
 @pytest.mark.slow
 def test_stages(measured, tmp_path, monkeypatch):
-    monkeypatch.setenv(figures.VARIABLE, str(tmp_path / "figures"))
-    text = stage_table.report(measured, 1e9, "the ceiling")
+    monkeypatch.setenv(metrics.VARIABLE, str(tmp_path / "figures"))
+    text = chunk_parts_table.report(measured, 1e9, "the ceiling")
     assert len(measured.chunks) == 2 and measured.frames() == 21
     assert measured.context_rows == 6 * 18
     for words in ("| denoise, 4 steps x 1 branches |", "| decode, uint8", "| write mp4", "steady:",
@@ -149,12 +149,12 @@ def test_sections_of_the_document(tmp_path):
 
 
 def test_figures_and_their_targets(tmp_path, monkeypatch):
-    figures.note("nowhere", 1.0, "x")
-    monkeypatch.setenv(figures.VARIABLE, str(tmp_path / "figures"))
+    metrics.note("nowhere", 1.0, "x")
+    monkeypatch.setenv(metrics.VARIABLE, str(tmp_path / "figures"))
     for row in (("speed", 0.5, "x", 0.9), ("speed", 1.0, "x", 0.9), ("time", 70.0, "s", 60.0),
                 ("free", 3.0, "GB", None)):  # fmt: skip
-        figures.note(*row)
-    rows = figures.table(tmp_path / "figures").splitlines()[2:]
+        metrics.note(*row)
+    rows = metrics.table(tmp_path / "figures").splitlines()[2:]
     assert rows == [
         "| speed | 1 x | >= 0.9 x | yes |", "| time | 70 s | <= 60 s | no |",
         "| free | 3 GB |  |  |",
@@ -208,9 +208,9 @@ def test_what_a_bare_machine_needs():
 
 
 def test_refusals(capsys):
-    assert options.run(stages.main, ["--preset", "mini", "--weights", "x"]) == 2
+    assert options.run(chunk_parts.main, ["--preset", "mini", "--weights", "x"]) == 2
     assert options.run(history.main, ["--preset", "no-such"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("error: give one of") and "no-such" in said[1]
     with pytest.raises(SystemExit):
-        options.run(stages.main, ["--preset", "mini", "--chunks", "0"])
+        options.run(chunk_parts.main, ["--preset", "mini", "--chunks", "0"])

@@ -47,7 +47,8 @@ MODELS = {
     "vae": apply_overrides(SMALL, ["vae.dim=2", "vae.latent_std=(2,2,2,2)"]),
     "dit": apply_overrides(
         SMALL_DIT,
-        ["dit.products=bfloat16", "dit.similarity_keys=True", "dit.place_embedding=True", "dit.qk_init=2"],
+        ["dit.matmul_precision=bfloat16", "dit.similarity_keys=True", "dit.qk_init=2",
+         "dit.spatial_position_embedding=True"],
     ),
 }  # fmt: skip
 # Of steps 3 and 4, as the version that made the run went on.

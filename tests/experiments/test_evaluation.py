@@ -209,9 +209,13 @@ def test_arms_of_minutes_change_what_they_say(tested):
     models = {arm: change(tested.model) for arm, change in minutes.ARMS.items()}
     assert models["semantic"] == tested.model
     assert not models["none"].memory.anchor and models["rolling"].memory.anchor
-    entries = {a: m.retrieval.l + m.retrieval.recent for a, m in models.items() if a != "full"}
+    entries = {
+        a: m.retrieval.num_retrieved + m.retrieval.num_recent
+        for a, m in models.items()
+        if a != "full"
+    }
     assert len(set(entries.values())) == 1
-    assert models["full"].retrieval.recent == 14
+    assert models["full"].retrieval.num_recent == 14
     assert {m.retrieval.kind for m in models.values()} == {
         "semantic", "rolling", "oracle", "random", "none",
     }  # fmt: skip

@@ -110,7 +110,7 @@ def test_decoding_gives_the_frames_of_the_return_chunk(world):
 
 def test_arms_see_as_much_and_only_choose_otherwise(world):
     _, tested, stories, cases, records, _ = world
-    l = tested.model.retrieval.l
+    l = tested.model.retrieval.num_retrieved
     assert set(records) == {case.key for case in cases}
     for case in cases:
         found = records[case.key]
@@ -148,8 +148,11 @@ def test_is_what_generation_does_after_the_same_history(world, memory_scale, den
     With `dense` the recent chunks are read whole, the retrieved one as the bank keeps it.
     """
     program, tested, stories, cases, *_ = world
-    cfg = dataclasses.replace(tested.model.cfg, scale=1.5, memory=memory_scale)
-    model, items = dataclasses.replace(tested.model, cfg=cfg), [stories[c.seed] for c in cases]
+    guidance = dataclasses.replace(tested.model.guidance, scale=1.5, memory=memory_scale)
+    model, items = (
+        dataclasses.replace(tested.model, guidance=guidance),
+        [stories[c.seed] for c in cases],
+    )
     if dense:
         model = apply_overrides(model, ("retrieval.dense_recent=true", "memory.capacity=8"))
     program = memory.ReturnChunks(model, program.teacher.null_text)

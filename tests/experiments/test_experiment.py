@@ -39,15 +39,15 @@ def test_any_field_is_set_from_the_command_line(monkeypatch):
     assert command(monkeypatch, "mini_dit") == base
     changed = command(
         monkeypatch, "mini_dit", "--config.train.steps=10", "--config.optimizer.lr=1",
-        "--config.model.dit.qk_init=3", "--config.model.dit.place_embedding=false",
+        "--config.model.dit.qk_init=3", "--config.model.dit.spatial_position_embedding=false",
         "--config.model.vae.latent_scale=()",
-        "--config.data.extras=('relevance',)", "--config.model.cfg.negative=grey, blurred",
+        "--config.data.extras=('relevance',)", "--config.model.guidance.negative=grey, blurred",
         "--config.history.semantic=0.25", "--config.block.target=fm", "--config.forcing.frames=4",
     )  # fmt: skip
     model = dataclasses.replace(
         base.model,
-        dit=dataclasses.replace(base.model.dit, qk_init=3.0, place_embedding=False),
-        cfg=dataclasses.replace(base.model.cfg, negative="grey, blurred"),
+        dit=dataclasses.replace(base.model.dit, qk_init=3.0, spatial_position_embedding=False),
+        guidance=dataclasses.replace(base.model.guidance, negative="grey, blurred"),
     )
     chances = {**base.history.chances, "semantic": 0.25}
     assert changed == dataclasses.replace(

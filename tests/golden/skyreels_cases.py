@@ -17,9 +17,9 @@ import numpy as np
 from bvjax import weights
 from bvjax.chunking import ChunkGrid
 from bvjax.config import (
-    CFGConfig,
     ChunkConfig,
     DiTConfig,
+    GuidanceConfig,
     MemoryConfig,
     ModelConfig,
     NoiseConfig,
@@ -173,13 +173,13 @@ PIPELINE = ModelConfig(
     ),
     dit=dit_config(2, 16, 2, channels=16),
     memory=MemoryConfig(slots=1, capacity=1, anchor=False),
-    retrieval=RetrievalConfig(kind="none", recent=0, l=0),
+    retrieval=RetrievalConfig(kind="none", num_recent=0, num_retrieved=0),
     rope=RopeConfig(mode="local"),
     noise=NoiseConfig(base="independent", shuffle=0),
     sampler=SamplerConfig(
-        steps=4, shift=8.0, grid="diffusers", corrector="skyreels", history_noise=20.0
+        steps=4, shift=8.0, schedule="diffusers", corrector="skyreels", history_noise=20.0
     ),
-    cfg=CFGConfig(scale=3.0),
+    guidance=GuidanceConfig(scale=3.0),
 )  # fmt: skip
 
 

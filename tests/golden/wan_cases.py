@@ -38,7 +38,7 @@ LENGTHS = (140, 129, 17, 1)  # of captions, in tokens
 # name -> sampler; the velocity is `made_up_velocity`
 SAMPLERS = {
     f"unipc, {steps} steps, shift {shift:g}": SamplerConfig(
-        steps=steps, shift=shift, grid="diffusers"
+        steps=steps, shift=shift, schedule="diffusers"
     )
     for steps, shift in ((1, 5.0), (2, 3.0), (3, 8.0), (20, 3.0), (30, 5.0))
 }

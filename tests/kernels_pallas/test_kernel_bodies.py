@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
 from kernels_pallas import (
+    importance,
+    importance_gpu,
+    importance_tpu,
     kv_gather,
     kv_gather_gpu,
     kv_gather_tpu,
-    probe_scores,
-    probe_scores_gpu,
-    probe_scores_tpu,
 )
 
 pytestmark = pytest.mark.slow  # kernels are interpreted
-SCORES = {"mosaic": probe_scores_tpu, "triton": probe_scores_gpu}
+SCORES = {"mosaic": importance_tpu, "triton": importance_gpu}
 GATHER = {"mosaic": kv_gather_tpu, "triton": kv_gather_gpu}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SIMULATED = pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)
@@ -37,7 +37,7 @@ def _small_blocks():
         for module in SCORES.values():
             patch.setattr(module, "KEYS", 32)
             patch.setattr(module, "PROBES", 16)
-        patch.setattr(probe_scores_tpu, "LANES", 8)
+        patch.setattr(importance_tpu, "LANES", 8)
         patch.setattr(kv_gather_gpu, "ROWS", 16)
         patch.setattr(kv_gather_tpu, "_block", lambda rows, heads, dtype: min(rows, 32))
         yield
@@ -63,7 +63,7 @@ def check_scores(kernel, dtype, probes, keys, with_lse, seed):
         seen = jnp.arange(keys) < visible[:, None]
         lse = jax.nn.logsumexp(jnp.where(seen[:, None], logits, -1e30), axis=-1)
     kernel = functools.partial(SCORES[kernel].column_sums, interpret=True)
-    twin = functools.partial(probe_scores.probe_scores, implementation="xla")
+    twin = functools.partial(importance.key_importance, implementation="xla")
     got, want = run(kernel, q, k, visible, lse), run(twin, q, k, visible)
     np.testing.assert_allclose(got, want, atol=2e-5)
     seeing = (visible > 0).sum() * heads

@@ -102,7 +102,7 @@ def call(made: SkyReelsV2DiffusionForcingPipeline, model: ModelConfig, output_ty
             base_num_frames=chunk.overlap_frames + chunk.frames,
             overlap_history=chunk.overlap_frames,
             num_inference_steps=sampler.steps,
-            guidance_scale=model.cfg.scale,
+            guidance_scale=model.guidance.scale,
             max_sequence_length=model.text.max_length,
             addnoise_condition=sampler.history_noise,
             ar_step=sampler.ar_step,

@@ -12,9 +12,9 @@ import torch
 from bvjax.chunking import ChunkGrid
 from bvjax.config import (
     BuildConfig,
-    CFGConfig,
     ChunkConfig,
     DiTConfig,
+    GuidanceConfig,
     MemoryConfig,
     ModelConfig,
     RetrievalConfig,
@@ -37,28 +37,28 @@ PLAIN = ModelConfig(
     dit=DiTConfig(dim=48, num_heads=4, num_layers=3, ffn_dim=80, freq_dim=16),
     memory=MemoryConfig(slots=6, capacity=9),
     build=BuildConfig(n_recent=2, n_random=2),
-    retrieval=RetrievalConfig(recent=2, l=1),
+    retrieval=RetrievalConfig(num_recent=2, num_retrieved=1),
     sampler=SamplerConfig(kind="euler", steps=3, shift=3.0),
-    cfg=CFGConfig(scale=2.0),
+    guidance=GuidanceConfig(scale=2.0),
 )
 MODELS = {
     "as Wan": PLAIN,
     "as mini": dataclasses.replace(
         PLAIN,
         dit=dataclasses.replace(
-            PLAIN.dit, output="residual", latent_std=(0.5,) * 16, similarity_keys=True,
-            place_embedding=True,
+            PLAIN.dit, preconditioning="linear", latent_std=(0.5,) * 16, similarity_keys=True,
+            spatial_position_embedding=True,
         ),
-        cfg=CFGConfig(scale=2.0, memory=4.0),
+        guidance=GuidanceConfig(scale=2.0, memory=4.0),
     ),
     "as Self-Forcing": dataclasses.replace(
         PLAIN,
         chunk=dataclasses.replace(PLAIN.chunk, first="joined"),
         memory=MemoryConfig(slots=4, capacity=12, anchor=False, evict="oldest", tau=1.0),
         build=BuildConfig(context="with", n_recent=2, n_random=2),
-        retrieval=RetrievalConfig(kind="rolling", recent=3, l=0, dense_recent=True),
+        retrieval=RetrievalConfig(kind="rolling", num_recent=3, num_retrieved=0, dense_recent=True),
         sampler=SamplerConfig(kind="few_step", steps=4),
-        cfg=CFGConfig(scale=1.0),
+        guidance=GuidanceConfig(scale=1.0),
     ),
 }  # fmt: skip
 

@@ -129,12 +129,12 @@ def test_the_whole_pipeline(folders, tmp_path, record_parity):
     pipeline.set_progress_bar_config(disable=True)
     config = pipeline.scheduler.config
     assert (config.flow_shift, config.use_flow_sigmas) == (3.0, True)
-    told = ("sampler.grid=diffusers", *test_pipeline.SETTINGS)  # what a scheduler cannot say
+    told = ("sampler.schedule=diffusers", *test_pipeline.SETTINGS)  # what a scheduler cannot say
     convert(folders["bvjax"], tmp_path / "same", "bvjax", overrides=told)
     test_pipeline.compare(pipeline, tmp_path / "same", "export of a pipeline", record_parity)
     pipeline.save_pretrained(tmp_path / "saved")
     convert(tmp_path / "saved", tmp_path / "back", "bvjax", overrides=builders.PLAIN)
-    assert weights.load_config(tmp_path / "back").sampler.grid == "diffusers"
+    assert weights.load_config(tmp_path / "back").sampler.schedule == "diffusers"
 
 
 # --- names of the original layout -----------------------------------------------------
@@ -176,7 +176,12 @@ def test_back_from_pytorch_to_the_bit(folders, target, manifest, tmp_path, recor
     overrides = ()
     if not manifest:
         (tmp_path / "there" / "manifest.json").unlink()
-        overrides = (*builders.PLAIN, "sampler.grid=wan", "sampler.shift=3.0", "sampler.steps=4")
+        overrides = (
+            *builders.PLAIN,
+            "sampler.schedule=wan",
+            "sampler.shift=3.0",
+            "sampler.steps=4",
+        )
     model = convert(tmp_path / "there", tmp_path / "back", "bvjax", overrides=overrides)
     if manifest:
         assert same(folders["bvjax"], tmp_path / "back")

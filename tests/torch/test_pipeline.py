@@ -41,9 +41,9 @@ SETTINGS = (
     # one chunk of 3 latents, 9 frames, that looks at nothing but itself
     "chunk.height=32", "chunk.width=48", "chunk.frames=12", "chunk.first=joined", "chunk.fps=16",
     "memory.anchor=false", "memory.slots=1", "memory.capacity=1",
-    "retrieval.kind=none", "retrieval.recent=0", "retrieval.l=0",
+    "retrieval.kind=none", "retrieval.num_recent=0", "retrieval.num_retrieved=0",
     "noise.base=independent", "noise.shuffle=0",
-    f"sampler.steps={STEPS}", f"cfg.scale={GUIDANCE}", f"cfg.negative={NEGATIVE}", f"text.max_length={LENGTH}",
+    f"sampler.steps={STEPS}", f"guidance.scale={GUIDANCE}", f"guidance.negative={NEGATIVE}", f"text.max_length={LENGTH}",
 )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def ours(folder: pathlib.Path, **sampler):
     model, params = bundle.model, bundle.params
     model = dataclasses.replace(model, sampler=dataclasses.replace(model.sampler, **sampler))
     conditions = encode_captions(
-        lambda: params["text"], model.text, bundle.tokenizer, [PROMPT], model.cfg.negative
+        lambda: params["text"], model.text, bundle.tokenizer, [PROMPT], model.guidance.negative
     )
     (piece,) = stream(params["dit"], model, conditions, jax.random.key(SEED))
     latents = np.asarray(piece.latents)
@@ -126,6 +126,6 @@ def test_a_pipeline_of_diffusers_gives_the_same_video_here(name, tmp_path, recor
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kind, shift = name.split(", shift ")
-    told = SamplerConfig(kind=kind.lower(), shift=float(shift), grid="diffusers", steps=STEPS)
+    told = SamplerConfig(kind=kind.lower(), shift=float(shift), schedule="diffusers", steps=STEPS)
     assert load_config(tmp_path / "ours").sampler == told
     compare(pipeline, tmp_path / "ours", f"pipeline, {name}", record_parity)

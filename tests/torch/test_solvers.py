@@ -60,7 +60,7 @@ def unipc(shift: float) -> UniPCMultistepScheduler:
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_unipc_levels_and_labels(shift, record_parity):
     for steps in (*STEPS, 1000):
-        sampler = SamplerConfig(steps=steps, shift=shift, grid="diffusers")
+        sampler = SamplerConfig(steps=steps, shift=shift, schedule="diffusers")
         scheduler = unipc(shift)
         scheduler.set_timesteps(steps)
         for name, a, b in (

@@ -48,11 +48,11 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
     """`WanTransformer3DModel` and, each switched on by the configuration:
 
     Args:
-        output: "velocity", or "residual": the network gives what is left of the velocity after its
+        preconditioning: "none", or "linear": the network gives what is left of the velocity after its
             best linear guess from the noisy latents (Karras et al. 2022, Eq. 8).
         latents_spread: for that guess, the standard deviation of each latent channel after
             normalising; None for 1.
-        place_embedding: tokens are told their row and column, not by RoPE alone.
+        spatial_position_embedding: tokens are told their row and column, not by RoPE alone.
         similarity_keys: the weights have a vector for each head that attention to *earlier* chunks
             uses.  This class sees one chunk, so it keeps them and does not use them.
         rope_theta: base of RoPE's frequencies.
@@ -77,9 +77,9 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
         added_kv_proj_dim: int | None = None,
         rope_max_seq_len: int = 1024,
         pos_embed_seq_len: int | None = None,
-        output: str = "velocity",
+        preconditioning: str = "none",
         latents_spread: list[float] | None = None,
-        place_embedding: bool = False,
+        spatial_position_embedding: bool = False,
         similarity_keys: bool = False,
         rope_theta: float = 10000.0,
     ):
@@ -91,10 +91,10 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
             image_dim=image_dim, added_kv_proj_dim=added_kv_proj_dim,
             rope_max_seq_len=rope_max_seq_len, pos_embed_seq_len=pos_embed_seq_len,
         )  # fmt: skip
-        if output not in ("velocity", "residual"):
-            raise ValueError(f"output is {output!r}; it can be velocity or residual")
+        if preconditioning not in ("none", "linear"):
+            raise ValueError(f"preconditioning is {preconditioning!r}; it can be none or linear")
         self.rope = WanRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len, rope_theta)
-        if place_embedding:
+        if spatial_position_embedding:
             width = num_attention_heads * attention_head_dim
             self.patch_embedding = PlacedPatches(in_channels, width, patch_size)
         if similarity_keys:
@@ -117,7 +117,7 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
             hidden_states, timestep, encoder_hidden_states, encoder_hidden_states_image,
             return_dict=False, attention_kwargs=attention_kwargs,
         )[0]  # fmt: skip
-        if self.config.output == "residual":
+        if self.config.preconditioning == "linear":
             sigma = self._sigma(timestep, hidden_states.shape)
             out = self._add_linear_guess(out.float(), hidden_states.float(), sigma).to(out.dtype)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)

@@ -31,7 +31,7 @@ class RunReport:
         report: ChunkReport | None,
         seconds: dict[str, float],
     ) -> None:
-        """Measures chunk `number` (0: the guidance frame, which only is what came before).
+        """Measures chunk `number` (0: the anchor, which only is what came before).
 
         Does not wait for the device, which may be busy with the next chunk.
         """

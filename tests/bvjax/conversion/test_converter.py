@@ -72,7 +72,7 @@ def test_classes_go_with_what_diffusers_has_none_for(exported):
         f"class {config['_class_name']}("
         in (folder / "transformer/transformer_bvjax.py").read_text()
     )
-    assert config["similarity_keys"] and config["output"] == "velocity"
+    assert config["similarity_keys"] and config["preconditioning"] == "none"
     config = json.loads((folder / "vae" / "config.json").read_text())
     assert "auto_map" not in config and config["_class_name"] == "AutoencoderKLWan"
     assert [path.name for path in folder.rglob("*.py")] == ["transformer_bvjax.py"]

@@ -38,7 +38,7 @@ def exported(tmp_path_factory):
     model = dataclasses.replace(
         TINY,
         dit=dataclasses.replace(TINY.dit, similarity_keys=False),
-        sampler=dataclasses.replace(SAMPLER, grid="wan"),
+        sampler=dataclasses.replace(SAMPLER, schedule="wan"),
     )
     params = {part: recipe.params(model, part) for part in weights.PARTS}
     weights.save_weights(folder / "ours", model, params, tokenizer=make_tokenizer(folder))
@@ -72,7 +72,7 @@ def read(exported, tmp_path):
 )  # fmt: skip
 def test_read(read, told, changed):
     sampler = read(told)
-    assert sampler == dataclasses.replace(SAMPLER, grid="diffusers", **changed)
+    assert sampler == dataclasses.replace(SAMPLER, schedule="diffusers", **changed)
     few = SamplerConfig(kind="few_step", steps=4)
     assert read(told, few) == few
 
@@ -114,13 +114,13 @@ def test_conversion_takes_the_sampler_of_the_pipeline(exported, tmp_path):
     (exported / "theirs" / "manifest.json").rename(tmp_path / "manifest.json")
     try:
         model = convert(exported / "theirs", tmp_path / "found", "bvjax")
-        assert model.sampler == SamplerConfig(shift=6.0, grid="diffusers")
+        assert model.sampler == SamplerConfig(shift=6.0, schedule="diffusers")
         check_model(model)
         convert(
             exported / "theirs",
             tmp_path / "set",
             "bvjax",
-            overrides=["sampler.grid=wan", "sampler.steps=7"],
+            overrides=["sampler.schedule=wan", "sampler.steps=7"],
         )
         assert weights.load_config(tmp_path / "set").sampler == SAMPLER
     finally:

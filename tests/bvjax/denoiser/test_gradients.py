@@ -11,9 +11,9 @@ from jax.flatten_util import ravel_pytree
 from bvjax.chunking import ChunkGrid
 from bvjax.config import (
     BuildConfig,
-    CFGConfig,
     ChunkConfig,
     DiTConfig,
+    GuidanceConfig,
     MemoryConfig,
     ModelConfig,
     RetrievalConfig,
@@ -39,9 +39,9 @@ MODEL = ModelConfig(
     dit=DiTConfig(dim=16, num_heads=2, num_layers=1, ffn_dim=16, freq_dim=8, similarity_keys=True),
     memory=MemoryConfig(slots=2, capacity=8, tau=1.0, anchor=False),
     build=BuildConfig(n_recent=2, n_random=2),
-    retrieval=RetrievalConfig(recent=0, l=1),
+    retrieval=RetrievalConfig(num_recent=0, num_retrieved=1),
     sampler=SamplerConfig(kind="euler", steps=2),
-    cfg=CFGConfig(scale=1.5, memory=2.0),
+    guidance=GuidanceConfig(scale=1.5, memory=2.0),
 )
 
 
@@ -103,7 +103,7 @@ def test_two_chunks_and_the_bank_are_differentiated(params):
 def test_the_last_evaluations_carry_gradient(params):
     """`graded` evaluations as by hand, where the others are constants; the latents are the same."""
     sampler = dataclasses.replace(MODEL.sampler, steps=3)
-    model = dataclasses.replace(MODEL, sampler=sampler, cfg=CFGConfig(scale=1.0))
+    model = dataclasses.replace(MODEL, sampler=sampler, guidance=GuidanceConfig(scale=1.0))
     state, inputs = init_state(model), inputs_of(1)
     weights = jax.random.normal(jax.random.key(2), (2, 4, 4, 16))
     levels, labels = solvers.sigmas(sampler), solvers.timesteps(sampler) / solvers.TRAIN_STEPS

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bvjax.config import CFGConfig, ModelConfig, RetrievalConfig
+from bvjax.config import GuidanceConfig, ModelConfig, RetrievalConfig
 from bvjax.denoiser import guidance
 
 MODEL = ModelConfig(
-    name="guided", retrieval=RetrievalConfig(recent=2, l=2), cfg=CFGConfig(scale=2.0, memory=3.0)
+    name="guided",
+    retrieval=RetrievalConfig(num_recent=2, num_retrieved=2),
+    guidance=GuidanceConfig(scale=2.0, memory=3.0),
 )
 # [semantic, semantic, recent, recent] of three chunks, behind the anchor or not.
 VALID = np.array([[0, 1, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]], bool)
@@ -27,7 +29,7 @@ def test_where_something_was_retrieved_the_scale_is_that_of_the_memory(anchor):
 
 
 def test_without_memory_guidance_the_null_branch_sees_all():
-    model = dataclasses.replace(MODEL, cfg=CFGConfig(scale=2.0))
+    model = dataclasses.replace(MODEL, guidance=GuidanceConfig(scale=2.0))
     assert guidance.null_sees(model, jnp.asarray(VALID)) is None
     assert guidance.guidance_scale(model, jnp.asarray(VALID)) == 2.0
 

@@ -232,7 +232,7 @@ def test_unipc_levels_are_wans():
 
 def test_the_grid_of_diffusers():
     """Equal steps from 1 to 0.001, the last of them 0 instead; by hand at 2 steps and shift 3."""
-    two = SamplerConfig(grid="diffusers", steps=2, shift=3.0)
+    two = SamplerConfig(schedule="diffusers", steps=2, shift=3.0)
     middle = 3 * 0.5005 / (1 + 2 * 0.5005)
     np.testing.assert_allclose(solvers.sigmas(two), [1 - 1e-6, middle, 0], rtol=1e-6)
     np.testing.assert_array_equal(solvers.timesteps(two), [999, 750])

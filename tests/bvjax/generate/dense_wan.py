@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 
-def dense_wan(params, cfg, latents, sigma, text, see, time):
+def dense_wan(params, config, latents, sigma, text, see, time):
     """Velocity of every segment and the keys of every layer, from one forward of all tokens.
 
     Args:
-      params: of `WanDiT`, as it names them; cfg: its config (patch 1 x 2 x 2, output velocity).
+      params: of `WanDiT`, as it names them; config: its own (patch 1 x 2 x 2, output velocity).
       latents: [s, l, h, w, z]; sigma: [s]; text: [s, t, d].
       see: bool [s, s], see[i, j]: do the queries of segment i see the keys of segment j.
       time: int [s, s], time[i, j]: latent frame at which segment j begins as i sees it.
@@ -25,14 +25,14 @@ def dense_wan(params, cfg, latents, sigma, text, see, time):
     latents, text = np.asarray(latents, np.float64), np.asarray(text, np.float64)
     s, frames, h, w, z = latents.shape
     grid = np.indices((frames, h // 2, w // 2)).reshape(3, -1).T  # (t, h, w) of a segment's tokens
-    n, heads = len(grid), cfg.num_heads
+    n, heads = len(grid), config.num_heads
     patches = latents.reshape(s, frames, h // 2, 2, w // 2, 2, z)
     x = _dense(p["patch_embedding"], patches.transpose(0, 1, 2, 4, 6, 3, 5).reshape(s, n, -1))
 
-    half = cfg.freq_dim // 2
+    half = config.freq_dim // 2
     phase = 1000 * np.asarray(sigma, np.float64)[:, None] * 10000.0 ** (-np.arange(half) / half)
     e = _mlp(p["time_embedding"], np.concatenate([np.cos(phase), np.sin(phase)], -1), _silu)
-    e0 = _dense(p["time_projection"]["1"], _silu(e)).reshape(s, 6, cfg.dim)
+    e0 = _dense(p["time_projection"]["1"], _silu(e)).reshape(s, 6, config.dim)
     text = _mlp(p["text_embedding"], text, _gelu)
     mask = np.repeat(np.repeat(np.asarray(see), n, 0), n, 1)  # [s * n, s * n]
 
@@ -40,7 +40,7 @@ def dense_wan(params, cfg, latents, sigma, text, see, time):
         return y.reshape(*y.shape[:-1], heads, -1)
 
     all_keys = []
-    for layer in range(cfg.num_layers):
+    for layer in range(config.num_layers):
         b = _tree(p["blocks"], layer)
         shift1, scale1, gate1, shift2, scale2, gate2 = np.moveaxis(b["modulation"] + e0, 1, 0)
         a = b["self_attn"]
@@ -49,9 +49,9 @@ def dense_wan(params, cfg, latents, sigma, text, see, time):
         v = split(_dense(a["v"], y)).reshape(s * n, heads, -1)
         logits = np.empty((heads, s * n, s * n))
         for i in range(s):
-            at = _rope(q[i], grid, time[i][i], cfg.rope_theta)
+            at = _rope(q[i], grid, time[i][i], config.rope_theta)
             for j in range(s):
-                keys = _rope(k[j], grid, time[i][j], cfg.rope_theta)
+                keys = _rope(k[j], grid, time[i][j], config.rope_theta)
                 block = np.einsum("nac,mac->anm", at, keys)
                 logits[:, i * n : (i + 1) * n, j * n : (j + 1) * n] = block
         share = _softmax(np.where(mask, logits / np.sqrt(q.shape[-1]), -np.inf))

@@ -16,20 +16,24 @@ pytestmark = pytest.mark.slow  # compiles streams of many kinds
 KEY = jax.random.key(5)
 # Six slots for more entries: some are evicted.
 CASES = {
-    "int8": dict(memory={"dtype": "int8"}, cfg={"memory": 3.0}),
+    "int8": dict(memory={"dtype": "int8"}, guidance={"memory": 3.0}),
     "fp8": dict(
         memory={"dtype": "float8_e4m3fn", "evict": "oldest", "capacity": 8},
         retrieval={"dense_recent": True},
-        cfg={"scale": 1.0},
+        guidance={"scale": 1.0},
     ),
-    "with": dict(build={"context": "with"}, cfg={"bank": "two"}),
-    "overlap": dict(chunk={"first": "overlap"}, build={"context": "with"}, cfg={"scale": 1.0}),
-    "alone": dict(retrieval={"recent": 0, "l": 0}, memory={"anchor": False}, cfg={"scale": 1.0}),
+    "with": dict(build={"context": "with"}, guidance={"bank": "two"}),
+    "overlap": dict(chunk={"first": "overlap"}, build={"context": "with"}, guidance={"scale": 1.0}),
+    "alone": dict(
+        retrieval={"num_recent": 0, "num_retrieved": 0},
+        memory={"anchor": False},
+        guidance={"scale": 1.0},
+    ),
 }
 
 
-def placed(model, place):
-    return dataclasses.replace(model, memory=dataclasses.replace(model.memory, place=place))
+def offloaded(model, offload):
+    return dataclasses.replace(model, memory=dataclasses.replace(model.memory, offload=offload))
 
 
 def conditions_of(model, num_chunks):
@@ -55,7 +59,7 @@ def check_same(tiny, model):
     params, conditions = tiny.params["dit"], conditions_of(model, 7)
     rest = dict(vae_params=tiny.params["vae"])
     pieces = list(stream(params, model, conditions, KEY, **rest))
-    host = placed(model, "host")
+    host = offloaded(model, "host")
     same(pieces, stream(params, host, conditions, KEY, **rest))
     done = {piece.chunk_id: piece.latents for piece in pieces[:4]}
     same(pieces, _as_fresh(stream(params, host, conditions, KEY, done=done, **rest)))
@@ -108,7 +112,7 @@ class Watched(host_bank.HostBank):
 @pytest.fixture(scope="module")
 def watched(tiny):
     """Streams of 4 and 14 chunks: the banks, and how many programs were compiled for each."""
-    model = dataclasses.replace(placed(tiny.joined, "host"), name="host-bank-test")
+    model = dataclasses.replace(offloaded(tiny.joined, "host"), name="host-bank-test")
     counts, pieces = [], []
     count = lambda event, *_, **__: counts.append(event.endswith("backend_compile_duration"))
     with pytest.MonkeyPatch.context() as patch:
@@ -166,16 +170,16 @@ def test_without_pinned_memory_entries_are_numpy(tiny, watched, monkeypatch, cap
 
 
 def test_rollout_refuses_the_host(tiny):
-    model = tiny.variant(memory={"place": "host"})
+    model = tiny.variant(memory={"offload": "host"})
     with pytest.raises(UserError, match="use stream"):
         rollout(tiny.params["dit"], model, conditions_of(model, 2), KEY)
 
 
-@pytest.mark.parametrize("place", ["device", "host"])
-def test_a_stream_reads_nothing_back(tiny, watched, place, monkeypatch):
+@pytest.mark.parametrize("offload", ["none", "host"])
+def test_a_stream_reads_nothing_back(tiny, watched, offload, monkeypatch):
     """Host code sees no value of the device, so that it can be ahead of it."""
     model = watched[0]
-    model = placed(model, place)
+    model = offloaded(model, offload)
     pieces = stream(tiny.params["dit"], model, conditions_of(model, 4), KEY)
     next(pieces)  # the plan of a host bank is read back before all chunks
     array = type(jax.numpy.zeros(()))
@@ -198,11 +202,11 @@ def test_a_plan_is_what_the_device_does(tiny):
     model = tiny.joined
     conditions = conditions_of(model, 8)
     chunks = [steps.entry_inputs(model, conditions, KEY, None, i) for i in range(8)]
-    visits, book = host_bank.plan(model, chunks)
+    visits, table = host_bank.plan(model, chunks)
     latents = {i: np.ones((2, 4, 4, 16), np.float32) for i in range(8)}
     bank = rebuild_bank(tiny.params["dit"], model, conditions, KEY, latents).bank
     for field in ("chunk_id", "embedding", "valid"):
-        np.testing.assert_array_equal(getattr(book, field), getattr(bank, field))
+        np.testing.assert_array_equal(getattr(table, field), getattr(bank, field))
     slots = {int(i): slot for slot, i in enumerate(bank.chunk_id[0])}
     assert all(visits[i].slot == slot for i, slot in slots.items())
     assert sorted(slots) != list(range(8))  # some were evicted

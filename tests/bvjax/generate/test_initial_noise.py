@@ -55,7 +55,7 @@ def frame_order(noise: np.ndarray, base: np.ndarray) -> list[int]:
 
 def model_of(tiny, first: str):
     """Without a memory, which has no part in the noise and takes its time."""
-    nothing = {"memory": {"anchor": False}, "retrieval": {"recent": 0, "l": 0}}
+    nothing = {"memory": {"anchor": False}, "retrieval": {"num_recent": 0, "num_retrieved": 0}}
     model = tiny.variant(chunk={"frames": 16, "first": first}, **nothing)
     return dataclasses.replace(model, noise=NOISE)
 

@@ -176,14 +176,16 @@ def test_guidance_of_one_skips_the_null_branch(world):
     )
     counts = []
     for scale in (1.0, 2.0):
-        guided = dataclasses.replace(model, cfg=dataclasses.replace(model.cfg, scale=scale))
+        guided = dataclasses.replace(
+            model, guidance=dataclasses.replace(model.guidance, scale=scale)
+        )
         program = jax.make_jaxpr(lambda g, m=guided: denoise_anchor(params, m, g))(given)
         counts.append(str(program).count("dot_general"))
     assert counts[1] > 1.5 * counts[0]
 
 
 def guided(model, **changes):
-    return dataclasses.replace(model, cfg=dataclasses.replace(model.cfg, **changes))
+    return dataclasses.replace(model, guidance=dataclasses.replace(model.guidance, **changes))
 
 
 def test_memory_guidance_is_of_chunks_that_retrieved_something(world, videos):
@@ -192,9 +194,9 @@ def test_memory_guidance_is_of_chunks_that_retrieved_something(world, videos):
     pieces = stream(params, guided(model, memory=4.0), make_conditions(model, 15), KEY)
     for number, (piece, plain) in enumerate(zip(pieces, videos[0][15][:6], strict=False)):
         found = piece.report.valid[1] & (piece.report.chunk_id[1] > 0)
-        assert found == (number > model.retrieval.recent + 1)
+        assert found == (number > model.retrieval.num_recent + 1)
         same = np.allclose(piece.latents, plain.latents, rtol=1e-4, atol=1e-5)
-        assert same == (number <= model.retrieval.recent + 1)
+        assert same == (number <= model.retrieval.num_recent + 1)
 
 
 @pytest.mark.slow
@@ -212,7 +214,7 @@ def test_memory_guidance_takes_the_difference_that_retrieval_makes(world, videos
     def made(retrieval_l=None, text=conditions.text[3], **changes):
         config = guided(one_step, **changes)
         if retrieval_l is not None:
-            retrieval = dataclasses.replace(config.retrieval, l=retrieval_l)
+            retrieval = dataclasses.replace(config.retrieval, num_retrieved=retrieval_l)
             config = dataclasses.replace(config, retrieval=retrieval)
         step = jax.jit(denoise_chunk, static_argnums=1)
         return np.asarray(step(params, config, state, given.replace(text=text)))

@@ -86,7 +86,7 @@ def clip():
 # ---- what a chunk sees and when, by hand -----------------------------------------------------
 def view(model, c):
     """Chunks before `c` that it sees: the last ones, and the first if it is a sink."""
-    last = range(max(0, c - model.retrieval.recent), c)
+    last = range(max(0, c - model.retrieval.num_recent), c)
     return sorted({0, *last} if model.memory.anchor and c else last)
 
 
@@ -96,7 +96,7 @@ def times(model, c):
     if model.rope.mode == "absolute" or c == 0:
         return {j: L * j for j in seen}
     rest = [j for j in seen if j or not model.memory.anchor]
-    before = model.retrieval.recent if model.rope.mode == "window" else len(rest) - 1
+    before = model.retrieval.num_recent if model.rope.mode == "window" else len(rest) - 1
     begins = {j: L * (1 + before - back) for back, j in enumerate(reversed(rest))}
     return {0: 0} | begins if model.memory.anchor else begins
 
@@ -170,8 +170,8 @@ def error(a, b):
 
 CASES = {
     "self-forcing": ("self-forcing",),
-    "all chunks": ("self-forcing", "retrieval.recent=8", "memory.slots=9"),
-    "with its sink": ("self-forcing", "memory.anchor=true", "retrieval.recent=5"),
+    "all chunks": ("self-forcing", "retrieval.num_recent=8", "memory.slots=9"),
+    "with its sink": ("self-forcing", "memory.anchor=true", "retrieval.num_recent=5"),
     "longlive": ("longlive",),
     "longlive, unbounded": ("longlive", "rope.mode=packed"),
     "longlive, window": ("longlive", "rope.mode=window"),
@@ -203,7 +203,7 @@ def test_the_oracle_notices(params, clip, case, wrong):
     """What the tolerance of 1e-5 above would let through is a hundred times smaller than these."""
     model = small(*CASES[case])
     want, _ = block_causal(params, model, clip)
-    wider = dataclasses.replace(model.retrieval, recent=model.retrieval.recent + 1)
+    wider = dataclasses.replace(model.retrieval, num_recent=model.retrieval.num_recent + 1)
     changes = {
         "mask": {"config": {"retrieval": wider}},
         "position": {"shift": 1},
@@ -247,9 +247,9 @@ def recomputed(params, model, conditions, chunks, null_history=True):
 
         for i, (sigma, lower) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
             v = velocity(x, sigma, conditions.text)
-            if model.cfg.scale != 1:
+            if model.guidance.scale != 1:
                 v_null = velocity(x, sigma, null)
-                v = v_null + model.cfg.scale * (v - v_null)
+                v = v_null + model.guidance.scale * (v - v_null)
             if model.sampler.kind == "few_step":
                 fresh = purpose_key(purpose_key(KEY, "solver", c), "fresh noise", i)
                 fresh = np.asarray(gaussian(fresh, 1, x.shape)[0])
@@ -263,8 +263,8 @@ def recomputed(params, model, conditions, chunks, null_history=True):
 @pytest.mark.slow
 def test_two_banks_are_two_caches(params, clip):
     """Many guided steps as Self-Forcing's diffusion models take them: the null branch of all time."""
-    window = ("retrieval.recent=2", "memory.slots=3", "sampler.kind=euler", "sampler.steps=3")
-    model = small("self-forcing", *window, "cfg.scale=3", "cfg.bank=two")
+    window = ("retrieval.num_recent=2", "memory.slots=3", "sampler.kind=euler", "sampler.steps=3")
+    model = small("self-forcing", *window, "guidance.scale=3", "guidance.bank=two")
     conditions = jax.tree.map(lambda x: x[:5], clip["conditions"])
     want = recomputed(params, model, conditions, 5)
     pieces = [p.latents for p in stream(params, model, conditions, KEY)]
@@ -300,6 +300,6 @@ def test_presets_are_what_was_released():
         assert (grid.latents_per_chunk, preset.chunk.fps) == (3, 16)
         assert preset.memory.capacity == grid.tokens_per_chunk == 3 * 1560
         assert preset.memory.anchor * grid.first_entry_latents == sink
-        assert L * (1 + preset.retrieval.recent) + sink == latents
+        assert L * (1 + preset.retrieval.num_recent) + sink == latents
         assert preset.memory.slots * L == latents
-        assert not preset.cfg.guided and preset.rope.mode == "absolute"
+        assert not preset.guidance.guided and preset.rope.mode == "absolute"

@@ -95,7 +95,9 @@ def test_an_entry_is_a_function_of_its_chunk_alone(tiny, conditions, plain):
 
 @pytest.mark.slow
 def test_entries_that_see_their_context_and_a_second_bank(tiny, conditions):
-    model = tiny.variant(build={"context": "with"}, cfg={"bank": "two"}, sampler={"kind": "euler"})
+    model = tiny.variant(
+        build={"context": "with"}, guidance={"bank": "two"}, sampler={"kind": "euler"}
+    )
     params = tiny.params["dit"]
     pieces, states = grow(params, model, conditions)
     latents = {piece.chunk_id: piece.latents for piece in pieces}

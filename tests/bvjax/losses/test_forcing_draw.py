@@ -29,7 +29,7 @@ MODEL = ModelConfig(
     chunk=ChunkConfig(height=32, width=32, fps=2, frames=8),
     text=TextConfig(dim=DIM, max_length=TEXT),
     dit=DiTConfig(dim=16, num_heads=2, num_layers=1, ffn_dim=16, freq_dim=8),
-    retrieval=RetrievalConfig(recent=1, l=1),
+    retrieval=RetrievalConfig(num_recent=1, num_retrieved=1),
 )
 SEMANTIC = HistoryConfig({"semantic": 1}, anchor_drop=0, caption_drop=0, noise_chance=0)
 

@@ -50,7 +50,7 @@ MODEL = ModelConfig(
     dit=DiTConfig(dim=16, num_heads=2, num_layers=2, ffn_dim=16, freq_dim=8, similarity_keys=True),
     memory=MemoryConfig(slots=8, capacity=6, tau=0.8),
     build=BuildConfig(n_recent=2, n_random=2),
-    retrieval=RetrievalConfig(recent=1, l=1),
+    retrieval=RetrievalConfig(num_recent=1, num_retrieved=1),
     rope=RopeConfig(mode="window"),
 )
 CLEAN = HistoryConfig({"semantic": 1}, anchor_drop=0, caption_drop=0, noise_chance=0)
@@ -188,7 +188,7 @@ def test_parallel_equals_chunk_by_chunk_through_the_bank(params, batch, build, m
         build=BuildConfig(context=build, probe="full"),
         memory=dataclasses.replace(MODEL.memory, capacity=8 if dense else 6, tau=0.8),
         retrieval=dataclasses.replace(MODEL.retrieval, dense_recent=dense),
-        cfg=dataclasses.replace(MODEL.cfg, scale=1.0),
+        guidance=dataclasses.replace(MODEL.guidance, scale=1.0),
         rope=RopeConfig(mode=mode),
     )
     forcing = teacher(model)
@@ -224,7 +224,7 @@ def test_history_is_causal_and_follows_its_kind():
     embedding = jax.random.normal(keys[0], (2, 9, DIM))
     relevance = jax.random.uniform(keys[1], (2, 9, 9))
     target = jnp.broadcast_to(jnp.arange(1, 10), (2, 9))
-    config = RetrievalConfig(recent=2, l=2)
+    config = RetrievalConfig(num_recent=2, num_retrieved=2)
     for kind in RULES:
         number = jnp.full(target.shape, number_of(kind))
         h = draw_history(
@@ -367,7 +367,7 @@ def test_even_levels_weigh_what_the_linear_guess_leaves():
 def test_even_levels_reach_all_parts_of_the_loss(params, batch):
     """A network that gives just the linear guess has the loss 1 per part, whatever the levels."""
     std = tuple(np.linspace(0.1, 1.0, 16).tolist())
-    cfg = dataclasses.replace(MODEL.dit, output="residual", latent_std=std)
+    config = dataclasses.replace(MODEL.dit, preconditioning="linear", latent_std=std)
     latents = jax.random.normal(jax.random.key(4), (1, 1 + 2 * CHUNKS, 4, 4, 16)) * jnp.array(std)
     silent = params | {"head": jax.tree.map(jnp.zeros_like, params["head"])}
     levels = LevelsConfig(schedule="naive", weighting="even")
@@ -375,7 +375,7 @@ def test_even_levels_reach_all_parts_of_the_loss(params, batch):
         block=BlockForcingConfig(target="fm"), history=CLEAN, levels=levels, targets_per_chunk=8, frames=64,
         anchor_weight=0.0,
     )  # fmt: skip
-    teach = TeacherForcing(dataclasses.replace(MODEL, dit=cfg), forcing, teacher().null_text)
+    teach = TeacherForcing(dataclasses.replace(MODEL, dit=config), forcing, teacher().null_text)
     clip = make_clip(dict(batch, latents=latents, standalone=batch["text"]), teach.grid)
     loss, metrics = jax.jit(teach.loss)(silent, clip, jax.random.key(3))
     np.testing.assert_allclose(metrics["frames"], 1.0, rtol=0.1)

@@ -55,7 +55,7 @@ class Writer:
         @jax.jit
         def step(bank, embedding, chunk_id):
             self.traces += 1
-            recent = model.retrieval.recent
+            recent = model.retrieval.num_recent
             return write(bank, entry_of(chunk_id), embedding, chunk_id, model.memory, recent)
 
         self.step = step
@@ -246,7 +246,7 @@ def test_presets_are_legal():
         (["build.n_recent=0", "build.n_random=0"], "their sum must be 1 or more"),
         (["build.n_recent=-1"], "build.n_recent is -1; it must be 0 or more"),
         (["retrieval.kind=top"], "retrieval.kind is 'top'; it can be semantic, rolling, oracle"),
-        (["retrieval.l=-1"], "retrieval.l is -1; it must be 0 or more"),
+        (["retrieval.num_retrieved=-1"], "retrieval.num_retrieved is -1; it must be 0 or more"),
         (
             ["rope.mode=relative"],
             "rope.mode is 'relative'; it can be absolute, local, window, packed",
@@ -268,4 +268,4 @@ def test_limits_are_legal():
     check(apply_overrides(MODEL, ["memory.slots=4", "memory.capacity=4", "memory.tau=1"]))
     check(apply_overrides(MODEL, ["memory.capacity=1", "memory.anchor=false"]))
     check(apply_overrides(MODEL, ["memory.capacity=8", "retrieval.dense_recent=true"]))
-    assert RetrievalConfig().recent == 2
+    assert RetrievalConfig().num_recent == 2

@@ -9,10 +9,10 @@ from bvjax.memory.positions import time_bases
 
 _bases = jax.jit(
     time_bases, static_argnums=0,
-    static_argnames=("latents", "first_latents", "recent", "l", "anchor"),
+    static_argnames=("latents", "first_latents", "num_recent", "num_retrieved", "anchor"),
 )  # fmt: skip
 
-# Entries [anchor, 2 semantic, 2 recent], 8 latents a chunk behind a guidance latent.
+# Entries [anchor, 2 semantic, 2 recent], 8 latents a chunk behind an anchor.
 HAND = {  # (ids, target) -> {mode: (entry bases of the valid ones, own base)}
     ((0, -1, -1, -1, -1), 1): {
         "absolute": ([0], 1),
@@ -65,7 +65,7 @@ def test_time_bases_by_hand(mode):
         chunk_id = jnp.array([ids], jnp.int32)
         entry, own = _bases(
             mode, chunk_id, chunk_id >= 0, jnp.int32(target),
-            latents=8, first_latents=1, recent=2, l=2, anchor=True,
+            latents=8, first_latents=1, num_recent=2, num_retrieved=2, anchor=True,
         )  # fmt: skip
         at = [e for e, i in enumerate(ids) if i >= 0]
         assert ([int(entry[0, e]) for e in at], int(own[0])) == want[mode]
@@ -76,7 +76,13 @@ def test_time_bases_without_a_guidance_latent():
     """chunk.first="joined": chunk 0 is L = 3 latents long, as an anchor and as any other entry."""
     chunk_id = jnp.array([[0, 5, 6]], jnp.int32)
     for anchor in (True, False):
-        common = {"latents": 3, "first_latents": 3, "recent": 3 - anchor, "l": 0, "anchor": anchor}
+        common = {
+            "latents": 3,
+            "first_latents": 3,
+            "num_recent": 3 - anchor,
+            "num_retrieved": 0,
+            "anchor": anchor,
+        }
         entry, own = time_bases("absolute", chunk_id, chunk_id >= 0, jnp.int32(7), **common)
         assert (entry[0].tolist(), own[0]) == ([0, 15, 18], 21)
         entry, own = time_bases("window", chunk_id, chunk_id >= 0, jnp.int32(7), **common)
@@ -87,7 +93,7 @@ def test_time_bases_without_a_guidance_latent():
 
 def test_unknown_mode():
     ids = jnp.zeros((1, 1), jnp.int32)
-    common = {"latents": 8, "first_latents": 1, "recent": 0, "l": 0, "anchor": True}
+    common = {"latents": 8, "first_latents": 1, "num_recent": 0, "num_retrieved": 0, "anchor": True}
     with pytest.raises(
         UserError, match="rope.mode is 'ntk'; it can be absolute, local, window, packed"
     ):

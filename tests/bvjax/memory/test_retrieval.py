@@ -22,6 +22,7 @@ from bvjax.config import (
 from bvjax.denoiser import guidance
 from bvjax.errors import UserError
 from bvjax.memory.bank import gather, init_bank, keep_rows, write
+from bvjax.memory.importance import keep_mask
 from bvjax.memory.positions import time_bases
 from bvjax.memory.retrieval import (
     assemble,
@@ -29,7 +30,6 @@ from bvjax.memory.retrieval import (
     select,
 )
 from bvjax.memory.rules import semantic_scores
-from bvjax.memory.salience import keep_mask
 from bvjax.nets.dit import ChunkKV
 from bvjax.nets.rope import angles, apply_rope
 
@@ -83,7 +83,7 @@ _retrieve = jax.jit(retrieve, static_argnums=3)
 _assemble = jax.jit(assemble, static_argnums=3)
 _bases = jax.jit(
     time_bases, static_argnums=0,
-    static_argnames=("latents", "first_latents", "recent", "l", "anchor"),
+    static_argnames=("latents", "first_latents", "num_recent", "num_retrieved", "anchor"),
 )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def story(num_chunks, model=MODEL, dtype=jnp.float32):
             kv = jax.tree.map(lambda x: np.asarray(x)[:, :, :, :4], kv)
             keep, positions = np.ones((LAYERS, BATCH, 1, 4), bool), POSITIONS[:4]
         entry = _entry(kv, keep, positions, memory.capacity, dense)
-        recent = model.retrieval.recent
+        recent = model.retrieval.num_recent
         bank = _write(bank, entry, caption(chunk_id), jnp.int32(chunk_id), memory, recent)
     return bank
 
@@ -107,7 +107,7 @@ def bases(mode, selection, target, model=MODEL):
     r = model.retrieval
     return _bases(
         mode, selection.chunk_id, selection.valid, target, latents=L, first_latents=1,
-        recent=r.recent, l=r.l, anchor=model.memory.anchor,
+        num_recent=r.num_recent, num_retrieved=r.num_retrieved, anchor=model.memory.anchor,
     )  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def test_select_equals_a_slow_oracle(order, valid, scores, target, sizes):
     in_window = [i >= 0 and e >= len(want) - recent for e, i in enumerate(want)]
     assert got.recent[0].tolist() == in_window
     semantic = [i >= 0 and anchor <= e < len(want) - recent for e, i in enumerate(want)]
-    config = RetrievalConfig(recent=recent, l=l)
+    config = RetrievalConfig(num_recent=recent, num_retrieved=l)
     assert guidance.retrieved(got.valid, config)[0].tolist() == semantic
 
 

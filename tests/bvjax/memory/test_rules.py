@@ -56,7 +56,7 @@ def with_rule(model, kind: str):
 def model(tiny):
     """One layer, one step and no guidance, to compile fast."""
     return tiny.variant(
-        text={"dim": 8, "max_length": 3}, dit={"num_layers": 1}, cfg={"scale": 1.0},
+        text={"dim": 8, "max_length": 3}, dit={"num_layers": 1}, guidance={"scale": 1.0},
         sampler={"kind": "euler", "steps": 1},
     )  # fmt: skip
 
@@ -96,7 +96,7 @@ def params(model):
 
 
 def test_a_row_is_all_that_generation_needs(new, model, params, story):
-    model, recent = with_rule(model, new), model.retrieval.recent
+    model, recent = with_rule(model, new), model.retrieval.num_recent
     check_model(model)
     conditions = Conditions(
         text=story["text"][0], embedding=story["embedding"][0],
@@ -129,7 +129,10 @@ def test_a_row_is_all_that_training_needs(new, model, params, story, monkeypatch
     loss, metrics = jax.jit(training_loss(model, new))(params, story, jax.random.key(1))
     jax.effects_barrier()
     ((index, valid),) = drawn
-    chunks, recent = story["latents"][0, 1:].reshape(CHUNKS, 2, 4, 4, 16), model.retrieval.recent
+    chunks, recent = (
+        story["latents"][0, 1:].reshape(CHUNKS, 2, 4, 4, 16),
+        model.retrieval.num_recent,
+    )
     want = by_hand(story, chunks, recent)
     assert want not in (by_hand(story, chunks, recent, bright=0.0), ROLLING)
     assert np.where(valid, index + 1, -1)[0, :, 0].tolist() == want
@@ -206,10 +209,10 @@ def test_rules_are_given_what_their_row_says_and_nothing_else(monkeypatch):
 
 
 def test_a_rule_that_looks_at_latents_is_not_of_a_memory_that_is_planned(new, model):
-    host = dataclasses.replace(model, memory=dataclasses.replace(model.memory, place="host"))
+    host = dataclasses.replace(model, memory=dataclasses.replace(model.memory, offload="host"))
     check_model(host)
     with pytest.raises(
-        UserError, match="retrieval.kind 'unlike' looks at latents, and memory.place"
+        UserError, match="retrieval.kind 'unlike' looks at latents, and memory.offload"
     ):
         check_model(with_rule(host, new))
 

@@ -114,7 +114,7 @@ def look(bank, model):
     picked = retrieve(bank, _caption(1), jnp.int32(6), model)
     base, _ = time_bases(
         "window", picked.chunk_id, picked.valid, jnp.int32(6),
-        latents=2, first_latents=1, recent=2, l=2, anchor=True,
+        latents=2, first_latents=1, num_recent=2, num_retrieved=2, anchor=True,
     )  # fmt: skip
     return picked, base
 
@@ -174,7 +174,7 @@ def test_scales_are_part_of_the_bank():
 
 
 @pytest.mark.parametrize(
-    "field, value", [("dtype", "int4"), ("dtype", "float32"), ("place", "disk")]
+    "field, value", [("dtype", "int4"), ("dtype", "float32"), ("offload", "disk")]
 )
 def test_other_values_are_refused(field, value):
     memory = dataclasses.replace(MODEL.memory, **{field: value})

@@ -406,7 +406,7 @@ def test_the_linear_guess_is_least_squares_and_the_rest_gives_the_velocity(param
     np.testing.assert_allclose(whole, velocity, atol=1e-5)
     np.testing.assert_allclose(rest.std(axis=over), 1.0, atol=0.1)
 
-    model = dit.WanDiT(dataclasses.replace(CFG, output="residual", latent_std=std), DT)
+    model = dit.WanDiT(dataclasses.replace(CFG, preconditioning="linear", latent_std=std), DT)
     raw = MODEL.apply({"params": params}, *inputs)[0]
     got = model.apply({"params": params}, *inputs)[0]
     latents, levels = inputs[:2]
@@ -419,7 +419,12 @@ def test_wrong_inputs_are_refused_with_a_sentence(unchecked_types, inputs):
     context = random_context(2)
     cases = [
         (dict(remat="half"), inputs, None, "dit.remat is 'half'; it can be none, full, dots"),
-        (dict(output="noise"), inputs, None, "dit.output is 'noise'; it can be velocity, residual"),
+        (
+            dict(preconditioning="noise"),
+            inputs,
+            None,
+            "dit.preconditioning is 'noise'; it can be none, linear",
+        ),
         ({}, (latents[..., :3, :], *inputs[1:]), None, "do not divide by the patch"),
         ({}, (latents[..., :3], *inputs[1:]), None, "3 channels; this model takes 4"),
         ({}, (latents, sigma, text[..., :2], positions), None, "width 2; this model takes 6"),

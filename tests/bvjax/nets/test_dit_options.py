@@ -41,14 +41,14 @@ def velocity(config, latents, context=None, **kwargs):
 
 
 @pytest.mark.slow
-def test_without_a_place_embedding_equal_tokens_stay_equal():
+def test_without_a_spatial_position_embedding_equal_tokens_stay_equal():
     """RoPE is relative: what all tokens share cannot tell the sky from the ground."""
     flat = jnp.ones((1, 1, FRAMES, SIDE, SIDE, 4))
     out = velocity(CFG, flat)
     patches = np.asarray(out).reshape(FRAMES, 2, 2, 2, 2, 4).transpose(0, 1, 3, 2, 4, 5)
     patches = patches.reshape(FRAMES * 4, -1)
     np.testing.assert_allclose(patches, np.broadcast_to(patches[:1], patches.shape), atol=1e-5)
-    placed = velocity(dataclasses.replace(CFG, place_embedding=True), flat)
+    placed = velocity(dataclasses.replace(CFG, spatial_position_embedding=True), flat)
     assert np.abs(placed[0, 0, 0, :2, :2] - placed[0, 0, 0, 2:, :2]).max() > 1e-2
     assert np.abs(placed[0, 0, 0, :2, :2] - placed[0, 0, 0, :2, 2:]).max() > 1e-2
 

@@ -47,7 +47,7 @@ def test_memory_by_part():
     parts = costs.memory_parts(WAN, ONE_DEVICE, inputs(WAN, ONE_DEVICE))
     assert parts["weights"] == pytest.approx(2 * 1.42e9, rel=0.01)  # bfloat16
     rows = costs.context_rows(WAN)
-    assert parts["context"] == 30 * 2 * rows * 1536 * 2 * (1 + WAN.cfg.two_banks)
+    assert parts["context"] == 30 * 2 * rows * 1536 * 2 * (1 + WAN.guidance.two_banks)
     assert parts["gathered"] == 0
     assert parts["vae"] > 127e6 * 4
     with_mesh = make_layout({}, jax.devices()[:1])

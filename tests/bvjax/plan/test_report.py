@@ -56,8 +56,8 @@ TWICE = [f"--mesh {axis}=2 (2 devices)" for axis in ("context", "fsdp", "tensor"
 
 
 @pytest.mark.parametrize("room, sizes, found", [
-    (13, {}, ["--set memory.dtype=int8", "--set memory.place=host", *TWICE]),
-    (10, {}, ["--set memory.place=host", *TWICE]),
+    (13, {}, ["--set memory.dtype=int8", "--set memory.offload=host", *TWICE]),
+    (10, {}, ["--set memory.offload=host", *TWICE]),
     # Twice the devices are too few here, and 8 tensor devices do not cut 12 heads.
     (8.3, {"tensor": 4}, [f"--mesh {axis}=4,tensor=4 (16 devices)" for axis in ("context", "fsdp")]),
     (1, {"context": 4}, []),

@@ -19,7 +19,7 @@ def test_flops_forward_recomputed_and_backward():
     model = apply_overrides(MINI, ["dit.remat=full"])
     found = step_flops(make_objective(model, ONE_DEVICE), VIDEOS, CHUNKS)
     d, layers, words = MINI.dit.dim, MINI.dit.num_layers, MINI.text.max_length
-    # Each chunk once clean and twice noisy, with a caption each; the guidance latent once as an entry
+    # Each chunk once clean and twice noisy, with a caption each; the anchor once as an entry
     # and twice alone (a caption for both, whose keys and values are made once).
     tokens, captions = 3 * CHUNKS * 128 + 3 * 16, 3 * CHUNKS + 2
     linear = 2 * tokens * d * (6 * d + 2 * MINI.dit.ffn_dim) + 2 * captions * words * d * 2 * d

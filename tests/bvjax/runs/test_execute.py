@@ -192,7 +192,7 @@ def test_windows_that_hand_on_latents_and_no_bank(bundle, story, tiny, tmp_path)
     model = tiny.variant(
         chunk={"first": "overlap", "history": "latents"},
         memory={"anchor": False, "slots": 1, "capacity": 1},
-        retrieval={"kind": "none", "recent": 0, "l": 0},
+        retrieval={"kind": "none", "num_recent": 0, "num_retrieved": 0},
         rope={"mode": "local"},
         sampler={"history_noise": 20.0, "ar_step": 2},
     )

@@ -18,7 +18,7 @@ CAPTIONS = ["A red fox named Pip sits at Willow Hollow.", "Pip waves.", "Pip com
 
 @pytest.fixture(scope="module")
 def pipeline(tiny):
-    return bvjax.load(tiny.weights, overrides={"retrieval.l": np.int64(1)})
+    return bvjax.load(tiny.weights, overrides={"retrieval.num_retrieved": np.int64(1)})
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_out_is_the_run_folder_of_the_command(pipeline, video, tiny, tmp_path, c
     story.write_text(json.dumps({"captions": CAPTIONS}))
     made = pipeline.generate(story, seed=3, out=tmp_path / "python")
     words = ["generate", "--weights", str(tiny.weights), "--story", str(story), "--seed", "3"]
-    words += ["--set", "retrieval.l=1", "--out", str(tmp_path / "command")]
+    words += ["--set", "retrieval.num_retrieved=1", "--out", str(tmp_path / "command")]
     assert cli.main(words) == 0
     assert made.path == tmp_path / "python"
     for name in sorted(p.name for p in (tmp_path / "command").iterdir()):
@@ -125,7 +125,7 @@ def test_an_image_as_a_picture_an_array_or_a_file(pipeline, tmp_path):
 
 
 def test_overlapping_windows_share_latents_once(tiny, tmp_path):
-    overrides = {"chunk.first": "overlap", "sampler.kind": "euler", "cfg.scale": 1}
+    overrides = {"chunk.first": "overlap", "sampler.kind": "euler", "guidance.scale": 1}
     pipeline = bvjax.load(tiny.weights, overrides=overrides)
     made = pipeline.generate(CAPTIONS[:2])
     assert len(made.frames) == 1 + 2 * 8 and len(made.latents) == 1 + 2 * 2
@@ -134,7 +134,7 @@ def test_overlapping_windows_share_latents_once(tiny, tmp_path):
 def test_steps_of_one_video(pipeline, tmp_path):
     with pipeline.create_run("Pip waves.", tmp_path / "run", steps=5, chunks=2) as run:
         pass
-    assert run.settings.overrides == ("retrieval.l=1", "sampler.steps=5")
+    assert run.settings.overrides == ("retrieval.num_retrieved=1", "sampler.steps=5")
     assert run.settings.model.sampler.steps == 5 and run.captions == ("Pip waves.",) * 2
     assert pipeline.model.sampler.steps == 4
 

@@ -58,8 +58,8 @@ def story(tiny):
 @pytest.fixture(scope="module")
 def models(tiny):
     latents = {"first": "overlap", "history": "latents"}
-    handed_on = tiny.variant(chunk=latents, cfg={"scale": 1.0}, sampler={"kind": "euler"})
-    plain = tiny.variant(cfg={"scale": 1.0}, sampler={"kind": "euler"})
+    handed_on = tiny.variant(chunk=latents, guidance={"scale": 1.0}, sampler={"kind": "euler"})
+    plain = tiny.variant(guidance={"scale": 1.0}, sampler={"kind": "euler"})
     return dict(zip(LAYOUTS, (plain, tiny.joined, tiny.overlap, handed_on), strict=True))
 
 
@@ -106,7 +106,7 @@ def test_given_chunks_are_the_encoded_frames(finished, models, tiny, layout):
     path, progress = finished(layout)
     model, params = models[layout], tiny.params["vae"]
     frames = moving(19)[6 if layout == "joined" else 2 :]  # the video's end
-    if layout == "separate":  # 1 + 2 * 8 frames: the first is the guidance frame
+    if layout == "separate":  # 1 + 2 * 8 frames: the first is the anchor
         whole = encode(params, model, frames[:17])
         want = {0: whole[:1], 1: whole[1:3], 2: whole[3:5]}
     elif layout == "joined":  # 4 * (2 * 2 - 1) + 1 frames

@@ -19,7 +19,7 @@ CHUNKS, STORIES = 2, 3
 @pytest.fixture(scope="module")
 def task(tiny):
     model = dataclasses.replace(
-        tiny.model, dit=dataclasses.replace(tiny.model.dit, products="bfloat16")
+        tiny.model, dit=dataclasses.replace(tiny.model.dit, matmul_precision="bfloat16")
     )
     length, dim = model.text.max_length, model.text.dim
     rng = np.random.default_rng(0)
@@ -59,6 +59,6 @@ def test_sample_draws_strips_and_measures_the_loss_on_all_held_out_stories(task,
 
 def test_an_export_multiplies_in_float32(task, tiny, tmp_path):
     task.export(tiny.params["dit"], tmp_path, {"step": 3})
-    assert load_config(tmp_path).dit == tiny.model.dit  # which has products="float32"
+    assert load_config(tmp_path).dit == tiny.model.dit  # which has matmul_precision="float32"
     loaded = load_weights(tmp_path, ("dit",))[1]["dit"]
     jax.tree.map(np.testing.assert_array_equal, loaded, tiny.params["dit"])

@@ -25,15 +25,15 @@ def test_stepwise_is_the_papers():
 
 
 def test_stepwise_with_warmup_and_two_drops():
-    cfg = OptimizerConfig(lr=1.0, warmup_steps=4, milestones=(0.5, 0.75), factors=(0.5, 0.1))
-    rate = learning_rate(cfg, steps=40)
+    config = OptimizerConfig(lr=1.0, warmup_steps=4, milestones=(0.5, 0.75), factors=(0.5, 0.1))
+    rate = learning_rate(config, steps=40)
     np.testing.assert_allclose([rate(s) for s in range(5)], [0.25, 0.5, 0.75, 1.0, 1.0])
     np.testing.assert_allclose([rate(s) for s in (19, 20, 29, 30)], [1.0, 0.5, 0.5, 0.1])
 
 
 def test_cosine_ends_at_the_final_factor():
-    cfg = OptimizerConfig(lr=2.0, schedule="cosine", warmup_steps=10, final_factor=0.1)
-    rate = learning_rate(cfg, steps=110)
+    config = OptimizerConfig(lr=2.0, schedule="cosine", warmup_steps=10, final_factor=0.1)
+    rate = learning_rate(config, steps=110)
     np.testing.assert_allclose(rate(9), 2.0, rtol=1e-6)
     np.testing.assert_allclose(rate(60), 2.0 * (0.5 + 0.05), rtol=1e-5)
     np.testing.assert_allclose(rate(110), 0.2, rtol=1e-5)
@@ -41,8 +41,8 @@ def test_cosine_ends_at_the_final_factor():
 
 @pytest.mark.parametrize("warmup", [1, 7])
 def test_warmup_never_starts_at_zero(warmup):
-    cfg = OptimizerConfig(schedule="cosine", warmup_steps=warmup)
-    assert float(learning_rate(cfg, 20)(0)) > 0
+    config = OptimizerConfig(schedule="cosine", warmup_steps=warmup)
+    assert float(learning_rate(config, 20)(0)) > 0
 
 
 def test_bad_schedules_are_refused():
@@ -79,8 +79,8 @@ def test_decay_mask_spares_vectors_norms_and_modulation():
 
 
 def test_only_masked_parameters_shrink_without_gradient():
-    cfg = OptimizerConfig(lr=0.1, weight_decay=0.5)
-    optimizer = make_optimizer(cfg, optax.constant_schedule(0.1))
+    config = OptimizerConfig(lr=0.1, weight_decay=0.5)
+    optimizer = make_optimizer(config, optax.constant_schedule(0.1))
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
@@ -98,8 +98,8 @@ def test_moments_are_those_of_the_clipped_gradient():
 
 
 def test_muon_orthogonalises_kernels_layer_by_layer():
-    cfg = OptimizerConfig(kind="muon", weight_decay=0.0, clip=1e9)
-    optimizer = make_optimizer(cfg, optax.constant_schedule(0.1))
+    config = OptimizerConfig(kind="muon", weight_decay=0.0, clip=1e9)
+    optimizer = make_optimizer(config, optax.constant_schedule(0.1))
     rng = np.random.default_rng(0)
     grads = {
         "conv": {"kernel": rng.normal(size=(3, 2, 4)), "bias": rng.normal(size=4)},
@@ -121,14 +121,16 @@ def test_muon_orthogonalises_kernels_layer_by_layer():
         assert singular.min() > 0.5 and singular.max() < 1.4  # five Newton-Schulz steps are rough
         assert np.sum(np.asarray(matrix) * np.asarray(gradient)) < 0  # and downhill
     for vector in (updates["conv"]["bias"], updates["blocks"]["modulation"]):
-        first = 1 + cfg.b1 / (1 + cfg.b1)  # Adam's first step is 1, with Nesterov momentum this
+        first = 1 + config.b1 / (
+            1 + config.b1
+        )  # Adam's first step is 1, with Nesterov momentum this
         np.testing.assert_allclose(np.abs(vector), 0.1 * MUON_OTHERS * first, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_frozen_modules_do_not_move(kind):
-    cfg = OptimizerConfig(kind=kind, weight_decay=0.5)
-    optimizer = make_optimizer(cfg, optax.constant_schedule(0.1), frozen=("encoder",))
+    config = OptimizerConfig(kind=kind, weight_decay=0.5)
+    optimizer = make_optimizer(config, optax.constant_schedule(0.1), frozen=("encoder",))
     params = {
         name: {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)} for name in ("encoder", "decoder")
     }

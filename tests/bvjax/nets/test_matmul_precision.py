@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bvjax.nets import dit
-from bvjax.nets.products import _product, dense_product
+from bvjax.nets.matmul_precision import _matmul, dense_matmul
 from bvjax.presets import MINI
 
 
@@ -24,7 +24,7 @@ def test_a_product_and_its_gradients_are_those_of_rounded_inputs():
         jnp.asarray(rng.standard_normal(shape), jnp.float32)
         for shape in ((2, 5, 96), (96, 7), (2, 5, 7))
     )
-    out, pullback = jax.vjp(_product, x, kernel)
+    out, pullback = jax.vjp(_matmul, x, kernel)
     dx, dkernel = pullback(cotangent)
     assert {a.dtype.name for a in (out, dx, dkernel)} == {"float32"}
     np.testing.assert_allclose(out, rounded(x) @ rounded(kernel), rtol=1e-5, atol=1e-5)
@@ -36,7 +36,7 @@ def test_a_product_and_its_gradients_are_those_of_rounded_inputs():
 
 @pytest.mark.slow
 def test_a_dit_with_them_gives_nearly_the_same():
-    assert dense_product("float32") is None
+    assert dense_matmul("float32") is None
     config = dataclasses.replace(MINI.dit, dim=48, num_heads=2, num_layers=2, ffn_dim=96)
     params = dit.init_params(config, 8, jax.random.key(0))
     params = jax.tree.map(  # the head starts at zero
@@ -50,10 +50,10 @@ def test_a_dit_with_them_gives_nearly_the_same():
         jnp.zeros((1, 2, 8, 3), jnp.int32),
     )
     full, half = (
-        dit.WanDiT(dataclasses.replace(config, products=products), 8).apply(
+        dit.WanDiT(dataclasses.replace(config, matmul_precision=matmul_precision), 8).apply(
             {"params": params}, *inputs
         )[0]
-        for products in ("float32", "bfloat16")
+        for matmul_precision in ("float32", "bfloat16")
     )
     error = np.abs(full - half)
     assert 0 < error.max() and error.mean() < 0.02 * np.abs(full).mean()

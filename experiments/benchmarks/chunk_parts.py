@@ -1,7 +1,7 @@
 """What a video costs, part by part, on the default device:
 
-python -m experiments.benchmarks.stages --weights bvjax/assets/mini
-python -m experiments.benchmarks.stages --preset self-forcing --chunks 5 --full-memory
+python -m experiments.benchmarks.chunk_parts --weights bvjax/assets/mini
+python -m experiments.benchmarks.chunk_parts --preset self-forcing --chunks 5 --full-memory
 
 With a preset, weights are random and of its shapes; sizes are overrides, as elsewhere (`--set
 chunk.height=256`).  `--vs-torch` adds the same work in PyTorch, by turns (see `against_torch`).
@@ -35,18 +35,18 @@ from bvjax.errors import UserError
 from bvjax.nets import vae
 from bvjax.plan.chips import chip_of
 from bvjax.weights import PARTS
-from experiments.benchmarks import about, ceiling, docs, inputs, models, options, work
+from experiments.benchmarks import docs, environment, inputs, models, options, peak_flops, work
+from experiments.benchmarks.chunk_parts_table import Measured, report
 from experiments.benchmarks.clock import Clock
 from experiments.benchmarks.programs import Programs
-from experiments.benchmarks.stage_table import Measured, report
 
 
 def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool) -> Measured:
     """Generates `chunks` chunks part by part; with `full` as if they came late in a video."""
     if model.chunk.first == "overlap":
         raise UserError("chunk.first is 'overlap'; the benchmark times 'separate' and 'joined'")
-    if model.memory.place != "device":
-        raise UserError(f"memory.place is {model.memory.place!r}; the benchmark times 'device'")
+    if model.memory.offload != "none":
+        raise UserError(f"memory.offload is {model.memory.offload!r}; the benchmark times 'none'")
     first_id = ChunkGrid.of(model).first_id
     start = inputs.steady_chunk(model) if full else first_id
     given = inputs.chunk_input(model, start)
@@ -138,18 +138,21 @@ def main(argv: Sequence[str]) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     parts = dict.fromkeys(("dit", *args.parts))
     model, params = models.load(args.weights, args.preset, args.set, parts)
-    before = ceiling.measured(model.dit.dtype)
+    before = peak_flops.measured(model.dit.dtype)
     found = measure(model, params, args.chunks, args.full_memory)
-    measured = max(before, ceiling.measured(model.dit.dtype))  # other work comes and goes
+    measured = max(before, peak_flops.measured(model.dit.dtype))  # other work comes and goes
     chip = chip_of(jax.devices()[0].device_kind)
     name = "the ceiling" if chip is None else "the published peak"
     text = report(found, measured if chip is None else chip.flops, name)
     text += f"\n- one large {model.dit.dtype} product: {work.in_words(measured)} a second, measured"
     print(text)
     if args.write_docs:
-        made = about.command("experiments.benchmarks.stages", argv), about.versions("av")
+        made = (
+            environment.command("experiments.benchmarks.chunk_parts", argv),
+            environment.versions("av"),
+        )
         title = f"{model.name}, {model.chunk.height}x{model.chunk.width}, part by part"
-        docs.write_section(about.device(), title, docs.section(title, *made, text))
+        docs.write_section(environment.device(), title, docs.section(title, *made, text))
 
 
 def _against_torch(args) -> None:

@@ -21,7 +21,7 @@ CONFIG = VAEConfig(
     spatial_downsample=(False,), temporal_downsample=(True,),
     latent_mean=(0.1, 0.2, 0.3), latent_std=(1.0, 2.0, 3.0), latent_scale=(1.0, 0.5, 0.2),
     first_mean=(-0.3, 0.0, 0.7), first_std=(0.5, 0.4, 0.3),
-    stem_dim=4, tail_dim=5, stage_patch=2,
+    stem_dim=4, tail_dim=5, stem_patch=2,
 )  # fmt: skip
 _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -99,8 +99,8 @@ def test_the_gradient_of_a_flat_convolution():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(UserError, match=r"vae.stage_patch is 3; .* divide vae.patch = 4"):
-        dataclasses.replace(CONFIG, stage_patch=3)
+    with pytest.raises(UserError, match=r"vae.stem_patch is 3; .* divide vae.patch = 4"):
+        dataclasses.replace(CONFIG, stem_patch=3)
     with pytest.raises(UserError, match="vae.tail_dim is -1"):
         dataclasses.replace(CONFIG, tail_dim=-1)
     with pytest.raises(UserError, match="vae.first_std 0; both"):

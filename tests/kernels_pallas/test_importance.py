@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import kernels_pallas.probe_scores as module
+import kernels_pallas.importance as module
 from kernels_pallas.attention import attention
-from kernels_pallas.probe_scores import probe_scores as eager_probe_scores
+from kernels_pallas.importance import key_importance as eager_key_importance
 
-probe_scores = jax.jit(eager_probe_scores, static_argnames="implementation")
+key_importance = jax.jit(eager_key_importance, static_argnames="implementation")
 LEAD, P, N, HEADS, DIM = (2, 3), 4, 11, 2, 6
 
 
@@ -36,7 +36,7 @@ def slow(q, k, visible):
 
 def test_equals_a_slow_loop():
     q, k = draw()
-    got = probe_scores(q, k)
+    got = key_importance(q, k)
     np.testing.assert_allclose(got, slow(q, k, np.full(P, N)), atol=2e-6)
     np.testing.assert_allclose(got.sum(-1), P * HEADS, rtol=1e-5)
 
@@ -44,7 +44,7 @@ def test_equals_a_slow_loop():
 def test_hidden_keys_score_zero_and_blind_probes_add_nothing():
     q, k = draw()
     visible = np.array([8, 3, 0, 5])
-    got = probe_scores(q, k, jnp.asarray(visible))
+    got = key_importance(q, k, jnp.asarray(visible))
     assert not np.any(got[..., 8:]) and np.all(got[..., :8])
     np.testing.assert_allclose(got, slow(q, k, visible), atol=2e-6)
     np.testing.assert_allclose(got.sum(-1), 3 * HEADS, rtol=1e-5)
@@ -53,10 +53,10 @@ def test_hidden_keys_score_zero_and_blind_probes_add_nothing():
 def test_the_log_sum_exp_of_attention_serves():
     q, k = draw()
     _, lse = attention(q, k, k, return_lse=True)
-    np.testing.assert_allclose(probe_scores(q, k, lse=lse), probe_scores(q, k), atol=2e-6)
+    np.testing.assert_allclose(key_importance(q, k, lse=lse), key_importance(q, k), atol=2e-6)
     blind = lse.at[..., 1, :].set(-1e30)  # as attention says of a row that saw nothing
     want = slow(q, k, np.array([N, 0, N, N]))
-    np.testing.assert_allclose(probe_scores(q, k, lse=blind), want, atol=2e-6)
+    np.testing.assert_allclose(key_importance(q, k, lse=blind), want, atol=2e-6)
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["own lse", "given lse"])
@@ -69,19 +69,19 @@ def test_many_probes_are_taken_in_blocks(given, monkeypatch):
         logits = jnp.einsum("...pak,...nak->...pan", q, k) / np.sqrt(DIM)
         seen = jnp.arange(N) < visible[:, None]
         lse = jax.nn.logsumexp(jnp.where(seen[:, None], logits, -1e30), axis=-1)
-    got = jax.jit(eager_probe_scores)(q, k, visible, lse=lse)
+    got = jax.jit(eager_key_importance)(q, k, visible, lse=lse)
     np.testing.assert_allclose(got, slow(q, k, np.asarray(visible)), atol=2e-6)
 
 
 def test_no_gradient():
     q, k = draw()
-    grads = jax.grad(lambda q, k: (probe_scores(q, k) ** 2).sum(), argnums=(0, 1))(q, k)
+    grads = jax.grad(lambda q, k: (key_importance(q, k) ** 2).sum(), argnums=(0, 1))(q, k)
     assert not any(np.any(g) for g in grads)
 
 
 def test_bfloat16_is_scored_in_float32():
     q, k = draw(jnp.bfloat16)
-    got = probe_scores(q, k)
+    got = key_importance(q, k)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, slow(q, k, np.full(P, N)), atol=1e-5)
 
@@ -90,4 +90,4 @@ def test_unknown_implementation_is_refused_with_the_list():
     with pytest.raises(
         ValueError, match="'cuda' is unknown; use one of auto, mosaic, triton, xla, cpu, gpu, tpu"
     ):
-        eager_probe_scores(*draw(), implementation="cuda")
+        eager_key_importance(*draw(), implementation="cuda")

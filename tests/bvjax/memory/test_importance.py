@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bvjax.config import BuildConfig, MemoryConfig
 from bvjax.errors import UserError
-from bvjax.memory.salience import keep_mask, normalise, probe_indices
+from bvjax.memory.importance import keep_mask, normalise, probe_indices
 
 BUILD = BuildConfig(n_recent=4, n_random=7)
 KEY = jax.random.key(3)

@@ -1,4 +1,4 @@
-"""`probe_scores` on TPUs: Pallas through Mosaic.
+"""`key_importance` on TPUs: Pallas through Mosaic.
 
 Logits are made as [keys, probes], so that what belongs to a probe (log-sum-exp, how many keys it
 sees) lies along lanes.  The sums of a block of keys stay in VMEM over all heads and probes and
@@ -89,7 +89,7 @@ def column_sums(
         [q_spec, k_spec, visible_spec, lse_spec], ((None, 1, bk), (row, None, key)),
         jax.ShapeDtypeStruct((rows, 1, num_keys), jnp.float32),
         [pltpu.VMEM((bk, lanes), jnp.float32)],
-        (q, k, visible, lse), "probe_scores",
+        (q, k, visible, lse), "key_importance",
     )  # fmt: skip
     return sums[:, 0]
 

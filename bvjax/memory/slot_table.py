@@ -1,7 +1,7 @@
 """Which chunk is in which slot: captions, ids, and who leaves when a new one comes.
 
 Nothing here depends on latents, so all of it is known before a video begins, unless the retrieval
-rule looks at them: then the book holds them too.
+rule looks at them: then the table holds them too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EVICT = ("redundant", "oldest")
 
 
 @flax.struct.dataclass
-class Book:
+class SlotTable:
     """The slots of a bank without their rows; an empty one has chunk id -1."""
 
     embedding: Float[Array, "B slot Dt"]  # mean text state of the chunk's caption
@@ -30,14 +30,14 @@ class Book:
     latents: Float[Array, "B slot l h w z"] | None = None
 
 
-def init_book(model: ModelConfig, batch: int) -> Book:
-    """A book without entries."""
+def init_slot_table(model: ModelConfig, batch: int) -> SlotTable:
+    """An empty table."""
     slots, latents = (batch, model.memory.slots), None
     if "latents" in rule_of(model.retrieval.kind).needs:
         grid = ChunkGrid.of(model)
         frames = (grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
         latents = jnp.zeros((*slots, *frames), jnp.float32)
-    return Book(
+    return SlotTable(
         embedding=jnp.zeros((*slots, model.text.dim), jnp.float32),
         chunk_id=jnp.full(slots, -1, jnp.int32),
         valid=jnp.zeros(slots, bool),
@@ -45,69 +45,71 @@ def init_book(model: ModelConfig, batch: int) -> Book:
     )
 
 
-def enter(
-    book: Book,
+def insert(
+    table: SlotTable,
     embedding: Float[Array, "B Dt"],
     chunk_id: Int[Array, ""],
     memory: MemoryConfig,
-    recent: int,
+    num_recent: int,
     latents: Float[Array, "B k h w z"] | None = None,
-) -> tuple[Book, Int[Array, "B"]]:
-    """The book with chunk `chunk_id` in it, and the slot it gets.
+) -> tuple[SlotTable, Int[Array, "B"]]:
+    """The table with chunk `chunk_id` in it, and the slot it gets.
 
     The slot is, in this order: slot 0 for id 0 when `memory.anchor`; the slot that holds this id
     already; the first free one; the one `memory.evict` gives up, `oldest` the lowest id,
     `redundant` the entry whose caption is most like that of another entry (of a pair the older).
-    The anchor and the ids from `chunk_id - recent` on are never evicted.  A chunk that this
+    The anchor and the ids from `chunk_id - num_recent` on are never evicted.  A chunk that this
     leaves no slot for (older than all that is kept) is not entered; its slot is their number.
 
     Args:
-      latents: of the chunk, at most as many frames as a slot has; needed where the book holds them.
+      latents: of the chunk, at most as many frames as a slot has; needed where the table holds them.
 
     Raises:
       UserError: unknown `memory.evict`.  ValueError: `latents` are missing.
     """
-    slot = _choose_slot(book, embedding, chunk_id, memory, recent)
+    slot = _choose_slot(table, embedding, chunk_id, memory, num_recent)
     rows = jnp.arange(slot.shape[0])
     put = lambda field, value: field.at[rows, slot].set(value, mode="drop")
-    entered = Book(
-        embedding=put(book.embedding, embedding.astype(jnp.float32)),
-        chunk_id=put(book.chunk_id, jnp.asarray(chunk_id, jnp.int32)),
-        valid=put(book.valid, True),
-        latents=None if book.latents is None else put(book.latents, _whole(book, latents)),
+    inserted = SlotTable(
+        embedding=put(table.embedding, embedding.astype(jnp.float32)),
+        chunk_id=put(table.chunk_id, jnp.asarray(chunk_id, jnp.int32)),
+        valid=put(table.valid, True),
+        latents=None if table.latents is None else put(table.latents, _whole(table, latents)),
     )
-    return entered, slot
+    return inserted, slot
 
 
-def _whole(book: Book, latents: Float[Array, "B k h w z"] | None) -> Float[Array, "B l h w z"]:
+def _whole(
+    table: SlotTable, latents: Float[Array, "B k h w z"] | None
+) -> Float[Array, "B l h w z"]:
     """Latents with as many frames as a slot has, zeros behind."""
-    if book.latents is None or latents is None:
+    if table.latents is None or latents is None:
         raise ValueError("the retrieval rule needs the latents of what is entered")
-    missing = book.latents.shape[2] - latents.shape[1]
+    missing = table.latents.shape[2] - latents.shape[1]
     return jnp.pad(latents, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0))).astype(jnp.float32)
 
 
 def _choose_slot(
-    book: Book,
+    table: SlotTable,
     embedding: Float[Array, "B Dt"],
     chunk_id: Int[Array, ""],
     memory: MemoryConfig,
-    recent: int,
+    num_recent: int,
 ) -> Int[Array, "B"]:
     """Slot to write in each row; the number of slots, which a scatter drops, if there is none."""
-    slots = book.valid.shape[-1]
+    slots = table.valid.shape[-1]
     own = jnp.arange(slots) >= int(memory.anchor)
-    same = own & book.valid & (book.chunk_id == chunk_id)
-    free = own & ~book.valid
-    old = own & book.valid & (book.chunk_id < chunk_id - recent)
+    same = own & table.valid & (table.chunk_id == chunk_id)
+    free = own & ~table.valid
+    old = own & table.valid & (table.chunk_id < chunk_id - num_recent)
     if memory.evict == "redundant":
-        others = own & book.valid
-        likeness = _redundancy(book.embedding, embedding, others)
+        others = own & table.valid
+        likeness = _redundancy(table.embedding, embedding, others)
         most = jnp.where(old, likeness, -jnp.inf).max(-1, keepdims=True)
         old &= likeness == most
     elif memory.evict != "oldest":
         raise UserError(f"memory.evict is {memory.evict!r}; it can be {', '.join(EVICT)}")
-    age = jnp.where(old, book.chunk_id, jnp.iinfo(jnp.int32).max)
+    age = jnp.where(old, table.chunk_id, jnp.iinfo(jnp.int32).max)
     slot = jnp.select(
         [same.any(-1), free.any(-1), old.any(-1)],
         [same.argmax(-1), free.argmax(-1), age.argmin(-1)],

@@ -32,9 +32,9 @@ class Stem(nn.Module):
         self, frames: Float[Array, "b f h w 3"], features: int
     ) -> Float[Array, "b f hp wp features"]:
         config = self.config
-        x = fold_patches(frames, config.stage_patch)
+        x = fold_patches(frames, config.stem_patch)
         x = _blocks(_conv(config, config.stem_dim, "conv1")(x), config.stem_blocks, config)
-        x = fold_patches(x, config.patch // config.stage_patch)
+        x = fold_patches(x, config.patch // config.stem_patch)
         return STEM_SCALE * _conv(config, features, "head_2", POINT)(x)
 
 
@@ -48,14 +48,14 @@ class Tail(nn.Module):
         self, features: Float[Array, "b f hp wp c"], picture: Float[Array, "b f h w 3"]
     ) -> Float[Array, "b f h w 3"]:
         config = self.config
-        times = config.patch // config.stage_patch
+        times = config.patch // config.stem_patch
         x = unfold_patches(
             _conv(config, config.tail_dim * times**2, "spread", POINT)(features), times
         )
-        x += _conv(config, config.tail_dim, "conv1")(fold_patches(picture, config.stage_patch))
+        x += _conv(config, config.tail_dim, "conv1")(fold_patches(picture, config.stem_patch))
         x = _blocks(x, config.tail_blocks, config)
-        x = TAIL_SCALE * _conv(config, 3 * config.stage_patch**2, "head_2")(x)
-        return unfold_patches(x, config.stage_patch)
+        x = TAIL_SCALE * _conv(config, 3 * config.stem_patch**2, "head_2")(x)
+        return unfold_patches(x, config.stem_patch)
 
 
 def _blocks(x: Array, count: int, config: VAEConfig) -> Array:

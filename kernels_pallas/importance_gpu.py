@@ -1,4 +1,4 @@
-"""`probe_scores` on NVIDIA GPUs: Pallas through Triton.
+"""`key_importance` on NVIDIA GPUs: Pallas through Triton.
 
 One program owns a block of keys of one head, keeps them on chip and walks over the probes, so its
 sums need no atomics and come out the same every time; heads are added up afterwards.  The
@@ -42,7 +42,7 @@ def column_sums(
     num_keys = k.shape[1]
     if not fits(dim):
         raise ValueError(
-            f"probe_scores on a GPU: head_dim {dim} is not a power of two in 16 .. 256"
+            f"key_importance on a GPU: head_dim {dim} is not a power of two in 16 .. 256"
         )
     scale = 1.0 / math.sqrt(dim)
     head_of_q = pl.BlockSpec((None, probes, None, dim), lambda j, a, r: (r, 0, a, 0))
@@ -72,7 +72,7 @@ def column_sums(
         in_specs=[head_of_q, head_of_k, counts, of_probes],
         out_specs=of_keys,
         out_shape=jax.ShapeDtypeStruct((rows, heads, num_keys), jnp.float32),
-        name="probe_scores",
+        name="key_importance",
     )(q, k, visible, lse)
     return sums.sum(1)
 

@@ -10,7 +10,7 @@ import jax
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from experiments.benchmarks import figures, work
+from experiments.benchmarks import metrics, work
 from experiments.benchmarks.clock import device_gigabytes, peak_gigabytes
 
 
@@ -55,7 +55,7 @@ class Measured:
         return sum(sum(chunk.values()) for chunk in self.chunks) + captions * (self.text or 0.0)
 
 
-def report(found: Measured, peak: float, ceiling_name: str) -> str:
+def report(found: Measured, peak: float, peak_name: str) -> str:
     """The tables; `peak` FLOP/s is what shares are of."""
     model, seconds = found.model, found.steady()
     grid, chunk = ChunkGrid.of(model), model.chunk
@@ -79,7 +79,7 @@ def report(found: Measured, peak: float, ceiling_name: str) -> str:
     lines = [
         f"{model.name}: {chunk.height}x{chunk.width}, {chunk.frames} frames a chunk, {tokens} tokens, "
         f"{rows:.0f} rows of memory seen, {model.dit.num_layers} layers, {model.dit.dtype} products.\n",
-        f"| part of a chunk | seconds | share | operations | a second | of {ceiling_name} |",
+        f"| part of a chunk | seconds | share | operations | a second | of {peak_name} |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     parts = ([("text", found.text)] if found.text is not None else []) + list(seconds.items())
@@ -100,7 +100,7 @@ def report(found: Measured, peak: float, ceiling_name: str) -> str:
     )
     kinds = ", ".join(f"{name} {s:.1f}" for name, s in found.compile.items())
     steady = chunk.frames / total
-    _note(model, steady, mfu / peak, found, ceiling_name)
+    _note(model, steady, mfu / peak, found, peak_name)
     count, device = len(found.chunks) - found.first_frame, device_gigabytes()
     memory = f"{peak_gigabytes():.2f} GB of the process"
     if device is not None:
@@ -108,7 +108,7 @@ def report(found: Measured, peak: float, ceiling_name: str) -> str:
     lines += [
         "",
         f"- steady: {steady:.3g} frames/s, {total:.3f} s a chunk of {chunk.frames / chunk.fps:g} s",
-        f"- MFU of denoising and writing the memory: {mfu / peak:.1%} of {ceiling_name} "
+        f"- MFU of denoising and writing the memory: {mfu / peak:.1%} of {peak_name} "
         f"({work.in_words(peak)} a second)",
         f"- first chunk on disk after {found.first_latency():.2f} s, compilation apart; "
         f"{count} chunks, {found.frames()} frames, in {found.whole():.1f} s",
@@ -118,13 +118,13 @@ def report(found: Measured, peak: float, ceiling_name: str) -> str:
     return "\n".join(lines)
 
 
-def _note(model, steady, mfu, found, ceiling_name) -> None:
+def _note(model, steady, mfu, found, peak_name) -> None:
     size = f"{model.name} {model.chunk.height}x{model.chunk.width}"
     full_size = jax.default_backend() != "cpu" and model.dit.dim >= 1536
     if "decode" in found.steady():
         target = 20 if full_size and model.name == "self-forcing" else None
-        figures.note(f"{size}, steady with decoding", steady, "frames/s", target)
+        metrics.note(f"{size}, steady with decoding", steady, "frames/s", target)
     target = 45 if full_size and model.name == "wan-1.3b" else None
-    figures.note(f"{size}, chunk step MFU of {ceiling_name}", 100 * mfu, "%", target)
+    metrics.note(f"{size}, chunk step MFU of {peak_name}", 100 * mfu, "%", target)
     if model.name == "mini" and found.frames() == 481:
-        figures.note("mini, a minute", found.whole(), "s", 60)
+        metrics.note("mini, a minute", found.whole(), "s", 60)

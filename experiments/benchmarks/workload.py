@@ -19,7 +19,7 @@ VALID_TEXT = 120  # tokens of the caption; the rest is padding
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Workload:
     """One pair of programs.  `attention` needs `shape` and no model."""
 
     pair: str
@@ -30,7 +30,7 @@ class Task:
     dtype: str = "float32"  # of both sides' products
 
     @classmethod
-    def of(cls, request: dict) -> Task:
+    def of(cls, request: dict) -> Workload:
         """From JSON."""
         made = {k: tuple(v) if isinstance(v, list) else v for k, v in request.items()}
         return cls(**made)

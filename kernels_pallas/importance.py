@@ -17,14 +17,14 @@ import math
 import jax
 import jax.numpy as jnp
 
-from kernels_pallas import probe_scores_gpu, probe_scores_tpu
+from kernels_pallas import importance_gpu, importance_tpu
 from kernels_pallas.platforms import resolve
 
 FEW = 256  # probes whose weights are made all at once
 _MASKED = -1e30
 
 
-def probe_scores(
+def key_importance(
     q_probe: jax.Array,
     k: jax.Array,
     visible: jax.Array | None = None,
@@ -56,11 +56,11 @@ def probe_scores(
     rows, (probes, heads, dim) = k.shape[:-3], q_probe.shape[-3:]
     many = probes > FEW
     form = resolve(
-        "probe_scores",
+        "key_importance",
         implementation,
         {
             "cpu": "xla",
-            "gpu": "triton" if many and probe_scores_gpu.fits(dim) else "xla",
+            "gpu": "triton" if many and importance_gpu.fits(dim) else "xla",
             "tpu": "mosaic" if many else "xla",
             "mosaic": "mosaic",
             "triton": "triton",
@@ -80,8 +80,8 @@ def probe_scores(
     lse = None if lse is None else lse.reshape(-1, probes, heads)
     sum_up = {
         "xla": _in_blocks,
-        "mosaic": probe_scores_tpu.column_sums,
-        "triton": probe_scores_gpu.column_sums,
+        "mosaic": importance_tpu.column_sums,
+        "triton": importance_gpu.column_sums,
     }[form]
     return sum_up(q, k, visible, lse).reshape(*rows, num_keys)
 

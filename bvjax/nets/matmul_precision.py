@@ -12,22 +12,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-PRODUCTS = ("float32", "bfloat16")
+MATMUL_PRECISIONS = ("float32", "bfloat16")
 
 
-def dense_product(products: str) -> Callable | None:
+def dense_matmul(matmul_precision: str) -> Callable | None:
     """`dot_general` of a flax Dense: bfloat16's, or None for flax's own."""
-    return _dot_general if products == "bfloat16" else None
+    return _dot_general if matmul_precision == "bfloat16" else None
 
 
 def _dot_general(x, kernel, dimensions, precision=None, preferred_element_type=None):
     assert dimensions == (((x.ndim - 1,), (0,)), ((), ()))  # all that a Dense asks for
     # float32 in, so that the gradients, which are float32, have the dtype of what they are of.
-    return _product(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
+    return _matmul(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
 
 
 @jax.custom_vjp
-def _product(x: Float[Array, "*n a"], kernel: Float[Array, "a b"]) -> Float[Array, "*n b"]:
+def _matmul(x: Float[Array, "*n a"], kernel: Float[Array, "a b"]) -> Float[Array, "*n b"]:
     return _forward(x, kernel)[0]
 
 
@@ -48,4 +48,4 @@ def _sum(a, b, axis_a: int, axis_b: int):
     return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
-_product.defvjp(_forward, _backward)
+_matmul.defvjp(_forward, _backward)

@@ -68,7 +68,7 @@ def seconds_per_call(call: Callable[[], Any]) -> float:
             return passed / count
 
 
-def by_turns(programs: Sequence[Program], repeat: int, **request) -> list[list[float]]:
+def interleaved(programs: Sequence[Program], repeat: int, **request) -> list[list[float]]:
     """Seconds of each program's turns."""
     for program in programs:
         program.ask(**request)  # compiles, warms up
