@@ -12,16 +12,30 @@ from ml_collections import ConfigDict
 from experiments.configs import mini_vae
 from experiments.experiment import VAEExperiment, as_config
 
+LATENT_CHANNELS = 48  # one decibel more than 32, from the linear start on
+
 
 def experiment() -> VAEExperiment:
     base = mini_vae.experiment()
     return replace(
         base,
         # Not of the preset yet: its DiT knows other latents.
-        model=replace(base.model, vae=replace(base.model.vae, dim=96, stem_dim=32, tail_dim=32)),
+        model=replace(
+            base.model,
+            vae=replace(
+                base.model.vae,
+                dim=96,
+                stem_dim=32,
+                tail_dim=32,
+                z_dim=LATENT_CHANNELS,
+                latent_mean=(0.0,) * LATENT_CHANNELS,
+                latent_std=(1.0,) * LATENT_CHANNELS,
+            ),
+            dit=replace(base.model.dit, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS),
+        ),
         train=replace(
             base.train,
-            steps=1000,
+            steps=1150,
             global_batch_size=3,
             device_batch_size=3,
             ema_decay=0.98,

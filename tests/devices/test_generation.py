@@ -123,12 +123,12 @@ def test_a_bank_in_host_memory(tiny, conditions):
     layout, key = make_layout(dict(data=2, context=2, tensor=2)), jax.random.key(0)
     placed = jax.device_put(tiny.params["dit"], layout.parameters(tiny.params["dit"]))
     videos = {}
-    for place in ("device", "host"):
-        memory = {"capacity": 8, "dtype": "int8", "place": place}
+    for offload in ("none", "host"):
+        memory = {"capacity": 8, "dtype": "int8", "offload": offload}
         model = tiny.variant(memory=memory, sampler={"steps": 2}, guidance={"bank": "two"})
         pieces = stream(placed, model, conditions, key, layout=layout)
-        videos[place] = [np.asarray(piece.latents) for piece in pieces]
-    for a, b in zip(videos["host"], videos["device"], strict=True):
+        videos[offload] = [np.asarray(piece.latents) for piece in pieces]
+    for a, b in zip(videos["host"], videos["none"], strict=True):
         np.testing.assert_array_equal(a, b)
 
 

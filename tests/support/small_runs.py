@@ -32,7 +32,7 @@ SMALL_DIT = dataclasses.replace(
     ),
     dit=DiTConfig(
         dim=6, num_heads=1, num_layers=1, ffn_dim=8, freq_dim=2, in_channels=4, out_channels=4,
-        output="residual",
+        preconditioning="linear",
     ),
 )  # fmt: skip
 CHUNKS = 2  # of a story

@@ -74,7 +74,7 @@ def test_unipc_levels_and_labels(shift, record_parity):
 @pytest.mark.parametrize("shift, steps", [(3.0, n) for n in STEPS] + [(s, 20) for s in SHIFTS])
 def test_unipc_trajectory(grid, shift, steps, record_parity):
     """On diffusers' own levels, and on Wan's, which its scheduler takes as `sigmas`."""
-    sampler = SamplerConfig(steps=steps, shift=shift, grid=grid)
+    sampler = SamplerConfig(steps=steps, shift=shift, schedule=grid)
     scheduler = unipc(1.0 if grid == "wan" else shift)
     levels = {"sigmas": solvers.sigmas(sampler)[:-1].astype(np.float64)} if grid == "wan" else {}
     scheduler.set_timesteps(steps, **levels)
@@ -89,7 +89,7 @@ def test_unipc_trajectory(grid, shift, steps, record_parity):
 def test_euler(grid, shift, record_parity):
     """On the scheduler's own levels, and given N equal steps from 1 to 1/N, as most pipelines do."""
     for steps in (1, 4, 30):
-        sampler = SamplerConfig(kind="euler", steps=steps, shift=shift, grid=grid)
+        sampler = SamplerConfig(kind="euler", steps=steps, shift=shift, schedule=grid)
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
         if grid == "diffusers":
             scheduler.set_timesteps(steps)

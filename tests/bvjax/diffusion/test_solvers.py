@@ -307,7 +307,7 @@ def test_model_is_traced_once_whatever_the_steps(sampler):
     "changes,words",
     [
         ({"kind": "ddim"}, "unipc, euler, few_step"),
-        ({"grid": "sd3"}, "wan, diffusers"),
+        ({"schedule": "sd3"}, "wan, diffusers"),
         ({"corrector": "pc"}, "unipc, skyreels"),
         ({"steps": 0}, "1 to 1000"),
         ({"steps": 1001}, "1 to 1000"),

@@ -33,7 +33,7 @@ def test_begin_refuses(bundle, story, tiny, tmp_path):
         ({"chunks": 9}, "this story has 1 to 5"),
         ({"image": tmp_path / "missing.png"}, "No such file"),
         ({"model": tiny.variant(chunk={"history": "both"})}, "pixels, latents"),
-        ({"model": tiny.variant(sampler={"grid": "sd3"})}, "wan, diffusers"),
+        ({"model": tiny.variant(sampler={"schedule": "sd3"})}, "wan, diffusers"),
         ({"model": tiny.variant(sampler={"history_noise": 1000.0})}, "below 1000"),
         ({"model": tiny.variant(sampler={"history_noise": 20.0})}, "use overlap or joined"),
         ({"model": tiny.variant(sampler={"ar_step": -1})}, "sampler.ar_step is -1"),
