@@ -75,7 +75,7 @@ DATA_SETS: dict[str, Opener] = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """What a task and its loop take of a data set.
+    """The parts of a data set that a task and its loop use.
 
     heldout: one batch of held-out examples. make: begins the endless batches of the training split.
     """

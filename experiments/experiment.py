@@ -1,4 +1,4 @@
-"""What a run of training is configured by: one dataclass for each task, and its form on the command line.
+"""Configuration of a run of training: one dataclass for each task, and its form on the command line.
 
 A config file builds an experiment and returns `as_config(experiment)`.  The ConfigDict is what the command line
 changes, by the names of the fields (`--config.model.vae.dim=96`): ml_collections cannot set the fields of frozen
@@ -63,7 +63,7 @@ class CaptionData:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What every task has."""
+    """The fields that every task has."""
 
     task: str
     model: ModelConfig

@@ -51,15 +51,15 @@ def words_of_now(words: list[str]) -> tuple[list[str], list[str]]:
     """
     renamed = {f"config.{old}": f"config.{new}" for old, new in old_names.RENAMED.items()}
     rest, preset, overrides, hints = [], [], [], []
-    left = iter(words)
-    for word in left:
+    remaining = iter(words)
+    for word in remaining:
         flag, equals, value = word.partition("=")
         name = flag.lstrip("-") if flag.startswith("-") else ""
         if name in renamed:
             rest.append(f"--{renamed[name]}{equals}{value}")
             hints.append(f"{name} is now called {renamed[name]}")
         elif name in ("config.preset", "config.overrides"):
-            value = value if equals else next(left, "")
+            value = value if equals else next(remaining, "")
             if name == "config.preset":
                 preset += _words("", to_dict(get_preset(value), lists=False))
             else:

@@ -51,8 +51,8 @@ def _comparable(content: dict[str, Any]) -> dict[str, Any]:
     except UserError:  # it is damaged: what it says is shown as it is
         return flat(content)
     task = content.get("task")
-    known = EXPERIMENTS.get(task) if isinstance(task, str) else None
-    return (flat(defaults(known)) if known else {}) | flat(content)
+    experiment = EXPERIMENTS.get(task) if isinstance(task, str) else None
+    return (flat(defaults(experiment)) if experiment else {}) | flat(content)
 
 
 def claim(workdir: Path, config: dict[str, Any]) -> None:
@@ -63,9 +63,9 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
     Raises:
         UserError: the folder cannot be written, or holds a run with another config, see `check_same`.
     """
-    known = check_same(workdir, config)
+    exists = check_same(workdir, config)
     make_writable(workdir)
-    if not known:
+    if not exists:
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         write_atomic(workdir / "config.json", text.encode())
 

@@ -45,7 +45,7 @@ ClipSource = tuple[Callable[..., Any], Callable[[Any, int], DataIterator]]
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What a run of training needs: what is trained, on what, from where.
+    """The inputs of a run of training: what is trained, on what, from where.
 
     `make_data` begins the endless batches.  `start_from` are parameters or what makes them; None: random ones.
     """

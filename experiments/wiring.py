@@ -1,4 +1,4 @@
-"""From a config to trained weights: what is checked, and what is written when."""
+"""A run of training from a config to weights: its checks, and the order of its writes."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def triton(q, k, v, length, mask, scale, return_lse, *, interpret=False):
 
 
 def _takes(form, dtypes, largest_head, q, k, v):
-    """Whether a kernel can do it; otherwise the log says what is done instead."""
+    """Returns whether a kernel can do it; otherwise the log says what is done instead."""
     if not q.dtype == k.dtype == v.dtype or q.dtype not in dtypes:
         names = " and ".join(sorted({str(x.dtype) for x in (q, k, v)}))
         say_once(f"attention: xla in {names}, which {form} does not multiply")

@@ -30,7 +30,7 @@ _EVERYTHING = MaskInfo(*(None,) * 5)
 def splash(q, k, v, length, mask, scale, return_lse, *, interpret=False):
     """See `attention_xla` for the arguments; `interpret` runs the kernel without a TPU.
 
-    Products are as precise as `jax.default_matmul_precision` makes them on the machine: by default
+    Matmuls are as precise as `jax.default_matmul_precision` makes them on the machine: by default
     float32 inputs are multiplied in bfloat16.
     """
     seen = valid_keys(k.shape[1], length, mask)
@@ -41,14 +41,14 @@ def splash(q, k, v, length, mask, scale, return_lse, *, interpret=False):
     else:
         one_row = functools.partial(_with_gradient, skip, interpret)
     if skip:  # a table per row: rows go one after the other in any case, and save memory so
-        done = jax.lax.map(lambda row: one_row(*row), (q, k, v, seen))
+        outputs = jax.lax.map(lambda row: one_row(*row), (q, k, v, seen))
     else:
-        done = jax.vmap(one_row)(q, k, v, seen)
-    out, lse = done if return_lse else (done, None)
+        outputs = jax.vmap(one_row)(q, k, v, seen)
+    out, lse = outputs if return_lse else (outputs, None)
     if seen is not None:
-        some = seen.any(axis=1)[:, None, None]
-        out = jnp.where(some[..., None], out, 0)
-        lse = None if lse is None else jnp.where(some, lse, UNSEEN)
+        has_key = seen.any(axis=1)[:, None, None]
+        out = jnp.where(has_key[..., None], out, 0)
+        lse = None if lse is None else jnp.where(has_key, lse, UNSEEN)
     return out, lse
 
 
@@ -71,14 +71,14 @@ def compute_block(block: int) -> int:
 
 
 def padding(num_queries: int, num_keys: int) -> float:
-    """What whole blocks add to the logits of `num_queries` x `num_keys`, as a share of them."""
-    made = 1
+    """Returns what whole blocks add to the logits of `num_queries` x `num_keys`, as a share of them."""
+    ratio = 1
     for size, block in (
         (num_queries, query_block(num_queries, SUBLANES)),
         (num_keys, key_block(num_keys, MAX_KEYS)),
     ):
-        made *= -(-size // block) * block / size
-    return made - 1
+        ratio *= -(-size // block) * block / size
+    return ratio - 1
 
 
 def _cheapest(size, unit, largest, overhead):

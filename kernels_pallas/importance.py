@@ -80,8 +80,8 @@ def key_importance(
     lse = None if lse is None else lse.reshape(-1, probes, heads)
     sum_up = {
         "xla": _in_blocks,
-        "mosaic": importance_tpu.column_sums,
-        "triton": importance_gpu.column_sums,
+        "mosaic": importance_tpu.key_importance,
+        "triton": importance_gpu.key_importance,
     }[form]
     return sum_up(q, k, visible, lse).reshape(*rows, num_keys)
 
@@ -95,7 +95,7 @@ def _at_once(q, k, visible, lse):
 
 
 def _in_blocks(q, k, visible, lse):
-    """One (row, head) and one block of probes after the other, as plain 2-D matmuls."""
+    """Computes one (row, head) and one block of probes after the other, as plain 2-D matmuls."""
     rows, probes, heads, dim = q.shape
     num_keys, missing = k.shape[1], -probes % FEW
     keys = jnp.arange(num_keys)

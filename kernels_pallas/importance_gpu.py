@@ -20,11 +20,11 @@ KEYS, PROBES = 128, 64  # of a tile of logits
 
 
 def fits(head_dim: int) -> bool:
-    """Whether a head can be a Triton block, whose sides are powers of two."""
+    """Returns whether a head can be a Triton block, whose sides are powers of two."""
     return 16 <= head_dim <= 256 and head_dim & (head_dim - 1) == 0
 
 
-def column_sums(
+def key_importance(
     q: jax.Array,
     k: jax.Array,
     visible: jax.Array,

@@ -19,7 +19,7 @@ _MASKED = -1e30
 KEYS, PROBES, LANES = 1024, 512, 128
 
 
-def column_sums(
+def key_importance(
     q: jax.Array,
     k: jax.Array,
     visible: jax.Array,
@@ -28,7 +28,7 @@ def column_sums(
 ) -> jax.Array:
     """Float32 [R, N] of q [R, P, A, K], k [R, N, A, K], visible int32 [P] <= N, lse [R, P, A].
 
-    `lse` None: found here first.  `interpret` runs the kernels' bodies as plain XLA.
+    `lse` None: computed here first.  `interpret` runs the kernels' bodies as plain XLA.
     """
     rows, probes, heads, dim = q.shape
     num_keys, scale = k.shape[1], 1.0 / math.sqrt(dim)
@@ -140,12 +140,12 @@ def _sum_kernel(reach_ref, q_ref, k_ref, visible_ref, lse_ref, out_ref, sum_ref,
         logits, seen = _logits(q_ref, k_ref, visible_ref, key, scale, bk)
         weights = jnp.where(seen, jnp.exp(logits - lse_ref[...]), 0.0)
         lanes = sum_ref.shape[1]
-        # Lane by lane here; the sum across lanes is dear and comes once, at the end.
+        # Lane by lane here; the sum across lanes is expensive and comes once, at the end.
         sum_ref[...] += sum(weights[:, at : at + lanes] for at in range(0, weights.shape[1], lanes))
 
     @pl.when((head == pl.num_programs(2) - 1) & (probe == pl.num_programs(3) - 1))
     def _():
-        # A product with ones adds up lanes and lays the result along them.
+        # A matmul with ones adds up lanes and lays the result along them.
         contract = (((1,), (1,)), ((), ()))
         ones = jnp.ones((8, sum_ref.shape[1]), jnp.float32)
         sums = jax.lax.dot_general(

@@ -96,18 +96,26 @@ def _write_forward(form, slots, x, index, length, slot):
 
 
 def _write_backward(form, residuals, cotangent):
-    """Of `slots` all but the slot written, of `x` the rows written there."""
+    """Returns the cotangents: of `slots` all but the slot written, of `x` the rows written there."""
     like, index, length, slot = residuals
     lead = index.ndim - 1
-    behind = (1,) * (cotangent.ndim - lead - 1)
+    trailing = (1,) * (cotangent.ndim - lead - 1)
     slots = jnp.arange(cotangent.shape[lead])
-    kept = jnp.where((slots == slot[..., None]).reshape(*slot.shape, -1, *behind), 0, cotangent)
-    at = jnp.clip(slot, 0, len(slots) - 1).reshape(*slot.shape, 1, *behind)
+    slots_cotangent = jnp.where(
+        (slots == slot[..., None]).reshape(*slot.shape, -1, *trailing), 0, cotangent
+    )
+    at = jnp.clip(slot, 0, len(slots) - 1).reshape(*slot.shape, 1, *trailing)
     rows = jnp.take_along_axis(cotangent, at, axis=lead).squeeze(lead)
     valid = (jnp.arange(index.shape[-1]) < length[..., None]) & (slot < len(slots))[..., None]
-    rows = jnp.where(valid.reshape(*valid.shape, *behind[1:]), rows, 0)
+    rows = jnp.where(valid.reshape(*valid.shape, *trailing[1:]), rows, 0)
     where = (*jnp.indices(index.shape, sparse=True)[:-1], index)
-    return kept, jnp.zeros(like.shape[:-1], like.dtype).at[where].add(rows), None, None, None
+    return (
+        slots_cotangent,
+        jnp.zeros(like.shape[:-1], like.dtype).at[where].add(rows),
+        None,
+        None,
+        None,
+    )
 
 
 _write_differentiably.defvjp(_write_forward, _write_backward)
@@ -117,22 +125,22 @@ def _write_in_a_loop(slots, x, index, length, slot):
     """A slice of one slot at a time: a scatter of all would hold all new rows beside the bank."""
     lead, (num_slots, *shape) = index.shape[:-1], slots.shape[index.ndim - 1 :]
 
-    def put(i, slots):
+    def write_slot(i, slots):
         at = tuple(part.astype(jnp.int32) for part in jnp.unravel_index(i, lead))
 
         def pick(a):
-            one = (1,) * len(lead) + a.shape[len(lead) :]
+            sizes = (1,) * len(lead) + a.shape[len(lead) :]
             start = at + (jnp.int32(0),) * (a.ndim - len(lead))
-            return jax.lax.dynamic_slice(a, start, one).reshape(a.shape[len(lead) :])
+            return jax.lax.dynamic_slice(a, start, sizes).reshape(a.shape[len(lead) :])
 
         rows = take_rows(pick(x), pick(index), pick(length))
-        here = pick(slot).astype(jnp.int32)
-        start = (*at, jnp.clip(here, 0, num_slots - 1), *(jnp.int32(0),) * len(shape))
+        target = pick(slot).astype(jnp.int32)
+        start = (*at, jnp.clip(target, 0, num_slots - 1), *(jnp.int32(0),) * len(shape))
         old = jax.lax.dynamic_slice(slots, start, (1,) * (len(lead) + 1) + tuple(shape))
-        new = jnp.where(here < num_slots, rows.reshape(old.shape), old)
+        new = jnp.where(target < num_slots, rows.reshape(old.shape), old)
         return jax.lax.dynamic_update_slice(slots, new, start)
 
-    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(math.prod(lead)), put, slots)
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(math.prod(lead)), write_slot, slots)
 
 
 def pack(
@@ -144,7 +152,7 @@ def pack(
     window: tuple[int | jax.Array, int] | None = None,
     implementation: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
-    """The valid rows of several entries behind each other, without gaps (CONCATKV of Eq. 9).
+    """The valid rows of several entries concatenated, without gaps (CONCATKV of Eq. 9).
 
     Args:
       parts: [..., E, R, A, K] entries of up to R rows, or [..., slot, R, A, K] with `slots` (any
@@ -155,7 +163,7 @@ def pack(
       angles: float32 [..., T, K/2] radians by which the pairs of each returned row are rotated
         (`rope.rotate`); None leaves rows as they are.
       window: (first row, number of rows) of the packed rows to return, the first may be traced,
-        for packed rows that are spread over devices; None returns all E*R.
+        for packed rows that are sharded over devices; None returns all E*R.
       implementation: auto, a platform, or one of xla, mosaic, triton.
 
     Returns:
@@ -168,8 +176,8 @@ def pack(
     axis, rows = lengths.ndim - 1, parts.shape[lengths.ndim]
     first, count = window or (0, lengths.shape[-1] * rows)
     lengths = lengths.astype(jnp.int32)
-    own = jnp.arange(lengths.shape[-1], dtype=jnp.int32) if slots is None else slots
-    slots = jnp.broadcast_to(own, lengths.shape).astype(jnp.int32)
+    entry_slots = jnp.arange(lengths.shape[-1], dtype=jnp.int32) if slots is None else slots
+    slots = jnp.broadcast_to(entry_slots, lengths.shape).astype(jnp.int32)
     length = lengths.sum(-1, dtype=jnp.int32)
     form = _form("pack", implementation, parts)
     if form == "mosaic":

@@ -17,7 +17,7 @@ ROWS = 32  # that one program moves
 
 
 def fits(slots: jax.Array) -> bool:
-    """Whether `slots` [..., slot, R, A, K] can be used: K is a power of two, as Triton wants.
+    """Returns whether `slots` [..., slot, R, A, K] can be used: K is a power of two, as Triton wants.
 
     Pallas counts offsets in arrays of up to 4 GiB with 32 signed bits, too few for half of those
     whose values have 8 bits.
@@ -35,7 +35,7 @@ def write_rows(
     slot: jax.Array,
     interpret: bool = False,
 ) -> jax.Array:
-    """As `kv_gather.write_rows` with one leading axis: slots [G, S, C, A, K], x [G, N, A, K]."""
+    """Does what `kv_gather.write_rows` does, with one leading axis: slots [G, S, C, A, K], x [G, N, A, K]."""
     valid = jnp.arange(index.shape[-1]) < length[:, None]
     source = jnp.where(valid, jnp.clip(index, 0, x.shape[1] - 1), -1)
     return _copy(x, source, slot, None, slots, slots.shape, interpret)
@@ -67,17 +67,17 @@ def _copy(x, source, slot, angles, out, shape, interpret):
     if angles is not None:
         inputs.append(angles)
         specs.append(pl.BlockSpec((None, count, dim // 2), lambda c, g: (g, 0, 0)))
-    whole = pl.BlockSpec((None, *shape[1:]), lambda c, g: (g, 0, 0, 0, 0))
+    out_spec = pl.BlockSpec((None, *shape[1:]), lambda c, g: (g, 0, 0, 0, 0))
     aliases = {}
     if out is not None:
         aliases = {len(inputs): 0}
         inputs.append(out)
-        specs.append(whole)
+        specs.append(out_spec)
     return pl.pallas_call(
-        functools.partial(_copy_kernel, turned=angles is not None),
+        functools.partial(_copy_kernel, rotate=angles is not None),
         grid=(pl.cdiv(count, ROWS), groups),
         in_specs=specs,
-        out_specs=whole,
+        out_specs=out_spec,
         out_shape=jax.ShapeDtypeStruct(shape, x.dtype),
         input_output_aliases=aliases,
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
@@ -86,26 +86,26 @@ def _copy(x, source, slot, angles, out, shape, interpret):
     )(*inputs)
 
 
-def _copy_kernel(x_ref, source_ref, slot_ref, *refs, turned):
+def _copy_kernel(x_ref, source_ref, slot_ref, *refs, rotate):
     out_ref = refs[-1]
     num_slots, count, heads, dim = out_ref.shape
     begin = pl.program_id(0) * ROWS
     inside = begin + jnp.arange(ROWS) < count
     source = plgpu.load(source_ref.at[pl.ds(begin, ROWS)], mask=inside, other=-1)
-    there = (source >= 0)[:, None]
+    in_range = (source >= 0)[:, None]
     tile = (ROWS, dim)
     source = jnp.broadcast_to(jnp.maximum(source, 0)[:, None], tile)
     column = jnp.broadcast_to(jnp.arange(dim)[None], tile)
     slot = slot_ref[...]
     store = (inside & (slot < num_slots))[:, None]
-    if turned:
+    if rotate:
         angles = plgpu.load(refs[0].at[pl.ds(begin, ROWS), :], mask=inside[:, None], other=0.0)
         cos, sin = jnp.cos(angles)[..., None], jnp.sin(angles)[..., None]
 
     def one_head(head, carry):
         at = (source, jnp.full(tile, head), column)
-        x = plgpu.load(x_ref.at[at], mask=there, other=0)
-        if turned:
+        x = plgpu.load(x_ref.at[at], mask=in_range, other=0)
+        if rotate:
             pairs = x.astype(jnp.float32).reshape(ROWS, dim // 2, 2)
             even, odd = jnp.split(pairs, 2, axis=-1)
             pairs = jnp.concatenate([even * cos - odd * sin, even * sin + odd * cos], axis=-1)

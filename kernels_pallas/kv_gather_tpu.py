@@ -23,7 +23,7 @@ DTYPES = ("float32", "bfloat16", "int8", "float8_e4m3fn")
 
 
 def fits(slots: jax.Array) -> bool:
-    """Whether `slots` [..., slot, R, A, K] lies in memory with heads outside rows, in tiles."""
+    """Returns whether `slots` [..., slot, R, A, K] lies in memory with heads outside rows, in tiles."""
     heads, dim = slots.shape[-2:]
     tiled = slots.ndim >= 4 and dim % LANES == 0 and heads % SUBLANES != 0
     return tiled and slots.dtype.name in DTYPES
@@ -42,30 +42,33 @@ def write_rows(
     slot: jax.Array,
     interpret: bool | pltpu.InterpretParams = False,
 ) -> jax.Array:
-    """As `kv_gather.write_rows` with one leading axis: slots [G, S, C, A, K], x [G, N, A, K].
+    """Does what `kv_gather.write_rows` does, with one leading axis: slots [G, S, C, A, K], x [G, N, A, K].
 
-    A block of a slot is the product of a one-hot matrix and each block of `x` that it has rows of:
+    A block of a slot is the matmul of a one-hot matrix and each block of `x` that it has rows of:
     exact, and quick where `index` ascends, as that of kept tokens does.  A NaN in a row of `x`
     that is not taken would spread to the rows taken from the same block.
     """
     groups, num_slots, capacity, heads, dim = slots.shape
-    size, taken = _block(capacity, heads, slots.dtype), _block(x.shape[1], heads, slots.dtype)
-    taken = pl.cdiv(taken, TILE) * TILE
+    size, source_block = (
+        _block(capacity, heads, slots.dtype),
+        _block(x.shape[1], heads, slots.dtype),
+    )
+    source_block = pl.cdiv(source_block, TILE) * TILE
     x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % TILE), (0, 0), (0, 0)]).swapaxes(1, 2)
     valid = jnp.arange(capacity) < length[:, None]
     source = jnp.where(valid, index, -1)
     blocks = pl.cdiv(capacity, size)
     by_block = jnp.pad(source, [(0, 0), (0, -capacity % size)], constant_values=-1)
     by_block = by_block.reshape(groups, blocks, size)
-    here = by_block >= 0
-    low = jnp.where(here, by_block, x.shape[2]).min(-1) // taken
-    high = jnp.where(here.any(-1), by_block.max(-1) // taken + 1, low)  # exclusive
+    has_source = by_block >= 0
+    low = jnp.where(has_source, by_block, x.shape[2]).min(-1) // source_block
+    high = jnp.where(has_source.any(-1), by_block.max(-1) // source_block + 1, low)  # exclusive
 
     def target(g, b, slot, low, high):
         return g, jnp.minimum(slot[g], num_slots - 1), 0, b, 0
 
     def kept(g, b, slot, low, high):
-        """What a slot that is not to be written has; read for no other."""
+        """Index map of the old block of a slot that is not to be written; read for no other."""
         at = target(g, b, slot, low, high)
         return tuple(jnp.where(slot[g] < num_slots, 0, i) for i in at)
 
@@ -83,7 +86,7 @@ def write_rows(
             out_specs=pl.BlockSpec(block, target),
             scratch_shapes=[
                 pltpu.VMEM((heads, size, dim), jnp.float32),
-                pltpu.VMEM((2, heads, taken, dim), x.dtype),
+                pltpu.VMEM((2, heads, source_block, dim), x.dtype),
                 pltpu.SemaphoreType.DMA((2,)),
                 pltpu.SMEM((1,), jnp.int32),
             ],
@@ -104,20 +107,22 @@ def _write_kernel(
     g, b = pl.program_id(0), pl.program_id(1)
     at = g * blocks + b
     low, high = low_ref[at], high_ref[at]
-    heads, taken, _ = buffers.shape[1:]
+    heads, source_block, _ = buffers.shape[1:]
     size = out_ref.shape[1]
-    written = slot_ref[g] < num_slots
+    has_slot = slot_ref[g] < num_slots
 
     def fetch(block, buffer):
-        begin = pl.multiple_of(jnp.minimum(block * taken, x_ref.shape[2] - taken), TILE)
-        rows = x_ref.at[g, :, pl.ds(begin, taken), :]
+        begin = pl.multiple_of(
+            jnp.minimum(block * source_block, x_ref.shape[2] - source_block), TILE
+        )
+        rows = x_ref.at[g, :, pl.ds(begin, source_block), :]
         return pltpu.make_async_copy(rows, buffers.at[buffer], semaphores.at[buffer])
 
     @pl.when(b == 0)
     def _():
         count_ref[0] = 0
 
-        @pl.when(written & (low < high))
+        @pl.when(has_slot & (low < high))
         def _():
             fetch(low, 0).start()
 
@@ -135,16 +140,16 @@ def _write_kernel(
             fetch(jnp.where(last, low_ref[after], block + 1), 1 - buffer).start()
 
         fetch(block, buffer).wait()
-        begin = jnp.minimum(block * taken, x_ref.shape[2] - taken)
-        row = begin + jax.lax.broadcasted_iota(jnp.int32, (taken, size), 0)
-        found = (row == source_ref[...]) & (row >= block * taken)
+        begin = jnp.minimum(block * source_block, x_ref.shape[2] - source_block)
+        row = begin + jax.lax.broadcasted_iota(jnp.int32, (source_block, size), 0)
+        one_hot = (row == source_ref[...]) & (row >= block * source_block)
         narrow = sum_ref.dtype if x_ref.dtype == jnp.float32 else jnp.bfloat16
-        found = found.astype(jnp.float32).astype(narrow)
+        one_hot = one_hot.astype(jnp.float32).astype(narrow)
 
         @pl.loop(0, heads)
         def _(head):
             sum_ref[head] += jax.lax.dot_general(
-                found, buffers[buffer, head].astype(narrow), (((0,), (0,)), ((), ())),
+                one_hot, buffers[buffer, head].astype(narrow), (((0,), (0,)), ((), ())),
                 precision=jax.lax.Precision.HIGHEST if narrow == jnp.float32 else None,
                 preferred_element_type=jnp.float32,
             )  # fmt: skip
@@ -152,12 +157,12 @@ def _write_kernel(
         count_ref[0] += 1
         return carry
 
-    @pl.when(written)
+    @pl.when(has_slot)
     def _():
         jax.lax.fori_loop(low, high, visit, 0)
         out_ref[...] = sum_ref[...].astype(_wide(out_ref.dtype)).astype(out_ref.dtype)
 
-    @pl.when(~written)
+    @pl.when(~has_slot)
     def _():
         out_ref[...] = kept_ref[...]
 
@@ -215,7 +220,7 @@ def pack(
 
 
 def _visits(lengths, slots, first, count, rows, size):
-    """Of each visit: the packed row it begins at, the block it reads, and how far that is shifted.
+    """Returns for each visit: the packed row it begins at, the block it reads, and how far that is shifted.
 
     Begins [G, V + 1] ascend and end with `count`; those beyond the last visit are `count` too.
     """
@@ -242,7 +247,7 @@ def _visits(lengths, slots, first, count, rows, size):
 
 
 def _wide(dtype):
-    """Of 32 bits, in which rows can be shifted one by one."""
+    """Returns the dtype of 32 bits, in which rows can be shifted one by one."""
     return jnp.int32 if jnp.issubdtype(dtype, jnp.integer) else jnp.float32
 
 
@@ -264,13 +269,13 @@ def _pack_kernel(begin_ref, origin_ref, delta_ref, x_ref, *refs, visits, count):
     @pl.when((end > begin) & (delta > -size))
     def _():
         row = block * size + jax.lax.broadcasted_iota(jnp.int32, (size, dim), 0)
-        mine = (row >= begin) & (row < end)
+        in_visit = (row >= begin) & (row < end)
         shift = rem(size - delta, size)
 
         @pl.loop(0, heads)
         def _(head):
             moved = pltpu.roll(x_ref[head].astype(wide_ref.dtype), shift, 0)
-            wide_ref[head] = jnp.where(mine, moved, wide_ref[head])
+            wide_ref[head] = jnp.where(in_visit, moved, wide_ref[head])
 
     @pl.when((v == visits - 1) | (div(jnp.minimum(end, count - 1), size) != block))
     def _():

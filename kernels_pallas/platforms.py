@@ -1,4 +1,4 @@
-"""Which form of a kernel runs where: `implementation` arguments are resolved here, for all kernels."""
+"""Choice of the form of a kernel by platform: `implementation` arguments are resolved here, for all kernels."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def resolve(kernel: str, implementation: str, by_platform: Mapping[str, str]) ->
     Raises:
       ValueError: the name is none of these.
     """
-    known = tuple(dict.fromkeys((*by_platform.values(), *(set(by_platform) - set(PLATFORMS)))))
-    if implementation in known:
+    forms = tuple(dict.fromkeys((*by_platform.values(), *(set(by_platform) - set(PLATFORMS)))))
+    if implementation in forms:
         return implementation
     if implementation not in ("auto", *PLATFORMS):
         raise ValueError(
             f"implementation={implementation!r} is unknown; "
-            f"use one of {', '.join(('auto', *sorted(known), *PLATFORMS))}"
+            f"use one of {', '.join(('auto', *sorted(forms), *PLATFORMS))}"
         )
     platform = implementation
     if platform == "auto":
         platform = platform_of(jax.devices()[0])
-    taken = by_platform[platform]
-    say_once(f"{kernel}: {taken} (on {platform})")
-    return taken
+    form = by_platform[platform]
+    say_once(f"{kernel}: {form} (on {platform})")
+    return form
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""What a chunk sees of the memory: which entries, when they were, and their rows as a context."""
+"""The view of the memory that one chunk has: its entries, their times, and their rows as a context."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def select_entries(model: ModelConfig, table: KVBank | SlotTable, inputs: ChunkI
     """The entries that a chunk sees (Eq. 8, 9)."""
     oracle = None
     if inputs.oracle is not None:
-        known = (table.chunk_id >= 0) & (table.chunk_id < len(inputs.oracle))
+        in_range = (table.chunk_id >= 0) & (table.chunk_id < len(inputs.oracle))
         row = inputs.oracle[jnp.clip(table.chunk_id, 0, len(inputs.oracle) - 1)]
-        oracle = jnp.where(known, row, -jnp.inf)
+        oracle = jnp.where(in_range, row, -jnp.inf)
     key = purpose_key(inputs.key, "retrieval", inputs.chunk_id)
     return retrieval.retrieve(
         table, inputs.embedding[None], inputs.chunk_id, model, key=key, oracle=oracle
@@ -80,7 +80,7 @@ def prepare_context(
         dtype=jnp.dtype(model.dit.dtype),
     )  # fmt: skip
     if guided and guidance.is_paired(model, layout):
-        both = assemble(bank, selection, null=null or (bank, selection))
-        return ChunkContext(selection, both, None, start)
+        paired = assemble(bank, selection, null=null or (bank, selection))
+        return ChunkContext(selection, paired, None, start)
     null_context = None if null is None else assemble(*null)
     return ChunkContext(selection, assemble(bank, selection), null_context, start)

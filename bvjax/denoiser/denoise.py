@@ -1,4 +1,4 @@
-"""From noise to the latents of a chunk: sigma 1 -> 0 along the guided velocity (Eq. 10)."""
+"""Denoising of a chunk, from noise to latents: sigma 1 -> 0 along the guided velocity (Eq. 10)."""
 
 from __future__ import annotations
 
@@ -69,29 +69,29 @@ def denoise_chunk(
         float32 [W, h, w, z]: L latents, with chunk.first="overlap" P more in front.
     """
     grid = ChunkGrid.of(model)
-    seen = prepare_context(model, state, inputs, layout, guided=True)
+    chunk_context = prepare_context(model, state, inputs, layout, guided=True)
     frame = (*grid.latent_size, model.dit.in_channels)
     number = grid.number_of(inputs.chunk_id)
     noise = initial_noise(model.noise, inputs.key, number, (grid.latents_per_chunk, *frame))
     if grid.overlap_latents:
         head = anchor_noise(inputs.key, (grid.overlap_latents, *frame))
         noise = jnp.concatenate([head, noise], axis=1)
-    noise = layout.constrain(noise)  # drawn whole by every device
-    velocity = window_velocity(params, model, inputs, seen, layout)
+    noise = layout.constrain(noise)  # each device draws all of it
+    velocity = window_velocity(params, model, inputs, chunk_context, layout)
     key, history = solver_key(inputs), None if prefix is None else prefix[None]
     fixed = 0 if prefix is None else len(prefix)
-    if diffusion_forcing.wanted(model.sampler, fixed):
+    if diffusion_forcing.is_required(model.sampler, fixed):
         return diffusion_forcing.solve(model.sampler, velocity, noise, history, key, graded)[0]
     if prefix is None:
         return solve(model.sampler, velocity, noise, key, graded)[0]
 
-    def behind(x, sigma):
+    def with_prefix(x, sigma):
         x = jnp.concatenate([history, x], axis=1)
         return velocity(x, jnp.where(jnp.arange(x.shape[1]) < fixed, jnp.float32(0.0), sigma))[
             :, fixed:
         ]
 
-    free = solve(model.sampler, behind, noise[:, fixed:], key, graded)
+    free = solve(model.sampler, with_prefix, noise[:, fixed:], key, graded)
     return jnp.concatenate([prefix, free[0]])
 
 
@@ -99,7 +99,7 @@ def window_velocity(
     params: Any,
     model: ModelConfig,
     inputs: ChunkInput,
-    seen: ChunkContext,
+    chunk_context: ChunkContext,
     layout: Layout = ONE_DEVICE,
 ) -> Velocity:
     """The guided velocity of a chunk's window, [1, W, h, w, z], as the solvers want it.
@@ -108,11 +108,13 @@ def window_velocity(
         seen: by `prepare_context` with `guided`, on the same layout.
     """
     grid = ChunkGrid.of(model)
-    positions = chunk_positions(model, grid.window_latents, seen.start, -grid.overlap_latents)
-    scale = guidance.guidance_scale(model, seen.selection.valid[0])
+    positions = chunk_positions(
+        model, grid.window_latents, chunk_context.start, -grid.overlap_latents
+    )
+    scale = guidance.guidance_scale(model, chunk_context.selection.valid[0])
     return _guided(
         network(model, layout), params, model, inputs, positions, scale,
-        seen.context, seen.null_context, model.sampler.causal_block,
+        chunk_context.context, chunk_context.null_context, model.sampler.causal_block,
     )  # fmt: skip
 
 
@@ -138,7 +140,7 @@ def _guided(
     """
 
     def branches(x, sigma, text, context):
-        """Of as many branches as there are rows of `text` (and of `context`)."""
+        """Returns the velocities of as many branches as `text` (and `context`) has rows."""
         rows = lambda value: jnp.broadcast_to(value, (len(text), 1, *jnp.shape(value)))
         window = (rows(x[0]), rows(sigma), text[:, None], rows(positions), context)
         sources = None
@@ -151,8 +153,8 @@ def _guided(
         both_texts = net.layout.pair(inputs.text, inputs.null_text)
 
         def velocity(x, sigma):
-            both = branches(x, sigma, both_texts, context)
-            return flow.guide(both[:1], both[1:], guidance.aligned(scale, both))
+            velocities = branches(x, sigma, both_texts, context)
+            return flow.guide(velocities[:1], velocities[1:], guidance.aligned(scale, velocities))
 
         return velocity
 

@@ -51,7 +51,7 @@ def write_chunk(
             bank, entry, inputs.embedding[None], inputs.chunk_id, model.memory,
             model.retrieval.num_recent, layout.kernels, latents[None],
         )  # fmt: skip
-        return kv_bank.cut(bank, layout)
+        return kv_bank.shard(bank, layout)
 
     null_bank = state.null_bank
     if null_bank is not None:
@@ -82,12 +82,16 @@ def encode_chunk(
         The chunk, None where no chunk ever looks into the bank, and what the memory did for it.
     """
     memory = model.memory
-    seen = prepare_context(model, state, inputs, layout)
-    selection = seen.selection
+    chunk_context = prepare_context(model, state, inputs, layout)
+    selection = chunk_context.selection
     if not selection.index.shape[-1]:
         report = empty_report(selection.chunk_id[0], selection.valid[0], model.dit.num_layers)
         return None, report
-    context, null_context, start = seen.context, seen.null_context, seen.start
+    context, null_context, start = (
+        chunk_context.context,
+        chunk_context.null_context,
+        chunk_context.start,
+    )
     if model.build.context == "none":
         context, null_context, start = None, None, jnp.int32(0)
     grid = ChunkGrid.of(model)
@@ -109,8 +113,8 @@ def encode_chunk(
 
     kv = clean(inputs.text, context)
     keep, cover = keep_mask(kv.importance, probes[1], memory, memory.capacity)
-    whole = jnp.logical_and(memory.anchor, inputs.chunk_id == 0)
-    keep = keep | whole
+    keep_all = jnp.logical_and(memory.anchor, inputs.chunk_id == 0)
+    keep = keep | keep_all
     dense, dtype = model.retrieval.dense_recent, storage_dtype(model)
 
     def entry_of(kv: ChunkKV) -> tuple[PendingEntry | Entry, Bool[Array, ""]]:
@@ -129,9 +133,9 @@ def encode_chunk(
         chunk_id=selection.chunk_id[0],
         valid=selection.valid[0],
         score=jnp.where(selection.valid[0], selection.scores[0][index], 0.0),
-        kept=jnp.where(whole, len(local), cover.kept[:, 0, 0]),
-        wanted=jnp.where(whole, len(local), cover.wanted[:, 0, 0]),
-        coverage=jnp.where(whole, 1.0, cover.coverage[:, 0, 0]),
+        kept=jnp.where(keep_all, len(local), cover.kept[:, 0, 0]),
+        requested=jnp.where(keep_all, len(local), cover.requested[:, 0, 0]),
+        coverage=jnp.where(keep_all, 1.0, cover.coverage[:, 0, 0]),
         finite=finite,
     )
     return EncodedChunk(entry=entry, null_entry=null_entry), report

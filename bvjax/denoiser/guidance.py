@@ -27,7 +27,7 @@ def retrieved(valid: Bool[Array, "*b e"], retrieval: RetrievalConfig) -> Bool[Ar
 
 
 def null_sees(model: ModelConfig, valid: Bool[Array, "*b e"]) -> Bool[Array, "*b e"] | None:
-    """Which of the entries that a chunk sees its null branch sees; None: all, always."""
+    """Returns which entries of a chunk its null branch sees too; None: all, always."""
     return valid & ~retrieved(valid, model.retrieval) if model.guidance.memory else None
 
 
@@ -35,8 +35,10 @@ def guidance_scale(model: ModelConfig, valid: Bool[Array, "*b e"]) -> float | Fl
     """The scale for chunks that see these entries: a float where it is the same for all."""
     if not model.guidance.memory:
         return model.guidance.scale
-    found = retrieved(valid, model.retrieval).any(-1)
-    return jnp.where(found, jnp.float32(model.guidance.memory), jnp.float32(model.guidance.scale))
+    has_retrieved = retrieved(valid, model.retrieval).any(-1)
+    return jnp.where(
+        has_retrieved, jnp.float32(model.guidance.memory), jnp.float32(model.guidance.scale)
+    )
 
 
 def guide(conditional: Velocity, null: Velocity, scale: float | Float[Array, "*b"]) -> Velocity:
@@ -63,5 +65,5 @@ def aligned(
 
 
 def is_paired(model: ModelConfig, layout: Layout) -> bool:
-    """Whether the two branches are a batch of two, cut along the mesh axis `data`."""
+    """Returns whether the two branches are a batch of two, sharded over the mesh axis `data`."""
     return model.guidance.guided and layout.size("data") == 2

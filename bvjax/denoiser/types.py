@@ -1,4 +1,16 @@
-"""What the denoiser takes and gives, chunk by chunk."""
+"""Inputs and outputs of the denoiser, chunk by chunk.
+
+Shape letters, as annotations use them throughout the package (upper case means the same thing):
+  b batch    c chunks          m target chunks    e entries of a context    slot slots of a bank
+  l latent frames              f frames           h, w rows and columns of latents or pixels
+  z latent channels            d a width: of the network, or of text (also dt)
+  n tokens   t text tokens     p probes           s rows of a context       cap rows of a slot
+  y layers   a heads           k head width
+
+They deviate in a few places: h and w are latent or pixel sizes as the place says, `k` counts
+mentions in `losses/text_pretrain.py` and latent frames of one write in the bank, and `S` is the
+number of entries a retrieval rule scores.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +33,7 @@ Latents = Float[Array, "l h w z"]
 
 @struct.dataclass
 class ChunkInput:
-    """What is particular to one chunk; `key` is the seed of the video, the same for all chunks."""
+    """The inputs of one chunk; `key` is the seed of the video, the same for all chunks."""
 
     chunk_id: Int[Array, ""]
     text: Float[Array, "t d"]
@@ -33,7 +45,7 @@ class ChunkInput:
 
 @struct.dataclass
 class MemoryState:
-    """What a video remembers from chunk to chunk, or what of it one chunk sees (`GatheredEntries`)."""
+    """The memory of a video from chunk to chunk, or the entries of it that one chunk sees (`GatheredEntries`)."""
 
     bank: KVBank | GatheredEntries
     null_bank: KVBank | GatheredEntries | None  # with guidance.bank="two": under the null caption
@@ -49,21 +61,21 @@ class EncodedChunk:
 
 @struct.dataclass
 class ChunkReport:
-    """What the memory did for one chunk; E entries [anchor | semantic | recent], Y layers."""
+    """A record of the memory's part in one chunk; E entries [anchor | semantic | recent], Y layers."""
 
     chunk_id: Int[Array, "e"]  # -1 where there was none
     valid: Bool[Array, "e"]
     score: Float[Array, "e"]  # by which it was ranked: cosine, or what `retrieval.kind` says
     kept: Int[Array, "y"]  # tokens of this chunk that went into the bank
-    wanted: Int[Array, "y"]  # before the slot's capacity clipped them
+    requested: Int[Array, "y"]  # before the slot's capacity clipped them
     coverage: Float[Array, "y"]
     finite: Bool[Array, ""]  # whether all that goes into the bank is
 
 
 @functools.partial(jax.jit, static_argnames=("model", "layout"))
 def init_state(model: ModelConfig, layout: Layout = ONE_DEVICE) -> MemoryState:
-    """The state before the first chunk: empty banks, cut as `layout` says."""
-    empty = lambda: kv_bank.cut(kv_bank.init_bank(model, 1, storage_dtype(model)), layout)
+    """The state before the first chunk: empty banks, sharded as `layout` says."""
+    empty = lambda: kv_bank.shard(kv_bank.init_bank(model, 1, storage_dtype(model)), layout)
     return MemoryState(bank=empty(), null_bank=empty() if model.guidance.two_banks else None)
 
 
@@ -73,5 +85,5 @@ def empty_report(chunk_id: Int[Array, "e"], valid: Bool[Array, "e"], layers: int
     count = share.astype(jnp.int32)
     return ChunkReport(
         chunk_id=chunk_id, valid=valid, score=jnp.zeros(len(valid), jnp.float32),
-        kept=count, wanted=count, coverage=share, finite=jnp.ones((), bool),
+        kept=count, requested=count, coverage=share, finite=jnp.ones((), bool),
     )  # fmt: skip

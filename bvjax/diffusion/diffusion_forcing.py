@@ -27,7 +27,7 @@ NOT_BEGUN = 999.0  # SkyReels-V2's label of frames that still are the noise they
 
 @dataclasses.dataclass(frozen=True)
 class Timetable:
-    """What happens to each of F latent frames in each of K iterations, S steps a frame."""
+    """The update of each of F latent frames in each of K iterations, S steps a frame."""
 
     count: Int[np.ndarray, "k f"]  # steps begun: 0 none yet, n is at step n, S + 1 finished
     timestep: Float[np.ndarray, "k f"]  # the label: NOT_BEGUN, that of step n, 0
@@ -69,14 +69,14 @@ def timetable(
                 f"sampler.causal_block is {block}; it must divide the {value} latent frames of the "
                 f"{name}"
             )
-    steps, blocks, held = len(timesteps), frames // block, min(window, frames) // block
-    if held < blocks and ar_step * held < steps:
+    steps, blocks, window_blocks = len(timesteps), frames // block, min(window, frames) // block
+    if window_blocks < blocks and ar_step * window_blocks < steps:
         raise UserError(
-            f"sampler.ar_step is {ar_step}; with {held} blocks at a time and {steps} steps it must "
-            f"be {-(-steps // held)} or more"
+            f"sampler.ar_step is {ar_step}; with {window_blocks} blocks at a time and {steps} steps it must "
+            f"be {-(-steps // window_blocks)} or more"
         )
     before = np.where(np.arange(blocks) < ready // block, steps + 1, 0)
-    counts, updates, intervals, stop = [], [], [], held
+    counts, updates, intervals, stop = [], [], [], window_blocks
     while (before < steps).any():
         count = np.zeros_like(before)
         for i in range(blocks):
@@ -88,7 +88,7 @@ def timetable(
             stop += 1
         counts.append(count)
         updates.append(update)
-        intervals.append((stop - held, stop))
+        intervals.append((stop - window_blocks, stop))
         before = count
     count, update = (np.repeat(np.reshape(x, (-1, blocks)), block, 1) for x in (counts, updates))
     labels = np.concatenate([[NOT_BEGUN], timesteps, [0.0]]).astype(np.float32)
@@ -103,8 +103,8 @@ def timetable(
 WindowVelocityFn = Callable[[Float[Array, "b f ..."], Float[Array, "f"]], Float[Array, "b f ..."]]
 
 
-def wanted(sampler: SamplerConfig, history: int) -> bool:
-    """Must a window behind `history` clean latent frames go through `solve` of this module?
+def is_required(sampler: SamplerConfig, history: int) -> bool:
+    """Returns whether a window after `history` clean latent frames needs `solve` of this module.
 
     Without history noise and lag all free frames share one level, and `solvers.solve` does it.
     """
@@ -119,7 +119,7 @@ def solve(
     key: Key[Array, ""],
     graded: int | None = None,
 ) -> Float[Array, "b f ..."]:
-    """Latents of one window, float32: `history` as it was, and behind it what the flow makes of noise.
+    """Latents of one window, float32: `history` as it was, then the frames that the flow makes of noise.
 
     Args:
         sampler: kind unipc or euler, and the three fields of diffusion forcing; static.
@@ -148,7 +148,7 @@ def solve(
     if level > 0:
         labels[:, :ready] = level
     noise = noise.astype(jnp.float32)
-    # leaves of `given` are [f] in the body; [1, f] are leading axes of the sample, as steps want them
+    # leaves of `step_inputs` are [f] in the body; [1, f] are leading axes of the sample, as steps want them
     unipc_weights, init = (), noise
     if sampler.kind == "unipc":
         unipc_weights = jax.tree.map(
@@ -156,8 +156,8 @@ def solve(
         )
         init = unipc.init(noise)
 
-    def body(state, given):
-        k, label, sigma, sigma_next, update, weights = given
+    def body(state, step_inputs):
+        k, label, sigma, sigma_next, update, weights = step_inputs
         x = sample = state.x if sampler.kind == "unipc" else state
         if ready and level > 0:
             fresh = history_noise(key, k, x[:, :ready].shape)

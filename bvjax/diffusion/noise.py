@@ -82,7 +82,7 @@ def initial_noise(
 def frame_order(
     noise: NoiseConfig, key: Key[Array, ""], chunk: int | Int[Array, ""], frames: int
 ) -> Int[Array, "l"]:
-    """Which base frame each latent frame of chunk `chunk` takes: the permutations of Eq. 12 and 13.
+    """Returns the base frame of each latent frame of chunk `chunk`: the permutations of Eq. 12 and 13.
 
     The last and the first s frames are permuted inside their windows, keyed by (seed, chunk,
     side).  s is cut to half a chunk so that the windows never overlap.  The prefix of chunk 1

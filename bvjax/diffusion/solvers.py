@@ -1,4 +1,4 @@
-"""From noise to latents: integrates dx/dsigma = v(x, sigma) from sigma = 1 to 0 (Eq. 4).
+"""Solvers from noise to latents: they integrate dx/dsigma = v(x, sigma) from sigma = 1 to 0 (Eq. 4).
 
 Three kinds: `unipc` (Wan2.1 and SkyReels-V2), `euler`, and `few_step` (distilled models such as
 Self-Forcing).  All call the model once a step, and trace it once, inside a `lax.scan`.
@@ -109,8 +109,8 @@ def solve(
                 return euler_step(x, v, sigma, sigma_next)
             return renoise_step(x, v, sigma, sigma_next, key, index)
 
-    def body(carry, given):
-        label, *rest = given
+    def body(carry, step_inputs):
+        label, *rest = step_inputs
         v = velocity_fn(sample(carry), label).astype(jnp.float32)
         return step(carry, v, *rest), None
 

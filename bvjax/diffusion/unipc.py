@@ -26,7 +26,7 @@ from bvjax.diffusion import flow
 
 @flax.struct.dataclass
 class State:
-    """What UniPC carries from step to step; all fields are shaped like the sample.
+    """The state that UniPC carries from step to step; all fields are shaped like the sample.
 
     `x` is where the model is evaluated next, `corrected` the corrected sample one level earlier,
     and `x0_last`, `x0_before` are the data predictions of the last two steps.
@@ -63,7 +63,7 @@ def init(noise: Float[Array, "..."]) -> State:
 
 
 def step(state: State, v: Float[Array, "..."], sigma: ArrayLike, weights: Weights) -> State:
-    """One level further with one model output `v`, the velocity at `state.x`.
+    """Advances one level with one model output `v`, the velocity at `state.x`.
 
     The same output serves the corrector of this level and the predictor of the next.  `sigma` and
     the leaves of `weights` are scalars or have leading axes of the sample, so frames can be at

@@ -44,6 +44,6 @@ def chunk_memory(report: ChunkReport, model: ModelConfig, grid: ChunkGrid) -> Ch
             for e in np.flatnonzero(report.valid)
         ),
         kept_ratio=tuple((report.kept / grid.tokens_per_chunk).tolist()),
-        clipped=tuple((report.wanted > report.kept).tolist()),
+        clipped=tuple((report.requested > report.kept).tolist()),
         coverage=tuple(report.coverage.tolist()),
     )

@@ -27,7 +27,7 @@ FALLBACKS = ("recent", "fm")
 
 @dataclasses.dataclass(frozen=True)
 class BlockForcingConfig:
-    """Which reading of Eq. 5, and what x_cond is made of."""
+    """The reading of Eq. 5, and the sources of x_cond."""
 
     target: str = "blend"
     gamma: float = 0.1  # weight of the history; the paper gives no value

@@ -1,4 +1,4 @@
-"""What a training draw needs of examples beside latents and captions."""
+"""Needs of a training draw from its examples, beside latents and captions."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def check_extras(forcing: ForcingConfig, extras: Collection[str]) -> None:
         name: settings for name, settings in needed_extras(forcing).items() if name not in extras
     }
     if missing:
-        told = [
+        problems = [
             f"no {name} ({WORDS[name]}), which {' and '.join(settings)} need{'s' * (len(settings) == 1)}"
             for name, settings in missing.items()
         ]
         raise UserError(
-            f"the examples have {' and '.join(told)}: set what needs it to 0, or use a data set that has it"
+            f"the examples have {' and '.join(problems)}: set what needs it to 0, or use a data set that has it"
         )

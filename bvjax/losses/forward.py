@@ -51,7 +51,7 @@ class ClipEntries:
 class TeacherForward:
     """The model applied to all chunks of clips at once.
 
-    On a mesh videos are cut along `data`, tokens and heads as in `WanDiT`.
+    On a mesh videos are sharded over `data`, tokens and heads as in `WanDiT`.
     """
 
     model: ModelConfig
@@ -92,7 +92,7 @@ class TeacherForward:
                     first.valid,
                     entry_positions,
                     first.similarity,
-                    first.whole,
+                    first.dense,
                 ),
                 "start": start,
             }
@@ -147,7 +147,7 @@ class TeacherForward:
                 entry_positions,
                 theta,
                 self.layout,
-                history.whole,
+                history.dense,
             )
         )(kv.keys, kv.values, entries.keep)
         similarity = per_row(self.layout, history.similarity, kv.keys.shape[3])
@@ -159,7 +159,7 @@ class TeacherForward:
         return rows, start
 
     def _joined(self, anchor: Context, rows: Context) -> Context:
-        """Both behind each other; on a mesh each device joins what it has, and nothing moves."""
+        """Returns both concatenated; on a mesh each device joins its own shards, without collectives."""
         join = functools.partial(jax.tree.map, lambda a, b: jnp.concatenate([a, b], axis=3))
         if self.layout.mesh is None:
             return join(anchor, rows)
@@ -168,25 +168,25 @@ class TeacherForward:
         specs = Context(keys=heads, values=heads, mask=alone, similarity=alone)
         return self.layout.manual(join, (specs, specs), specs)(anchor, rows)
 
-    def anchor_rows(self, anchor_kv: ChunkKV, shown: Bool[Array, "b m"]) -> Context | None:
+    def anchor_rows(self, anchor_kv: ChunkKV, visible: Bool[Array, "b m"]) -> Context | None:
         """The anchor's rows, at time 0 for every target that is shown them; None when it is off."""
         if not self.model.memory.anchor:
             return None
         positions = jnp.asarray(self.grid.positions(1))
         keys = anchor_kv.keys
-        turned = angles(positions, keys.shape[-1], self.model.dit.rope_theta)
-        keys = apply_rope(keys, turned, self.layout.kernels)
-        spread = (keys.shape[0], *shown.shape, positions.shape[0])
+        rotation = angles(positions, keys.shape[-1], self.model.dit.rope_theta)
+        keys = apply_rope(keys, rotation, self.layout.kernels)
+        mask_shape = (keys.shape[0], *visible.shape, positions.shape[0])
 
         def broadcast(rows):
-            return jnp.broadcast_to(rows, (*spread, *rows.shape[-2:]))
+            return jnp.broadcast_to(rows, (*mask_shape, *rows.shape[-2:]))
 
-        mask = jnp.broadcast_to(shown[None, ..., None], spread)
+        mask = jnp.broadcast_to(visible[None, ..., None], mask_shape)
         return Context(
             keys=broadcast(keys),
             values=broadcast(anchor_kv.values),
             mask=mask,
-            similarity=jnp.zeros(spread),
+            similarity=jnp.zeros(mask_shape),
         )
 
     def positions(
@@ -197,8 +197,10 @@ class TeacherForward:
         valid = history.valid.reshape(flat.shape)
 
         def times(ids, valid, chunk):
-            entry, own = entry_times(self.model, ids[None], valid[None], chunk, anchor=False)
-            return entry[0], own[0]
+            entry, target_start = entry_times(
+                self.model, ids[None], valid[None], chunk, anchor=False
+            )
+            return entry[0], target_start[0]
 
         entry_start, start = jax.vmap(times)(flat + 1, valid, target.reshape(-1))
         shifted = chunk_positions(self.model, self.grid.latents_per_chunk, entry_start)

@@ -1,4 +1,4 @@
-"""What a training target is shown of its past: which chunks, with or without the anchor, how clean.
+"""The past that a training target sees: which chunks, with or without the anchor, how clean.
 
 Generation retrieves by one rule; training draws, per target, one of all rules (`memory.rules`), each choosing the
 same number of entries, so that one model can be measured under all of them and learns to use what it is given
@@ -32,7 +32,7 @@ def shares() -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class HistoryConfig:
-    """What targets are shown.
+    """The history that targets see.
 
     `chances` are the weights of the rules (they are normalised): of those that are named, or each its share.  In a
     config each rule is a key of the section: `history.semantic=0.5`.
@@ -74,9 +74,8 @@ class History:
     index: Int[Array, "b m e"]  # along the chunk axis of the clip, 0 = chunk 1
     valid: Bool[Array, "b m e"]
     scores: Float[Array, "b m e"]  # Eq. 8, whatever the rule
-    whole: Bool[
-        Array, "b m e"
-    ]  # read with all rows: the recent ones, with `retrieval.dense_recent`
+    # Read with all rows: the recent ones, with `retrieval.dense_recent`.
+    dense: Bool[Array, "b m e"]
     anchor: Bool[Array, "b m"]
 
     @property
@@ -156,7 +155,7 @@ def draw_history(
         index=index,
         valid=valid,
         scores=jnp.take_along_axis(rules.semantic(entries, config), index, axis=-1),
-        whole=recent & config.dense_recent,
+        dense=recent & config.dense_recent,
         anchor=keep_anchor & ~alone,
     )
 
@@ -178,7 +177,7 @@ def _candidates(key, target, embedding, relevance, latents) -> rules.Candidates:
 
 
 def _alone(kind: Int[Array, "..."]) -> Bool[Array, "..."]:
-    """Whether a rule does not look back."""
+    """Returns whether a rule does not look back."""
     return ~jnp.array([rule.looks_back for rule in RULES.values()])[kind]
 
 

@@ -76,7 +76,7 @@ def level_weight(
 
 @dataclasses.dataclass(frozen=True)
 class TargetsConfig:
-    """What of a clip is denoised, and how much each counts."""
+    """The chunks of a clip that are denoised, and the weight of each."""
 
     targets_per_chunk: int = 2  # times each chunk of a clip is denoised in a step
     # Share of the targets after a chunk's first that goes to `revisiting` chunks.
@@ -210,10 +210,10 @@ class TeacherForcing:
         if self.forcing.revisit_fraction:
             chance = revisiting(clip.relevance, self.model.retrieval.num_recent).astype(jnp.float32)
             logits = jnp.log(chance)[:, None, None]
-            drawn = 1 + jax.random.categorical(purpose_key(key, "chunk"), logits, shape=ids.shape)
+            sampled = 1 + jax.random.categorical(purpose_key(key, "chunk"), logits, shape=ids.shape)
             instead = self._draw(key, "instead", ids.shape) < self.forcing.revisit_fraction
             instead &= (jnp.arange(times) > 0)[:, None] & (chance > 0).any(-1)[:, None, None]
-            ids = jnp.where(instead, drawn, ids)
+            ids = jnp.where(instead, sampled, ids)
         return ids.reshape(batch, -1)
 
     def _anchor_loss(self, params, clip, key):

@@ -90,7 +90,7 @@ def target_similarity(
     toponyms: Float[Array | np.ndarray, "n toponyms"],
     config: TextPretrainConfig,
 ) -> Float[Array, "n n"]:
-    """What the cosine of two captions should be, from their multi-hot mentions.
+    """Returns the target cosine of two captions, from their multi-hot mentions.
 
     It is the cosine of the vectors [sqrt(name_weight) unit(names), sqrt(toponym_weight)
     unit(toponyms)], so an encoder can reach it exactly.  For captions with both kinds that is
@@ -116,7 +116,7 @@ def cosine(x: Float[Array, "n d"]) -> Float[Array, "n n"]:
 def hit_rates(
     similarity: Float[Array, "n n"],
     story: Int[Array, "n"],
-    things: Float[Array, "n k"],
+    mentions: Float[Array, "n k"],
     *,
     recent: int = 2,
     top: int = 2,
@@ -124,9 +124,9 @@ def hit_rates(
     """(hit rate, hit rate of returns) of top-`top` retrieval inside each story.
 
     The candidates of a caption are the earlier ones of its story but the last `recent`.
-    Hit: a caption that shares a thing (a name, say) with a candidate; one of the `top` most
-    similar candidates shares a thing with it.  Return: a caption with a thing that some candidate
-    has and none of the last `recent` captions; each such thing is in one of the `top`.  A rate is
+    Hit: a caption that shares a mention (a name, say) with a candidate; one of the `top` most
+    similar candidates shares a mention with it.  Return: a caption with a mention that some
+    candidate has and none of the last `recent` captions; each such mention is in one of the `top`.  A rate is
     0 when there are no cases.
     """
     row = jnp.arange(len(story))
@@ -135,14 +135,14 @@ def hit_rates(
     _, best = jax.lax.top_k(jnp.where(past, similarity, -jnp.inf), top)
     chosen = jnp.any(best[:, :, None] == row, axis=1) & past
 
-    def seen(where: Bool[Array, "n n"]) -> Bool[Array, "n k"]:
-        return where.astype(things.dtype) @ things > 0
+    def mentioned_in(captions: Bool[Array, "n n"]) -> Bool[Array, "n k"]:
+        return captions.astype(mentions.dtype) @ mentions > 0
 
-    shared = (things > 0) & seen(past)
-    returned = shared & ~seen((age > 0) & ~past)
-    found = seen(chosen)
-    hit = jnp.any(shared & found, axis=1)
-    complete = jnp.all(found | ~returned, axis=1)
+    shared = (mentions > 0) & mentioned_in(past)
+    returned = shared & ~mentioned_in((age > 0) & ~past)
+    covered = mentioned_in(chosen)
+    hit = jnp.any(shared & covered, axis=1)
+    complete = jnp.all(covered | ~returned, axis=1)
     return _mean(hit, jnp.any(shared, axis=1)), _mean(complete, jnp.any(returned, axis=1))
 
 
@@ -210,8 +210,8 @@ def text_pretrain_loss(
         "mlm_accuracy": _mean(jnp.argmax(token_logits, axis=-1) == ids, chosen),
         "label_f1": _f1(label_logits > 0, flat["labels"] > 0),
     }
-    for name, things in (("name", names), ("toponym", toponyms)):
-        hit, return_hit = hit_rates(cosines, story, things)
+    for name, mentions in (("name", names), ("toponym", toponyms)):
+        hit, return_hit = hit_rates(cosines, story, mentions)
         metrics |= {f"{name}_hit_at_2": hit, f"{name}_return_hit_at_2": return_hit}
     return loss, metrics
 

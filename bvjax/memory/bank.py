@@ -161,12 +161,12 @@ def init_bank(model: ModelConfig, batch: int, dtype: DTypeLike) -> KVBank:
 
 
 def slot_table_of(bank: KVBank) -> SlotTable:
-    """What of a bank decides about slots and selections."""
+    """Returns the part of a bank that decides about slots and selections."""
     return SlotTable(bank.embedding, bank.chunk_id, bank.valid, bank.latents)
 
 
 def entry_shapes(model: ModelConfig, batch: int, dtype: DTypeLike) -> Entry:
-    """Of the entries of a bank of `dtype`."""
+    """Returns the shapes and dtypes of one entry of a bank of `dtype`."""
     layers = (model.dit.num_layers, batch)
     heads = (*layers, model.memory.capacity, model.dit.num_heads)
     rows = jax.ShapeDtypeStruct((*heads, model.dit.head_dim), dtype)
@@ -184,21 +184,21 @@ def entry_shapes(model: ModelConfig, batch: int, dtype: DTypeLike) -> Entry:
 
 
 def axes(rows: Any) -> dict[str, tuple]:
-    """What each field of a bank or an entry (or of the `Rows` of one) is cut along, as `Layout` wants it."""
-    before = (None,) * (rows.positions.ndim - 2)  # layers, batch (and slots)
-    cut = {name: (*before, TOKENS, *heads) for name, heads in _HEADS.items()}
-    return {name: cut.get(name, ()) for name, x in vars(rows).items() if x is not None}
+    """Returns the mesh axes that each field of a bank, an entry or `BankRows` is sharded over, for `Layout`."""
+    leading = (None,) * (rows.positions.ndim - 2)  # layers, batch (and slots)
+    sharded = {name: (*leading, TOKENS, *heads) for name, heads in _HEADS.items()}
+    return {name: sharded.get(name, ()) for name, x in vars(rows).items() if x is not None}
 
 
 def shardings(bank: KVBank, layout: Layout) -> KVBank:
-    """Where the fields of a bank are, by `axes`."""
-    return bank.replace(**{name: layout.sharding(*cut) for name, cut in axes(bank).items()})
+    """Returns the sharding of each field of a bank, by `axes`."""
+    return bank.replace(**{name: layout.sharding(*names) for name, names in axes(bank).items()})
 
 
-def cut(rows: KVBank | Entry, layout: Layout) -> KVBank | Entry:
-    """`rows` cut as `axes` says."""
-    where = axes(rows).items()
-    return rows.replace(**{n: layout.constrain(getattr(rows, n), *cut) for n, cut in where})
+def shard(rows: KVBank | Entry, layout: Layout) -> KVBank | Entry:
+    """Returns `rows` sharded as `axes` says."""
+    specs = axes(rows).items()
+    return rows.replace(**{n: layout.constrain(getattr(rows, n), *spec) for n, spec in specs})
 
 
 def keep_rows(
@@ -234,7 +234,7 @@ def keep_rows(
 
 
 def is_finite(rows: Entry) -> Bool[Array, ""]:
-    """Whether keys and values are; rows in 8 bits are when their scales are."""
+    """Returns whether all keys and values are finite; rows in 8 bits are when their scales are."""
     scaled = rows.key_scales is not None
     parts = (rows.key_scales, rows.value_scales) if scaled else (rows.keys, rows.values)
     return jnp.stack([jnp.isfinite(part).all() for part in jax.tree.leaves(parts)]).all()
@@ -244,16 +244,16 @@ def gather(pending: PendingEntry, layout: Layout = ONE_DEVICE) -> Entry:
     """The kept rows alone, in position order (Algorithm 2, line 13).
 
     On a mesh each device makes its own rows of the slot, layer by layer, from all of the chunk's:
-    which tokens are kept does not depend on the mesh.  Rows that do not divide are on all of them.
+    which tokens are kept does not depend on the mesh.  Rows that do not divide are replicated.
     """
-    every, index = pending.rows, pending.index
+    tokens, index = pending.rows, pending.index
     names = ("keys", "values", "key_scales", "value_scales")
-    rows = {name: getattr(every, name) for name in names}
-    entry = every.replace(
-        **_kept_rows(rows, index, every.stored, layout),
-        positions=take_rows(every.positions, index, every.stored),
+    rows = {name: getattr(tokens, name) for name in names}
+    entry = tokens.replace(
+        **_kept_rows(rows, index, tokens.stored, layout),
+        positions=take_rows(tokens.positions, index, tokens.stored),
     )
-    return cut(entry, layout)
+    return shard(entry, layout)
 
 
 def _kept_rows(rows, index, stored, layout: Layout):
@@ -261,21 +261,23 @@ def _kept_rows(rows, index, stored, layout: Layout):
     if layout.mesh is None:
         return jax.tree.map(lambda x: take_rows(x, index, stored), rows)
 
-    cut = layout.for_tokens(rows["keys"].shape[2]) == layout
+    sharded = layout.for_tokens(rows["keys"].shape[2]) == layout
 
     def of_layer(layer):
         rows, index, stored = layer
-        if cut:
+        if sharded:
             rows = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=1, tiled=True), rows)
-        own = index.shape[-1] // layout.size(*TOKENS)
-        first = jax.lax.axis_index(TOKENS) * own
-        index = jax.lax.dynamic_slice_in_dim(index, first, own, axis=-1)
+        count = index.shape[-1] // layout.size(*TOKENS)
+        first = jax.lax.axis_index(TOKENS) * count
+        index = jax.lax.dynamic_slice_in_dim(index, first, count, axis=-1)
         return jax.tree.map(lambda x: take_rows(x, index, stored - first), rows)
 
-    where = P(None, None, TOKENS, "tensor")
-    given = where if cut else P(None, None, None, "tensor")
-    every = layout.manual(lambda *layers: jax.lax.map(of_layer, layers), (given, P(), P()), where)
-    return every(rows, index, stored)
+    out_spec = P(None, None, TOKENS, "tensor")
+    in_spec = out_spec if sharded else P(None, None, None, "tensor")
+    gather_layers = layout.manual(
+        lambda *layers: jax.lax.map(of_layer, layers), (in_spec, P(), P()), out_spec
+    )
+    return gather_layers(rows, index, stored)
 
 
 def write(
@@ -311,11 +313,11 @@ def write(
     table, slot = insert(slot_table_of(bank), embedding, chunk_id, memory, num_recent, latents)
     batch = jnp.arange(slot.shape[0])
 
-    def put(name, value):
+    def set_field(name, value):
         field = getattr(bank, name)
         if isinstance(entry, PendingEntry) and name in _HEADS:
             return write_rows(field, value, entry.index, rows.stored, slot, implementation=kernels)
         return field.at[:, batch, slot].set(value.astype(field.dtype), mode="drop")
 
-    fields = {name: put(name, x) for name, x in vars(rows).items() if x is not None}
+    fields = {name: set_field(name, x) for name, x in vars(rows).items() if x is not None}
     return KVBank(**fields, **vars(table))

@@ -23,10 +23,10 @@ COVERS = ("normalised", "accumulated")
 
 @flax.struct.dataclass
 class CoverReport:
-    """What COVERCOUNT asked for and what a slot could hold, per layer, batch row (and chunk)."""
+    """The count that COVERCOUNT requests and the one that a slot can hold, per layer, batch row (and chunk)."""
 
     kept: Int[Array, "..."]  # tokens in the keep set
-    wanted: Int[Array, "..."]  # M of Eq. 7, before the capacity clips it
+    requested: Int[Array, "..."]  # M of Eq. 7, before the capacity clips it
     coverage: Float[Array, "..."]  # share of the importance that the kept tokens hold
 
 
@@ -62,9 +62,9 @@ def probe_indices(
     elif build.probe == "random":
         index = jax.random.permutation(key, num_tokens)[:count]
     else:
-        others = jax.random.permutation(key, num_tokens - build.n_recent)[: build.n_random]
+        sampled = jax.random.permutation(key, num_tokens - build.n_recent)[: build.n_random]
         recent = jnp.arange(num_tokens - build.n_recent, num_tokens)
-        index = jnp.concatenate([others, recent])
+        index = jnp.concatenate([sampled, recent])
     index = jnp.sort(index).astype(jnp.int32)
 
     if build.mask == "chunk":
@@ -90,9 +90,10 @@ def _stratified(
 
 
 def normalise(
-    scores: Float[Array, "*rows N"], visible: Int[Array, "P"], norm: str
+    importance: Float[Array, "*rows N"], visible: Int[Array, "P"], norm: str
 ) -> Float[Array, "*rows N"]:
-    """CUMMEAN of Algorithm 2, line 10: importance m of each key from its column sum s.
+    """CUMMEAN of Algorithm 2, line 10: importance m of each key, normalised from s, the sum of its
+    attention weights over the probes (`importance`).
 
     `nnz`: s_j / number of probes that see key j (ZipVL, arXiv 2410.08584; right under any mask,
     and under the chunk mask a constant).  `position`: s_j / (n - j), j counted from 0, the number
@@ -105,21 +106,21 @@ def normalise(
     Raises:
       UserError: unknown `norm`.
     """
-    num_tokens = scores.shape[-1]
+    num_tokens = importance.shape[-1]
     if norm == "nnz":
         blind = jnp.searchsorted(jnp.sort(visible), jnp.arange(num_tokens), side="right")
-        return scores / jnp.maximum(visible.size - blind, 1)
+        return importance / jnp.maximum(visible.size - blind, 1)
     if norm == "position":
-        return scores / (num_tokens - jnp.arange(num_tokens))
+        return importance / (num_tokens - jnp.arange(num_tokens))
     if norm == "running_mean":
-        return jnp.cumsum(scores, axis=-1) / (1 + jnp.arange(num_tokens))
+        return jnp.cumsum(importance, axis=-1) / (1 + jnp.arange(num_tokens))
     if norm == "none":
-        return scores
+        return importance
     raise UserError(f"memory.norm is {norm!r}; it can be {', '.join(NORMS)}")
 
 
 def keep_mask(
-    scores: Float[Array, "*rows N"],
+    importance: Float[Array, "*rows N"],
     visible: Int[Array, "P"],
     memory: MemoryConfig,
     capacity: int,
@@ -138,24 +139,24 @@ def keep_mask(
     """
     if memory.cover not in COVERS:
         raise UserError(f"memory.cover is {memory.cover!r}; it can be {', '.join(COVERS)}")
-    scores = jax.lax.stop_gradient(scores.astype(jnp.float32))
-    num_tokens = scores.shape[-1]
-    importance = normalise(scores, visible, memory.norm)
-    mass = importance if memory.cover == "normalised" else scores
+    importance = jax.lax.stop_gradient(importance.astype(jnp.float32))
+    num_tokens = importance.shape[-1]
+    normalised = normalise(importance, visible, memory.norm)
+    mass = normalised if memory.cover == "normalised" else importance
     # One sort says all: XLA:TPU compiles each for a quarter of a minute at 37,440 tokens.
-    tokens = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
-    falling, order = jax.lax.sort((-importance, tokens), num_keys=1, is_stable=True)
+    tokens = jax.lax.broadcasted_iota(jnp.int32, importance.shape, importance.ndim - 1)
+    falling, order = jax.lax.sort((-normalised, tokens), num_keys=1, is_stable=True)
     rank = jnp.put_along_axis(jnp.zeros_like(order), order, tokens, axis=-1, inplace=False)
     if memory.tau >= 1:
-        wanted = jnp.full(scores.shape[:-1], num_tokens, jnp.int32)
+        requested = jnp.full(importance.shape[:-1], num_tokens, jnp.int32)
     else:
-        falling = jnp.flip(jnp.sort(mass, axis=-1), axis=-1) if mass is scores else -falling
+        falling = jnp.flip(jnp.sort(mass, axis=-1), axis=-1) if mass is importance else -falling
         covered = jnp.cumsum(falling, axis=-1)
         short = covered < memory.tau * covered[..., -1:]
-        wanted = jnp.minimum(1 + short.sum(-1, dtype=jnp.int32), num_tokens)
-    kept = jnp.minimum(wanted, capacity)
+        requested = jnp.minimum(1 + short.sum(-1, dtype=jnp.int32), num_tokens)
+    kept = jnp.minimum(requested, capacity)
     keep = rank < kept[..., None]
     total = mass.sum(-1)
-    held = jnp.where(keep, mass, 0).sum(-1)
-    coverage = jnp.where(total > 0, held / jnp.where(total > 0, total, 1), 1.0)
-    return keep, CoverReport(kept=kept, wanted=wanted, coverage=coverage)
+    kept_mass = jnp.where(keep, mass, 0).sum(-1)
+    coverage = jnp.where(total > 0, kept_mass / jnp.where(total > 0, total, 1), 1.0)
+    return keep, CoverReport(kept=kept, requested=requested, coverage=coverage)

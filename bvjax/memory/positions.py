@@ -45,16 +45,16 @@ def time_bases(
     target = jnp.broadcast_to(jnp.asarray(target_chunk, jnp.int32), chunk_id.shape[:1])
     if mode == "absolute":
         entry_base = first_latents + (chunk_id - 1) * latents
-        own_base = first_latents + (target - 1) * latents
+        target_base = first_latents + (target - 1) * latents
     elif mode == "local":
         entry_base = jnp.full_like(chunk_id, first_latents)
-        own_base = jnp.full_like(target, first_latents)
+        target_base = jnp.full_like(target, first_latents)
     elif mode in ("window", "packed"):
         full = jnp.full_like(target, num_retrieved + num_recent)
-        behind = full if mode == "window" else valid[:, int(anchor) :].sum(-1, dtype=jnp.int32)
-        own_base = first_latents + behind * latents
+        preceding = full if mode == "window" else valid[:, int(anchor) :].sum(-1, dtype=jnp.int32)
+        target_base = first_latents + preceding * latents
         back = jnp.flip(jnp.cumsum(jnp.flip(valid, -1), axis=-1, dtype=jnp.int32), -1)
-        entry_base = own_base[:, None] - back * latents
+        entry_base = target_base[:, None] - back * latents
     else:
         raise UserError(f"rope.mode is {mode!r}; it can be {', '.join(ROPE_MODES)}")
     if anchor:
@@ -62,4 +62,4 @@ def time_bases(
     if mode == "absolute":
         entry_base = jnp.where(chunk_id == 0, 0, entry_base)
     entry_base = jnp.where(valid, entry_base, 0)
-    return entry_base.astype(jnp.int32), jnp.where(target == 0, 0, own_base).astype(jnp.int32)
+    return entry_base.astype(jnp.int32), jnp.where(target == 0, 0, target_base).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""Which past chunks the target sees, and their rows as one context (Algorithm 1, Eq. 8, 9)."""
+"""Selection of the past chunks that the target sees, and their rows as one context (Algorithm 1, Eq. 8, 9)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kernels_pallas.kv_gather import pack
 
 @flax.struct.dataclass
 class BankRows:
-    """What moves when a context is made: the rows of some slots of a bank."""
+    """The arrays that a context is gathered from: the rows of some slots of a bank."""
 
     keys: Float[Array, "*Y B slot cap A K"]
     values: Float[Array, "*Y B slot cap A K"]
@@ -48,7 +48,7 @@ class Selection:
 
 @flax.struct.dataclass
 class GatheredEntries:
-    """What one chunk sees of a bank that is elsewhere, beside each other and not in one array."""
+    """The entries that one chunk sees of a bank held elsewhere, each in arrays of its own."""
 
     entries: tuple[Entry, ...]  # in the order of the selection; any where that is not valid
     selection: Selection  # its `index` is into `entries`, its scores are theirs
@@ -81,7 +81,7 @@ def select(
     target = jnp.asarray(target_chunk, jnp.int32)
     slots = chunk_id.shape[-1]
     history = valid & (chunk_id < target)
-    groups = []  # (slot, found) of each group, [B, group]
+    groups = []  # (slot, present) of each group, [B, group]
     if anchor:
         is_anchor = jnp.arange(slots) == 0
         groups.append((jnp.zeros_like(chunk_id[:, :1]), history[:, :1]))
@@ -91,22 +91,22 @@ def select(
     order = jnp.lexsort((-chunk_id, -jnp.where(candidates, scores, -jnp.inf)), axis=-1)
     order = jnp.pad(
         order[:, :num_retrieved], ((0, 0), (0, max(0, num_retrieved - slots)))
-    )  # more wanted than slots
-    found = jnp.take_along_axis(candidates, order, axis=-1) & (jnp.arange(num_retrieved) < slots)
-    by_id = jnp.argsort(jnp.where(found, jnp.take_along_axis(chunk_id, order, -1), -1), axis=-1)
-    groups.append(tuple(jnp.take_along_axis(x, by_id, -1) for x in (order, found)))
+    )  # more requested than slots
+    present = jnp.take_along_axis(candidates, order, axis=-1) & (jnp.arange(num_retrieved) < slots)
+    by_id = jnp.argsort(jnp.where(present, jnp.take_along_axis(chunk_id, order, -1), -1), axis=-1)
+    groups.append(tuple(jnp.take_along_axis(x, by_id, -1) for x in (order, present)))
 
     ids = target - jnp.arange(num_recent, 0, -1)
     match = history[:, None] & (chunk_id[:, None] == ids[:, None])
     groups.append((match.argmax(-1), match.any(-1)))
 
-    index, found = (jnp.concatenate(parts, axis=-1) for parts in zip(*groups, strict=True))
+    index, present = (jnp.concatenate(parts, axis=-1) for parts in zip(*groups, strict=True))
     in_window = jnp.arange(index.shape[-1]) >= index.shape[-1] - num_recent
     return Selection(
-        index=jnp.where(found, index, 0).astype(jnp.int32),
-        chunk_id=jnp.where(found, jnp.take_along_axis(chunk_id, index, -1), -1),
-        valid=found,
-        recent=found & in_window,
+        index=jnp.where(present, index, 0).astype(jnp.int32),
+        chunk_id=jnp.where(present, jnp.take_along_axis(chunk_id, index, -1), -1),
+        valid=present,
+        recent=present & in_window,
         scores=scores,
     )
 
@@ -149,9 +149,9 @@ def retrieve(
     )
     if rule.score is not rules.semantic:
         scores = rules.semantic(entries, r)
-    known = picked.valid & (jnp.arange(picked.valid.shape[-1]) >= anchor)
+    scored = picked.valid & (jnp.arange(picked.valid.shape[-1]) >= anchor)
     similarity = jnp.take_along_axis(scores, picked.index, axis=-1)
-    return picked.replace(similarity=jnp.where(known, similarity, 0.0))
+    return picked.replace(similarity=jnp.where(scored, similarity, 0.0))
 
 
 def assemble(
@@ -175,20 +175,20 @@ def assemble(
         the selected slots.
       dtype: of the keys and values of the context; None: as they are stored.
       null: of the null branch, with the same slots: the context is then of both branches (B = 2),
-        cut along `data`.  Only on a mesh.
+        sharded over `data`.  Only on a mesh.
 
     Returns:
       A `Context` with a chunk axis of length 1 and E * capacity rows, `length` of them valid.
     """
     branches = [(bank, selection)] if null is None else [(bank, selection), null]
     lengths = jnp.concatenate([_lengths(*branch) for branch in branches], axis=1)
-    similarity = jnp.concatenate([of.similarity for _, of in branches])
+    similarity = jnp.concatenate([selected.similarity for _, selected in branches])
     banks = [bank] if null is None or null[0] is bank else [bank, null[0]]
-    given = (selection.index, lengths, entry_base, theta, dtype)
+    operands = (selection.index, lengths, entry_base, theta, dtype)
     if layout.mesh is None and not isinstance(bank, GatheredEntries):
-        keys, values = _roped(_rows(bank), *given, layout.kernels)
+        keys, values = _roped(_rows(bank), *operands, layout.kernels)
     else:
-        keys, values = _by_layer([_rows(each) for each in banks], *given, layout)
+        keys, values = _by_layer([_rows(source) for source in banks], *operands, layout)
     length = lengths.sum(-1, dtype=jnp.int32)
     capacity = keys.shape[2] // lengths.shape[-1]
     similarity = jnp.broadcast_to(similarity[None, ..., None], (*lengths.shape, capacity))
@@ -208,10 +208,10 @@ def _lengths(bank: KVBank | GatheredEntries, selection: Selection) -> Int[Array,
     return jnp.where(selection.valid, jnp.where(selection.recent, stored, kept), 0)
 
 
-def _rows(held: KVBank | Entry | GatheredEntries) -> BankRows | tuple[BankRows, ...]:
-    if isinstance(held, GatheredEntries):
-        return tuple(_rows(entry) for entry in held.entries)
-    return BankRows(**{field: getattr(held, field) for field in BankRows.__dataclass_fields__})
+def _rows(bank: KVBank | Entry | GatheredEntries) -> BankRows | tuple[BankRows, ...]:
+    if isinstance(bank, GatheredEntries):
+        return tuple(_rows(entry) for entry in bank.entries)
+    return BankRows(**{field: getattr(bank, field) for field in BankRows.__dataclass_fields__})
 
 
 def _roped(rows, slots, lengths, entry_base, theta, dtype, kernels, window=None):
@@ -223,56 +223,57 @@ def _roped(rows, slots, lengths, entry_base, theta, dtype, kernels, window=None)
     positions = jnp.take_along_axis(rows.positions, index, axis=lengths.ndim - 1)
     positions = positions.at[..., 0].add(entry_base[..., None])
     positions, _ = pack(positions, lengths, window=window, implementation="xla")
-    turned = angles(positions, rows.keys.shape[-1], theta)
+    rotation = angles(positions, rows.keys.shape[-1], theta)
     move = functools.partial(pack, lengths=lengths, slots=slots, window=window)
 
-    def packed(stored, scales, turned=None):
+    def packed(stored, scales, rotation=None):
         if scales is None and stored.dtype == (dtype or stored.dtype):
-            return move(stored, angles=turned, implementation=kernels)[0]
+            return move(stored, angles=rotation, implementation=kernels)[0]
         stored, _ = move(stored, implementation=kernels)
         if scales is not None:
             scales, _ = move(scales, implementation="xla")
         stored = storage.decode(stored, scales, dtype)
-        return stored if turned is None else apply_rope(stored, turned, kernels)
+        return stored if rotation is None else apply_rope(stored, rotation, kernels)
 
-    return packed(rows.keys, rows.key_scales, turned), packed(rows.values, rows.value_scales)
+    return packed(rows.keys, rows.key_scales, rotation), packed(rows.values, rows.value_scales)
 
 
 def _by_layer(banks, slots, lengths, entry_base, theta, dtype, layout):
-    """`_roped` a layer at a time: of entries in arrays of their own, or of rows cut along `TOKENS`.
+    """`_roped` a layer at a time: of entries in arrays of their own, or of rows sharded over `TOKENS`.
 
-    Cut rows are gathered, and the packed ones cut again so that they are even.  With two rows of
+    Sharded rows are gathered, and the packed ones sharded again so that they are even.  With two rows of
     `lengths` each device makes the context of its branch, from that branch's bank if it has one.
     """
 
     def of_layer(layer):
-        (own, *other), lengths = layer
-        if other:
+        (rows, *null_rows), lengths = layer
+        if null_rows:
             first = jax.lax.axis_index("data") == 0
-            own = jax.tree.map(lambda a, b: jnp.where(first, a, b), own, *other)
-        if isinstance(own, tuple):
-            own = jax.tree.map(lambda *entries: jnp.stack(entries, axis=1), *own)
+            rows = jax.tree.map(lambda a, b: jnp.where(first, a, b), rows, *null_rows)
+        if isinstance(rows, tuple):
+            rows = jax.tree.map(lambda *entries: jnp.stack(entries, axis=1), *rows)
         if layout.mesh is None:
-            return _roped(own, slots, lengths, entry_base, theta, dtype, layout.kernels)
-        picked = jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, slots), own)
-        whole = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=2, tiled=True), picked)
+            return _roped(rows, slots, lengths, entry_base, theta, dtype, layout.kernels)
+        picked = jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, slots), rows)
+        gathered = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=2, tiled=True), picked)
         count = lengths.shape[-1] * picked.keys.shape[2]
         first = jax.lax.axis_index(TOKENS) * count
-        every = jnp.broadcast_to(jnp.arange(slots.shape[-1]), slots.shape)
+        all_slots = jnp.broadcast_to(jnp.arange(slots.shape[-1]), slots.shape)
         window = first, count
-        return _roped(whole, every, lengths, entry_base, theta, dtype, layout.kernels, window)
+        return _roped(
+            gathered, all_slots, lengths, entry_base, theta, dtype, layout.kernels, window
+        )
 
     def of_layers(banks, lengths):
         return jax.lax.map(of_layer, (banks, lengths))
 
     if layout.mesh is None:
         return of_layers(banks, lengths)
-    cut = jax.tree.map(_cut, banks, is_leaf=lambda x: isinstance(x, BankRows))
+    specs = jax.tree.map(_specs, banks, is_leaf=lambda x: isinstance(x, BankRows))
     branch = "data" if lengths.shape[1] == 2 else None
     out = P(None, branch, TOKENS, "tensor")
-    return layout.manual(of_layers, (cut, P(None, branch)), (out, out))(banks, lengths)
+    return layout.manual(of_layers, (specs, P(None, branch)), (out, out))(banks, lengths)
 
 
-def _cut(rows: BankRows) -> BankRows:
-    where = {name: P(*axes) for name, axes in bank_axes(rows).items()}
-    return BankRows(**where)
+def _specs(rows: BankRows) -> BankRows:
+    return BankRows(**{name: P(*axes) for name, axes in bank_axes(rows).items()})

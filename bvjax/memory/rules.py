@@ -24,7 +24,7 @@ from bvjax.memory.similarity import cosine
 
 @flax.struct.dataclass
 class Candidates:
-    """What a rule may score by: S entries for each target chunk.
+    """The inputs that a rule may score by: S entries for each target chunk.
 
     `*rows` are (video,) in generation, where the entries are the slots of a bank, and
     (video, target) in training, where they are all chunks of a clip; what is the same for all
@@ -64,7 +64,7 @@ class Rule:
 
     @property
     def looks_back(self) -> bool:
-        """Is any chunk seen but the anchor."""
+        """Returns whether any chunk but the anchor is seen."""
         return self.score is not None
 
 
@@ -89,27 +89,29 @@ def semantic_scores(
     return cosine(target, entries)
 
 
-def semantic(of: Candidates, config: RetrievalConfig) -> Float[Array, "*rows S"]:
+def semantic(candidates: Candidates, config: RetrievalConfig) -> Float[Array, "*rows S"]:
     """`semantic_scores` of the candidates."""
-    assert of.target_caption is not None and of.captions is not None
-    return semantic_scores(of.target_caption, of.captions, of.valid, config.center)
+    assert candidates.target_caption is not None and candidates.captions is not None
+    return semantic_scores(
+        candidates.target_caption, candidates.captions, candidates.valid, config.center
+    )
 
 
-def rolling(of: Candidates, config: RetrievalConfig) -> Float[Array, "*#rows S"]:
+def rolling(candidates: Candidates, config: RetrievalConfig) -> Float[Array, "*#rows S"]:
     """The later the better: the top l are the chunks before the recent ones."""
-    return of.chunk_id.astype(jnp.float32)
+    return candidates.chunk_id.astype(jnp.float32)
 
 
-def oracle(of: Candidates, config: RetrievalConfig) -> Float[Array, "*rows S"]:
+def oracle(candidates: Candidates, config: RetrievalConfig) -> Float[Array, "*rows S"]:
     """Relevance by ground truth."""
-    assert of.oracle is not None
-    return of.oracle
+    assert candidates.oracle is not None
+    return candidates.oracle
 
 
-def random(of: Candidates, config: RetrievalConfig) -> Float[Array, "*rows S"]:
+def random(candidates: Candidates, config: RetrievalConfig) -> Float[Array, "*rows S"]:
     """Uniform scores: the top l are any l chunks."""
-    assert of.key is not None
-    return jax.random.uniform(of.key, of.valid.shape, jnp.float32)
+    assert candidates.key is not None
+    return jax.random.uniform(candidates.key, candidates.valid.shape, jnp.float32)
 
 
 # The order is that of the draws of training and of the tables of evaluations: new rows come last.
@@ -141,7 +143,7 @@ def check_generation(kind: str) -> None:
         raise UserError(f"retrieval.kind {kind!r} needs scores that only an evaluation has")
 
 
-def score(kind: str, of: Candidates, config: RetrievalConfig) -> Float[Array, "*rows S"]:
+def score(kind: str, candidates: Candidates, config: RetrievalConfig) -> Float[Array, "*rows S"]:
     """Scores of all candidates by a rule; 0 by one that does not look back.
 
     Raises:
@@ -149,12 +151,12 @@ def score(kind: str, of: Candidates, config: RetrievalConfig) -> Float[Array, "*
     """
     rule = rule_of(kind)
     if rule.score is None:
-        return jnp.zeros(of.valid.shape, jnp.float32)
+        return jnp.zeros(candidates.valid.shape, jnp.float32)
     hidden: dict[str, Any] = {}
     for need, (fields, words) in NEEDS.items():
         if need not in rule.needs:
             hidden |= dict.fromkeys(fields)
-        elif any(getattr(of, field) is None for field in fields):
+        elif any(getattr(candidates, field) is None for field in fields):
             raise ValueError(f"retrieval.kind={kind!r} needs {words}")
-    scores = jnp.asarray(rule.score(dataclasses.replace(of, **hidden), config), jnp.float32)
-    return jnp.broadcast_to(scores, of.valid.shape)
+    scores = jnp.asarray(rule.score(dataclasses.replace(candidates, **hidden), config), jnp.float32)
+    return jnp.broadcast_to(scores, candidates.valid.shape)

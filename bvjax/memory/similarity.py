@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 def cosine(a: Float[Array, "*#rows d"], b: Float[Array, "*#rows d"]) -> Float[Array, "*rows"]:
     """cos(a, b) in float32 over the last axis, with broadcasting (Eq. 8); 0 where a vector is 0.
 
-    A product and a sum instead of a matmul: a matmul may add up rows in different orders, and then
+    An elementwise product and a sum instead of a matmul: a matmul may add up rows in different orders, and then
     two entries with the same caption would not tie.
     """
     return jnp.sum(_unit(a) * _unit(b), axis=-1)

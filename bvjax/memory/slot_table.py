@@ -1,4 +1,4 @@
-"""Which chunk is in which slot: captions, ids, and who leaves when a new one comes.
+"""The table of chunks by slot: captions, ids, and the entry that a new one evicts.
 
 Nothing here depends on latents, so all of it is known before a video begins, unless the retrieval
 rule looks at them: then the table holds them too.
@@ -69,20 +69,20 @@ def insert(
     """
     slot = _choose_slot(table, embedding, chunk_id, memory, num_recent)
     rows = jnp.arange(slot.shape[0])
-    put = lambda field, value: field.at[rows, slot].set(value, mode="drop")
+    set_rows = lambda field, value: field.at[rows, slot].set(value, mode="drop")
     inserted = SlotTable(
-        embedding=put(table.embedding, embedding.astype(jnp.float32)),
-        chunk_id=put(table.chunk_id, jnp.asarray(chunk_id, jnp.int32)),
-        valid=put(table.valid, True),
-        latents=None if table.latents is None else put(table.latents, _whole(table, latents)),
+        embedding=set_rows(table.embedding, embedding.astype(jnp.float32)),
+        chunk_id=set_rows(table.chunk_id, jnp.asarray(chunk_id, jnp.int32)),
+        valid=set_rows(table.valid, True),
+        latents=None if table.latents is None else set_rows(table.latents, _padded(table, latents)),
     )
     return inserted, slot
 
 
-def _whole(
+def _padded(
     table: SlotTable, latents: Float[Array, "B k h w z"] | None
 ) -> Float[Array, "B l h w z"]:
-    """Latents with as many frames as a slot has, zeros behind."""
+    """Latents with as many frames as a slot has, zeros after them."""
     if table.latents is None or latents is None:
         raise ValueError("the retrieval rule needs the latents of what is entered")
     missing = table.latents.shape[2] - latents.shape[1]
@@ -98,15 +98,15 @@ def _choose_slot(
 ) -> Int[Array, "B"]:
     """Slot to write in each row; the number of slots, which a scatter drops, if there is none."""
     slots = table.valid.shape[-1]
-    own = jnp.arange(slots) >= int(memory.anchor)
-    same = own & table.valid & (table.chunk_id == chunk_id)
-    free = own & ~table.valid
-    old = own & table.valid & (table.chunk_id < chunk_id - num_recent)
+    non_anchor = jnp.arange(slots) >= int(memory.anchor)
+    same = non_anchor & table.valid & (table.chunk_id == chunk_id)
+    free = non_anchor & ~table.valid
+    old = non_anchor & table.valid & (table.chunk_id < chunk_id - num_recent)
     if memory.evict == "redundant":
-        others = own & table.valid
-        likeness = _redundancy(table.embedding, embedding, others)
-        most = jnp.where(old, likeness, -jnp.inf).max(-1, keepdims=True)
-        old &= likeness == most
+        candidates = non_anchor & table.valid
+        redundancy = _redundancy(table.embedding, embedding, candidates)
+        most = jnp.where(old, redundancy, -jnp.inf).max(-1, keepdims=True)
+        old &= redundancy == most
     elif memory.evict != "oldest":
         raise UserError(f"memory.evict is {memory.evict!r}; it can be {', '.join(EVICT)}")
     age = jnp.where(old, table.chunk_id, jnp.iinfo(jnp.int32).max)
@@ -121,15 +121,15 @@ def _choose_slot(
 
 
 def _redundancy(
-    stored: Float[Array, "B slot Dt"], new: Float[Array, "B Dt"], others: Bool[Array, "B slot"]
+    stored: Float[Array, "B slot Dt"], new: Float[Array, "B Dt"], candidates: Bool[Array, "B slot"]
 ) -> Float[Array, "B slot"]:
-    """Largest cosine of each entry's caption to that of any of the `others` and of the new entry.
+    """Largest cosine of each entry's caption to that of any of the `candidates` and of the new entry.
 
-    The anchor is not among the others: it has chunk 1's caption, but one frame is not a chunk.
+    The anchor is not among the candidates: it has chunk 1's caption, but one frame is not a chunk.
     """
-    everyone = jnp.concatenate([stored, new[:, None]], axis=1)
-    alike = cosine(stored[:, :, None], everyone[:, None])
+    embeddings = jnp.concatenate([stored, new[:, None]], axis=1)
+    similarity = cosine(stored[:, :, None], embeddings[:, None])
     slots = stored.shape[1]
-    counted = jnp.pad(others, ((0, 0), (0, 1)), constant_values=True)[:, None]
-    counted = counted & ~jnp.eye(slots, slots + 1, dtype=bool)
-    return jnp.where(counted, alike, -jnp.inf).max(-1)
+    compared = jnp.pad(candidates, ((0, 0), (0, 1)), constant_values=True)[:, None]
+    compared = compared & ~jnp.eye(slots, slots + 1, dtype=bool)
+    return jnp.where(compared, similarity, -jnp.inf).max(-1)

@@ -1,4 +1,4 @@
-"""In which form keys and values lie in a bank: as they are, or in 8 bits with scales.
+"""The storage form of keys and values in a bank: as they are, or in 8 bits with scales.
 
 8 bits are symmetric: a row x of one head becomes round(x / s) with s = max|x| / `largest`, and one
 float32 s for each token, head and kind.  int8 is then within max|x| / 254 of every value; fp8
@@ -19,12 +19,12 @@ OFFLOADS = ("none", "host")
 
 
 def storage_dtype(model: ModelConfig) -> jnp.dtype:
-    """Of the stored keys and values: `memory.dtype`, by default that of the matrix products."""
+    """Returns the dtype of the stored keys and values: `memory.dtype`, by default that of the matmuls."""
     return jnp.dtype(model.memory.dtype or model.dit.dtype)
 
 
 def has_scales(dtype: DTypeLike) -> bool:
-    """Whether rows of this dtype mean nothing without scales."""
+    """Returns whether rows of this dtype have scales, without which they mean nothing."""
     return jnp.dtype(dtype).name in LARGEST
 
 

@@ -33,24 +33,24 @@ def attend(
     parts: tuple[AttendedRows, ...],
     length: Int[Array, "b c"] | None = None,
     *,
-    whole: bool = False,
+    replicated: bool = False,
 ) -> Float[Array, "b c n a k"]:
-    """Attention of all queries over the rows of all parts, behind each other.
+    """Attention of all queries over the concatenated rows of all parts.
 
     Args:
       length: valid rows of all parts together; they are a prefix.  Not with masks.
-      whole: the rows are on every device already (text), and only their heads are cut.
+      replicated: the rows are on every device already (text), and only their heads are sharded.
     """
     if layout.mesh is None:
         return _attend(layout, q, parts, length)
     batch = layout.rows(q.shape[0])
     tokens = P(batch, None, TOKENS, "tensor")
-    rows = P(batch, None, None, "tensor") if whole else tokens
-    masks = P(batch, None, None if whole else TOKENS)
+    rows = P(batch, None, None, "tensor") if replicated else tokens
+    masks = P(batch, None, None if replicated else TOKENS)
     specs = tuple(AttendedRows(rows, rows, None if part.mask is None else masks) for part in parts)
 
     def local(q, parts, length):
-        if not whole:
+        if not replicated:
             parts = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=2, tiled=True), parts)
         return _attend(layout, q, parts, length)
 
@@ -60,8 +60,8 @@ def attend(
 def _attend(layout, q, parts, length):
     masks = None
     if any(part.mask is not None for part in parts):
-        seen = (jnp.ones(p.keys.shape[:3], bool) if p.mask is None else p.mask for p in parts)
-        masks = jnp.concatenate(list(seen), axis=2)
+        part_masks = (jnp.ones(p.keys.shape[:3], bool) if p.mask is None else p.mask for p in parts)
+        masks = jnp.concatenate(list(part_masks), axis=2)
     if len(parts) == 1:
         keys, values = parts[0].keys, parts[0].values
     else:
@@ -79,9 +79,9 @@ def importance(
     probe_index: Int[Array, "p"],
     probe_visible: Int[Array, "p"] | None,
 ) -> Float[Array, "b c n"]:
-    """Column sums of the probes' attention over a chunk's own keys (Algorithm 2, lines 6-9).
+    """Importance of a chunk's own keys: the probes' attention to each, summed (Algorithm 2, lines 6-9).
 
-    Both are roped.  On a mesh each device scores all keys with those probes that it has.
+    Both are roped.  On a mesh each device takes all keys with those probes that it has, and the results are summed.
     """
     if layout.mesh is None:
         return key_importance(q[:, :, probe_index], k, probe_visible, implementation=layout.kernels)
@@ -97,11 +97,11 @@ def importance(
             visible = jax.lax.dynamic_slice_in_dim(visible, first, q.shape[2])
         else:
             index = index - first
-            here = (index >= 0) & (index < q.shape[2])
+            is_local = (index >= 0) & (index < q.shape[2])
             q = q[:, :, jnp.clip(index, 0, q.shape[2] - 1)]
-            visible = jnp.where(here, visible, 0)
-        scores = key_importance(q, k, visible, implementation=layout.kernels)
-        return jax.lax.psum(scores, (*TOKENS, "tensor"))
+            visible = jnp.where(is_local, visible, 0)
+        local_importance = key_importance(q, k, visible, implementation=layout.kernels)
+        return jax.lax.psum(local_importance, (*TOKENS, "tensor"))
 
     return layout.manual(local, (tokens, tokens, P(), P()), P(batch))(
         q, k, probe_index, probe_visible

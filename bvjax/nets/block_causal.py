@@ -1,4 +1,4 @@
-"""One window of latents as blocks along the chunk axis, each of which sees the earlier ones layer by layer."""
+"""A window of latents as blocks along the chunk axis, each of which sees the earlier ones layer by layer."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ class WanDiT(nn.Module):
         return self.layout.constrain(x, self.layout.rows(x.shape[0]), None, TOKENS)
 
     def _frame_rate(self, fps: int) -> Float[Array, "f"]:
-        """What SkyReels-V2 adds to e0 of all frames: a row for 16 fps or one for any other rate.
+        """Returns the addition of SkyReels-V2 to e0 of all frames: a row for 16 fps or one for any other rate.
 
         Its last layer starts at zero, so a model that is given one starts unchanged.
         """

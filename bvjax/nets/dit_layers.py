@@ -42,16 +42,16 @@ class Context:
 
 @struct.dataclass
 class ChunkKV:
-    """What BuildSparseKV needs of an encoded chunk: keys after qk-norm and before RoPE."""
+    """The inputs of BuildSparseKV from an encoded chunk: keys after qk-norm and before RoPE."""
 
     keys: Float[Array, "y b c n a k"]
     values: Float[Array, "y b c n a k"]
-    importance: Float[Array, "y b c n"]  # probe scores, zeros when there were no probes
+    importance: Float[Array, "y b c n"]  # under the probes, zeros when there were no probes
 
 
 @struct.dataclass
 class SelfContext:
-    """Which chunks of the same sequence each chunk attends (`build.context = "with"`).
+    """The chunks of the same sequence that each chunk attends (`build.context = "with"`).
 
     Causality lies in `index`: it must name earlier chunks wherever `valid` is true.
     """
@@ -60,12 +60,12 @@ class SelfContext:
     valid: Bool[Array, "b c e"]
     entry_positions: Int[Array, "b c e n 3"]  # RoPE positions of the source's tokens from here
     similarity: Float[Array, "b c e"] | None = None  # for `dit.similarity_keys`
-    whole: Bool[Array, "b c e"] | None = None  # read with all rows, not the kept ones; None: never
+    dense: Bool[Array, "b c e"] | None = None  # read with all rows, not the kept ones; None: never
 
 
 @struct.dataclass
 class Conditioning:
-    """What all layers share."""
+    """Inputs that all layers share."""
 
     modulation: Float[Array, "b c f 6 d"]  # f = 1: one sigma a chunk; f = L: one a latent frame
     text: Float[Array, "b c t d"]
@@ -84,27 +84,27 @@ def gather_context(
     entry_positions: Int[Array, "b m e n 3"],
     theta: float,
     layout: Layout = ONE_DEVICE,
-    whole: Bool[Array, "b m e"] | None = None,
+    dense: Bool[Array, "b m e"] | None = None,
 ) -> tuple[Float[Array, "b m s a k"], Float[Array, "b m s a k"], Bool[Array, "b m s"]]:
     """Rows of the source chunks of each target, roped at the positions they have for that target.
 
     Returns keys, values and the mask of visible rows (kept by their source, or any of an entry that is
-    `whole`, and of a valid entry), with s = e * n.  One layer; `jax.vmap` it over the first three
+    `dense`, and of a valid entry), with s = e * n.  One layer; `jax.vmap` it over the first three
     arguments for a stack of layers.
     On a mesh each device makes the rows of those tokens and heads that it has, and nothing moves:
     their order is another one, which attention does not see.
     """
-    if whole is None:
-        whole = jnp.zeros_like(valid)
-    arrays = keys, values, keep, index, valid, whole, entry_positions
+    if dense is None:
+        dense = jnp.zeros_like(valid)
+    arrays = keys, values, keep, index, valid, dense, entry_positions
     if layout.mesh is None:
         return _gathered("auto", theta, *arrays)
     batch = layout.rows(keys.shape[0])
-    rows, seen = P(batch, None, TOKENS, "tensor"), P(batch, None, TOKENS)
+    rows, mask_spec = P(batch, None, TOKENS, "tensor"), P(batch, None, TOKENS)
     gather = layout.manual(
         functools.partial(_gathered, layout.kernels, theta),
-        (rows, rows, seen, P(batch), P(batch), P(batch), P(batch, None, None, TOKENS)),
-        (rows, rows, seen),
+        (rows, rows, mask_spec, P(batch), P(batch), P(batch), P(batch, None, None, TOKENS)),
+        (rows, rows, mask_spec),
     )
     return gather(*arrays)
 
@@ -118,8 +118,8 @@ def per_row(
     return rows if devices == 1 else jnp.tile(rows, devices)
 
 
-def _gathered(implementation, theta, keys, values, keep, index, valid, whole, entry_positions):
-    # A product with one-hot rows, not an indexed read: the gradient of a read is a scatter, which
+def _gathered(implementation, theta, keys, values, keep, index, valid, dense, entry_positions):
+    # A matmul with one-hot rows, not an indexed read: the gradient of a read is a scatter, which
     # XLA:CPU does one element at a time.
     one_hot = jax.nn.one_hot(index, keys.shape[1], dtype=keys.dtype)
 
@@ -127,10 +127,10 @@ def _gathered(implementation, theta, keys, values, keep, index, valid, whole, en
         flat = source.reshape(*source.shape[:2], -1)
         return jnp.einsum("bmec,bcf->bmef", one_hot, flat).reshape(*index.shape, *source.shape[2:])
 
-    turned = angles(entry_positions, keys.shape[-1], theta)
-    gathered = apply_rope(pick(keys), turned, implementation)
+    rotation = angles(entry_positions, keys.shape[-1], theta)
+    gathered = apply_rope(pick(keys), rotation, implementation)
     kept = jax.vmap(lambda row, i: row[i])(keep, index)
-    mask = (kept | whole[..., None]) & valid[..., None]
+    mask = (kept | dense[..., None]) & valid[..., None]
     lead, rows = index.shape[:2], index.shape[2] * keys.shape[2]
     return (
         gathered.reshape(*lead, rows, *keys.shape[3:]),
@@ -167,25 +167,25 @@ class Mlp(nn.Module):
 def sharded_matmuls(
     layout: Layout, matmul_precision: str, rows: tuple[str, ...] | None = TOKENS
 ) -> tuple[Callable | None, Callable | None]:
-    """`dot_general` of the two projections around cut features (heads, the FFN's hidden ones).
+    """`dot_general` of the two projections around sharded features (heads, the FFN's hidden ones).
 
-    The first has its outputs cut along `tensor`, the second sums over them.  Both gather their
-    kernel from `fsdp` first, in the dtype that it multiplies in, and leave rows (tokens, cut along
+    The first has its outputs sharded over `tensor`, the second sums over them.  Both gather their
+    kernel from `fsdp` first, in the dtype that it multiplies in, and leave rows (tokens, sharded over
     `rows`) where they are.
     """
-    product = dense_matmul(matmul_precision)
+    matmul = dense_matmul(matmul_precision)
     if layout.mesh is None:
-        return product, product
+        return matmul, matmul
 
-    def of(kernel_axes, features):
+    def sharded(kernel_axes, features):
         def dot_general(x, kernel, dimensions, **options):
             kernel = layout.constrain(kernel, *kernel_axes)
-            out = (product or jax.lax.dot_general)(x, kernel, dimensions, **options)
+            out = (matmul or jax.lax.dot_general)(x, kernel, dimensions, **options)
             return layout.constrain(out, layout.rows(x.shape[0]), None, rows, features)
 
         return dot_general
 
-    return of((None, "tensor"), "tensor"), of(("tensor", None), None)
+    return sharded((None, "tensor"), "tensor"), sharded(("tensor", None), None)
 
 
 class _Projections(nn.Module):
@@ -193,13 +193,15 @@ class _Projections(nn.Module):
 
     config: DiTConfig
     layout: Layout = ONE_DEVICE
-    memory_rows = TOKENS  # what the rows that k and v are made of are cut along
+    memory_rows = TOKENS  # mesh axes of the rows that k and v are made of
 
     def setup(self):
         column, row = sharded_matmuls(self.layout, self.config.matmul_precision)
-        of_memory, _ = sharded_matmuls(self.layout, self.config.matmul_precision, self.memory_rows)
-        for name, product in dict(q=column, k=of_memory, v=of_memory, o=row).items():
-            options = dict(dtype=self.config.dtype, kernel_init=XAVIER, dot_general=product)
+        memory_column, _ = sharded_matmuls(
+            self.layout, self.config.matmul_precision, self.memory_rows
+        )
+        for name, matmul in dict(q=column, k=memory_column, v=memory_column, o=row).items():
+            options = dict(dtype=self.config.dtype, kernel_init=XAVIER, dot_general=matmul)
             setattr(self, name, nn.Dense(self.config.dim, **options))
         first = nn.initializers.constant(self.config.qk_init)
         self.norm_q = nn.RMSNorm(epsilon=self.config.eps, dtype=self.config.dtype, scale_init=first)
@@ -254,7 +256,7 @@ class SelfAttention(_Projections):
             source = cond.self_context
             more = gather_context(
                 k, v, keep, source.index, source.valid, source.entry_positions,
-                self.config.rope_theta, self.layout, source.whole,
+                self.config.rope_theta, self.layout, source.dense,
             )  # fmt: skip
             similarity = source.similarity
             if similarity is not None:
@@ -293,7 +295,7 @@ class CrossAttention(_Projections):
         self, x: Float[Array, "b c n d"], text: Float[Array, "b c t d"]
     ) -> Float[Array, "b c n d"]:
         q, k, v = self.qkv(x, text)
-        return self.merge(attend(self.layout, q, (AttendedRows(k, v),), whole=True))
+        return self.merge(attend(self.layout, q, (AttendedRows(k, v),), replicated=True))
 
 
 class LayerNorm(nn.Module):
@@ -325,9 +327,11 @@ def per_frame(
     frames = terms[0].shape[2]
     if layout.mesh is not None:  # frames and the mesh need not cut tokens at the same places
         frame = layout.constrain(jnp.arange(n) // (n // frames), TOKENS)
-        cut = lambda t: layout.constrain(jnp.take(t, frame, axis=2), layout.rows(b), None, TOKENS)
+        of_frame = lambda t: layout.constrain(
+            jnp.take(t, frame, axis=2), layout.rows(b), None, TOKENS
+        )
         return layout.constrain(
-            fn(x, *(cut(t) if frames > 1 else t for t in terms)), layout.rows(b), None, TOKENS
+            fn(x, *(of_frame(t) if frames > 1 else t for t in terms)), layout.rows(b), None, TOKENS
         )
     split = x.reshape(b, c, frames, n // frames, d)
     return fn(split, *(term[:, :, :, None] for term in terms)).reshape(b, c, n, d)

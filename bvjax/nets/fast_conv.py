@@ -1,12 +1,12 @@
-"""Convolutions with 3-wide kernels in fewer products: Winograd's minimal filtering.
+"""Convolutions with 3-wide kernels in fewer multiplications: Winograd's minimal filtering.
 
-Along an axis two neighbouring outputs of a 3-wide kernel need four products instead of six (Lavin
-and Gray, arXiv 1509.09308, section 4.1), so in three dimensions 8 outputs need 64 products instead
-of 216.  Each product is one matrix product over channels.  Two outputs of an input of which every
+Along an axis two neighbouring outputs of a 3-wide kernel need four multiplications instead of six (Lavin
+and Gray, arXiv 1509.09308, section 4.1), so in three dimensions 8 outputs need 64 instead
+of 216.  Each is one matmul over channels.  Two outputs of an input of which every
 element stands there twice (nearest-neighbour doubling) need three.
 
 The tiles go through in blocks that stay in the processor's cache; without that the transforms cost
-what the products save.  For float32 only: the sums and differences of inputs cost about one bit.
+what the fewer matmuls save.  For float32 only: the sums and differences of inputs cost about one bit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ORDER = (1, 2, 0)  # time last, where what is added lies together in memory
 
 
 class Axis(NamedTuple):
-    """How one axis goes: a tile reads len(inputs[0]) elements and the next begins `stride` on.
+    """The tiles of one axis: each reads len(inputs[0]) elements and the next begins `stride` on.
 
     With inputs d and kernel g its outputs are  outputs @ ((inputs @ d) * (kernel @ g)).
     """
@@ -82,7 +82,7 @@ def doubled_conv_3x3(
 def conv_few_outputs(
     x: Float[Array, "b fin h w c"], kernel: Float[Array, "3 3 3 c o"]
 ) -> Float[Array, "b fout h w o"]:
-    """Like `conv_3x3x3`, for o far below c: one product gives what every tap adds to an output."""
+    """Like `conv_3x3x3`, for o far below c: one matmul computes what every tap adds to an output."""
     _, fin, h, w, _ = x.shape
     taps = jnp.einsum(
         "bfhwc,tijco->tijobfhw", x, kernel
@@ -100,7 +100,7 @@ def flat_kernel_gradient(
 ) -> Float[Array, "3 3 c o"]:
     """Gradient of the kernel of a zero-padded 3 x 3 convolution of `x` whose output has gradient `g`.
 
-    A row of three shifted copies is one product; a few pictures at a time stay in the cache.
+    A row of three shifted copies is one matmul; a few pictures at a time stay in the cache.
     """
     count = max(n for n in range(1, PICTURES + 1) if len(x) % n == 0)
     _, h, w, c = x.shape
@@ -162,18 +162,18 @@ def _convolve(
 
 def _block(tiles: Sequence[int]) -> list[int]:
     """Tiles of a block along each axis, evenly cut: the whole of the inner axes where it fits."""
-    block, left = [1, 1, 1], BLOCK
+    block, remaining = [1, 1, 1], BLOCK
     for i in (0, 2, 1):
-        m = max(1, min(tiles[i], left))
+        m = max(1, min(tiles[i], remaining))
         block[i] = -(-tiles[i] // -(-tiles[i] // m))
-        left = max(1, left // block[i])
+        remaining = max(1, remaining // block[i])
     return block
 
 
 def _spread(
     piece: Float[Array, "b t h w c"], axes: Sequence[Axis], block: Sequence[int]
 ) -> Float[Array, "p n c"]:
-    """What the kernels of each product are multiplied with, one row a tile."""
+    """Returns the factors of the kernels in each matmul, one row a tile."""
     for done, i in enumerate(ORDER):
         axis, at = axes[i], done + 1 + i  # behind the products of those done, and the batch
         last = (block[i] - 1) * axis.stride + 1

@@ -1,4 +1,4 @@
-"""Matrix products of float32 values in bfloat16, which is what a TPU does by default.
+"""Matmuls of float32 values in bfloat16, which is what a TPU does by default.
 
 Inputs are rounded to bfloat16, sums are float32, backward too.  On CPUs with bfloat16 instructions a training
 step takes about a seventh less; on CPUs without them it takes longer.

@@ -8,7 +8,7 @@ return the new state, exactly as if the whole video had gone through at once; `e
 
 However long a piece is, no more of it than `WORK` values wide is in the network at a time, so that memory
 does not grow with its length; only what trains (`encode_moments`, `decode_raw`) goes through at once.
-With a `layout` the height or width of latents, activations and frames is cut over its devices.
+With a `layout` the height or width of latents, activations and frames is sharded over its devices.
 
 Latents leave `encode*` normalised, (mu - mean) / std, and deterministic: mu is never sampled.
 Pixels are in [-1, 1].
@@ -70,7 +70,7 @@ WORK = 2**24
 
 @struct.dataclass
 class VAEState:
-    """What one direction of the VAE remembers between pieces: nested tuples of arrays.
+    """The cache of one direction of the VAE between pieces: nested tuples of arrays.
 
     Its size depends on batch, height and width only, never on how much video has passed.
     """
@@ -147,7 +147,7 @@ class Decoder(nn.Module):
 
 
 def _conv_impl(config: VAEConfig, layout: Layout) -> str:
-    """What "auto" means for the devices of `layout`."""
+    """Returns the meaning of "auto" for the devices of `layout`."""
     impl = layout.kernels if config.conv_impl == "auto" else config.conv_impl
     # The blocks that winograd goes through do not follow a cut.
     return "taps" if layout.mesh is not None and impl in ("cpu", "winograd") else impl
@@ -256,7 +256,7 @@ def _decode_piece(params, config, z, caches, first, layout=ONE_DEVICE):
 def latents_at_once(
     config: VAEConfig, batch: int, height: int, width: int, layout: Layout = ONE_DEVICE
 ) -> int:
-    """How many latents of a video of so many pixels are in the network at a time: 1 or more."""
+    """Returns the number of latents of a video of so many pixels in the network at a time: 1 or more."""
     staged = max(config.stem_dim, config.tail_dim) / config.stem_patch**2
     values = batch * height * width * max(config.dim / config.patch**2, staged)
     most = WORK * layout.size(*AXES)

@@ -79,7 +79,7 @@ def spatial_axes(
 
 
 def spatial_cut(layout: Layout, height: int, width: int) -> Callable[[Array], Array]:
-    """How arrays [batch, frame, height, width, channel] of a video lie on the devices of `layout`.
+    """Returns the mesh axes of a video's arrays [batch, frame, height, width, channel] on `layout`.
 
     Cut as `spatial_axes` says for latents of this size, and then for every multiple of it.
     Convolutions exchange the rows at the cuts.

@@ -1,4 +1,4 @@
-"""What goes into the VAE and comes out of it: pixels folded and scaled, latents normalised."""
+"""Values at both ends of the VAE: pixels folded and scaled, latents normalised."""
 
 from __future__ import annotations
 

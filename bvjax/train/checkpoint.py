@@ -155,7 +155,7 @@ def restore_newest(
             return Restored(state, saved, damaged)
         except _Damaged as error:
             damaged[step] = str(error)
-    reasons = "; ".join(f"{step}: {why}" for step, why in damaged.items()) or "there is none"
+    reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items()) or "there is none"
     raise UserError(f"no checkpoint in {folder} is intact ({reasons}); use another `workdir`")
 
 
@@ -164,8 +164,8 @@ def set_aside(folder: Path, steps: list[int]) -> None:
     if jax.process_index() != 0:
         return
     for step in steps:
-        taken = len(list(Path(folder).glob(f"{step}.damaged*")))
-        name = f"{step}.damaged" + (f".{taken + 1}" if taken else "")
+        count = len(list(Path(folder).glob(f"{step}.damaged*")))
+        name = f"{step}.damaged" + (f".{count + 1}" if count else "")
         (Path(folder) / str(step)).rename(Path(folder) / name)
 
 
@@ -207,7 +207,7 @@ def _read_state(saved: Saved, like: State) -> State:
 
 
 def _reading(saved: Saved, part: str, read: Callable[[], Any]) -> Any:
-    """What `read` returns; when it fails the checkpoint is damaged or, if it is sealed, of something else."""
+    """Returns what `read` returns; when it fails the checkpoint is damaged or, if it is sealed, of something else."""
     try:
         return read()
     except (MemoryError, jax.errors.JaxRuntimeError):

@@ -1,4 +1,4 @@
-"""What can be configured of training, whatever is trained: the section `train` of a config."""
+"""Configuration of training, whatever is trained: the section `train` of a config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST = 2**31 - 1  # the state counts its steps in 32 bits
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long, how large, how often.  All `every` are in steps; 0 means never."""
+    """Lengths, sizes and intervals of a run.  All `every` are in steps; 0 means never."""
 
     steps: int
     global_batch_size: int  # examples a step, whatever the number of devices

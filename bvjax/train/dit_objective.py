@@ -79,8 +79,8 @@ class DiTObjective:
                 embedding=self.heldout["embedding"][i, : self.sample_chunks],
                 null_text=self.null_text[None],
             )
-            made = rollout(placed, self.model, conditions, jax.random.key(i), layout=layout)
-            latents = np.concatenate([made.anchor, np.concatenate(made.latents)])
+            generated = rollout(placed, self.model, conditions, jax.random.key(i), layout=layout)
+            latents = np.concatenate([generated.anchor, np.concatenate(generated.latents)])
             rows += [self._strip(truth), self._strip(latents)]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.concatenate(rows)).save(folder / f"{step:07d}.png")

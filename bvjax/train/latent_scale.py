@@ -1,4 +1,4 @@
-"""How large each channel of the latents should be: as large as what it does to the pixels.
+"""The scale of each channel of the latents: as large as what it does to the pixels.
 
 Latents of variance 1 in every channel make all details equally loud.  At a medium sigma a diffusion model then
 decides shapes and textures together, and a small one gets both wrong: its blocks do not fit each other.  Scaled by

@@ -88,21 +88,21 @@ def fit(
                 total=config.steps, initial=start, unit="step", disable=None, mininterval=1.0
             ) as bar,
         ):
-            for done in range(start + 1, config.steps + 1):
-                batch = jax.device_put(_next(data, done, config), where)
+            for step in range(start + 1, config.steps + 1):
+                batch = jax.device_put(_next(data, step, config), where)
                 state, scalars = train_step(state, batch)
-                metrics.put(done, scalars)
+                metrics.record(step, scalars)
                 bar.update()
-                last = done == config.steps or stop.signum is not None
-                if last or _due(done, config.checkpoint_every):
+                last = step == config.steps or stop.signum is not None
+                if last or _due(step, config.checkpoint_every):
                     metrics.flush()  # a state is saved only once its own metrics are known finite
-                    checkpoints.save(done, state, data.get_state(), plan)
-                if last or _due(done, config.sample_every):
+                    checkpoints.save(step, state, data.get_state(), plan)
+                if last or _due(step, config.sample_every):
                     metrics.flush()
                     if stop.signum is None:
-                        metrics.log(done, _sample(task, state, Path(workdir) / "samples", done))
+                        metrics.log(step, _sample(task, state, Path(workdir) / "samples", step))
                 if stop.signum is not None:
-                    logging.info("signal %d: saved step %d and stopping", stop.signum, done)
+                    logging.info("signal %d: saved step %d and stopping", stop.signum, step)
                     break
         return LoopResult(state, metrics.last, stop.signum)
     finally:
@@ -131,10 +131,10 @@ def _restore(
 
 def _tell(restored: Restored, change: str | None, folder: Path) -> None:
     start = restored.saved.step
-    for step, why in restored.damaged.items():
+    for step, reason in restored.damaged.items():
         logging.warning(
             "checkpoint %s is damaged (%s): kept as %s.damaged, going on from step %d",
-            folder / str(step), why, step, start,
+            folder / str(step), reason, step, start,
         )  # fmt: skip
     for remark in (restored.saved.unchecked, change):
         if remark:
@@ -168,7 +168,7 @@ class StepMetrics:
         self._first = start + 1
         self._clock, self._clock_step = time.monotonic(), start
 
-    def put(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def record(self, step: int, metrics: dict[str, jax.Array]) -> None:
         previous, self._pending = self._pending, (step, metrics)
         self._read(previous)
 
@@ -213,8 +213,8 @@ class StepMetrics:
         }
         self._writer.write(step, means)
         self.last |= means
-        left = f", {(self._config.steps - step) / rate / 60:.1f} min left" if rate > 0 else ""
-        logging.info("step %d/%d: %s%s", step, self._config.steps, _format(means), left)
+        remaining = f", {(self._config.steps - step) / rate / 60:.1f} min left" if rate > 0 else ""
+        logging.info("step %d/%d: %s%s", step, self._config.steps, _format(means), remaining)
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,7 +1,7 @@
-"""Where training arrays live, by the mesh that `train.mesh` names.
+"""Placement of training arrays, by the mesh that `train.mesh` names.
 
-A batch is cut along `data`.  Parameters, their moving average and the optimizer's state lie as
-`Layout.parameter` says; what a task's own arrays are cut along is the business of its loss.
+A batch is sharded over `data`.  Parameters, their moving average and the optimizer's state lie as
+`Layout.parameter` says; its loss decides how a task's own arrays are sharded.
 """
 
 from __future__ import annotations
@@ -24,50 +24,52 @@ def training_layout(mesh: str, axes: tuple[str, ...], name: str) -> Layout:
     """The layout of `data=2,fsdp=4` for training what is called `name`; "" is the first device alone.
 
     Args:
-        axes: those that it can be cut along.
+        axes: those that it can be sharded over.
 
     Raises:
         UserError: no such axis, another number of devices, or an axis that is not one of `axes`.
     """
     sizes = parse_mesh(mesh)
-    others = [axis for axis, size in sizes.items() if axis not in axes and size > 1]
-    if others:
+    unsupported = [axis for axis, size in sizes.items() if axis not in axes and size > 1]
+    if unsupported:
         raise UserError(
             f"train.mesh is {mesh!r}; the {name} is trained over the axis {', '.join(axes)} alone, without "
-            f"{', '.join(others)}: its parameters are small"
+            f"{', '.join(unsupported)}: its parameters are small"
         )
     return ONE_DEVICE if math.prod(sizes.values()) == 1 else make_layout(sizes)
 
 
 def check_fits(model: ModelConfig, layout: Layout) -> None:
     """Raises `UserError` if the DiT of `model` cannot be trained on `layout`."""
-    why = None if layout.mesh is None else training_mesh_error(model, dict(layout.mesh.shape))
-    if why is not None:
-        raise UserError(f"this mesh does not fit the model: {why}")
+    error = None if layout.mesh is None else training_mesh_error(model, dict(layout.mesh.shape))
+    if error is not None:
+        raise UserError(f"this mesh does not fit the model: {error}")
 
 
-def state_shardings(layout: Layout, state: State, *cut: Params) -> State:
+def state_shardings(layout: Layout, state: State, *sharded: Params) -> State:
     """The sharding of each leaf of a state (or of its shapes).
 
     Args:
         layout: where the state lies.
         state: of any task.
-        cut: the parameters of each network of the state that is cut as the DiT is.  Whatever has the name and
+        sharded: the parameters of each network of the state that is sharded as the DiT is.  Whatever has the name and
             the shape of one of them lies as it does: its moving average and the optimizer's moments.
 
-    All else is whole everywhere.
+    All else is replicated.
     """
-    whole = layout.sharding()
-    known = {
+    replicated = layout.sharding()
+    sharded_leaves = {
         (_name(path), leaf.shape)
-        for params in cut
+        for params in sharded
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
 
     def place(path: Any, leaf: Any) -> Sharding:
         name = f"/{_name(path)}"
-        own = [n for n, shape in known if name.endswith(f"/{n}") and shape == leaf.shape]
-        return layout.parameter(max(own, key=len), leaf.shape) if own else whole
+        matches = [
+            n for n, shape in sharded_leaves if name.endswith(f"/{n}") and shape == leaf.shape
+        ]
+        return layout.parameter(max(matches, key=len), leaf.shape) if matches else replicated
 
     return jax.tree_util.tree_map_with_path(place, state)
 
@@ -77,12 +79,12 @@ def _name(path) -> str:
 
 
 def batch_sharding(layout: Layout) -> Sharding:
-    """Every leaf of a batch is cut along its first axis."""
+    """Returns the sharding of every leaf of a batch: over `data`, along its first axis."""
     return layout.sharding("data")
 
 
 def accumulation_steps(global_batch: int, device_batch: int, data: int) -> int:
-    """How many micro batches make one update: global = data x device_batch x steps.
+    """Returns the number of micro batches of one update: global = data x device_batch x steps.
 
     Args:
         data: devices along the axis `data`.

@@ -52,13 +52,15 @@ class MetricWriter:
             lines = (line.replace("\0", "") for line in f)
             rows = csv.DictReader(lines, quoting=csv.QUOTE_NONE)
             try:
-                found = [row for row in rows if None not in row]
-                known = rows.fieldnames is None or "step" in rows.fieldnames
+                complete = [row for row in rows if None not in row]
+                has_step = rows.fieldnames is None or "step" in rows.fieldnames
             except csv.Error:  # a field of megabytes
-                found, known = [], False
-        if not known:
+                complete, has_step = [], False
+        if not has_step:
             os.replace(self._path, self._path.with_suffix(".csv.damaged"))
-        return [{name: value for name, value in row.items() if name} for row in found if known]
+        return [
+            {name: value for name, value in row.items() if name} for row in complete if has_step
+        ]
 
     def _rewrite(self) -> None:
         temporary = self._path.with_suffix(".csv.tmp")

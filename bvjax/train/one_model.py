@@ -37,7 +37,7 @@ class Objective(Protocol):
     """A network with its loss.
 
     `part` is its name in a weights folder: vae, text or dit.  `frozen` names the top-level modules of its
-    parameters that training leaves as they are.  `axes` are those of a mesh that it can be cut along.
+    parameters that training leaves as they are.  `axes` are those of a mesh that it can be sharded over.
     """
 
     @property
@@ -96,8 +96,8 @@ class OneModelTask:
         return {self.name: state.params}
 
     def shardings(self, state: TrainState) -> TrainState:
-        cut = state.params if len(self.objective.axes) > 1 else {}
-        return mesh.state_shardings(self.layout, state, cut)
+        sharded = state.params if len(self.objective.axes) > 1 else {}
+        return mesh.state_shardings(self.layout, state, sharded)
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One update, see `make_train_step`."""

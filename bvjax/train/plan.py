@@ -1,4 +1,4 @@
-"""How long a run is and where its learning rates change: decided when it begins, kept in its checkpoints."""
+"""The length of a run and the steps at which its learning rates change: decided when it begins, kept in its checkpoints."""
 
 from __future__ import annotations
 

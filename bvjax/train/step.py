@@ -1,4 +1,4 @@
-"""What the update of a network is made of, and the step of a task as one compiled program."""
+"""Parts of the update of a network, and the step of a task as one compiled program."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def accumulate(
 def split(batch: Batch, parts: int) -> Batch:
     """A batch as [parts, batch / parts, ...]: part i has the examples i, i + parts, ....
 
-    Under a batch that is cut over devices no example moves.
+    Under a batch that is sharded over devices no example moves.
     """
     return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 

@@ -1,4 +1,4 @@
-"""What `loop.fit` asks of the thing it trains, and of the data it trains on.
+"""The interfaces that `loop.fit` needs: of the task it trains, and of its data.
 
 A task owns its state and how a step changes it.  One network with one loss is `one_model.OneModelTask`; several
 networks that train each other (a generator and its critic) are a state with a part for each, and a step that
@@ -26,7 +26,7 @@ S = TypeVar("S")
 
 
 class Task(Protocol[S]):
-    """What is trained.
+    """A network or networks to train.
 
     Its state `S` is any frozen pytree of arrays with an int32 scalar `step`, the steps done so far.  The state is
     all that a checkpoint holds besides the data's position, so everything that a step depends on is in it: also
@@ -35,11 +35,11 @@ class Task(Protocol[S]):
 
     @property
     def name(self) -> str:
-        """What is trained, as messages call it: "vae"."""
+        """The name of the trained network in messages: "vae"."""
 
     @property
     def layout(self) -> Layout:
-        """Batches are cut along its axis `data`."""
+        """Batches are sharded over its axis `data`."""
 
     @property
     def rates(self) -> Mapping[str, optax.Schedule]:

@@ -34,7 +34,7 @@ Batch = dict[str, UInt8[np.ndarray, "b f h w 3"]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VAELossConfig:
-    """What a VAE is trained for, from where, and what is measured of it."""
+    """The objective of a VAE, its start, and its measures."""
 
     start: str = "random"  # or "linear", see `bvjax.train.linear_start`
     scale: str = "unit"  # of exported latents, or "pixels", see `bvjax.train.latent_scale`
@@ -74,8 +74,10 @@ class VAEObjective:
     def with_latents_of(self, config: VAEConfig) -> VAEObjective:
         """The same with the latents of `config`: their mean, standard deviation and scale."""
         names = ("latent_mean", "latent_std", "latent_scale", "first_mean", "first_std")
-        own = dataclasses.replace(self.model.vae, **{name: getattr(config, name) for name in names})
-        return dataclasses.replace(self, model=dataclasses.replace(self.model, vae=own))
+        vae_config = dataclasses.replace(
+            self.model.vae, **{name: getattr(config, name) for name in names}
+        )
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, vae=vae_config))
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -85,7 +87,7 @@ class VAEObjective:
         return vae.init_params(self.model.vae, key)
 
     def fitted_start(self) -> Params:
-        """Where to start when `config.start` is "linear"; not traceable, as it looks at clips."""
+        """Returns the parameters to start from when `config.start` is "linear"; not traceable, as it looks at clips."""
         clips = [
             self.train(i)["frames"] for i in range(min(self.config.stat_batches, START_BATCHES))
         ]
@@ -133,15 +135,18 @@ class VAEObjective:
         from one frame where the others have four, and so differs in size. A run that trains the decoder
         only keeps the statistics of its start.
         """
-        own = self.model.vae
+        vae_config = self.model.vae
         if not self.frozen:
-            own = dataclasses.replace(own, **self._latent_statistics(params), latent_scale=())
+            vae_config = dataclasses.replace(
+                vae_config, **self._latent_statistics(params), latent_scale=()
+            )
             if self.config.scale == "pixels":
                 frames = to_float(self.train(0)["frames"])
-                own = dataclasses.replace(
-                    own, latent_scale=pixel_scale(params, own, frames, jax.random.key(0))
+                vae_config = dataclasses.replace(
+                    vae_config,
+                    latent_scale=pixel_scale(params, vae_config, frames, jax.random.key(0)),
                 )
-        model = dataclasses.replace(self.model, vae=own)
+        model = dataclasses.replace(self.model, vae=vae_config)
         save_weights(folder, model, {"vae": params}, meta=meta, dtype=self.weights_dtype)
 
     def _latent_statistics(self, params: Params) -> dict[str, tuple[float, ...]]:

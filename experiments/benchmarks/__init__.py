@@ -1,1 +1,1 @@
-"""How long things take and how much memory they need.  Printed, never asserted in a test."""
+"""Measurements of time and memory.  Printed, never asserted in a test."""

@@ -2,11 +2,11 @@
 
 python -m experiments.benchmarks.attention
 
-Each runs in a process of its own, by turns, with all cores; PyTorch eager in inference mode
+Each runs in a process of its own, interleaved, with all cores; PyTorch eager in inference mode
 (`attention_torch.py`), in this Python if it has torch and otherwise in .venv-torch.  A turn calls the
 same function for 0.3 s, after one turn that compiles and warms up; told are the median seconds of a
 call and the median ratio of pairs of turns.  Beside them stands the rate at which each multiplies
-two large matrices, the ceiling of what it could do here.  Not included: projections, RoPE.
+two large matrices, the measured peak of this machine.  Not included: projections, RoPE.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _REPEAT = flags.DEFINE_integer("repeat", 7, "Turns of each.", lower_bound=1)
 _ROWS = flags.DEFINE_list("rows", ["1000", "2000", "4000", "8000"], "Queries, and as many keys.")
 _HEADS = flags.DEFINE_list("heads", ["12x128", "6x32"], "Heads x their width.")
 _SERVE = flags.DEFINE_bool("serve", False, "Be the program that is measured.")
-_CEILING = 2048
+_PEAK_SIZE = 2048
 
 
 def answer(request: dict) -> float | str:
-    """As `attention_torch.answer`."""
+    """Answers as `attention_torch.answer`."""
     import jax
     import jax.numpy as jnp
 
@@ -45,8 +45,8 @@ def answer(request: dict) -> float | str:
         return f"jax {jax.__version__}"
     if "peak_flops" in request:
         x = jax.random.normal(jax.random.key(0), (request["peak_flops"],) * 2)
-        product = jax.jit(jnp.matmul)
-        return seconds_per_call(lambda: product(x, x).block_until_ready())
+        matmul = jax.jit(jnp.matmul)
+        return seconds_per_call(lambda: matmul(x, x).block_until_ready())
     attend, qkv = _program(**request)
     return seconds_per_call(lambda: attend(*qkv).block_until_ready())
 
@@ -77,10 +77,10 @@ def main(argv) -> None:
         count, width = map(int, heads.split("x"))
         for rows in map(int, _ROWS.value):
             request = dict(n=rows, s=rows, heads=count, head_dim=width)
-            turns = interleaved((ours, theirs), _REPEAT.value, **request)
-            jax_s, torch_s = map(statistics.median, turns)
+            samples = interleaved((ours, theirs), _REPEAT.value, **request)
+            jax_s, torch_s = map(statistics.median, samples)
             rates = [f"{4 * rows * rows * count * width / s / 1e9:.0f}" for s in (torch_s, jax_s)]
-            ratio = median_ratio(*turns)
+            ratio = median_ratio(*samples)
             name = f"attention {heads}, {rows} rows: times as fast as PyTorch"
             metrics.note(name, ratio, "x", 0.9)
             print(
@@ -89,11 +89,12 @@ def main(argv) -> None:
                 flush=True,
             )
     best = [
-        2 * _CEILING**3 / min(t) / 1e9 for t in interleaved((ours, theirs), 7, peak_flops=_CEILING)
+        2 * _PEAK_SIZE**3 / min(t) / 1e9
+        for t in interleaved((ours, theirs), 7, peak_flops=_PEAK_SIZE)
     ]
     versions = ", ".join(str(program.ask(version=True)) for program in (ours, theirs))
     print(
-        f"\nOne {_CEILING}x{_CEILING} float32 product, best of seven turns: PyTorch {best[1]:.0f} GF/s, "
+        f"\nOne {_PEAK_SIZE}x{_PEAK_SIZE} float32 matmul, best of seven rounds: PyTorch {best[1]:.0f} GF/s, "
         f"JAX {best[0]:.0f} GF/s. {versions}, {os.cpu_count()} cores."
     )
     for program in (ours, theirs):

@@ -17,7 +17,7 @@ def _inputs(n: int, s: int, heads: int, head_dim: int) -> list[torch.Tensor]:
 
 
 def answer(request: dict) -> float | str:
-    """Seconds of one call; `{"peak_flops": size}`: of a product of two such matrices."""
+    """Seconds of one call; `{"peak_flops": size}`: of a matmul of two such matrices."""
     if "version" in request:
         return f"torch {torch.__version__}"
     with torch.inference_mode():

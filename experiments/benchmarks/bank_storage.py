@@ -1,4 +1,4 @@
-"""What it costs to store the bank in fewer bits, as a table in Markdown:
+"""The cost of storing the bank in fewer bits, as a table in Markdown:
 
 python -m experiments.benchmarks.bank_storage --weights=bvjax/assets/mini
 
@@ -50,7 +50,7 @@ def in_form(model: ModelConfig, dtype: str) -> ModelConfig:
 
 
 def bank_bytes(model: ModelConfig) -> int:
-    """Of one empty bank, all fields."""
+    """Returns the bytes of one empty bank, all fields."""
     bank = jax.eval_shape(lambda: init_state(model)).bank
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(bank))
 
@@ -58,11 +58,15 @@ def bank_bytes(model: ModelConfig) -> int:
 @functools.partial(jax.jit, static_argnames="model")
 def look(params, model, state, chunk, latents):
     """Keys and values of the context, and velocities at `SIGMAS` on the way to `latents`."""
-    seen = prepare_context(model, state, chunk, guided=True)
-    velocity = window_velocity(params, model, chunk, seen)
+    chunk_context = prepare_context(model, state, chunk, guided=True)
+    velocity = window_velocity(params, model, chunk, chunk_context)
     noise = normal(jax.random.key(1), latents.shape)
     at = lambda sigma: velocity(flow.interpolate(latents, noise, sigma)[None], sigma)
-    return seen.context.keys, seen.context.values, jax.lax.map(at, jnp.asarray(SIGMAS))
+    return (
+        chunk_context.context.keys,
+        chunk_context.context.values,
+        jax.lax.map(at, jnp.asarray(SIGMAS)),
+    )
 
 
 def measure(params: Any, model: ModelConfig, conditions: Any, story: dict[int, Any]) -> list[tuple]:

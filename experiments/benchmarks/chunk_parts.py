@@ -1,18 +1,18 @@
-"""What a video costs, part by part, on the default device:
+"""The cost of a video, part by part, on the default device:
 
 python -m experiments.benchmarks.chunk_parts --weights bvjax/assets/mini
 python -m experiments.benchmarks.chunk_parts --preset self-forcing --chunks 5 --full-memory
 
 With a preset, weights are random and of its shapes; sizes are overrides, as elsewhere (`--set
-chunk.height=256`).  `--vs-torch` adds the same work in PyTorch, by turns (see `against_torch`).
+chunk.height=256`).  `--vs-torch` adds the same work in PyTorch, interleaved (see `against_torch`).
 `--write-docs` puts the tables into docs/performance.md.
 
 Included: a forward pass of the text encoder per caption, each denoising step with its guidance,
 retrieval (also alone), building and writing of memory entries, decoding to uint8 on the host, H.264.
 Not included: starting Python, loading weights, the report.  Each part waits for its result, so parts
 do not overlap as they may in `bvjax generate`.  Compilation is told apart and made anew, with the
-persistent cache off.  Operations are counted from shapes (`work`); the ceiling is what one large
-product of the same dtype reaches here.
+persistent cache off.  Operations are counted from shapes (`work`); the measured peak ("the ceiling" of the
+tables) is what one large matmul of the same dtype reaches here.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool)
         raise UserError(f"memory.offload is {model.memory.offload!r}; the benchmark times 'none'")
     first_id = ChunkGrid.of(model).first_id
     start = inputs.steady_chunk(model) if full else first_id
-    given = inputs.chunk_input(model, start)
-    programs = Programs(model, params, given)
+    chunk_inputs = inputs.chunk_input(model, start)
+    programs = Programs(model, params, chunk_inputs)
     state = inputs.full_state(model, start) if full else init_state(model)
     text, decoder = None, None
     if "vae" in params:
@@ -60,33 +60,35 @@ def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool)
         ids = np.ones((1, model.text.max_length), np.int32)
         runs = (_seconds(programs.text, params["text"], ids, ids > 0) for _ in range(3))
         text = statistics.median(runs)
-    made = []
+    chunk_seconds = []
     with tempfile.TemporaryDirectory() as folder, _writer(Path(folder), model) as write:
         numbers = ([0] if first_id else []) + list(range(start, start + chunks))
         for number in numbers:
             clock, anchor = Clock(), first_id and number == 0
-            given = inputs.chunk_input(model, number)
+            chunk_inputs = inputs.chunk_input(model, number)
             with clock.part("denoise"):
                 if anchor:
-                    latents = programs.anchor(params["dit"], given)
+                    latents = programs.anchor(params["dit"], chunk_inputs)
                 else:
-                    latents = programs.denoise(params["dit"], state, given)
+                    latents = programs.denoise(params["dit"], state, chunk_inputs)
                 jax.block_until_ready(latents)
             with clock.part("write memory"):
                 write = programs.write_anchor if anchor else programs.write
                 if write is not None and not (anchor and full):
-                    state = jax.block_until_ready(write(params["dit"], state, given, latents))
+                    state = jax.block_until_ready(
+                        write(params["dit"], state, chunk_inputs, latents)
+                    )
             if "vae" in params:
                 with clock.part("decode"):
-                    decode = programs.decode if made else programs.decode_first
+                    decode = programs.decode if chunk_seconds else programs.decode_first
                     decoder, pixels = decode(params["vae"], decoder, latents)
                     pixels = np.asarray(pixels)
                 with clock.part("write mp4"):
                     write(pixels)
-            made.append(dict(clock.seconds))
+            chunk_seconds.append(dict(clock.seconds))
     last = inputs.chunk_input(model, numbers[-1] + 1)
     return Measured(
-        model, made, text,
+        model, chunk_seconds, text,
         retrieve=statistics.median(_seconds(programs.prepare_context, state, last) for _ in range(3)),
         context_rows=work.context_rows(model, state, last), compile=programs.seconds,
         mp4=write is not _no_mp4,
@@ -139,20 +141,20 @@ def main(argv: Sequence[str]) -> None:
     parts = dict.fromkeys(("dit", *args.parts))
     model, params = models.load(args.weights, args.preset, args.set, parts)
     before = peak_flops.measured(model.dit.dtype)
-    found = measure(model, params, args.chunks, args.full_memory)
+    result = measure(model, params, args.chunks, args.full_memory)
     measured = max(before, peak_flops.measured(model.dit.dtype))  # other work comes and goes
     chip = chip_of(jax.devices()[0].device_kind)
     name = "the ceiling" if chip is None else "the published peak"
-    text = report(found, measured if chip is None else chip.flops, name)
-    text += f"\n- one large {model.dit.dtype} product: {work.in_words(measured)} a second, measured"
+    text = report(result, measured if chip is None else chip.flops, name)
+    text += f"\n- one large {model.dit.dtype} matmul: {work.in_words(measured)} a second, measured"
     print(text)
     if args.write_docs:
-        made = (
+        provenance = (
             environment.command("experiments.benchmarks.chunk_parts", argv),
             environment.versions("av"),
         )
         title = f"{model.name}, {model.chunk.height}x{model.chunk.width}, part by part"
-        docs.write_section(environment.device(), title, docs.section(title, *made, text))
+        docs.write_section(environment.device(), title, docs.section(title, *provenance, text))
 
 
 def _against_torch(args) -> None:

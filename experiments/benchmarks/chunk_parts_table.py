@@ -1,4 +1,4 @@
-"""What `stages` has measured, as a table."""
+"""The table of what `chunk_parts` has measured."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ class Measured:
         return sum(sum(chunk.values()) for chunk in self.chunks) + captions * (self.text or 0.0)
 
 
-def report(found: Measured, peak: float, peak_name: str) -> str:
+def report(result: Measured, peak: float, peak_name: str) -> str:
     """The tables; `peak` FLOP/s is what shares are of."""
-    model, seconds = found.model, found.steady()
+    model, seconds = result.model, result.steady()
     grid, chunk = ChunkGrid.of(model), model.chunk
-    tokens, rows = grid.tokens_per_chunk, found.context_rows
+    tokens, rows = grid.tokens_per_chunk, result.context_rows
     operations = {
         "denoise": work.denoise_chunk(model, tokens, rows),
         "write memory": work.write_chunk(model, tokens, rows),
     }
-    if found.text is not None:
+    if result.text is not None:
         operations["text"] = work.text_encoder(model)
     if "decode" in seconds:
         operations["decode"] = work.vae_decode(model, grid.latents_per_chunk, first=False)
@@ -78,30 +78,30 @@ def report(found: Measured, peak: float, peak_name: str) -> str:
     total = sum(seconds.values())
     lines = [
         f"{model.name}: {chunk.height}x{chunk.width}, {chunk.frames} frames a chunk, {tokens} tokens, "
-        f"{rows:.0f} rows of memory seen, {model.dit.num_layers} layers, {model.dit.dtype} products.\n",
+        f"{rows:.0f} rows of memory seen, {model.dit.num_layers} layers, {model.dit.dtype} matmuls.\n",
         f"| part of a chunk | seconds | share | operations | a second | of {peak_name} |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    parts = ([("text", found.text)] if found.text is not None else []) + list(seconds.items())
+    parts = ([("text", result.text)] if result.text is not None else []) + list(seconds.items())
     for part, took in parts:
         share = f"{took / total:.0%}" if part in seconds else "once"
         cells = [names[part], f"{took:.3f}", share]
-        if part == "write mp4" and not found.mp4:
+        if part == "write mp4" and not result.mp4:
             cells[1:] = ["PyAV is missing", ""]
         if part in operations:
             rate = operations[part] / took
             cells += [work.in_words(operations[part]), work.in_words(rate), f"{rate / peak:.1%}"]
         lines.append(f"| {' | '.join(cells + [''] * (6 - len(cells)))} |")
     lines.append(
-        f"| retrieve and assemble alone (part of denoise) | {found.retrieve:.4f} | | | | |"
+        f"| retrieve and assemble alone (part of denoise) | {result.retrieve:.4f} | | | | |"
     )
     mfu = (operations["denoise"] + operations["write memory"]) / (
         seconds["denoise"] + seconds["write memory"]
     )
-    kinds = ", ".join(f"{name} {s:.1f}" for name, s in found.compile.items())
+    kinds = ", ".join(f"{name} {s:.1f}" for name, s in result.compile.items())
     steady = chunk.frames / total
-    _note(model, steady, mfu / peak, found, peak_name)
-    count, device = len(found.chunks) - found.first_frame, device_gigabytes()
+    _note(model, steady, mfu / peak, result, peak_name)
+    count, device = len(result.chunks) - result.first_frame, device_gigabytes()
     memory = f"{peak_gigabytes():.2f} GB of the process"
     if device is not None:
         memory += f", {device:.1f} GB of the device"
@@ -110,21 +110,21 @@ def report(found: Measured, peak: float, peak_name: str) -> str:
         f"- steady: {steady:.3g} frames/s, {total:.3f} s a chunk of {chunk.frames / chunk.fps:g} s",
         f"- MFU of denoising and writing the memory: {mfu / peak:.1%} of {peak_name} "
         f"({work.in_words(peak)} a second)",
-        f"- first chunk on disk after {found.first_latency():.2f} s, compilation apart; "
-        f"{count} chunks, {found.frames()} frames, in {found.whole():.1f} s",
-        f"- compilation, s: {kinds}; {sum(found.compile.values()):.1f} in all",
+        f"- first chunk on disk after {result.first_latency():.2f} s, compilation apart; "
+        f"{count} chunks, {result.frames()} frames, in {result.whole():.1f} s",
+        f"- compilation, s: {kinds}; {sum(result.compile.values()):.1f} in all",
         f"- most memory: {memory}",
     ]
     return "\n".join(lines)
 
 
-def _note(model, steady, mfu, found, peak_name) -> None:
+def _note(model, steady, mfu, result, peak_name) -> None:
     size = f"{model.name} {model.chunk.height}x{model.chunk.width}"
     full_size = jax.default_backend() != "cpu" and model.dit.dim >= 1536
-    if "decode" in found.steady():
+    if "decode" in result.steady():
         target = 20 if full_size and model.name == "self-forcing" else None
         metrics.note(f"{size}, steady with decoding", steady, "frames/s", target)
     target = 45 if full_size and model.name == "wan-1.3b" else None
     metrics.note(f"{size}, chunk step MFU of {peak_name}", 100 * mfu, "%", target)
-    if model.name == "mini" and found.frames() == 481:
-        metrics.note("mini, a minute", found.whole(), "s", 60)
+    if model.name == "mini" and result.frames() == 481:
+        metrics.note("mini, a minute", result.whole(), "s", 60)

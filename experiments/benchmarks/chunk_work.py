@@ -34,7 +34,7 @@ class ContextRows:
 
 @dataclasses.dataclass(frozen=True)
 class ChunkWork:
-    """What a chunk step begins with.  With one layer in `Rows`, all layers see the same rows."""
+    """The inputs of a chunk step.  With one layer in `Rows`, all layers see the same rows."""
 
     model: ModelConfig
     noise: np.ndarray  # [l, h, w, z]
@@ -65,12 +65,12 @@ def chunk_work(model: ModelConfig, state: MemoryState, inputs: ChunkInput) -> Ch
     if model.build.context_noise:
         raise UserError("build.context_noise is not 0; the baseline encodes chunks as they are")
     prepare = jax.jit(lambda state, inputs: prepare_context(model, state, inputs, guided=True))
-    seen = prepare(state, inputs)
+    chunk_context = prepare(state, inputs)
     size = (grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
     number = grid.number_of(int(inputs.chunk_id))
-    start = int(seen.start)
+    start = int(chunk_context.start)
     encoded = start if model.build.context == "with" else 0
-    scale = float(guidance_scale(model, seen.selection.valid[0]))
+    scale = float(guidance_scale(model, chunk_context.selection.valid[0]))
     key, fresh = solver_key(inputs), ()
     if sampler.kind == "few_step":
         keys = (purpose_key(key, "fresh noise", i) for i in range(sampler.steps))
@@ -81,7 +81,7 @@ def chunk_work(model: ModelConfig, state: MemoryState, inputs: ChunkInput) -> Ch
         text=np.asarray(inputs.text), null_text=np.asarray(inputs.null_text),
         angles=positions_of(model, start)[0], clean_angles=positions_of(model, encoded)[0],
         places=positions_of(model)[1],
-        context=_rows(seen.context), null_context=_rows(seen.null_context), scale=scale,
+        context=_rows(chunk_context.context), null_context=_rows(chunk_context.null_context), scale=scale,
         levels=np.asarray(solvers.sigmas(sampler)),
         labels=solvers.timesteps(sampler) / np.float32(solvers.TRAIN_STEPS), fresh=fresh,
     )  # fmt: skip
@@ -91,8 +91,8 @@ def positions_of(model: ModelConfig, base: int = 0) -> tuple[np.ndarray, np.ndar
     """RoPE angles of a chunk that begins at latent frame `base`, and features of its places."""
     grid, dit = ChunkGrid.of(model), model.dit
     positions = jnp.asarray(grid.positions(grid.latents_per_chunk, base))
-    turned = angles(positions, dit.head_dim, dit.rope_theta)
-    return np.asarray(turned), np.asarray(place_features(positions[:, 1:]))
+    rotation = angles(positions, dit.head_dim, dit.rope_theta)
+    return np.asarray(rotation), np.asarray(place_features(positions[:, 1:]))
 
 
 def one_layer(model: ModelConfig) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""What a benchmark measures of its own process and device."""
+"""Measures of a benchmark's own process and device."""
 
 from __future__ import annotations
 

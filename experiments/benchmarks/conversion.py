@@ -53,8 +53,8 @@ def random_checkpoint(path: Path, preset: str, layers: int | None, dtype: str) -
     rng = np.random.default_rng(0)
     with TensorWriter(path / "diffusion_pytorch_model.safetensors", infos) as writer:
         for name, info in infos.items():
-            drawn = rng.standard_normal(info.shape, np.float32) * 0.02
-            writer.write(name, drawn.astype(np.dtype(info.dtype)))
+            values = rng.standard_normal(info.shape, np.float32) * 0.02
+            writer.write(name, values.astype(np.dtype(info.dtype)))
     name, config = formats.config_file(model, "dit", "wan")
     (path / name).write_text(json.dumps(config), encoding="utf-8")
     sizes = [info.nbytes for info in infos.values()]
@@ -68,17 +68,17 @@ def main(argv) -> None:
         start = time.perf_counter()
         command = [sys.executable, "-c", CHILD, f"{folder}/src", f"{folder}/dst", _TO.value]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
-        found = json.loads(done.stdout.splitlines()[-1])
-    whole = time.perf_counter() - start
-    held = found["peak"] - found["before"]
+        usage = json.loads(done.stdout.splitlines()[-1])
+    seconds = time.perf_counter() - start
+    added = usage["peak"] - usage["before"]
     print(
         f"{_PRESET.value}, {_LAYERS.value or 'all'} layers, {_DTYPE.value}, wan -> {_TO.value}: "
         f"{sizes['tensors']} tensors, {sizes['total'] / 1e9:.2f} GB, the largest {sizes['largest'] / 1e6:.0f} MB\n"
-        f"{found['seconds']:.1f} s ({whole:.1f} s with starting Python), "
-        f"{sizes['total'] / found['seconds'] / 1e6:.0f} MB/s\n"
-        f"peak memory {found['peak'] / 1e6:.0f} MB, of which {held / 1e6:.0f} MB beside the "
-        f"{found['before'] / 1e6:.0f} MB of Python and its imports "
-        f"({held / sizes['largest']:.1f} times the largest tensor)"
+        f"{usage['seconds']:.1f} s ({seconds:.1f} s with starting Python), "
+        f"{sizes['total'] / usage['seconds'] / 1e6:.0f} MB/s\n"
+        f"peak memory {usage['peak'] / 1e6:.0f} MB, of which {added / 1e6:.0f} MB beside the "
+        f"{usage['before'] / 1e6:.0f} MB of Python and its imports "
+        f"({added / sizes['largest']:.1f} times the largest tensor)"
     )
 
 

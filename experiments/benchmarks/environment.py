@@ -1,4 +1,4 @@
-"""What a measurement was made on: device, software, command."""
+"""Provenance of a measurement: device, software, command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def device() -> str:
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -32,19 +32,19 @@ def processor() -> str:
         text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor() or platform.machine()
-    found = re.search(r"model name\s*: (.*)", text)
-    return found[1].strip() if found else platform.machine()
+    match = re.search(r"model name\s*: (.*)", text)
+    return match[1].strip() if match else platform.machine()
 
 
 def versions(*packages: str) -> str:
     """`python 3.11.7, jax 0.10.2, ...`; jax and flax, and `packages` that are installed."""
-    found = [f"python {platform.python_version()}"]
+    entries = [f"python {platform.python_version()}"]
     for package in ("jax", "flax", *packages):
         try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
+            entries.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             pass
-    return ", ".join(found)
+    return ", ".join(entries)
 
 
 def command(module: str, argv: Sequence[str]) -> str:

@@ -133,29 +133,29 @@ def tiny(part: Part) -> Part:
 
 
 def run(parts: Sequence[Part], out: Path, title: str) -> str:
-    """Runs all parts; returns the table of figures."""
+    """Runs all parts; returns the table of metrics."""
     out.mkdir(parents=True, exist_ok=True)
-    performance, noted = out / "performance.md", out / "figures.jsonl"
+    performance, metrics_path = out / "performance.md", out / "figures.jsonl"
     if docs.PATH.exists() and docs.PATH.resolve() != performance.resolve():
         shutil.copy(docs.PATH, performance)
-    noted.unlink(missing_ok=True)
+    metrics_path.unlink(missing_ok=True)
     environment = os.environ | {
-        docs.VARIABLE: str(performance), metrics.VARIABLE: str(noted),
+        docs.VARIABLE: str(performance), metrics.VARIABLE: str(metrics_path),
         "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
     ask = "from experiments.benchmarks.environment import device; print(device())"
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", ask], env=environment, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8",
         check=True,
     )  # fmt: skip
-    device = told.stdout.strip().splitlines()[-1]
+    device = result.stdout.strip().splitlines()[-1]
     print(f"{device}; {versions('torch')}", flush=True)
     outcomes = []
     for part in parts:
         outcomes.append(_run_part(part, out, environment, device, performance))
-    table = metrics.table(noted)
-    told = "\n".join(["| part | seconds | |", "|---|---:|---|", *outcomes])
-    text = f"{table}\n\n{told}"
+    table = metrics.table(metrics_path)
+    summary = "\n".join(["| part | seconds | |", "|---|---:|---|", *outcomes])
+    text = f"{table}\n\n{summary}"
     docs.write_section(device, title, f"### {title}\n\n{text}", performance)
     (out / "figures.md").write_text(f"{device}; {versions('torch')}\n\n{text}\n", encoding="utf-8")
     return text
@@ -163,9 +163,9 @@ def run(parts: Sequence[Part], out: Path, title: str) -> str:
 
 def _run_part(part: Part, out: Path, environment: dict, device: str, performance: Path) -> str:
     """Runs one part; a row about how it went."""
-    why = _missing(part, device)
-    if why:
-        return f"| {part.name} | | left out: {why} |"
+    reason = _missing(part, device)
+    if reason:
+        return f"| {part.name} | | left out: {reason} |"
     print(f"\n== {part.name}", flush=True)
     log = out / f"{part.name.replace('/', '-').replace(' ', '-').replace(',', '')}.log"
     command = [sys.executable, "-m", part.module, *part.arguments]

@@ -1,4 +1,4 @@
-"""What a chunk costs by its place in the video, with three memories:
+"""The cost of a chunk by its place in the video, with three memories:
 
 python -m experiments.benchmarks.history --weights bvjax/assets/mini
 
@@ -34,7 +34,7 @@ PICTURE = "performance_chunks.png"
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one chunk."""
+    """The cost of one chunk."""
 
     step: float  # seconds of a denoising step
     bank: float  # bytes
@@ -64,44 +64,44 @@ def variant(model: ModelConfig, mode: str, chunk: int) -> ModelConfig:
 def costs(
     model: ModelConfig, params: Any, mode: str, chunks: Sequence[int], repeat: int
 ) -> dict[int, Cost]:
-    """What each of `chunks` costs with the memory of `mode`."""
-    found, programs = {}, {}
+    """Returns the cost of each of `chunks` with the memory of `mode`."""
+    results, programs = {}, {}
     for chunk in chunks:
         changed = variant(model, mode, chunk)
-        state, given = inputs.full_state(changed, chunk), inputs.chunk_input(changed, chunk)
+        state, chunk_inputs = inputs.full_state(changed, chunk), inputs.chunk_input(changed, chunk)
         if changed not in programs:
             run = lambda p, s, g, changed=changed: denoise_chunk(p, changed, s, g)
-            programs[changed] = jax.jit(run).lower(params, state, given).compile()
+            programs[changed] = jax.jit(run).lower(params, state, chunk_inputs).compile()
         seconds = []
         for _ in range(repeat):
             start = time.perf_counter()
-            jax.block_until_ready(programs[changed](params, state, given))
+            jax.block_until_ready(programs[changed](params, state, chunk_inputs))
             seconds.append(time.perf_counter() - start)
         step = statistics.median(seconds) / changed.sampler.steps
-        found[chunk] = Cost(step, sum(x.nbytes for x in (state.bank.keys, state.bank.values)))
-    return found
+        results[chunk] = Cost(step, sum(x.nbytes for x in (state.bank.keys, state.bank.values)))
+    return results
 
 
-def table(found: dict[str, dict[int, Cost]]) -> str:
+def table(results: dict[str, dict[int, Cost]]) -> str:
     """Seconds and bytes of each chunk by mode."""
-    chunks = list(next(iter(found.values())))
+    chunks = list(next(iter(results.values())))
     lines = ["| memory | | " + " | ".join(f"chunk {c}" for c in chunks) + " |"]
     lines.append("|---|---|" + "---:|" * len(chunks))
-    for mode, by_chunk in found.items():
+    for mode, by_chunk in results.items():
         times = " | ".join(f"{1e3 * cost.step:.1f}" for cost in by_chunk.values())
         sizes = " | ".join(f"{cost.bank / 1e6:.4g}" for cost in by_chunk.values())
         lines += [f"| {mode} | ms a step | {times} |", f"| {mode} | bank, MB | {sizes} |"]
     return "\n".join(lines)
 
 
-def draw(found: dict[str, dict[int, Cost]], path: Path, title: str) -> None:
+def draw(results: dict[str, dict[int, Cost]], path: Path, title: str) -> None:
     """Both as curves over the chunk's number."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for mode, by_chunk in found.items():
+    for mode, by_chunk in results.items():
         style = dict(marker="o", label=mode, linestyle="--" if mode == "rolling" else "-")
         left.plot(list(by_chunk), [1e3 * cost.step for cost in by_chunk.values()], **style)
         right.plot(list(by_chunk), [cost.bank / 1e6 for cost in by_chunk.values()], **style)
@@ -121,16 +121,19 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     model, params = models.load(args.weights, args.preset, args.set, ("dit",))
     chunks = sorted(set(args.chunks))
-    found = {mode: costs(model, params["dit"], mode, chunks, args.repeat) for mode in MODES}
-    text = table(found)
+    results = {mode: costs(model, params["dit"], mode, chunks, args.repeat) for mode in MODES}
+    text = table(results)
     print(text)
     if args.write_docs:
         device = environment.device()
-        draw(found, docs.PATH.parent / PICTURE, f"{model.name}, {device}")
-        made = environment.command("experiments.benchmarks.history", argv), environment.versions()
+        draw(results, docs.PATH.parent / PICTURE, f"{model.name}, {device}")
+        provenance = (
+            environment.command("experiments.benchmarks.history", argv),
+            environment.versions(),
+        )
         text += f"\n\n![cost against the chunk's number]({PICTURE})"
         title = f"{model.name}, cost against the chunk's number"
-        docs.write_section(device, title, docs.section(title, *made, text))
+        docs.write_section(device, title, docs.section(title, *provenance, text))
 
 
 if __name__ == "__main__":

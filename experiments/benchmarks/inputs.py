@@ -1,4 +1,4 @@
-"""What one chunk step is given: random text and noise, and a memory that is full."""
+"""Inputs of one chunk step: random text and noise, and a memory that is full."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def full_state(model: ModelConfig, chunk_id: int) -> MemoryState:
     Nothing is then given up for the chunk that is written, so that a step can be repeated.
     """
     banks = 1 + model.guidance.two_banks
-    made = [_full_bank(model, chunk_id) for _ in range(banks)]
-    return MemoryState(bank=made[0], null_bank=made[1] if banks == 2 else None)
+    full_banks = [_full_bank(model, chunk_id) for _ in range(banks)]
+    return MemoryState(bank=full_banks[0], null_bank=full_banks[1] if banks == 2 else None)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -60,8 +60,8 @@ def _full_bank(model: ModelConfig, chunk_id: int) -> KVBank:
 
     def rows(key, like):
         """Every slot and layer has the same rows."""
-        drawn = jax.random.normal(key, like.shape[3:]) * (1 if bank.key_scales is None else _STEPS)
-        return jnp.broadcast_to(drawn, like.shape).astype(like.dtype)
+        values = jax.random.normal(key, like.shape[3:]) * (1 if bank.key_scales is None else _STEPS)
+        return jnp.broadcast_to(values, like.shape).astype(like.dtype)
 
     return bank.replace(
         keys=rows(keys[0], bank.keys),

@@ -1,4 +1,4 @@
-"""Two programs measured by turns, each in a process of its own, so that a busy hour hits both.
+"""Two programs measured interleaved, each in a process of its own, so that a busy hour hits both.
 
 A program reads one JSON request a line and answers each with one JSON line: `serve` on its side,
 `Program` on the other.
@@ -58,7 +58,7 @@ class Program:
 
 
 def seconds_per_call(call: Callable[[], Any]) -> float:
-    """Of one call, over as many as fill a turn; `call` returns when it is done."""
+    """Returns the seconds of one call, over as many as fill a round; `call` returns when it is done."""
     count, start = 0, time.perf_counter()
     while True:
         call()
@@ -72,10 +72,10 @@ def interleaved(programs: Sequence[Program], repeat: int, **request) -> list[lis
     """Seconds of each program's turns."""
     for program in programs:
         program.ask(**request)  # compiles, warms up
-    turns = [[program.ask(**request) for program in programs] for _ in range(repeat)]
-    return [list(column) for column in zip(*turns, strict=True)]
+    samples = [[program.ask(**request) for program in programs] for _ in range(repeat)]
+    return [list(column) for column in zip(*samples, strict=True)]
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """How many times faster ours is: the median over turns, of which each is a pair."""
+    """Returns how many times faster ours is: the median over the interleaved pairs."""
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))

@@ -27,24 +27,24 @@ from experiments.benchmarks.workload import MINUTE, Workload
 from kernels_pallas.attention import attention
 
 
-def dit(asked: Workload) -> Callable[[], jax.Array]:
+def dit(task: Workload) -> Callable[[], jax.Array]:
     """One pass over the latents of a chunk, without context."""
-    model, params = asked.load("dit")
+    model, params = task.load("dit")
     grid, net = ChunkGrid.of(model), WanDiT(model.dit, model.text.dim)
     positions = jnp.asarray(grid.positions(grid.latents_per_chunk))[None, None]
-    given = inputs.chunk_input(model, 1)
+    chunk_inputs = inputs.chunk_input(model, 1)
     x = jnp.asarray(workload.latents(model, grid.latents_per_chunk))[None, None]
     run = jax.jit(
         lambda p, x, text: net.apply(
             {"params": p}, x, jnp.full((1, 1), 0.5), text, positions, fps=model.chunk.fps
         )[0][0, 0]
     )
-    return functools.partial(run, params["dit"], x, jnp.asarray(given.text)[None, None])
+    return functools.partial(run, params["dit"], x, jnp.asarray(chunk_inputs.text)[None, None])
 
 
-def chunk(asked: Workload) -> Callable[[], jax.Array]:
+def chunk(task: Workload) -> Callable[[], jax.Array]:
     """Denoising and the memory write of a chunk behind a full memory."""
-    model, params = asked.load("dit")
+    model, params = task.load("dit")
     return _chunk(model, params["dit"])
 
 
@@ -65,25 +65,25 @@ def _chunk(model, params):
     return run
 
 
-def decode(asked: Workload) -> Callable[[], jax.Array]:
+def decode(task: Workload) -> Callable[[], jax.Array]:
     """The latents of a chunk as a video of their own, to frames in [-1, 1]."""
-    model, params = asked.load("vae")
+    model, params = task.load("vae")
     z = jnp.asarray(workload.latents(model, ChunkGrid.of(model).latents_per_chunk))[None]
     run = jax.jit(lambda p, z: vae.decode(p, model.vae, z)[0])
     return functools.partial(run, params["vae"], z)
 
 
-def text(asked: Workload) -> Callable[[], jax.Array]:
+def text(task: Workload) -> Callable[[], jax.Array]:
     """One caption."""
-    model, params = asked.load("text")
+    model, params = task.load("text")
     ids, mask = workload.caption(model)
     run = jax.jit(lambda p, i, m: UMT5Encoder(model.text).apply({"params": p}, i, m)[0])
     return functools.partial(run, params["text"], jnp.asarray(ids), jnp.asarray(mask))
 
 
-def minute(asked: Workload) -> Callable[[], jax.Array]:
+def minute(task: Workload) -> Callable[[], jax.Array]:
     """15 chunk steps and the decoding of as many chunks, piece by piece."""
-    model, params = asked.load("dit", "vae")
+    model, params = task.load("dit", "vae")
     step, count = _chunk(model, params["dit"]), ChunkGrid.of(model).latents_per_chunk
     z = jnp.asarray(workload.latents(model, 1 + MINUTE * count))[None]
     run = jax.jit(
@@ -104,12 +104,12 @@ def minute(asked: Workload) -> Callable[[], jax.Array]:
     return whole
 
 
-def attend(asked: Workload) -> Callable[[], jax.Array]:
+def attend(task: Workload) -> Callable[[], jax.Array]:
     """Attention alone: every query over every key."""
-    n, s, heads, width = asked.shape
+    n, s, heads, width = task.shape
     keys = jax.random.split(jax.random.key(0), 3)
     q, k, v = (
-        jax.random.normal(key, (1, rows, heads, width)).astype(asked.dtype)
+        jax.random.normal(key, (1, rows, heads, width)).astype(task.dtype)
         for key, rows in zip(keys, (n, s, s), strict=True)
     )
     return functools.partial(jax.jit(attention), q, k, v)
@@ -119,34 +119,37 @@ BUILD = dict(dit=dit, chunk=chunk, vae=decode, text=text, minute=minute, attenti
 
 
 @functools.lru_cache(maxsize=1)
-def program(asked: Workload) -> Callable[[], jax.Array]:
-    """What the last request asked for stays, and only that."""
-    return BUILD[asked.pair](asked)
+def program(task: Workload) -> Callable[[], jax.Array]:
+    """Returns the program of `task`; only that of the last request is kept."""
+    return BUILD[task.pair](task)
 
 
-def operations(asked: Workload) -> float:
+def operations(task: Workload) -> float:
     """Floating-point operations of a call, 0 where they are not counted."""
-    if asked.pair == "attention":
-        n, s, heads, width = asked.shape
+    if task.pair == "attention":
+        n, s, heads, width = task.shape
         return 4.0 * n * s * heads * width
-    if asked.pair not in ("dit", "chunk", "vae"):
+    if task.pair not in ("dit", "chunk", "vae"):
         return 0.0
-    model = asked.load()[0]
+    model = task.load()[0]
     tokens, count = ChunkGrid.of(model).tokens_per_chunk, ChunkGrid.of(model).latents_per_chunk
-    if asked.pair == "vae":
+    if task.pair == "vae":
         return work.vae_decode(model, count, first=True)
-    if asked.pair == "dit":
+    if task.pair == "dit":
         return work.dit_forward(model, tokens)
-    number, one = inputs.steady_chunk(model), one_layer(model)
-    state, given = inputs.full_state(one, number), inputs.chunk_input(one, number)
-    rows = work.context_rows(one, state, given)
+    number, single_layer = inputs.steady_chunk(model), one_layer(model)
+    state, chunk_inputs = (
+        inputs.full_state(single_layer, number),
+        inputs.chunk_input(single_layer, number),
+    )
+    rows = work.context_rows(single_layer, state, chunk_inputs)
     return work.denoise_chunk(model, tokens, rows) + work.write_chunk(model, tokens, rows)
 
 
 def answer(request: dict) -> float | str:
     """Seconds of a call.
 
-    {"version": true}, {"device": true}: what this is; {"peak_flops": dtype}: FLOP/s of a large product; {"operations":
+    {"version": true}, {"device": true}: what this is; {"peak_flops": dtype}: FLOP/s of a large matmul; {"operations":
     task}; {"save": path, "task": task}: one call, whose result goes to a file; {"task": task}.
     """
     if "version" in request:
@@ -160,8 +163,8 @@ def answer(request: dict) -> float | str:
     run = program(Workload.of(request["task"]))
     if "save" in request:
         start = time.perf_counter()
-        made = np.asarray(run().astype(jnp.float32))
-        np.save(request["save"], made)
+        result = np.asarray(run().astype(jnp.float32))
+        np.save(request["save"], result)
         return time.perf_counter() - start
     return seconds_per_call(lambda: jax.block_until_ready(run()))
 

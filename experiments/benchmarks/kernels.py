@@ -4,7 +4,7 @@ python -m experiments.benchmarks.kernels                      (sizes of Wan 1.3B
 
 `bound` is the time that those bytes take at the rate at which this device copies a large array
 (bytes read and written), measured first; `x bound` how many times longer the form named took.  All
-tokens as probes are bound by arithmetic instead: TFLOP/s of the products are told.  The median of
+tokens as probes are bound by arithmetic instead: TFLOP/s of the matmuls are printed.  The median of
 --repeat turns of 0.3 s, after one call that compiles; arrays are on the device, one layer of scores
 and --layers of the memory.  Not included: choosing what is kept, finding the angles.
 """
@@ -60,14 +60,14 @@ def _seconds(call) -> float:
     return statistics.median(seconds_per_call(call) for _ in range(_REPEAT.value))
 
 
-def scores(size: Size, probes: int, form: str) -> tuple[float, int, float]:
-    """Seconds, bytes that must move, and operations of the products of one layer."""
+def importance(size: Size, probes: int, form: str) -> tuple[float, int, float]:
+    """Seconds, bytes that must move, and operations of the matmuls of one layer."""
     keys = jax.random.split(jax.random.key(0), 2)
     rows = [(1, count, size.heads, size.dim) for count in (probes, size.tokens)]
     q, k = (jax.random.normal(*each, size.dtype) for each in zip(keys, rows, strict=True))
     run = jax.jit(lambda q, k: key_importance(q, k, implementation=form))
     seconds = _seconds(lambda: run(q, k).block_until_ready())
-    # One product is enough where the weights can wait for their sums; the kernels make two.
+    # One matmul is enough where the weights can wait for their sums; the kernels make two.
     return seconds, q.nbytes + k.nbytes + 4 * size.tokens, 2.0 * q.size * size.tokens
 
 
@@ -83,33 +83,33 @@ def write(size: Size, form: str) -> tuple[float, int, float]:
     x = jax.random.normal(key, (*lead, size.tokens, size.heads, size.dim), size.dtype)
     keep = jax.random.uniform(key, (*lead, size.tokens)) < 0.45
     index, length = jax.jit(kept_first, static_argnums=1)(keep, size.capacity)
-    put = jax.jit(
+    write_slot = jax.jit(
         lambda slots, *args: write_rows(slots, *args, implementation=form), donate_argnums=0
     )
-    held = [_bank(size)]
+    bank = [_bank(size)]
 
     def call():
-        held[0] = put(held[0], x, index, length, jnp.zeros(1, jnp.int32))
-        held[0].block_until_ready()
+        bank[0] = write_slot(bank[0], x, index, length, jnp.zeros(1, jnp.int32))
+        bank[0].block_until_ready()
 
     seconds = _seconds(call)
     row = x.nbytes // (_LAYERS.value * size.tokens)
     return seconds, row * (int(length.sum()) + _LAYERS.value * size.capacity), 0.0
 
 
-def assemble(size: Size, turned: bool, form: str) -> tuple[float, int, float]:
-    """Entries of ragged lengths packed, and the rows turned on the way."""
+def assemble(size: Size, rotate: bool, form: str) -> tuple[float, int, float]:
+    """Entries of ragged lengths packed, and the rows rotated on the way."""
     lead, slots = (_LAYERS.value, 1), _bank(size)
     count = size.entries * size.capacity
     keys = jax.random.split(jax.random.key(3), 2)
     lengths = jax.random.randint(keys[0], (*lead, size.entries), 0, size.capacity + 1)
     order = jnp.arange(size.entries)[None] % size.slots
-    angles = jax.random.uniform(keys[1], (*lead, count, size.dim // 2)) if turned else None
+    angles = jax.random.uniform(keys[1], (*lead, count, size.dim // 2)) if rotate else None
     run = jax.jit(lambda *args: pack(*args[:3], angles=args[3], implementation=form)[0])
     seconds = _seconds(lambda: run(slots, lengths, order, angles).block_until_ready())
     row = slots.nbytes // (_LAYERS.value * size.slots * size.capacity)
     moved = row * (int(lengths.sum()) + _LAYERS.value * count)
-    return seconds, moved + (angles.nbytes if turned else 0), 0.0
+    return seconds, moved + (angles.nbytes if rotate else 0), 0.0
 
 
 def main(argv: list[str]) -> None:
@@ -122,8 +122,8 @@ def main(argv: list[str]) -> None:
     print(f"{device.device_kind}, jax {jax.__version__}; copies at {rate / 1e9:.0f} GB/s; {size}")
     print(f"{'':28} {'form':7} {'ms':>9} {'GB/s':>7} {'bound ms':>9} {'x bound':>8} {'TFLOP/s':>8}")
     cases = {
-        f"scores, {FEW} probes": lambda form: scores(size, FEW, form),
-        f"scores, {size.tokens} probes": lambda form: scores(size, size.tokens, form),
+        f"importance, {FEW} probes": lambda form: importance(size, FEW, form),
+        f"importance, {size.tokens} probes": lambda form: importance(size, size.tokens, form),
         "write a slot": lambda form: write(size, form),
         "pack": lambda form: assemble(size, False, form),
         "pack and turn": lambda form: assemble(size, True, form),

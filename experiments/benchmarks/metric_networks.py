@@ -3,7 +3,7 @@
 python -m experiments.benchmarks.metric_networks
 python -m experiments.benchmarks.metric_networks --networks dino,clip_b32 --reference CHECKOUTS
 
-Inputs are what a 480p video gives each network.  Each side runs in a process of its own, by turns,
+Inputs are what a 480p video gives each network.  Each side runs in a process of its own, interleaved,
 with all cores; PyTorch eager in inference mode (`metric_networks_torch.py`), in this Python if it
 has torch and otherwise in .venv-torch.  Weights are random and equal (torchvision's RAFT has its
 own), results are compared before anything is timed, and a turn calls a network for 0.3 s or once,

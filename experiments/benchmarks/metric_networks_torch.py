@@ -88,29 +88,29 @@ def vit(tensors: Tensors, size: tuple[int, int], heads: int | None = None) -> to
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     layers = sum(name.endswith("attn.qkv.weight") for name in tensors)
     positions = dino.positions(tensors["pos_embed"], *size, patch)
-    found = {
+    renamed = {
         "embeddings.cls_token": tensors["cls_token"],
         "embeddings.position_embeddings": np.asarray(positions),
     }
     names = (("attention.o_proj", "attn.proj"), ("layernorm_before", "norm1"),
              ("layernorm_after", "norm2"), ("mlp.fc1", "mlp.fc1"), ("mlp.fc2", "mlp.fc2"))  # fmt: skip
     for kind in ("weight", "bias"):
-        found[f"embeddings.patch_embeddings.projection.{kind}"] = tensors[
+        renamed[f"embeddings.patch_embeddings.projection.{kind}"] = tensors[
             f"patch_embed.proj.{kind}"
         ]
-        found[f"layernorm.{kind}"] = tensors[f"norm.{kind}"]
+        renamed[f"layernorm.{kind}"] = tensors[f"norm.{kind}"]
         for i in range(layers):
             three = np.split(tensors[f"blocks.{i}.attn.qkv.{kind}"], 3)
             for name, part in zip("qkv", three, strict=True):
-                found[f"layers.{i}.attention.{name}_proj.{kind}"] = part
+                renamed[f"layers.{i}.attention.{name}_proj.{kind}"] = part
             for a, b in names:
-                found[f"layers.{i}.{a}.{kind}"] = tensors[f"blocks.{i}.{b}.{kind}"]
+                renamed[f"layers.{i}.{a}.{kind}"] = tensors[f"blocks.{i}.{b}.{kind}"]
     config = ViTConfig(
         hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
         num_attention_heads=heads or width // 64, layer_norm_eps=1e-6, image_size=size,
         patch_size=patch, hidden_act="gelu",
     )  # fmt: skip
-    return _loaded(ViTModel(config, add_pooling_layer=False), found)
+    return _loaded(ViTModel(config, add_pooling_layer=False), renamed)
 
 
 def musiq(tensors: Tensors, checkouts: pathlib.Path) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""Single figures with their targets, told to whoever runs several benchmarks at once.
+"""Single metrics with their targets, collected when several benchmarks run at once.
 
 A benchmark calls `note`; where $BVJAX_FIGURES names a file, a line of JSON is added to it.
 """
@@ -25,16 +25,16 @@ def note(name: str, value: float, unit: str, target: float | None = None) -> Non
 
 
 def table(path: Path) -> str:
-    """The figures of a file as a table; of one name the last counts."""
+    """The metrics of a file as a table; of one name the last counts."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = {row["name"]: row for row in map(json.loads, lines)}
-    made = ["| figure | value | target | reached |", "|---|---:|---:|---|"]
+    lines = ["| figure | value | target | reached |", "|---|---:|---:|---|"]
     for row in rows.values():
         value, unit = row["value"], row["unit"]
-        made.append(
+        lines.append(
             f"| {row['name']} | {_number(value)} {unit} | {_target(row)} | {_reached(row)} |"
         )
-    return "\n".join(made)
+    return "\n".join(lines)
 
 
 def _target(row) -> str:

@@ -55,7 +55,7 @@ def load(
 
 
 def stored_dtype(model: ModelConfig, part: str) -> str | None:
-    """As `bundle.LazyParams`: float32, but what computes in another dtype as it is stored."""
+    """Returns parameters like `bundle.LazyParams`: float32, but what computes in another dtype as it is stored."""
     return "float32" if getattr(model, part).dtype == "float32" else None
 
 
@@ -63,7 +63,7 @@ def random_params(model: ModelConfig, part: str) -> Any:
     """Random parameters of unit gain, in the dtype that the part computes in, on the device.
 
     Numbers are drawn once and repeated: 14 billion of them would take minutes, and how fast a
-    product is does not depend on them.  The same for the same shapes, in every process.
+    matmul is does not depend on them.  The same for the same shapes, in every process.
     """
     shapes, dtype = weights.shapes(model, part), jnp.dtype(getattr(model, part).dtype)
     pool = np.random.default_rng(0).standard_normal(_POOL, np.float32)

@@ -13,7 +13,7 @@ clean pass that writes the chunk to it; without guidance, which would double a s
 
 Measured on two cores of a busy CPU with bfloat16 instructions (AVX-512): 17 s to load, 16 s to
 compile, 48 s a step, 40 s to write the memory, 12.0 GB at the peak (4.1 GB after loading); with the
-preset's own bfloat16 products 143 s a step and 11.4 GB.
+preset's own bfloat16 matmuls 143 s a step and 11.4 GB.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def run_chunk(path: Path, model: ModelConfig, clock: Clock) -> tuple[float, dict
     peaks["load"] = peak_gigabytes()
     keys = jax.random.split(jax.random.key(0), 2)
     text = jax.random.normal(keys[0], (TEXT, model.text.dim))
-    given = ChunkInput(
+    chunk_inputs = ChunkInput(
         chunk_id=jnp.int32(0), text=text, embedding=text.mean(0), null_text=text, key=keys[1]
     )
     state = init_state(model)
@@ -112,16 +112,18 @@ def run_chunk(path: Path, model: ModelConfig, clock: Clock) -> tuple[float, dict
 
     with clock.part("compile"):
         make = jax.jit(lambda p, s, g: denoise_chunk(p, model, s, g))
-        make = make.lower(params, state, given).compile()
+        make = make.lower(params, state, chunk_inputs).compile()
         latents = jax.eval_shape(
-            lambda p, s, g: denoise_chunk(p, model, s, g), params, state, given
+            lambda p, s, g: denoise_chunk(p, model, s, g), params, state, chunk_inputs
         )
-        write = jax.jit(commit, donate_argnums=1).lower(params, state, given, latents).compile()
+        write = (
+            jax.jit(commit, donate_argnums=1).lower(params, state, chunk_inputs, latents).compile()
+        )
     peaks["compile"] = peak_gigabytes()
     with clock.part("denoise"):
-        latents = jax.block_until_ready(make(params, state, given))
+        latents = jax.block_until_ready(make(params, state, chunk_inputs))
     with clock.part("memory write"):
-        state = jax.block_until_ready(write(params, state, given, latents))
+        state = jax.block_until_ready(write(params, state, chunk_inputs, latents))
     peaks["chunk"] = peak_gigabytes()
     if not (jnp.isfinite(latents).all() and state.bank.valid.any()):
         raise UserError("the chunk has values that are not finite, or is not in the memory")
@@ -140,7 +142,7 @@ def report(model: ModelConfig, clock: Clock, deviation: float, peaks: dict[str, 
         [
             " ".join(f"{k}={v}" for k, v in versions().items()) + f" {platform.platform()}",
             f"{model.name}: {model.chunk.height}x{model.chunk.width}, {grid.latents_per_chunk} latent "
-            f"frames, {grid.tokens_per_chunk} tokens, {model.dit.dtype} products",
+            f"frames, {grid.tokens_per_chunk} tokens, {model.dit.dtype} matmuls",
             *lines,
             f"a denoising step: {seconds['denoise'] / count:.1f} s ({count} steps)",
             "peak memory, GB: " + ", ".join(f"{k} {v:.2f}" for k, v in peaks.items()),

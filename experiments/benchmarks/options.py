@@ -1,4 +1,4 @@
-"""What the commands of this folder have in common: options, and how they refuse."""
+"""Options that the commands of this folder share, and their errors."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from bvjax.plain_text import whole_number
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """With the options that say which model, and `--write-docs`."""
-    made = argparse.ArgumentParser(
+    """Returns a parser with the options that say which model, and `--write-docs`."""
+    parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--weights", metavar="DIR", help="weights folder; or give --preset")
-    made.add_argument("--preset", metavar="NAME", help="whose shapes random weights get")
-    made.add_argument(
+    parser.add_argument("--weights", metavar="DIR", help="weights folder; or give --preset")
+    parser.add_argument("--preset", metavar="NAME", help="whose shapes random weights get")
+    parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
         help="override of the model, for example sampler.steps=10; may be repeated",
     )  # fmt: skip
-    made.add_argument(
+    parser.add_argument(
         "--write-docs", action="store_true", help="put the result into docs/performance.md"
     )
-    return made
+    return parser
 
 
 def whole(least: int = 1) -> Callable[[str], int]:
     """Type of an option: a whole number of `least` or more."""
 
     def number(text: str) -> int:
-        found = whole_number(text)
-        if found is None or found < least:
+        value = whole_number(text)
+        if value is None or value < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
-        return found
+        return value
 
     return number
 

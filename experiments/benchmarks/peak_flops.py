@@ -1,25 +1,25 @@
-"""What this machine could do at most: its measured rate of one large product."""
+"""The measured peak of this machine: its rate of one large matmul."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-BATCH = 10  # products in a row, so that starting one is hidden behind the one before
+BATCH = 10  # matmuls in a row, so that starting one is hidden behind the one before
 
 
 def measured(dtype: str, size: int | None = None) -> float:
-    """FLOP/s of a square product in `dtype` by XLA on the default device, best of five."""
+    """FLOP/s of a square matmul in `dtype` by XLA on the default device, best of five."""
     import jax
     import jax.numpy as jnp
 
     size = size or default_size(jax.devices()[0].platform, dtype)
     x = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
-    product = jax.jit(jnp.matmul)
+    matmul = jax.jit(jnp.matmul)
 
     def run():
-        made = [product(x, x) for _ in range(BATCH)]
-        jax.block_until_ready(made)
+        outputs = [matmul(x, x) for _ in range(BATCH)]
+        jax.block_until_ready(outputs)
 
     return BATCH * 2 * size**3 / fastest(run)
 

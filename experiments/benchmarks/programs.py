@@ -28,8 +28,8 @@ class Programs:
         state = jax.eval_shape(lambda: init_state(model))
 
         def prepare(state, inputs):
-            seen = prepare_context(model, state, inputs, guided=True)
-            return seen.context, seen.null_context
+            chunk_context = prepare_context(model, state, inputs, guided=True)
+            return chunk_context.context, chunk_context.null_context
 
         self.prepare_context = self._build("retrieve", prepare, state, inputs)
         denoise = lambda params, state, inputs: denoise_chunk(params, model, state, inputs)
@@ -39,8 +39,8 @@ class Programs:
         def write(params, state, inputs, latents):
             return write_chunk(params, model, state, inputs, latents)[0]
 
-        once = dict(donate_argnums=1)
-        self.write = self._build("write memory", write, dit, state, inputs, latents, **once)
+        donated = dict(donate_argnums=1)
+        self.write = self._build("write memory", write, dit, state, inputs, latents, **donated)
         self.anchor = self.write_anchor = None
         if chunk.first == "separate":
             anchor = lambda params, inputs: denoise_anchor(params, model, inputs)
@@ -48,7 +48,7 @@ class Programs:
             anchor_latent = jax.eval_shape(anchor, dit, inputs)
             if model.memory.anchor:
                 self.write_anchor = self._build(
-                    "write first frame", write, dit, state, inputs, anchor_latent, **once
+                    "write first frame", write, dit, state, inputs, anchor_latent, **donated
                 )
         if "vae" in params:
             piece = latents if self.anchor is None else anchor_latent

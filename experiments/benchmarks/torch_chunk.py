@@ -40,7 +40,7 @@ def network(model: ModelConfig, params: Any, device: str, dtype: torch.dtype) ->
 
 
 class ChunkStep:
-    """Call it for (latents [l, h, w, z], keys and values of each layer), as often as wanted."""
+    """Call it for (latents [l, h, w, z], keys and values of each layer), as often as needed."""
 
     def __init__(self, net: ChunkDiT, work: ChunkWork):
         self.net, self.work = net, work
@@ -48,7 +48,7 @@ class ChunkStep:
         self._device, self._dtype = weight.device, weight.dtype
         self._noise = self._put(work.noise, torch.float32)
         self._text, self._null = self._put(work.text)[None], self._put(work.null_text)[None]
-        self._rope = [self._turned(work.angles), self._turned(work.clean_angles)]
+        self._rope = [self._rotation(work.angles), self._rotation(work.clean_angles)]
         self._places = self._put(work.places)
         self._fresh = [self._put(x, torch.float32) for x in work.fresh]
         self._cache = self._buffers(work.context)
@@ -79,24 +79,26 @@ class ChunkStep:
     def _put(self, x: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
         return torch.tensor(x, device=self._device, dtype=dtype or self._dtype)
 
-    def _turned(self, angles: np.ndarray):
-        turn = self._put(angles, torch.float32)
-        return turn.cos(), turn.sin()
+    def _rotation(self, angles: np.ndarray):
+        rotation = self._put(angles, torch.float32)
+        return rotation.cos(), rotation.sin()
 
     def _buffers(self, rows: ContextRows | None) -> Cache | None:
-        """Of each layer room for the chunk's own rows, and the context behind it."""
+        """Returns for each layer room for the chunk's own rows, then the context."""
         if rows is None:
             return None
-        own, made = len(self.work.angles), []
+        count, buffers = len(self.work.angles), []
         for i, block in enumerate(self.net.blocks):
             layer = min(i, len(rows.lengths) - 1)
             length = int(rows.lengths[layer])
             keys, values = (self._put(x[layer, :length]) for x in (rows.keys, rows.values))
             if self.net.config.similarity_keys:
-                alike = self._put(rows.similarity[layer, :length])
+                similarity = self._put(rows.similarity[layer, :length])
                 key = self.net.config.head_dim**0.5 * block.self_attn.similarity_key
-                keys = keys + alike[:, None, None] * key
-            pad = torch.zeros((own, *keys.shape[1:]), dtype=self._dtype, device=self._device)
-            whole = (torch.cat([pad, x]).transpose(0, 1)[None].contiguous() for x in (keys, values))
-            made.append(tuple(whole))
-        return made
+                keys = keys + similarity[:, None, None] * key
+            pad = torch.zeros((count, *keys.shape[1:]), dtype=self._dtype, device=self._device)
+            joined = (
+                torch.cat([pad, x]).transpose(0, 1)[None].contiguous() for x in (keys, values)
+            )
+            buffers.append(tuple(joined))
+        return buffers

@@ -39,8 +39,8 @@ class Attention(nn.Module):
         self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps) for _ in range(2))
 
     def project(self, x, memory):
-        made = self.norm_q(self.q(x)), self.norm_k(self.k(memory)), self.v(memory)
-        return [y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in made]
+        projections = self.norm_q(self.q(x)), self.norm_k(self.k(memory)), self.v(memory)
+        return [y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in projections]
 
     def attend(self, q, k, v):
         out = F.scaled_dot_product_attention(q, k, v)
@@ -62,7 +62,7 @@ class Block(nn.Module):
         )
 
     def keys_and_values(self, x, e0):
-        """Of self-attention, before RoPE; [1, heads, n, k] each."""
+        """Returns the keys and values of self-attention, before RoPE; [1, heads, n, k] each."""
         shift, scale = (self.modulation + e0).chunk(6, dim=1)[:2]
         y = self.normed(x, shift, scale)
         return self.self_attn.project(y, y)[1:]
@@ -113,8 +113,8 @@ class ChunkDiT(nn.Module):
             nn.Linear(dit.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
         )
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-        made = (Block(dim, dit.num_heads, dit.ffn_dim, dit.eps) for _ in range(dit.num_layers))
-        self.blocks = nn.ModuleList(made)
+        blocks = (Block(dim, dit.num_heads, dit.ffn_dim, dit.eps) for _ in range(dit.num_layers))
+        self.blocks = nn.ModuleList(blocks)
         self.head = _Head(dim, dit.out_channels * torch.Size(dit.patch).numel())
         if dit.spatial_position_embedding:
             self.place_embedding = nn.Linear(24, dim, bias=False)

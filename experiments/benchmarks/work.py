@@ -1,4 +1,4 @@
-"""Floating-point operations of the parts of a chunk: a product of [m, k] and [k, n] is 2 m k n.
+"""Floating-point operations of the parts of a chunk: a matmul of [m, k] and [k, n] is 2 m k n.
 
 Norms, softmax, RoPE and modulation are not counted, nor is what padding or a static capacity adds:
 attention counts the rows that are there, unlike `bvjax.flops`, which counts those of the shapes.

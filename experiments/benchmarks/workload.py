@@ -1,4 +1,4 @@
-"""What both frameworks are asked to do: which pair, on which model, at which size."""
+"""The work that both frameworks do: which pair, on which model, at which size."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Workload:
     preset: str | None = None
     overrides: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()  # of attention: queries, keys, heads, their width
-    dtype: str = "float32"  # of both sides' products
+    dtype: str = "float32"  # of both sides' matmuls
 
     @classmethod
     def of(cls, request: dict) -> Workload:
-        """From JSON."""
-        made = {k: tuple(v) if isinstance(v, list) else v for k, v in request.items()}
-        return cls(**made)
+        """Reads it from JSON."""
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in request.items()}
+        return cls(**fields)
 
     def load(self, *parts: str):
         """(model, parameters of `parts`), as `models.load`; few-step and Euler samplers alone.

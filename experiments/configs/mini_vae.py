@@ -1,6 +1,6 @@
 """The VAE of `mini` on storyworld clips of 65 frames at 64x64.
 
-Two CPU cores: see the model card for time and figures.  Render the stories first, or they are
+Two CPU cores: see the model card for time and metrics.  Render the stories first, or they are
 rendered while training:
 
 python -m data_pipelines.storyworld.cache --out=data/storyworld --stories=240

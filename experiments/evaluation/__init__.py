@@ -1,4 +1,4 @@
-"""How good a trained model is on held-out storyworld stories, by exact ground truth.
+"""Quality of a trained model on held-out storyworld stories, by exact ground truth.
 
 under_test.py      the weights that are measured, and the stories as they encode them
 judge.py           a small network that names species, colour and place

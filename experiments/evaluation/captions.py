@@ -28,24 +28,24 @@ def first_chunk(tested: UnderTest, judge: Judge, seed: int, video_seed: int) -> 
     introduced = story.chunks[0].subjects
     if len(introduced) != 1:
         return None
-    who, home = introduced[0], story.chunks[0].place
+    subject_index, home = introduced[0], story.chunks[0].place
     masks = [judged_frames(story, 1, kind, i, model.chunk)
-             for kind, i in (("subject", who), ("place", home))]  # fmt: skip
+             for kind, i in (("subject", subject_index), ("place", home))]  # fmt: skip
     if not all(mask.any() for mask in masks):
         return None
     conditions, state = tested.conditions(story, chunks=1), None
     for piece in stream(tested.params["dit"], model, conditions, jax.random.key(video_seed)):
         state, frames = decode_piece(tested.params["vae"], model, state, piece.latents)
-    found = judge.verdict(np.asarray(frames)[None], *(mask[None] for mask in masks))
-    subject = story.subjects[who]
+    verdict = judge.verdict(np.asarray(frames)[None], *(mask[None] for mask in masks))
+    subject = story.subjects[subject_index]
     truth = {
         "species": SPECIES.index(subject.species),
         "colour": COLOURS.index(subject.colour),
         "place": PLACES.index(story.places[home].kind),
     }
     return {
-        "right": {head: bool(found[head][0] == truth[head]) for head in HEADS},
-        "unseen": bool(story.unseen_combos[who]),
+        "right": {head: bool(verdict[head][0] == truth[head]) for head in HEADS},
+        "unseen": bool(story.unseen_combos[subject_index]),
     }
 
 

@@ -53,7 +53,7 @@ class Case:
         return f"{self.seed}-{self.kind}-{self.index}-{self.chunk}"
 
     def right(self, verdict: dict[str, int]) -> dict[str, bool]:
-        """Which of the things that the case asks for the judge found."""
+        """Returns which of the labels of the case the judge names right."""
         return {head: bool(verdict[head] == want) for head, want in self.truth.items()}
 
 
@@ -66,21 +66,21 @@ def story_cases(seed: int, model: ModelConfig) -> list[Case]:
     """All cases of one held-out story, by chunk."""
     story = make_story(seed, SPLIT)
     cases = []
-    for found in return_cases(story, model.chunk.fps, rolling_gap(model)):
-        if not named_but_not_described(story, found.kind, found.index, found.chunk):
+    for returned in return_cases(story, model.chunk.fps, rolling_gap(model)):
+        if not named_but_not_described(story, returned.kind, returned.index, returned.chunk):
             continue
-        if found.kind == "subject":
-            subject = story.subjects[found.index]
+        if returned.kind == "subject":
+            subject = story.subjects[returned.index]
             labels = {
                 "species": SPECIES.index(subject.species), "colour": COLOURS.index(subject.colour)
             }  # fmt: skip
-            unseen = story.unseen_combos[found.index]
+            unseen = story.unseen_combos[returned.index]
         else:
-            labels, unseen = {"place": PLACES.index(story.places[found.index].kind)}, False
+            labels, unseen = {"place": PLACES.index(story.places[returned.index].kind)}, False
         cases.append(
             Case(
-                seed, found.kind, found.index, found.chunk, found.last_seen_chunk,
-                found.first_seen_chunk, bool(found.same_species_distractor), bool(unseen), labels,
+                seed, returned.kind, returned.index, returned.chunk, returned.last_seen_chunk,
+                returned.first_seen_chunk, bool(returned.same_species_distractor), bool(unseen), labels,
             )
         )  # fmt: skip
     return cases
@@ -88,13 +88,13 @@ def story_cases(seed: int, model: ModelConfig) -> list[Case]:
 
 def named_but_not_described(story: Story, kind: str, index: int, chunk: int) -> bool:
     """Does the caption of the chunk name the thing and keep silent on how it looks?"""
-    said = mentions(story.captions[chunk - 1])
+    mentioned = mentions(story.captions[chunk - 1])
     if kind == "place":
         place = story.places[index]
-        return place.toponym in said["toponyms"] and place.kind not in said["places"]
+        return place.toponym in mentioned["toponyms"] and place.kind not in mentioned["places"]
     subject = story.subjects[index]
-    told = subject.species in said["species"] or subject.colour in said["colours"]
-    return subject.name in said["names"] and not told
+    described = subject.species in mentioned["species"] or subject.colour in mentioned["colours"]
+    return subject.name in mentioned["names"] and not described
 
 
 def find_cases(first_seed: int, subjects: int, model: ModelConfig) -> Iterator[Case]:
@@ -129,7 +129,7 @@ def judged_frames(
 def shows(
     case: Case, seen: Float[np.ndarray, "c s"], place: Float[np.ndarray, "c"]
 ) -> Float[np.ndarray, "c"]:
-    """How much each chunk shows of what returns, by ground truth (0 below `SEEN`): what an oracle
+    """Returns how much each chunk shows of what returns, by ground truth (0 below `SEEN`): what an oracle
     retrieves by, and what counts as a retrieval hit."""
     share = seen[:, case.index] if case.kind == "subject" else place == case.truth["place"]
     share = np.asarray(share, np.float32)

@@ -1,4 +1,4 @@
-"""How clarity and motion drift along generated minutes, beside the rendered truth (Eq. 19-22)."""
+"""Drift of clarity and motion along generated minutes, beside the rendered truth (Eq. 19-22)."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def summary(records: dict[str, Record]) -> dict[str, Any]:
     return {
         source: {
             measure: {
-                "vde": mean([float(vde(r[measure])) for r in found]),
-                "vde, log weights": mean([float(vde(r[measure], "log")) for r in found]),
-                "vde / sum(w)": mean([float(vde(r[measure], normalise=True)) for r in found]),
-                "level": mean([float(np.mean(r[measure])) for r in found]),
+                "vde": mean([float(vde(r[measure])) for r in minutes]),
+                "vde, log weights": mean([float(vde(r[measure], "log")) for r in minutes]),
+                "vde / sum(w)": mean([float(vde(r[measure], normalise=True)) for r in minutes]),
+                "level": mean([float(np.mean(r[measure])) for r in minutes]),
             }
             for measure in MEASURES
         }
-        for source, found in sources.items()
-        if found
+        for source, minutes in sources.items()
+        if minutes
     } | {"segments": SEGMENTS}

@@ -82,7 +82,7 @@ class Judge:
     """A trained judge; `about` says what made it and how accurate it is."""
 
     params: Any
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
     def logits(self, frames: UInt8[np.ndarray, "n h w 3"]) -> dict[str, Float[np.ndarray, "n k"]]:
         """Logits of each frame, computed in pieces of one size so that one program serves all."""
@@ -91,8 +91,8 @@ class Judge:
             piece = frames[start : start + _AT_ONCE]
             padded = np.zeros((_AT_ONCE, *piece.shape[1:]), np.uint8)
             padded[: len(piece)] = piece
-            made = jax.device_get(_logits(self.params, padded))
-            pieces.append({head: rows[: len(piece)] for head, rows in made.items()})
+            logits = jax.device_get(_logits(self.params, padded))
+            pieces.append({head: rows[: len(piece)] for head, rows in logits.items()})
         return {head: np.concatenate([p[head] for p in pieces]) for head in pieces[0]}
 
     def verdict(
@@ -101,26 +101,26 @@ class Judge:
         subject: Bool[np.ndarray, "b f"],
         place: Bool[np.ndarray, "b f"],
     ) -> dict[str, Int[np.ndarray, "b"]]:
-        """What each video shows: species and colour in the frames of the mask `subject`, the place
+        """Returns what each video shows: species and colour in the frames of the mask `subject`, the place
         in those of `place`; -1 where a mask is empty."""
         videos, count = subject.shape
         flat = self.logits(frames.reshape(videos * count, *frames.shape[2:]))
-        found = {}
+        verdicts = {}
         for head, rows in flat.items():
             mask = place if head == "place" else subject
             total = np.einsum("bf,bfk->bk", mask, rows.reshape(videos, count, -1))
-            found[head] = np.where(mask.any(1), total.argmax(-1), -1)
-        return found
+            verdicts[head] = np.where(mask.any(1), total.argmax(-1), -1)
+        return verdicts
 
 
 def save_judge(path: Path, judge: Judge) -> None:
-    """One safetensors file, with `about` in its metadata."""
-    save_tensors(path, judge.params, {"about": json.dumps(judge.about)})
+    """One safetensors file, with `Judge.metadata` under the key `about`."""
+    save_tensors(path, judge.params, {"about": json.dumps(judge.metadata)})
 
 
 def load_judge(path: Path = DEFAULT) -> Judge:
     """Raises `UserError` when the file is missing, damaged or of another network."""
     params = load_tensors(path, jax.eval_shape(init_params, jax.random.key(0)))
     with safe_open(path, "numpy") as file:
-        about = parse_json((file.metadata() or {}).get("about", "{}"), f"the metadata of {path}")
-    return Judge(params, about)
+        metadata = parse_json((file.metadata() or {}).get("about", "{}"), f"the metadata of {path}")
+    return Judge(params, metadata)

@@ -117,31 +117,31 @@ def heldout_units(number: int, model: ModelConfig, count: int = UNITS) -> Iterat
         span = chunk_frames(int(chunk), c.fps)
         facts = truth(story, span, **size)
         seen = [alone(facts, i, c.height, c.width) for i in range(len(story.subjects))]
-        who = int(np.argmax([mask.sum() for mask in seen]))
+        subject_index = int(np.argmax([mask.sum() for mask in seen]))
         kinds, shares = np.unique(facts.place[len(span) // 2 :], return_counts=True)
         kind = int(kinds[np.argmax(shares)])
-        if count == 0 or seen[who].mean() < ENOUGH:
+        if count == 0 or seen[subject_index].mean() < ENOUGH:
             continue
         count -= 1
-        subject = story.subjects[who]
+        subject = story.subjects[subject_index]
         pad = np.zeros(1, bool)  # the frame before the chunk only starts the VAE
         yield Unit(
             frames=render(story, [span[0] - 1, *span], **size),
-            subject_mask=np.concatenate([pad, seen[who]]),
+            subject_mask=np.concatenate([pad, seen[subject_index]]),
             place_mask=np.concatenate([pad, settled(facts, kind)]),
             truth={
                 "species": SPECIES.index(subject.species),
                 "colour": COLOURS.index(subject.colour),
                 "place": kind,
             },
-            unseen=story.unseen_combos[who],
+            unseen=story.unseen_combos[subject_index],
         )
 
 
 def judge_hits(judge: Judge, unit: Unit, frames: UInt8[np.ndarray, "f h w 3"]) -> dict[str, bool]:
-    """Which of species, colour and place the judge names right."""
-    found = judge.verdict(frames[None], unit.subject_mask[None], unit.place_mask[None])
-    return {head: bool(found[head][0] == unit.truth[head]) for head in HEADS}
+    """Returns which of species, colour and place the judge names right."""
+    verdict = judge.verdict(frames[None], unit.subject_mask[None], unit.place_mask[None])
+    return {head: bool(verdict[head][0] == unit.truth[head]) for head in HEADS}
 
 
 def score_unit(judge: Judge, unit: Unit, model: ModelConfig, vae_params: Any) -> dict[str, Any]:

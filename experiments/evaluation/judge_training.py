@@ -1,4 +1,4 @@
-"""How the judge learns: worn pictures, three cross-entropies, AdamW."""
+"""Training of the judge: worn pictures, three cross-entropies, AdamW."""
 
 from __future__ import annotations
 

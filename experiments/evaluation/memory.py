@@ -140,10 +140,10 @@ class ReturnChunks:
             arrays = (x[None] for x in (target, embedding, relevance))
             kinds = jnp.full((1, len(target)), kind)
             config, chances = self.model.retrieval, self.teacher.forcing.history
-            drawn = draw_history(
+            sampled = draw_history(
                 purpose_key(key, "history"), *arrays, config, chances, kinds, latents[None]
             )
-            return jax.tree.map(lambda x: x[0], drawn)
+            return jax.tree.map(lambda x: x[0], sampled)
 
         history = jax.vmap(one)(keys, target, clip.embedding, clip.relevance, clip.chunks)
         return history.replace(anchor=history.anchor & anchor)
@@ -217,8 +217,10 @@ def _run(
     """Yields (name of the arm, a record per case)."""
     model, params, length = tested.model, tested.params, program.teacher.grid.latents_per_chunk
     items = [stories[case.seed] for case in cases]
-    wanted = np.stack([shows(c, i["seen"], i["place"]) for c, i in zip(cases, items, strict=True)])
-    clip = _clip(program, items, cases, wanted)
+    relevance = np.stack(
+        [shows(c, i["seen"], i["place"]) for c, i in zip(cases, items, strict=True)]
+    )
+    clip = _clip(program, items, cases, relevance)
     masks = np.stack(
         [
             judged_frames(make_story(c.seed, SPLIT), c.chunk, c.kind, c.index, model.chunk)
@@ -234,14 +236,14 @@ def _run(
     frames = decode_after(params["vae"], model.vae, state, np.stack(true))
     sharp = np.maximum(sharpness(frames), 1e-6)
 
-    def records(frames, about):
+    def records(frames, fields_of):
         frames, share = np.asarray(frames), sharpness(frames) / sharp
         verdict = judge.verdict(frames, masks, masks)
         return [
             {
                 "right": case.right({head: rows[i] for head, rows in verdict.items()}),
                 "sharpness": float(share[i]),
-                **about(i),
+                **fields_of(i),
             }
             for i, case in enumerate(cases)
         ]
@@ -257,13 +259,13 @@ def _run(
             params["dit"], entries, clip, target, kind, anchor, seeds
         )
         frames = decode_after(params["vae"], model.vae, state, latents)
-        seen = np.asarray(chunks)
+        attended = np.asarray(chunks)
 
-        def about(i, seen=seen):
-            top = seen[i, : model.retrieval.num_retrieved]
-            return {"hit": is_hit(wanted[i], top), "entries": seen[i].tolist()}
+        def fields_of(i, attended=attended):
+            top = attended[i, : model.retrieval.num_retrieved]
+            return {"hit": is_hit(relevance[i], top), "entries": attended[i].tolist()}
 
-        yield arm.name, records(frames, about)
+        yield arm.name, records(frames, fields_of)
 
 
 def sharpness(frames: UInt8[Array, "b f h w 3"]) -> Float[np.ndarray, "b"]:
@@ -271,15 +273,15 @@ def sharpness(frames: UInt8[Array, "b f h w 3"]) -> Float[np.ndarray, "b"]:
     return np.array([clarity(video).mean() for video in np.asarray(frames)])
 
 
-def is_hit(wanted: Float[np.ndarray, "c"], chunks: Iterable[int]) -> bool:
-    """Does one of the retrieved chunks (counted from 1, -1: none) show what returns?"""
-    return any(chunk > 0 and wanted[chunk - 1] > 0 for chunk in chunks)
+def is_hit(relevance: Float[np.ndarray, "c"], chunks: Iterable[int]) -> bool:
+    """Returns whether one of the retrieved chunks (counted from 1, -1: none) shows what returns."""
+    return any(chunk > 0 and relevance[chunk - 1] > 0 for chunk in chunks)
 
 
-def _clip(program: ReturnChunks, items, cases, wanted) -> Clip:
+def _clip(program: ReturnChunks, items, cases, relevance) -> Clip:
     """A batch of stories; the oracle of each retrieves for its case."""
     names = ("latents", "text", "embedding", "relevance")
     stacked = {name: np.stack([item[name] for item in items]) for name in names}
     for row, case in enumerate(cases):
-        stacked["relevance"][row, case.chunk - 1] = wanted[row]
+        stacked["relevance"][row, case.chunk - 1] = relevance[row]
     return make_clip(stacked, program.teacher.grid)

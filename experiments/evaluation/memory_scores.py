@@ -1,4 +1,4 @@
-"""What the records of protocol (a) and (b) add up to."""
+"""Summaries of the records of protocols (a) and (b)."""
 
 from __future__ import annotations
 
@@ -30,27 +30,30 @@ def arm_scores(
     Args:
         records: by case key; cases without one do not count.
     """
-    known = [case for case in cases if case.key in records]
-    subjects = [case for case in known if case.kind == "subject"]
-    places = [case for case in known if case.kind == "place"]
+    evaluated = [case for case in cases if case.key in records]
+    subjects = [case for case in evaluated if case.kind == "subject"]
+    places = [case for case in evaluated if case.kind == "place"]
 
-    def share(of: Iterable[Case], test: Callable[[Case], bool]) -> dict[str, Any]:
-        return rate([test(case) for case in of])
+    def share(subset: Iterable[Case], test: Callable[[Case], bool]) -> dict[str, Any]:
+        return rate([test(case) for case in subset])
 
     def right(head: str) -> Callable[[Case], bool]:
         return lambda case: records[case.key]["right"][head]
 
-    def found(case: Case) -> bool:
+    def is_recalled(case: Case) -> bool:
         return recalled(case, records[case.key])
 
-    def hits(of: list[Case]) -> dict[str, Any]:
-        looked_up = (records[case.key]["hit"] for case in of)  # None where nothing was retrieved
+    def hits(subset: list[Case]) -> dict[str, Any]:
+        looked_up = (
+            records[case.key]["hit"] for case in subset
+        )  # None where nothing was retrieved
         return rate([hit for hit in looked_up if hit is not None])
 
     return {
         "subject": {
             "recall": {
-                split: share(filter(belongs, subjects), found) for split, belongs in SPLITS.items()
+                split: share(filter(belongs, subjects), is_recalled)
+                for split, belongs in SPLITS.items()
             },
             "species": share(subjects, right("species")),
             "colour": share(subjects, right("colour")),
@@ -58,7 +61,7 @@ def arm_scores(
             "chance": CHANCE["both"],
         },
         "place": {
-            "recall": share(places, found),
+            "recall": share(places, is_recalled),
             "retrieval hit": hits(places),
             "chance": CHANCE["place"],
         },
@@ -70,11 +73,11 @@ def lead(
     first: Mapping[str, Mapping[str, Any]],
     second: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """How much more of the subject cases one arm recalls than another, on those both have."""
-    both = [c for c in cases if c.kind == "subject" and c.key in first and c.key in second]
+    """Returns how much more of the subject cases one arm recalls than another, on those both have."""
+    shared = [c for c in cases if c.kind == "subject" and c.key in first and c.key in second]
     return difference(
-        [float(recalled(c, first[c.key])) for c in both],
-        [float(recalled(c, second[c.key])) for c in both],
+        [float(recalled(c, first[c.key])) for c in shared],
+        [float(recalled(c, second[c.key])) for c in shared],
     )
 
 
@@ -87,10 +90,10 @@ def summary(cases: list[Case], records: Mapping[str, Mapping[str, Any]]) -> dict
     result: dict[str, Any] = {
         "arms": {
             arm: {
-                **arm_scores(cases, found),
-                "sharpness": mean([record["sharpness"] for record in found.values()]),
+                **arm_scores(cases, by_case),
+                "sharpness": mean([record["sharpness"] for record in by_case.values()]),
             }
-            for arm, found in by_arm.items()
+            for arm, by_case in by_arm.items()
         }
     }
     if {"semantic", "rolling"} <= set(by_arm):

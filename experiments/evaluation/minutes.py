@@ -45,7 +45,7 @@ def _by_rule(model: ModelConfig, kind: str) -> ModelConfig:
 
 
 def arms_of(rules: Mapping[str, Rule]) -> dict[str, Callable[[ModelConfig], ModelConfig]]:
-    """How each arm changes the configuration: an arm for each rule, and "full".
+    """Returns the configuration of each arm: an arm for each rule, and "full".
 
     "full" sees every earlier chunk and retrieves none.
     """
@@ -83,12 +83,12 @@ def generate_minute(
     for piece in stream(
         tested.params["dit"], model, conditions, jax.random.key(seed), oracle=scores
     ):
-        state, shown = decode_piece(tested.params["vae"], model, state, piece.latents)
-        frames.append(shown)
+        state, piece_frames = decode_piece(tested.params["vae"], model, state, piece.latents)
+        frames.append(piece_frames)
         if piece.chunk_id > 0:
             ids, valid = piece.report.chunk_id, piece.report.valid
-            found = np.where(valid, ids, -1)[first : first + count]
-            retrieved.append([int(i) for i in found])
+            entries = np.where(valid, ids, -1)[first : first + count]
+            retrieved.append([int(i) for i in entries])
     return Minute(np.concatenate(frames), retrieved)
 
 
@@ -122,11 +122,11 @@ def judge_minute(
 
 
 def _look(tested, judge, story, case: Case, chunk: int, minute: Minute) -> dict[str, int]:
-    """What the judge sees in a chunk of the minute, where ground truth shows the thing."""
+    """Returns what the judge sees in a chunk of the minute, where ground truth shows the thing."""
     mask = judged_frames(story, chunk, case.kind, case.index, tested.model.chunk)[None]
     span = chunk_frames(chunk, tested.model.chunk.fps)
-    found = judge.verdict(minute.frames[None, span.start : span.stop], mask, mask)
-    return {head: int(rows[0]) for head, rows in found.items()}
+    verdict = judge.verdict(minute.frames[None, span.start : span.stop], mask, mask)
+    return {head: int(rows[0]) for head, rows in verdict.items()}
 
 
 def _same(tested, judge, story, case: Case, minute: Minute) -> bool | None:
@@ -169,11 +169,11 @@ def summary(cases: list[Case], records: dict[str, Record]) -> dict[str, Any]:
         arms.setdefault(name.split()[0], {}).update(record["cases"])
     return {
         arm: {
-            **arm_scores(cases, found),
+            **arm_scores(cases, by_case),
             "same as introduced": rate(
-                [r["same"] for r in found.values() if r["same"] is not None]
+                [r["same"] for r in by_case.values() if r["same"] is not None]
             ),
             "minutes": sum(name.split()[0] == arm for name in records),
         }
-        for arm, found in arms.items()
+        for arm, by_case in arms.items()
     }

@@ -30,7 +30,7 @@ DRIFT_ARMS = ("semantic", "rolling", "full")
 
 @dataclasses.dataclass(frozen=True)
 class Amounts:
-    """How much is measured: more can be asked for later, on top of what there is."""
+    """Amounts to measure: more can be asked for later, on top of what there is."""
 
     stories: int = 128  # of captions; an eighth of it of reconstruction; of the judge
     cases: int = 128  # subjects that return, per arm
@@ -60,13 +60,13 @@ class Evaluation:
             raise UserError(f"there is no part {part!r}; the parts are {', '.join(PARTS)}")
         started = time.perf_counter()
         result = getattr(self, part)()
-        about = {
+        provenance = {
             **versions(),
             "command": self.command,
             "made": time.strftime("%Y-%m-%d %H:%M:%S"),
             "minutes_of_last_run": round((time.perf_counter() - started) / 60, 1),
         }
-        self.results.finish(part, result, about)
+        self.results.finish(part, result, provenance)
 
     # ---- what the parts share ------------------------------------------------------------------
     @functools.cached_property
@@ -122,16 +122,16 @@ class Evaluation:
         for seed in self.each(seeds, "captions"):
             if str(seed) in records:
                 continue
-            made = captions.first_chunk(self.tested, judge, seed, self.seed + seed)
-            if made is not None:
-                records[str(seed)] = made
+            record = captions.first_chunk(self.tested, judge, seed, self.seed + seed)
+            if record is not None:
+                records[str(seed)] = record
                 self.results.save()
         return captions.summary(records)
 
     def memory(self) -> dict[str, Any]:
         judge, records = self.loaded_judge, self.records("memory")
-        found = find_cases(self.first_seed, self.amounts.cases, self.tested.model)
-        cases = list(self.each(found, "cases"))
+        all_cases = find_cases(self.first_seed, self.amounts.cases, self.tested.model)
+        cases = list(self.each(all_cases, "cases"))
         self.tested.need("dit", "vae", "text")
         memory.measure(
             memory.ReturnChunks(self.tested.model, self.tested.null_text),
@@ -176,8 +176,8 @@ class Evaluation:
         """Generates what is missing; a minute is judged and its drift measured in one go."""
         judge, records, drifts = self.loaded_judge, self.records("minutes"), self.records("drift")
         arms = tuple(arm for arm in arms if arm in self.kinds)
-        wanted = [(arm, seed) for arm in arms for seed in self._minute_seeds]
-        for arm, seed in self.each(wanted, "minutes"):
+        runs = [(arm, seed) for arm in arms for seed in self._minute_seeds]
+        for arm, seed in self.each(runs, "minutes"):
             name = f"{arm} {seed}"
             if name in records and name in drifts:
                 continue

@@ -1,4 +1,4 @@
-"""What the VAE loses of held-out stories: PSNR and SSIM, and PSNR of the subjects' pixels."""
+"""Losses of the VAE on held-out stories: PSNR and SSIM, and PSNR of the subjects' pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which frames something may be judged: where ground truth shows it, and it alone."""
+"""Frames in which something may be judged: where ground truth shows it, and it alone."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ def table(parts: dict[str, Any]) -> str:
     for part, write in writers.items():
         if part in parts:
             try:
-                made = [write(parts[part]["result"]), _made(parts[part])]
+                section = [write(parts[part]["result"]), _provenance(parts[part])]
             except (AttributeError, LookupError, StopIteration, TypeError, ValueError) as error:
                 raise UserError(
                     f"the results of part {part!r} are not what an evaluation writes "
                     f"({type(error).__name__}: {error})"
                 ) from None
-            blocks += [f"### {TITLES[part]}", *made]
+            blocks += [f"### {TITLES[part]}", *section]
     return "\n\n".join(blocks)
 
 
@@ -43,21 +43,21 @@ TITLES = {
 }
 
 
-def percent(found: dict[str, Any]) -> str:
+def percent(entry: dict[str, Any]) -> str:
     """ "91.4 % (85.2-95.1, n = 128)"; a dash where nothing was measured."""
-    if found["rate"] is None:
+    if entry["rate"] is None:
         return "-"
-    low, high = 100 * found["low"], 100 * found["high"]
-    return f"{100 * found['rate']:.1f} % ({low:.1f}-{high:.1f}, n = {found['n']})"
+    low, high = 100 * entry["low"], 100 * entry["high"]
+    return f"{100 * entry['rate']:.1f} % ({low:.1f}-{high:.1f}, n = {entry['n']})"
 
 
-def number(found: dict[str, Any], digits: int = 2, factor: float = 1.0) -> str:
+def number(entry: dict[str, Any], digits: int = 2, factor: float = 1.0) -> str:
     """ "28.31 (28.02-28.60, n = 16)", and how many were infinite."""
-    infinite = f", {found['infinite']} infinite" if found["infinite"] else ""
-    if found["mean"] is None:
+    infinite = f", {entry['infinite']} infinite" if entry["infinite"] else ""
+    if entry["mean"] is None:
         return f"-{infinite}"
     mean, low, high = (f"{factor * found[k]:.{digits}f}" for k in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high}, n = {found['n']}{infinite})"
+    return f"{mean} ({low} to {high}, n = {entry['n']}{infinite})"
 
 
 def markdown(head: Row, rows: Iterable[Row]) -> str:
@@ -65,9 +65,9 @@ def markdown(head: Row, rows: Iterable[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _made(part: dict[str, Any]) -> str:
-    about = part["provenance"]
-    return f"`{about['command']}`, commit {about.get('commit', 'unknown')}, {about['device']}"
+def _provenance(part: dict[str, Any]) -> str:
+    provenance = part["provenance"]
+    return f"`{provenance['command']}`, commit {provenance.get('commit', 'unknown')}, {provenance['device']}"
 
 
 def _reconstruction(result: dict[str, Any]) -> str:
@@ -82,7 +82,7 @@ def _reconstruction(result: dict[str, Any]) -> str:
 
 def _judge(result: dict[str, Any]) -> str:
     heads = list(next(iter(result.values())))
-    rows = ([source, *(percent(found[h]) for h in heads)] for source, found in result.items())
+    rows = ([source, *(percent(entry[h]) for h in heads)] for source, entry in result.items())
     return markdown(["frames", *heads], rows)
 
 
@@ -90,15 +90,15 @@ def _captions(result: dict[str, Any]) -> str:
     chance = {**result["chance"], "all": result["chance"]["both"] * result["chance"]["place"]}
     chance["both, unseen pair"] = chance["both"]
     rows = (
-        [head, percent(found), f"{100 * chance[head]:.1f} %"]
-        for head, found in result.items()
+        [head, percent(entry), f"{100 * chance[head]:.1f} %"]
+        for head, entry in result.items()
         if head != "chance"
     )
     return markdown(["right in the first chunk", "rate (95 %)", "chance"], rows)
 
 
 def _memory(result: dict[str, Any]) -> str:
-    sharp = ([arm, number(found["sharpness"], 3)] for arm, found in result["arms"].items())
+    sharp = ([arm, number(entry["sharpness"], 3)] for arm, entry in result["arms"].items())
     text = _arms(result["arms"])
     text += "\n\n" + markdown(["arm", "clarity as a share of the true chunk's"], sharp)
     if "semantic - rolling" in result:
@@ -111,8 +111,8 @@ def _points(result: dict[str, Any]) -> str:
 
 
 def _minutes(result: dict[str, Any]) -> str:
-    same = ([arm, percent(found["same as introduced"]), str(found["minutes"])]
-            for arm, found in result.items())  # fmt: skip
+    same = ([arm, percent(entry["same as introduced"]), str(entry["minutes"])]
+            for arm, entry in result.items())  # fmt: skip
     return _arms(result) + "\n\n" + markdown(["arm", "same as when introduced", "minutes"], same)
 
 
@@ -122,8 +122,8 @@ def _arms(arms: dict[str, Any]) -> str:
         "unseen pair", "species", "colour", "place", "place: retrieval hit",
     ]  # fmt: skip
     rows = []
-    for arm, found in arms.items():
-        subject, place = found["subject"], found["place"]
+    for arm, entry in arms.items():
+        subject, place = entry["subject"], entry["place"]
         recall = subject["recall"]
         rates = [
             recall["all"], subject["retrieval hit"], recall["same species beside"],
@@ -140,12 +140,12 @@ def _arms(arms: dict[str, Any]) -> str:
 def _drift(result: dict[str, Any]) -> str:
     heads = ["video", "clarity VDE", "/ sum(w)", "clarity", "motion VDE", "/ sum(w)", "motion, px"]
     rows = []
-    for source, found in result.items():
+    for source, entry in result.items():
         if source == "segments":
             continue
         cells = []
         for measure, digits in (("clarity", 0), ("motion", 2)):
-            scores = found[measure]
+            scores = entry[measure]
             cells += [number(scores["vde"]), number(scores["vde / sum(w)"], 3)]
             cells.append(number(scores["level"], digits))
         rows.append([source, *cells])

@@ -63,7 +63,7 @@ def run(
         for number in tqdm(range(heldout), desc="held out", unit="story")
         for unit in heldout_units(number, model)
     ]
-    about = {
+    metadata = {
         "accuracy": accuracy(scored),
         "train_stories": stories, "clips": clips, "steps": steps, "batch": batch, "seed": seed,
         "heldout_stories": heldout,
@@ -71,8 +71,8 @@ def run(
         "minutes": round((time.perf_counter() - started) / 60, 1),
         "device": jax.devices()[0].device_kind,
     }  # fmt: skip
-    save_judge(out, Judge(jax.device_get(learned), about))
-    return about
+    save_judge(out, Judge(jax.device_get(learned), metadata))
+    return metadata
 
 
 def main(argv: list[str]) -> int:
@@ -81,14 +81,14 @@ def main(argv: list[str]) -> int:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
     sizes = (_STORIES.value, _CLIPS.value, _STEPS.value, _BATCH.value, _HELDOUT.value, _SEED.value)
     try:
-        about = run(Path(_WEIGHTS.value), Path(_OUT.value), *sizes)
+        metadata = run(Path(_WEIGHTS.value), Path(_OUT.value), *sizes)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for source, heads in about["accuracy"].items():
-        for head, found in heads.items():
-            if found["n"]:
-                print(f"{source:14s} {head:18s} {100 * found['rate']:5.1f} %  (n = {found['n']})")
+    for source, heads in metadata["accuracy"].items():
+        for head, rate in heads.items():
+            if rate["n"]:
+                print(f"{source:14s} {head:18s} {100 * rate['rate']:5.1f} %  (n = {rate['n']})")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What is measured: the weights of a folder, and held-out stories as these weights encode them."""
+"""The subject of an evaluation: the weights of a folder, and held-out stories as these weights encode them."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ class UnderTest:
     def frames(self, story: Story, frames: range | None = None) -> UInt8[np.ndarray, "f h w 3"]:
         """Rendered frames of a story in the model's size; all by default."""
         c = self.model.chunk
-        wanted = range(num_frames(story, c.fps)) if frames is None else frames
-        return render(story, wanted, height=c.height, width=c.width, fps=c.fps)
+        indices = range(num_frames(story, c.fps)) if frames is None else frames
+        return render(story, indices, height=c.height, width=c.width, fps=c.fps)
 
 
 class EncodedStories:

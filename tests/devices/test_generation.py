@@ -165,4 +165,4 @@ def test_meshes_that_do_not_fit_are_refused(tiny):
     assert choose_mesh(model, 7) is None
     assert choose_layout(model, None, jax.devices()[:7]).mesh is None
     assert jnp.zeros(()).devices() == {jax.devices()[0]}
-    assert kv_bank.cut(kv_bank.init_bank(model, 1, jnp.float32), choose_layout(model)) is not None
+    assert kv_bank.shard(kv_bank.init_bank(model, 1, jnp.float32), choose_layout(model)) is not None

@@ -185,7 +185,7 @@ def test_the_judge_is_kept_and_counts_only_what_is_known(tmp_path):
     save_judge(path, Judge(params, {"seed": 0}))
     assert path.stat().st_size < 1.5e6
     judge = load_judge(path)
-    assert judge.about == {"seed": 0}
+    assert judge.metadata == {"seed": 0}
     assert 100_000 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 300_000
     frames = np.random.default_rng(0).integers(0, 256, (130, 16, 16, 3), dtype=np.uint8)
     logits = judge.logits(frames)  # in two pieces

@@ -62,7 +62,7 @@ def check_scores(kernel, dtype, probes, keys, with_lse, seed):
         logits = jnp.einsum("rpak,rnak->rpan", q, k, preferred_element_type=jnp.float32) / 4
         seen = jnp.arange(keys) < visible[:, None]
         lse = jax.nn.logsumexp(jnp.where(seen[:, None], logits, -1e30), axis=-1)
-    kernel = functools.partial(SCORES[kernel].column_sums, interpret=True)
+    kernel = functools.partial(SCORES[kernel].key_importance, interpret=True)
     twin = functools.partial(importance.key_importance, implementation="xla")
     got, want = run(kernel, q, k, visible, lse), run(twin, q, k, visible)
     np.testing.assert_allclose(got, want, atol=2e-5)

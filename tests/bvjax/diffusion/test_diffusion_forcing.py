@@ -205,4 +205,4 @@ def test_waiting_frames_are_labelled_as_not_begun_and_stay():
     ],
 )
 def test_wanted(changes, history, want):
-    assert df.wanted(SamplerConfig(**changes), history) is want
+    assert df.is_required(SamplerConfig(**changes), history) is want

@@ -83,7 +83,7 @@ def test_pieces(world, videos):
     assert report.chunk_id[0] == 0 and report.chunk_id.tolist()[-2:] == [13, 14]
     assert 0 < report.chunk_id[1] < 13
     assert np.all(report.kept <= model.memory.capacity) and np.all(report.kept >= 1)
-    assert np.all(report.wanted >= report.kept)
+    assert np.all(report.requested >= report.kept)
     assert pieces[0].report.kept.tolist() == [4, 4]  # the anchor is kept whole
 
 

@@ -104,11 +104,11 @@ def test_keep_set_equals_slow_numpy(data, n, tau_64, capacity):
     want, wanted = slow_keep(scores if cover == "accumulated" else m, m, memory.tau, capacity)
     keep, report = keep_mask(s, visible, memory, capacity)
     assert keep.tolist() == want
-    assert (report.kept, report.wanted) == (sum(want), wanted)
+    assert (report.kept, report.requested) == (sum(want), wanted)
     mass = scores if cover == "accumulated" else m
     held = sum(x for x, k in zip(mass, want, strict=True) if k)
     assert abs(report.coverage - held / sum(mass)) < 1e-6
-    if report.kept == report.wanted and cover == "normalised":
+    if report.kept == report.requested and cover == "normalised":
         assert report.coverage >= memory.tau - 1e-6
 
 
@@ -130,7 +130,7 @@ def test_tau_one_keeps_all_and_ties_keep_the_earlier():
     assert even.tolist() == [True] * 4 + [False] * 4
     clipped, report = keep_mask(jnp.ones(8), jnp.full(1, 8), MemoryConfig(tau=1.0), 3)
     assert clipped.tolist() == [True] * 3 + [False] * 5
-    assert (report.kept, report.wanted) == (3, 8) and abs(report.coverage - 3 / 8) < 1e-6
+    assert (report.kept, report.requested) == (3, 8) and abs(report.coverage - 3 / 8) < 1e-6
 
 
 def test_rows_have_keep_sets_of_their_own_under_jit():
@@ -140,7 +140,7 @@ def test_rows_have_keep_sets_of_their_own_under_jit():
     keep, report = jax.jit(lambda s: keep_mask(s, visible, MemoryConfig(tau=0.7), 12))(scores)
     for at in np.ndindex(2, 3):
         want, wanted = slow_keep(scores[at].tolist(), scores[at].tolist(), 0.7, 12)
-        assert keep[at].tolist() == want and report.wanted[at] == wanted
+        assert keep[at].tolist() == want and report.requested[at] == wanted
     assert len({tuple(row) for row in keep.reshape(6, 16).tolist()}) == 6
 
 
@@ -154,7 +154,7 @@ def test_report_per_layer():
     scores = jnp.stack([jnp.ones((2, 1, 8)), jnp.zeros((2, 1, 8)).at[..., 3].set(1.0)])
     _, cover = keep_mask(scores, jnp.full(1, 8), MemoryConfig(tau=0.75), 4)
     np.testing.assert_array_equal(cover.kept[..., 0], [[4, 4], [1, 1]])
-    np.testing.assert_array_equal((cover.wanted > cover.kept)[..., 0], [[1, 1], [0, 0]])
+    np.testing.assert_array_equal((cover.requested > cover.kept)[..., 0], [[1, 1], [0, 0]])
     np.testing.assert_allclose(cover.coverage[..., 0], [[0.5, 0.5], [1.0, 1.0]])
 
 

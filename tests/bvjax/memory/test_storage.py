@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bvjax.config import ChunkConfig, DiTConfig, MemoryConfig, ModelConfig, TextConfig
 from bvjax.errors import UserError
-from bvjax.memory.bank import check, cut, gather, init_bank, keep_rows, write
+from bvjax.memory.bank import check, gather, init_bank, keep_rows, shard, write
 from bvjax.memory.positions import time_bases
 from bvjax.memory.retrieval import GatheredEntries, assemble, retrieve
 from bvjax.memory.storage import decode, encode, storage_dtype
@@ -168,7 +168,7 @@ def test_scales_are_part_of_the_bank():
     assert bank.key_scales.shape == bank.value_scales.shape == (2, 1, 8, 8, 2)
     unused = np.arange(8) >= np.asarray(bank.stored)[..., None]
     assert not np.asarray(bank.key_scales)[unused].any() and (bank.key_scales > 0).any()
-    assert cut(bank, ONE_DEVICE).key_scales is bank.key_scales
+    assert shard(bank, ONE_DEVICE).key_scales is bank.key_scales
     with pytest.raises(ValueError, match="no entry of a bank of int8"):
         write(bank, entry_of(*chunk(1), dtype=None), _caption(1), jnp.int32(1), model.memory, 2)
 
