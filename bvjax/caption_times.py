@@ -95,7 +95,7 @@ def split_times(caption: str, where: str = "the caption") -> tuple[str, Stamp | 
 
 
 def inclusive(stamps: Sequence[Stamp]) -> bool:
-    """Whether the last second of each of a story's times is counted: (00s - 03s) are four seconds.
+    """Returns True where the last second of a story's times counts: (00s - 03s) are four seconds.
 
     It is in LV-Bench's form, and for a clock without fractions where captions begin a second after
     the one before ends.
@@ -107,8 +107,8 @@ def inclusive(stamps: Sequence[Stamp]) -> bool:
     return len(stamps) > 1 and stamps[1].first == stamps[0].last + 1
 
 
-def _stamp(found: re.Match[str], where: str) -> Stamp:
-    text = found["within"] or found["bare"]
+def _stamp(match: re.Match[str], where: str) -> Stamp:
+    text = match["within"] or match["bare"]
     points = _POINT.findall(text)
     first, last = (_seconds(point) for point in points)
     if max(first, last) > LONGEST:
@@ -126,20 +126,20 @@ def _seconds(text: str) -> int | float:
     return seconds if "." in text or seconds > LONGEST else int(seconds)
 
 
-def _decades(found: re.Match[str]) -> bool:
-    return bool(found["bare"] and _DECADES.fullmatch(found["bare"]))
+def _decades(match: re.Match[str]) -> bool:
+    return bool(match["bare"] and _DECADES.fullmatch(match["bare"]))
 
 
 def _refuse_others(text: str, stamp: Stamp | None, where: str) -> None:
     """Raises `UserError` for times that are left in a caption without the ones that were read."""
-    for found in _BRACKETS.finditer(text):
-        inside = found[1].strip()
+    for match in _BRACKETS.finditer(text):
+        inside = match[1].strip()
         if not _ONLY_TIME.fullmatch(inside) or _DECADE.fullmatch(inside):
             continue
-        at_an_end = not (text[: found.start()].strip(" .") and text[found.end() :].strip(" .:"))
+        at_an_end = not (text[: match.start()].strip(" .") and text[match.end() :].strip(" .:"))
         too_long = len(inside) > _NEAR
         if too_long or _IS_RANGE.search(inside) or (at_an_end and _IS_POINT.fullmatch(inside)):
-            raise _unreadable(found[0], where)
+            raise _unreadable(match[0], where)
     if stamp is None and (start := _STARTS.match(text)):
         raise _unreadable(start[0].strip(), where)
 

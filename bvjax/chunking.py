@@ -1,6 +1,6 @@
 """ChunkGrid: the one owner of frames <-> latents <-> tokens <-> chunks <-> positions, of ids and of legal sizes.
 
-Three layouts (`ChunkConfig.first`) of N chunks with T pixel frames, L = T/s latent frames each, where the VAE makes
+Three arrangements (`ChunkConfig.first`) of N chunks with T pixel frames, L = T/s latent frames each, where the VAE makes
 one latent of s frames (`VAEConfig.temporal_factor`, 4 in all published ones):
 
   separate  latent 0 (frame 0, the anchor) is a one-latent chunk of its own with id 0, then N chunks of
@@ -49,7 +49,7 @@ class ChunkGrid:
 
     @classmethod
     def of(cls, model: ModelConfig, num_chunks: int = 1) -> ChunkGrid:
-        """That of a model; raises `UserError` for sizes that do not fit it."""
+        """The grid of a model; raises `UserError` for sizes that do not fit it."""
         return cls(model.chunk, num_chunks, model.dit.patch, model.vae)
 
     def __post_init__(self):

@@ -56,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     generate.set_defaults(command=_generate)
     add = generate.add_argument
-    what = generate.add_mutually_exclusive_group(required=True)
-    what.add_argument("--story", metavar="FILE", help="JSON: captions, one per chunk or timed")
-    what.add_argument(
+    source = generate.add_mutually_exclusive_group(required=True)
+    source.add_argument("--story", metavar="FILE", help="JSON: captions, one per chunk or timed")
+    source.add_argument(
         "--prompt", metavar="TEXT", help="one caption for all chunks (--chunks of them)"
     )
     add("--out", required=True, metavar="DIR", help="new folder for the run")
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     resume = _run_command(commands, "resume", _resume, "go on with a run that was stopped")
     resume.description = "Go on with a run that was stopped or killed, to the very same video."
     redo = _run_command(commands, "redo", _redo, "make a run again from some chunk on")
-    redo.description = "Make chunks from K on again; those before stay as they are, to the bit."
+    redo.description = "Make chunks from K on again; those before stay as they are, bit-exact."
     redo.add_argument("--from-chunk", type=int, required=True, metavar="K", help="1 is the first")
     redo.add_argument(
         "--caption", action="append", default=[], metavar='K="TEXT"', dest="captions",
@@ -110,9 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     add("source", metavar="SRC", help="file or folder; its layout is found out")
     add("target", metavar="DST", help="folder to write")
     add("--to", required=True, metavar="LAYOUT", help="bvjax, diffusers, wan or skyreels")
-    add("--dtype", default="keep", help="keep (default: to the bit), float32, bfloat16, float16")
+    add("--dtype", default="keep", help="keep (default: bit-exact), float32, bfloat16, float16")
     add("--preset", metavar="NAME", help="what the model must be (default: found by its sizes)")
-    add("--stage", metavar="NAME", help="pretrained, stage1, stage2 or few-step (default: as told)")
+    add(
+        "--stage",
+        metavar="NAME",
+        help="pretrained, stage1, stage2 or few-step (default: as its metadata say)",
+    )
     add("--branch", metavar="NAME", help="of a training checkpoint (default: generator_ema)")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change the configuration that is written; may be repeated")  # fmt: skip
@@ -125,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser(
         "plan", help="what a configuration costs on a machine that is not here",
         description="Compile the programs of a chunk, or a step of training, for a TPU or GPU topology, "
-        "without one, and say what they need: memory, work, exchanges, and the time they cannot go below.",
+        "without one, and say what they need: memory, work, collectives, and the time they cannot go below.",
     )  # fmt: skip
     plan.set_defaults(command=_plan)
     add = plan.add_argument
@@ -139,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         help="compile the decoding of a chunk too (minutes more)")  # fmt: skip
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change the configuration; may be repeated")  # fmt: skip
-    add("--json", metavar="FILE", help="write the figures there as well")
+    add("--json", metavar="FILE", help="write the numbers there as well")
     _mesh_option(plan)
 
     cli_evaluate.register(commands)
@@ -153,8 +157,8 @@ def _version() -> str:
 
     import bvjax
 
-    found = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
-    return f"bvjax {bvjax.__version__} ({', '.join(' '.join(pair) for pair in found.items())})"
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+    return f"bvjax {bvjax.__version__} ({', '.join(' '.join(pair) for pair in versions.items())})"
 
 
 def _run_command(commands, name: str, command, text: str) -> argparse.ArgumentParser:
@@ -212,9 +216,9 @@ def _redo(args: argparse.Namespace) -> None:
         edits[chunk] = caption
     run, bundle = _open(args)
     with run:
-        again = redo(run, bundle, args.from_chunk, edits, args.seed)
-    with again:
-        _produce(again, bundle)
+        reopened = redo(run, bundle, args.from_chunk, edits, args.seed)
+    with reopened:
+        _produce(reopened, bundle)
 
 
 def _decode(args: argparse.Namespace) -> None:
@@ -283,10 +287,10 @@ def _plan(args: argparse.Namespace) -> None:
     elif args.batch is not None:
         raise UserError("--batch is of --phase train; one video is generated at a time")
     chip, devices = topology_devices(args.topology)
-    more = {"batch": args.batch} if args.phase == "train" else {"decode": args.decode}
+    options = {"batch": args.batch} if args.phase == "train" else {"decode": args.decode}
     plan = report.make_plan(
         model, args.topology, chip, devices, sizes, args.minutes,
-        say=lambda text: console.say(f"{text} ..."), **more,
+        say=lambda text: console.say(f"{text} ..."), **options,
     )  # fmt: skip
     print("\n".join(report.lines(plan)))
     if args.json:
@@ -347,36 +351,36 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
         f"chunk sees {anchor}{model.retrieval.num_recent} recent and {model.retrieval.num_retrieved} "
         f"{model.retrieval.kind} chunks of a bank of {model.memory.slots}"
     )
-    if given := run.settings.video_chunks:
-        console.tell(f"a video gives chunk 1{f' to {given}' if given > 1 else ''}")
+    if num_prefix := run.settings.video_chunks:
+        console.tell(f"a video gives chunk 1{f' to {num_prefix}' if num_prefix > 1 else ''}")
     steps = model.sampler.steps
     trace = ChunkTrace(run.path / "profile") if profile else None
     devices = 1 if bundle.layout.mesh is None else bundle.layout.mesh.size
-    about = (
+    target = (
         f"{model.chunk.height}x{model.chunk.width}, {grid.latents_per_chunk} latents, {devices} "
         f"device{'s' if devices > 1 else ''}"
     )
-    watched = console.on_terminal()
+    on_terminal = console.on_terminal()
     total = len(grid.piece_ids) * steps
-    kept = (
+    hint = (
         f"what is finished is kept, 'python -m bvjax resume {shlex.quote(str(run.path))}' goes on"
     )
     with (
-        console.going_on(kept),
-        tqdm(total=total, unit="step", smoothing=0.2, disable=not watched) as bar,
-        compilation.announced(tqdm.write, about),
+        console.going_on(hint),
+        tqdm(total=total, unit="step", smoothing=0.2, disable=not on_terminal) as bar,
+        compilation.announced(tqdm.write, target),
     ):
         bar.set_description("getting ready")
         for progress in execute(run, bundle):
             if isinstance(progress, Encoding):
                 text = f"encoding the video, latent frame {progress.done}/{progress.total}"
                 bar.set_description(text)
-                if not watched and progress.done == progress.total:
+                if not on_terminal and progress.done == progress.total:
                     console.say(text)
                 continue
             text = f"chunk {progress.chunk}/{grid.num_chunks}"
             bar.set_description(text)
-            if not watched:
+            if not on_terminal:
                 seconds = f"{sum(progress.seconds.values()):.1f} s"
                 console.say(f"{text}: {seconds if progress.fresh else 'was there'}")
             elif progress.fresh:

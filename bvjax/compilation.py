@@ -29,7 +29,7 @@ _MISS = re.compile(r"PERSISTENT COMPILATION CACHE MISS for '(?:jit_)?_*(\w+?)_*'
 
 
 def cache_folder() -> str:
-    """Where compiled programs are kept.
+    """The folder in which compiled programs are kept.
 
     `$JAX_COMPILATION_CACHE_DIR`, else `bvjax/xla-<kind of processor>` under `$XDG_CACHE_HOME` or
     `~/.cache`.  The kind is in the name because what LLVM made for one CPU may not run on another.
@@ -48,7 +48,7 @@ def keep_programs() -> str:
 
 
 def can_keep(folder: str) -> bool:
-    """Whether programs can be written into `folder`, which is made if it is not there."""
+    """Returns True if programs can be written into `folder`, which is made if it is not there."""
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -58,15 +58,15 @@ def can_keep(folder: str) -> bool:
 
 
 @contextlib.contextmanager
-def announced(say: Callable[[str], None], about: str) -> Iterator[None]:
+def announced(say: Callable[[str], None], target: str) -> Iterator[None]:
     """Says which program is being compiled, before it is, where none is kept of earlier runs.
 
     Args:
         say: gets a line of text.
-        about: what the programs are compiled for: sizes and devices.
+        target: what the programs are compiled for: sizes and devices.
     """
     # JAX tells of a miss in a debug line of its compiler, and nowhere else before it compiles.
-    logger, handler = logging.getLogger("jax._src.compiler"), _Misses(say, about)
+    logger, handler = logging.getLogger("jax._src.compiler"), _Misses(say, target)
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
@@ -82,23 +82,23 @@ def announced(say: Callable[[str], None], about: str) -> Iterator[None]:
 class _Misses(logging.Handler):
     """Turns JAX's line about a program that is not in the cache into a sentence."""
 
-    def __init__(self, say: Callable[[str], None], about: str):
+    def __init__(self, say: Callable[[str], None], target: str):
         super().__init__(logging.DEBUG)
-        self._say, self._about = say, about
+        self._say, self._target = say, target
 
     def emit(self, record: logging.LogRecord) -> None:
         miss = _MISS.match(record.getMessage())
         if miss is None:
-            above = logging.getLogger("jax")
-            if record.levelno >= above.getEffectiveLevel():
-                above.handle(record)
-        elif what := PROGRAMS.get(miss[1]):
+            parent = logging.getLogger("jax")
+            if record.levelno >= parent.getEffectiveLevel():
+                parent.handle(record)
+        elif program := PROGRAMS.get(miss[1]):
             folder = jax.config.jax_compilation_cache_dir
-            kept = (
+            cache_note = (
                 f"kept in {folder}" if can_keep(folder) else f"not kept: {folder} cannot be written"
             )
             self._say(
-                f"compiling {what} for {self._about} (first run with these sizes and versions; {kept})"
+                f"compiling {program} for {self._target} (first run with these sizes and versions; {cache_note})"
             )
 
 

@@ -1,4 +1,4 @@
-"""What can be configured: frozen dataclasses, one per noun, gathered in `ModelConfig`.
+"""The configuration: frozen dataclasses, one per noun, gathered in `ModelConfig`.
 
 `bvjax.presets` holds the named sets of numbers, `bvjax.overrides` turns `section.key=value` strings and
 dictionaries into these classes and refuses unknown keys.  Every field is read somewhere; a test checks it.
@@ -27,16 +27,16 @@ TEXT_DTYPES = ("float32", "bfloat16")  # T5's activations leave the range of flo
 # Far above any network's sizes and far below where products of them no longer are numbers of 64 bits.
 MAX_WIDTH, MAX_LAYERS, MAX_BLOCKS, MAX_STAGES = 2**16, 1024, 32, 8
 MAX_FACTOR, MAX_CAPTION = 64, 4096
-MOST = 2**20  # of any number of things
+MAX_COUNT = 2**20  # of any number of things
 
 
-def _check_range(section: object, where: str, most: int, *names: str, least: int = 1) -> None:
+def _check_range(section: object, where: str, maximum: int, *names: str, minimum: int = 1) -> None:
     """Raises `UserError` for a whole number, or one of a tuple of them, that is out of range."""
     for name in names:
         value = getattr(section, name)
         for number in value if isinstance(value, tuple) else (value,):
-            if not least <= number <= most:
-                raise UserError(f"{where}.{name} is {value}; it must be {least} to {most}")
+            if not minimum <= number <= maximum:
+                raise UserError(f"{where}.{name} is {value}; it must be {minimum} to {maximum}")
 
 
 def _check_positive(section: object, where: str, *names: str) -> None:
@@ -58,8 +58,8 @@ def _check_numbers(section: Any, where: str = "") -> None:
         if dataclasses.is_dataclass(value):
             _check_numbers(value, f"{name}.")
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int) and abs(number) > MOST:
-                raise UserError(f"{name} is {value}; it must not be above {MOST}")
+            if isinstance(number, int) and abs(number) > MAX_COUNT:
+                raise UserError(f"{name} is {value}; it must not be above {MAX_COUNT}")
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"{name} is {value}; it must be finite")
 
@@ -99,7 +99,7 @@ class VAEConfig:
     # Convolutions of stem and tail, on squares of `stem_patch` pixels around the fold, see `bvjax.nets.vae_stem_tail`.
     stem_dim: int = 0  # channels before the encoder's fold; 0 = no stem
     stem_blocks: int = 1
-    tail_dim: int = 0  # channels behind the decoder's unfold; 0 = no tail
+    tail_dim: int = 0  # channels after the decoder's unfold; 0 = no tail
     tail_blocks: int = 2
     stem_patch: int = 2  # 1 = at full resolution
 
@@ -107,9 +107,9 @@ class VAEConfig:
         _check_range(self, "vae", MAX_WIDTH, "dim", "z_dim")
         _check_range(self, "vae", MAX_FACTOR, "patch", "dim_mult", "stem_patch")
         _check_range(
-            self, "vae", MAX_BLOCKS, "num_res_blocks", "stem_blocks", "tail_blocks", least=0
+            self, "vae", MAX_BLOCKS, "num_res_blocks", "stem_blocks", "tail_blocks", minimum=0
         )
-        _check_range(self, "vae", MAX_WIDTH, "stem_dim", "tail_dim", least=0)
+        _check_range(self, "vae", MAX_WIDTH, "stem_dim", "tail_dim", minimum=0)
         if not 1 <= len(self.dim_mult) <= MAX_STAGES:
             raise UserError(
                 f"vae.dim_mult has {len(self.dim_mult)} values; it must have 1 to {MAX_STAGES}"
@@ -175,11 +175,11 @@ class TextConfig:
     )
 
     def __post_init__(self):
-        _check_range(self, "text", MOST, "vocab_size", "max_distance")
+        _check_range(self, "text", MAX_COUNT, "vocab_size", "max_distance")
         _check_range(self, "text", MAX_WIDTH, "dim", "num_heads", "head_dim", "ffn_dim")
         _check_range(self, "text", MAX_LAYERS, "num_layers")
         _check_range(self, "text", MAX_CAPTION, "max_length")
-        _check_range(self, "text", MAX_WIDTH, "num_buckets", least=4)
+        _check_range(self, "text", MAX_WIDTH, "num_buckets", minimum=4)
         if self.max_distance <= self.num_buckets // 4:
             raise UserError(
                 f"text.max_distance is {self.max_distance}; it must be above a quarter of "
@@ -207,8 +207,8 @@ class DiTConfig:
     preconditioning: str = "none"
     latent_std: tuple[float, ...] = ()  # of the latents by channel, for that guess; () = 1 each
     similarity_keys: bool = False  # keys of context entries tell how alike the captions are
-    spatial_position_embedding: bool = False  # tokens are told their (h, w), not by RoPE alone
-    fps_embedding: bool = False  # e0 is told 16 fps from other frame rates, as in SkyReels-V2
+    spatial_position_embedding: bool = False  # tokens get an embedding of their (h, w) besides RoPE
+    fps_embedding: bool = False  # e0 gets an embedding of "16 fps" or "other", as in SkyReels-V2
     qk_init: float = 1.0  # first scale of norm_q: logits reach qk_init * sqrt(head_dim), 11 in Wan
     remat: str = "none"  # none | full | dots: what the backward pass recomputes
     dtype: str = "float32"  # matmul dtype; norms, softmax, modulation and RoPE stay fp32
@@ -218,10 +218,10 @@ class DiTConfig:
 
     def __post_init__(self):
         _check_range(self, "dit", MAX_WIDTH, "dim", "num_heads", "in_channels", "out_channels")
-        _check_range(self, "dit", MOST, "ffn_dim")
+        _check_range(self, "dit", MAX_COUNT, "ffn_dim")
         _check_range(self, "dit", MAX_LAYERS, "num_layers")
         _check_range(self, "dit", MAX_FACTOR, "patch")
-        _check_range(self, "dit", MAX_WIDTH, "freq_dim", least=2)
+        _check_range(self, "dit", MAX_WIDTH, "freq_dim", minimum=2)
         if self.freq_dim % 2:
             raise UserError(f"dit.freq_dim is {self.freq_dim}; it must be even")
         if self.dim % self.num_heads or self.head_dim % 2 or self.head_dim < 6:
@@ -265,11 +265,11 @@ class MemoryConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BuildConfig:
-    """How BuildSparseKV encodes a finished chunk (Algorithm 2, lines 2-8)."""
+    """BuildSparseKV's encoding of a finished chunk (Algorithm 2, lines 2-8)."""
 
     context: str = "none"  # none | with: does the clean pass see the chunk's own context
     # Self-Forcing and LongLive say `context_noise` for what is `label` here, in thousandths.
-    label: float = 0.0  # sigma that the clean pass is told
+    label: float = 0.0  # sigma whose embedding the clean pass gets
     context_noise: float = 0.0  # sigma of fresh noise mixed into the latents before the clean pass
     mask: str = "chunk"  # chunk | frame | token: which keys a probe can see
     probe: str = "recent_random"  # recent_random | stratified | random | full
@@ -279,7 +279,7 @@ class BuildConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalConfig:
-    """Which entries a chunk sees (Eq. 8, 9): the last `num_recent` ones and `num_retrieved` of the others."""
+    """Entries that a chunk sees (Eq. 8, 9): the last `num_recent` ones and `num_retrieved` of the others."""
 
     kind: str = "semantic"  # semantic | rolling | oracle | random | none: of `memory.rules.RULES`
     num_recent: int = 2
@@ -334,12 +334,12 @@ class GuidanceConfig:
 
     @property
     def guided(self) -> bool:
-        """Is there a null branch in any chunk."""
+        """True if any chunk has a null branch."""
         return self.scale != 1.0 or self.memory > 0
 
     @property
     def two_banks(self) -> bool:
-        """Does the null branch have a bank of its own; without guidance `bank` does not matter."""
+        """True if the null branch has a bank of its own; without guidance `bank` does not matter."""
         return self.bank == "two" and self.guided
 
 

@@ -50,10 +50,10 @@ def run(command: Callable[[], int | None], name: str = "bvjax") -> int:
     except WorkError as error:
         return say(f"{name}: {as_options(str(error))}", 1)
     except (MemoryError, RuntimeError, AssertionError) as error:
-        told = machine.translated(error)
-        if told is None:
+        translated = machine.translated(error)
+        if translated is None:
             raise
-        return say(f"{name}: {told}", 1 if isinstance(told, WorkError) else 2)
+        return say(f"{name}: {translated}", 1 if isinstance(translated, WorkError) else 2)
     except ModuleNotFoundError as error:
         from bvjax.extras import extra_of
 
@@ -86,10 +86,10 @@ def run_flags(main: Callable[[list[str]], int | None]) -> None:
         except (SyntaxError, ImportError) as error:  # of a config file, which is Python
             sys.exit(say(f"error: cannot read the config: {error}", 2))
         except (flags.Error, LookupError, AttributeError, ValueError, TypeError, OSError) as error:
-            told = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
-            head, traceback, rest = told.partition("Traceback (most recent call last)")
-            told = head + rest.strip().splitlines()[-1] if traceback else told
-            sys.exit(say(f"error: {' '.join(told.split())}", 2))
+            message = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+            head, traceback, rest = message.partition("Traceback (most recent call last)")
+            message = head + rest.strip().splitlines()[-1] if traceback else message
+            sys.exit(say(f"error: {' '.join(message.split())}", 2))
 
     app.run(lambda argv: run(lambda: main(argv), "error"), flags_parser=parse)
 
@@ -142,7 +142,7 @@ def set_up() -> None:
 
 @contextlib.contextmanager
 def going_on(how: str) -> Iterator[None]:
-    """Ctrl-C or a full disk inside are told together with `how` the work can be gone on with."""
+    """Adds `how`, the way to resume the work, to the message of a Ctrl-C or a full disk inside."""
     try:
         yield
     except (KeyboardInterrupt, OSError) as error:
@@ -164,12 +164,12 @@ def tell(text: str) -> None:
 
 
 def on_terminal() -> bool:
-    """Whether somebody can watch a progress bar; in a log, lines are told instead."""
+    """Returns True if stderr is a terminal, which shows a progress bar; a log gets lines instead."""
     return sys.stderr.isatty()
 
 
 def _notes(error: BaseException) -> str:
-    """Returns the notes that `going_on` added to an error, to be put behind its message."""
+    """Returns the notes that `going_on` added to an error, to be appended to its message."""
     return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 

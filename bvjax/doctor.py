@@ -37,28 +37,32 @@ def examine(say: Callable[[str], None]) -> bool:
         ("software", _software), ("devices", _devices), ("memory", _memory), ("disk", _disk),
         ("video", _video), ("weights", _weights), ("two chunks", _two_chunks),
     )  # fmt: skip
-    wrong = []
+    failed = []
     for name, check in checks:
         try:
             say(f"ok    {name}: {check()}")
         except Exception as error:  # whatever is wrong here, the rest is worth knowing
-            wrong.append(name)
-            found = machine.translated(error) or error
-            kind = "" if isinstance(found, UserError | WorkError) else f"{type(found).__name__}: "
-            say(f"WRONG {name}: {kind}{' '.join(str(found).split())}")
-    say(_verdict(wrong))
-    return not wrong
+            failed.append(name)
+            reported = machine.translated(error) or error
+            kind = (
+                ""
+                if isinstance(reported, UserError | WorkError)
+                else f"{type(reported).__name__}: "
+            )
+            say(f"WRONG {name}: {kind}{' '.join(str(reported).split())}")
+    say(_verdict(failed))
+    return not failed
 
 
-def _verdict(wrong: Sequence[str]) -> str:
-    if not wrong:
+def _verdict(failed: Sequence[str]) -> str:
+    if not failed:
         return "all is well: videos can be made here"
-    return f"videos cannot be made here as it is: see {', '.join(wrong)}"
+    return f"videos cannot be made here as it is: see {', '.join(failed)}"
 
 
 def _software() -> str:
-    found = software()
-    return ", ".join(f"{k} {found[k]}" for k in ("bvjax", "jax", "python"))
+    versions = software()
+    return ", ".join(f"{k} {versions[k]}" for k in ("bvjax", "jax", "python"))
 
 
 def _devices() -> str:
@@ -105,9 +109,9 @@ def _two_chunks() -> str:
         with create_run(bundle, model, Story(CAPTIONS), pathlib.Path(out) / "run") as run:
             parts = [progress.seconds for progress in execute(run, bundle)]
             frames = len(video_io.read_video(run.video)[0])
-        took = time.perf_counter() - started
+        seconds = time.perf_counter() - started
     if frames != run.grid.num_frames:
         raise UserError(f"the video has {frames} frames instead of {run.grid.num_frames}")
-    return f"{frames} frames in {took:.0f} s with compilation; the second chunk in " + ", ".join(
+    return f"{frames} frames in {seconds:.0f} s with compilation; the second chunk in " + ", ".join(
         f"{part} {value:.2f} s" for part, value in parts[-1].items()
     )

@@ -1,4 +1,4 @@
-"""Which optional part of the installation a missing package belongs to (`pip install 'bvjax[...]'`)."""
+"""The optional part of the installation that a missing package belongs to (`pip install 'bvjax[...]'`)."""
 
 from __future__ import annotations
 

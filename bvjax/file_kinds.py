@@ -1,4 +1,4 @@
-"""What a file of weights is when it is none: said first, in its own name."""
+"""Detection of files that are no weights although they are named so: LFS pointers, GGUF, web pages."""
 
 from __future__ import annotations
 

@@ -119,10 +119,10 @@ def read_text(path: str | Path, what: str = "") -> str:
 
 def read_json_object(path: str | Path, what: str = "") -> dict[str, Any]:
     """`read_json` of a file that must hold an object; raises `UserError`."""
-    found = read_json(path, what)
-    if not isinstance(found, dict):
+    content = read_json(path, what)
+    if not isinstance(content, dict):
         raise UserError(f"{what} {path} is not a JSON object".lstrip())
-    return found
+    return content
 
 
 def parse_json(content: str | bytes, where: str) -> Any:
@@ -134,15 +134,15 @@ def parse_json(content: str | bytes, where: str) -> Any:
     """
     try:
         text = _decoded(content, where) if isinstance(content, bytes) else content
-        found = json.loads(
+        value = json.loads(
             text.removeprefix("\ufeff"),
             parse_int=_integer,
             parse_float=_number,
             parse_constant=_number,
         )
-        _check_depth(found)
+        _check_depth(value)
         if _SURROGATE.search(text):
-            json.dumps(found, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise UserError(
             f"{where} has half of a surrogate pair in a string: {error.object[error.start]!a}"
@@ -154,7 +154,7 @@ def parse_json(content: str | bytes, where: str) -> Any:
     except (_NotTaken, RecursionError) as error:
         reason = str(error) if isinstance(error, _NotTaken) else _TOO_DEEP
         raise UserError(f"{where} {reason}") from None
-    return found
+    return value
 
 
 def _decoded(content: bytes, where: str) -> str:
@@ -188,8 +188,8 @@ def _short(text: str) -> str:
     return text if len(text) <= 24 else f"{text[:20]}... ({len(text)} characters)"
 
 
-def _check_depth(found: Any) -> None:
-    level = [found]
+def _check_depth(value: Any) -> None:
+    level = [value]
     for _ in range(MAX_DEPTH):
         level = [
             inner

@@ -1,4 +1,4 @@
-"""Whether all values of an array on the host are finite, at about the speed of its memory."""
+"""A check that all values of an array on the host are finite, at about the speed of its memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ BLOCK = 2**18  # values looked at at a time: what is made of them stays in the p
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """False if any value is NaN or infinite; whole numbers and truth values are finite."""
+    """Returns False if any value is NaN or infinite; whole numbers and truth values are finite."""
     array = np.asarray(array)
     if array.dtype.kind in "biuUS":  # no number, or always one
         return True

@@ -1,4 +1,4 @@
-"""Floating-point operations of a program: its matrix products and convolutions, counted by part.
+"""Floating-point operations of a program: its matmuls and convolutions, counted by part.
 
 `count` walks the traced program, so what it says holds for any model, forward or backward, with
 recomputation.  Loops of known length count as often as they run.  Compilers' own counts take a
@@ -19,18 +19,18 @@ def count(fn: Callable, *args: Any, part: Callable[[str], str] = lambda path: "a
     """FLOPs of `fn(*args)` by part; args may be `jax.ShapeDtypeStruct`s.
 
     Attention is counted over all rows that its shapes have, and kernels are traced in their plain
-    form: call it on a CPU, or with a layout of none.
+    form: call it on a CPU, or with a layout without a mesh.
 
     Args:
       part: name of the part that an operation at a path of named scopes belongs to.
     """
-    found: Counter = Counter()
-    _walk(jax.make_jaxpr(fn)(*args).jaxpr, 1, "", part, found)
-    return found
+    counts: Counter = Counter()
+    _walk(jax.make_jaxpr(fn)(*args).jaxpr, 1, "", part, counts)
+    return counts
 
 
 def dit_part(path: str) -> str:
-    """Parts of a DiT: which of its products a path of scopes names."""
+    """The part of a DiT whose matmuls a path of scopes names."""
     names = path.split("/")
     if "self_attn" in names or "cross_attn" in names:
         which = "self" if "self_attn" in names else "cross"
@@ -38,14 +38,14 @@ def dit_part(path: str) -> str:
     return "projections" if "ffn" in names else "embeddings, head"
 
 
-def _walk(jaxpr, times: int, path: str, part, found: Counter) -> None:
+def _walk(jaxpr, times: int, path: str, part, counts: Counter) -> None:
     for eqn in jaxpr.eqns:
         here = "/".join(filter(None, (path, str(eqn.source_info.name_stack))))
         name = eqn.primitive.name
         if name == "dot_general":
-            found[part(here)] += times * _product(eqn)
+            counts[part(here)] += times * _matmul(eqn)
         elif name == "conv_general_dilated":
-            found[part(here)] += times * _convolution(eqn)
+            counts[part(here)] += times * _convolution(eqn)
         inner = times * eqn.params["length"] if name == "scan" else times
         branches = eqn.params.get("branches")
         if branches:  # of a condition: the most expensive
@@ -53,15 +53,15 @@ def _walk(jaxpr, times: int, path: str, part, found: Counter) -> None:
             for branch in branches:
                 costs.append(Counter())
                 _walk(branch.jaxpr, inner, here, part, costs[-1])
-            found.update(max(costs, key=Counter.total))
+            counts.update(max(costs, key=Counter.total))
             continue
         for value in eqn.params.values():
             body = getattr(value, "jaxpr", value)
             if hasattr(body, "eqns"):
-                _walk(body, inner, here, part, found)
+                _walk(body, inner, here, part, counts)
 
 
-def _product(eqn) -> int:
+def _matmul(eqn) -> int:
     (contracted, _), _ = eqn.params["dimension_numbers"]
     shared = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
     return 2 * shared * math.prod(eqn.outvars[0].aval.shape)

@@ -23,38 +23,38 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 
 
-def up_to_date(config: Mapping[str, Any], tell: bool = True) -> dict[str, Any]:
+def up_to_date(config: Mapping[str, Any], warn: bool = True) -> dict[str, Any]:
     """A nested configuration under the names of now, complete if it was so when it was written.
 
     Args:
         config: sections within each other; its `task` says which keys are added.
-        tell: whether to warn of old names.
+        warn: whether to warn of old names.
 
     Raises:
         UserError: a key is given by both names.
     """
-    made = _copy(config)
+    result = _copy(config)
     for old, new in RENAMED.items():
-        section, key = _section(made, old)
+        section, key = _section(result, old)
         if section is None or key not in section:
             continue
         value = section.pop(key)
-        section, key = _section(made, new, make=True)
+        section, key = _section(result, new, make=True)
         if key in section:
             raise UserError(f"{old} is the old name of {new}, and both are given; give {new} alone")
         section[key] = value
-        if tell:
+        if warn:
             logging.warning(
                 "%s is now called %s; its old name is read for one more release", old, new
             )
     added = {
-        path: (*_section(made, path), value)
-        for path, value in ADDED.get(str(made.get("task")), {}).items()
+        path: (*_section(result, path), value)
+        for path, value in ADDED.get(str(result.get("task")), {}).items()
     }
     if all(section is not None and key not in section for section, key, _ in added.values()):
         for section, key, value in added.values():
             section[key] = value
-    return made
+    return result
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -203,11 +203,11 @@ def _kind(cls: type, path: str) -> Any:
 
 def _replace(config: Any, changes: Mapping[str, Any]) -> Any:
     """`config` with the nested `changes`, each section built (and so validated) once."""
-    made = {
+    fields = {
         key: _replace(getattr(config, key), value) if isinstance(value, dict) else value
         for key, value in changes.items()
     }
-    return dataclasses.replace(config, **made)
+    return dataclasses.replace(config, **fields)
 
 
 def _inline(field: dataclasses.Field) -> dict[str, Any]:

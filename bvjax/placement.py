@@ -1,4 +1,4 @@
-"""Which mesh a model can be generated or trained on, and which one to generate on by default."""
+"""Meshes that a model can be generated or trained on, and the default one for generation."""
 
 from __future__ import annotations
 
@@ -15,22 +15,30 @@ from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.memory.bank import init_bank
 from bvjax.memory.storage import storage_dtype
-from bvjax.sharding import AXES, ONE_DEVICE, TOKENS, Layout, make_layout, parse_mesh, spread
+from bvjax.sharding import (
+    AXES,
+    ONE_DEVICE,
+    TOKENS,
+    Layout,
+    longest_axis_rule,
+    make_layout,
+    parse_mesh,
+)
 
-LARGE_LEAF = 2**20  # values; smaller leaves are whole on every device
+LARGE_LEAF = 2**20  # values; smaller leaves are replicated
 
 
 def mesh_error(model: ModelConfig, sizes: dict[str, int]) -> str | None:
-    """Why `model` cannot be cut so, in one sentence; None if it can."""
+    """Returns why `model` cannot be sharded over such a mesh, in one sentence; None if it can."""
     data, rows = sizes.get("data", 1), math.prod(sizes.get(axis, 1) for axis in TOKENS)
     grid, block = ChunkGrid.of(model), model.sampler.causal_block
     # What goes through the network at once: a window or its blocks, and a chunk when it is encoded.
     # The tokens of a single latent, once a video, need not divide (`Layout.for_tokens`).
     window = block if block > 1 else grid.window_latents
     slot = (" x ".join(TOKENS), rows, model.memory.capacity, "rows of a slot (memory.capacity)")
-    why = _uneven([*_network(model, sizes, window, grid.latents_per_chunk), slot])
-    if why is not None:
-        return why
+    error = _uneven([*_network(model, sizes, window, grid.latents_per_chunk), slot])
+    if error is not None:
+        return error
     if data > 2 or (data == 2 and not model.guidance.guided):
         return (
             f"data={data}: there are {1 + model.guidance.guided} branches of guidance to share out"
@@ -39,12 +47,12 @@ def mesh_error(model: ModelConfig, sizes: dict[str, int]) -> str | None:
 
 
 def training_mesh_error(model: ModelConfig, sizes: dict[str, int]) -> str | None:
-    """The same of training, where `data` cuts a batch and there is no bank."""
+    """`mesh_error` of training, where a batch is sharded over `data` and there is no bank."""
     return _uneven(_network(model, sizes, 1))
 
 
 def _network(model: ModelConfig, sizes: dict[str, int], *latents: int) -> list[tuple]:
-    """What the DiT has cut: (axis, parts, total, what); so many latents go through it at once."""
+    """The DiT's sharded dimensions: (axis, shards, size, name); so many latents go through it at once."""
     grid, tensor = ChunkGrid.of(model), sizes.get("tensor", 1)
     rows = math.prod(sizes.get(axis, 1) for axis in TOKENS)
     return [
@@ -58,19 +66,19 @@ def _network(model: ModelConfig, sizes: dict[str, int], *latents: int) -> list[t
 
 
 def _uneven(cuts: list[tuple]) -> str | None:
-    for axis, parts, total, what in cuts:
+    for axis, parts, total, name in cuts:
         if total % parts:
             fitting = [n for n in range(1, total + 1) if total % n == 0 and n <= 1024]
-            return f"{axis}={parts} does not cut {total} {what} evenly; it can be {fitting}"
+            return f"{axis}={parts} does not cut {total} {name} evenly; it can be {fitting}"
     return None
 
 
 def check_layout(model: ModelConfig, layout: Layout) -> None:
-    """Raises `UserError` if `model` cannot be cut as `layout` says."""
+    """Raises `UserError` if `model` cannot be sharded as `layout` says."""
     if layout.mesh is not None:
-        why = mesh_error(model, dict(layout.mesh.shape))
-        if why is not None:
-            raise UserError(f"this mesh does not fit the model: {why}")
+        error = mesh_error(model, dict(layout.mesh.shape))
+        if error is not None:
+            raise UserError(f"this mesh does not fit the model: {error}")
 
 
 def check_memory(model: ModelConfig, layout: Layout = ONE_DEVICE) -> None:
@@ -81,15 +89,15 @@ def check_memory(model: ModelConfig, layout: Layout = ONE_DEVICE) -> None:
         math.prod(x.shape) * x.dtype.itemsize for x in values
     )
     place = "host"
-    room: int | None = machine.host_bytes()
+    available: int | None = machine.host_bytes()
     if model.memory.offload == "none":
         place, count = "device", 1 if layout.mesh is None else layout.mesh.size
-        each = machine.device_bytes()
-        room = each and each * count
-    if room is not None and size > room:
+        device_bytes = machine.device_bytes()
+        available = device_bytes and device_bytes * count
+    if available is not None and size > available:
         raise UserError(
             f"the memory of earlier chunks takes {size / 1e9:,.1f} GB; the {place} has "
-            f"{room / 1e9:,.1f} GB: {machine.LOWER}"
+            f"{available / 1e9:,.1f} GB: {machine.LOWER}"
         )
 
 
@@ -99,9 +107,9 @@ def choose_mesh(model: ModelConfig, count: int) -> dict[str, int] | None:
     Attention then moves keys and values only, which costs least.  None if nothing fits.
     """
     for data in (2, 1):
-        rest, left = divmod(count, data)
-        for tensor in (n for n in range(1, rest + 1) if not left and rest % n == 0):
-            sizes = dict(data=data, context=rest // tensor, tensor=tensor)
+        per_data, remainder = divmod(count, data)
+        for tensor in (n for n in range(1, per_data + 1) if not remainder and per_data % n == 0):
+            sizes = dict(data=data, context=per_data // tensor, tensor=tensor)
             if mesh_error(model, sizes) is None:
                 return sizes
     return None
@@ -141,12 +149,12 @@ def layout_of(model: ModelConfig, mesh: str | Mapping[str, int] | None) -> Layou
 
 
 def sharding_rule(layout: Layout, part: str):
-    """How parameters lie on the devices; None: all on the default one.
+    """The rule that shards parameters over the devices; None: all on the default one.
 
-    Those of the DiT as its layers want them, those of the others spread over the whole mesh.
+    Those of the DiT as its layers use them, those of the others sharded over the whole mesh.
     """
     if layout.mesh is None:
         return None
     if part == "dit":
         return layout.parameter
-    return spread(Mesh(layout.mesh.devices.reshape(-1), ("fsdp",)), least=LARGE_LEAF)
+    return longest_axis_rule(Mesh(layout.mesh.devices.reshape(-1), ("fsdp",)), min_size=LARGE_LEAF)

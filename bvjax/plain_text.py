@@ -24,17 +24,17 @@ def whole_text(text: str, where: str) -> str:
     JSON's escapes and arguments that are not UTF-8 can hold surrogates without their other half,
     which no encoding can write.
     """
-    half = _SURROGATE.search(text)
-    if half:
+    surrogate = _SURROGATE.search(text)
+    if surrogate:
         raise UserError(
-            f"{where} has half a character, the lone surrogate U+{ord(half[0]):04X}, as character "
-            f"{half.start() + 1}; write the whole character in UTF-8"
+            f"{where} has half a character, the lone surrogate U+{ord(surrogate[0]):04X}, as character "
+            f"{surrogate.start() + 1}; write the whole character in UTF-8"
         )
     return text
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing but punctuation is left of a caption without its invisible characters."""
+    """Returns True if a caption without its invisible characters is nothing but punctuation."""
     return not any(
         character not in _FILLERS and unicodedata.category(character)[0] in "LNS"
         for character in text
@@ -51,7 +51,7 @@ def same_name(name: str) -> str:
 
 def shown(text: str) -> str:
     """Returns text that can be printed: what would move the cursor or cannot be encoded is escaped."""
-    return _NOT_SHOWN.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    return _NOT_SHOWN.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def whole_number(text: str) -> int | None:

@@ -21,15 +21,15 @@ class ChunkTrace:
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
         self.chunk: int | None = None  # the one traced
-        self._made, self._tracing = 0, False
+        self._num_fresh, self._tracing = 0, False
 
     def finished(self, chunk: int, fresh: bool) -> None:
         """Chunk number `chunk` is done; `fresh` if it was made now and not read from disk."""
         if self._tracing:
             self.stop()
             self.chunk = chunk
-        self._made += fresh and chunk > 0  # 0: the first frame, whose programs are others
-        if self.chunk is None and self._made == 1:
+        self._num_fresh += fresh and chunk > 0  # 0: the first frame, whose programs are others
+        if self.chunk is None and self._num_fresh == 1:
             jax.profiler.start_trace(str(self.folder))
             self._tracing = True
 

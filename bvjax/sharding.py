@@ -1,4 +1,4 @@
-"""Where arrays live: a mesh of (data, fsdp, context, tensor) and what is cut along which axis.
+"""Shardings: a mesh of (data, fsdp, context, tensor) and what is sharded over which axis.
 
   data     the two branches of guidance, rows of a batch
   fsdp     weights; gathered layer by layer when their turn comes
@@ -32,10 +32,10 @@ from bvjax.plain_text import whole_number
 from kernels_pallas.platforms import platform_of
 
 AXES = ("data", "fsdp", "context", "tensor")
-TOKENS = ("fsdp", "context")  # what tokens and rows are cut along
+TOKENS = ("fsdp", "context")  # axes that tokens and rows are sharded over
 
 # Parameters of a DiT's layers by the end of their name.
-# Between a projection of the first kind and one of the second, features are cut along `tensor`.
+# Between a projection of the first kind and one of the second, features are sharded over `tensor`.
 _COLUMNS = ("attn/q/kernel", "attn/k/kernel", "attn/v/kernel", "ffn/0/kernel")
 _ROWS = ("attn/o/kernel", "ffn/2/kernel")
 _FEATURES = (
@@ -51,31 +51,31 @@ class Layout:
     mesh: Mesh | None = None
 
     def size(self, *axes: str) -> int:
-        """Devices along one or several axes; 1 without a mesh."""
+        """The number of devices of one or several axes; 1 without a mesh."""
         return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in axes)
 
     @property
     def kernels(self) -> str:
-        """What to pass as `implementation` to kernels: the platform that programs are made for."""
+        """The `implementation` of kernels: the platform that programs are compiled for."""
         return "auto" if self.mesh is None else platform_of(self.mesh.devices.flat[0])
 
     def sharding(self, *axes: str | tuple[str, ...] | None) -> Sharding:
-        """Of an array whose leading dimensions are cut along `axes`, the others whole.
+        """The sharding of an array whose leading dimensions are sharded over `axes`, the others replicated.
 
-        Without a mesh: of an array on the default device.
+        Without a mesh: that of an array on the default device.
         """
         if self.mesh is None:
             return SingleDeviceSharding(jax.devices()[0])
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
     def constrain(self, x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-        """`x`, told to the compiler to be cut so."""
+        """Returns `x` with the constraint that its leading dimensions are sharded over `axes`."""
         if self.mesh is None:
             return x
         return jax.lax.with_sharding_constraint(x, self.sharding(*axes))
 
     def for_tokens(self, count: int) -> Layout:
-        """This layout where `count` tokens divide, else one in which all devices have all tokens.
+        """This layout where `count` tokens divide, else one in which tokens are replicated.
 
         The devices and their order are the same, so one program can use both.
         """
@@ -87,24 +87,24 @@ class Layout:
         return Layout(Mesh(copies, ("data", *TOKENS, "copies", "tensor")))
 
     def rows(self, batch: int) -> str | None:
-        """The axis that `batch` rows are cut along: `data`, or none where it does not divide."""
+        """The axis that `batch` rows are sharded over: `data`, or none where it does not divide."""
         return "data" if batch % self.size("data") == 0 else None
 
     def pair(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """[a, b], stacked and cut along `data` (of size 2), without anything moving."""
-        mine = lambda a, b: jnp.where(jax.lax.axis_index("data") == 0, a, b)[None]
-        return self.manual(mine, (PartitionSpec(), PartitionSpec()), PartitionSpec("data"))(a, b)
+        """[a, b], stacked and sharded over `data` (of size 2), without any communication."""
+        local = lambda a, b: jnp.where(jax.lax.axis_index("data") == 0, a, b)[None]
+        return self.manual(local, (PartitionSpec(), PartitionSpec()), PartitionSpec("data"))(a, b)
 
     def manual(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
-        """`fn` of each device's own part of the arrays (`jax.shard_map`)."""
+        """`fn` of each device's own shard of the arrays (`jax.shard_map`)."""
         return jax.shard_map(
             fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
 
     def parameter(self, name: str, shape: tuple[int, ...]) -> Sharding:
-        """Of a DiT's parameter: features along `tensor`, the other side of a kernel along `fsdp`.
+        """The sharding of a DiT's parameter: features over `tensor`, the kernel's other axis over `fsdp`.
 
-        Those that are no layer's are whole everywhere: 0.2 of 14 billion in the large model.
+        Those that are no layer's are replicated: 0.2 of 14 billion in the large model.
         """
         axes = [None] * len(shape)
         if name.endswith(_FEATURES):
@@ -140,9 +140,9 @@ def make_layout(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None =
     devices = list(jax.devices() if devices is None else devices)
     shape = tuple(sizes.get(axis, 1) for axis in AXES)
     if min(shape) < 1 or math.prod(shape) != len(devices):
-        wanted = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True))
+        requested = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True))
         raise UserError(
-            f"a mesh of {wanted} has {math.prod(shape)} devices; there are {len(devices)}"
+            f"a mesh of {requested} has {math.prod(shape)} devices; there are {len(devices)}"
         )
     # Neighbours in the mesh are neighbours in the machine, as far as its shape allows.
     array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
@@ -164,21 +164,21 @@ def parse_mesh(text: str) -> dict[str, int]:
     return sizes
 
 
-def spread(
-    mesh: Mesh, axis: str = "fsdp", least: int = 0
+def longest_axis_rule(
+    mesh: Mesh, axis: str = "fsdp", min_size: int = 0
 ) -> Callable[[str, tuple[int, ...]], NamedSharding]:
-    """A rule (name, shape) -> sharding: the longest axis that divides by the mesh axis is cut.
+    """A rule (name, shape) -> sharding: the longest axis that the mesh axis divides is sharded over it.
 
     The axis of stacked layers ("blocks/...", axis 0) is not, so that a layer's parameters are
-    gathered when its turn comes and not before.  Leaves of fewer than `least` values, and those
-    that do not divide, are whole on every device.
+    gathered when its turn comes and not before.  Leaves of fewer than `min_size` values, and those
+    that do not divide, are replicated.
     """
     size = mesh.shape[axis]
 
     def rule(name: str, shape: tuple[int, ...]) -> NamedSharding:
         first = int(name.startswith("blocks/"))
         fitting = [i for i in range(first, len(shape)) if shape[i] % size == 0]
-        if not fitting or math.prod(shape) < least:
+        if not fitting or math.prod(shape) < min_size:
             return NamedSharding(mesh, PartitionSpec())
         longest = max(fitting, key=lambda i: shape[i])
         return NamedSharding(

@@ -1,4 +1,4 @@
-"""What its training made a checkpoint, which samplers that allows, and what to expect of it."""
+"""Stages of training: the samplers that a checkpoint allows, and what to expect of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_sampler(stage: str | None, kind: str) -> None:
 
 
 def memory_warning(stage: str | None, model: ModelConfig) -> str | None:
-    """What to expect when weights meet a memory that they were never trained for; None if they do not.
+    """A warning for weights with a memory that they were never trained for; None if it does not apply.
 
     Pretrained weights have only seen windows all of whose frames were equally noisy.  The clean keys
     of earlier chunks are new to them, and nothing taught them what to take from there.

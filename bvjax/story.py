@@ -73,17 +73,17 @@ class Story:
     def merged(self, seconds_per_chunk: float) -> str:
         """A sentence about the captions that are finer than a chunk; "" where none is."""
         parts = self.chunk_parts(seconds_per_chunk)
-        told = [
+        phrases = [
             f"chunk {chunk} has captions {', '.join(str(i + 1) for i in part[:-1])} and {part[-1] + 1}"
             for chunk, part in enumerate(parts, start=1)
             if len(part) > 1
         ]
-        if not told:
+        if not phrases:
             return ""
-        more = f"; so do {len(told) - 3} more" if len(told) > 3 else ""
+        more = f"; so do {len(phrases) - 3} more" if len(phrases) > 3 else ""
         return (
             f"captions finer than a chunk of {seconds_per_chunk:g} s are merged: "
-            f"{'; '.join(told[:3])}{more}"
+            f"{'; '.join(phrases[:3])}{more}"
         )
 
 

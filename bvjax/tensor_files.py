@@ -43,7 +43,7 @@ NAMES = frozenset(dtype.name for dtype in CODES)
 
 
 class TensorInfo(NamedTuple):
-    """What is known of a tensor without reading it."""
+    """Shape and dtype of a tensor, known without reading it."""
 
     shape: tuple[int, ...]
     dtype: str  # NumPy's name, or the format's own where NumPy has none
@@ -142,7 +142,7 @@ class TensorWriter:
         return self
 
     def write(self, name: str, array: np.ndarray) -> None:
-        """Any order, each tensor once; raises `ValueError` for another shape or dtype."""
+        """Writes a tensor, in any order, each once; raises `ValueError` for another shape or dtype."""
         info = self.infos[name]
         if (array.shape, array.dtype.name) != info:
             raise ValueError(f"{name} is {array.dtype.name}{list(array.shape)}, not {info}")

@@ -30,7 +30,7 @@ FOLDERS = (".", "tokenizer", "google/umt5-xxl")
 
 
 class Vocabulary(Protocol):
-    """What a `Tokenizer` needs of its file; can be pickled."""
+    """The methods that a `Tokenizer` needs of its file; can be pickled."""
 
     size: int  # ids are below it, those of added tokens too
 
@@ -163,7 +163,7 @@ def _called(function: Callable[[str], Any], text: str, refusal: str) -> Any:
 def _without_stderr() -> Iterator[None]:
     """The process's stderr goes nowhere: Rust describes a panic there at length."""
     try:
-        kept = os.dup(2)
+        stderr_copy = os.dup(2)
     except OSError:  # there is none
         yield
         return
@@ -172,8 +172,8 @@ def _without_stderr() -> Iterator[None]:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr_copy, 2)
+        os.close(stderr_copy)
 
 
 def _check_ids(path: pathlib.Path, pad: int | None, eos: int | None) -> None:

@@ -79,8 +79,8 @@ def load_tensors(
             or not floating point (one message with the whole list), or have values that are not
             finite.
     """
-    file, wanted = check_tensors(path, like), flatten(like)
-    on_disk = disk_names(wanted)
+    file, expected = check_tensors(path, like), flatten(like)
+    on_disk = disk_names(expected)
     files: dict[str, list[str]] = {}
     for name, (leaf, _) in on_disk.items():
         files.setdefault(leaf, []).append(name)
@@ -91,15 +91,17 @@ def load_tensors(
         disable=True if size < LARGE else None,
     ) as bar:  # fmt: skip
         for leaf, names in files.items():
-            loaded[leaf] = _read_leaf(file, names, tuple(wanted[leaf].shape), leaf, dtype, sharding)
+            loaded[leaf] = _read_leaf(
+                file, names, tuple(expected[leaf].shape), leaf, dtype, sharding
+            )
             bar.update(sum(file.infos[name].nbytes for name in names))
-    return flax.traverse_util.unflatten_dict({name: loaded[name] for name in wanted}, sep="/")
+    return flax.traverse_util.unflatten_dict({name: loaded[name] for name in expected}, sep="/")
 
 
 def check_tensors(path: Path, like: Params) -> TensorFile:
     """Opens a file whose tensors have the names and shapes of `like`; raises as `load_tensors`."""
     file = TensorFile(path)
-    problems = misfits(file.infos, disk_shapes(flatten(like)))
+    problems = mismatches(file.infos, disk_shapes(flatten(like)))
     if problems:
         raise UserError(f"{path} does not fit the model: {'; '.join(problems)}")
     return file
@@ -114,27 +116,29 @@ def check_values(file: TensorFile) -> None:
 
 def not_finite(path: Path, name: str, dtype: str | None = None) -> UserError:
     """The refusal of a tensor with NaN or infinity in it, or that overflows when read as `dtype`."""
-    told = f"{path} has values that are not finite (NaN or infinite) in {name}"
-    return UserError(told + (f" when read as {dtype}: take a wider dtype" if dtype else ""))
+    sentence = f"{path} has values that are not finite (NaN or infinite) in {name}"
+    return UserError(sentence + (f" when read as {dtype}: take a wider dtype" if dtype else ""))
 
 
-def misfits(found: Mapping[str, TensorInfo], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """All in which tensors differ from the names and shapes that are wanted: up to four phrases,
+def mismatches(
+    actual: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Lists the differences of tensors from the expected names and shapes: up to four phrases,
     each of one kind, with the first five names and the number of the others."""
-    common = sorted(set(wanted) & set(found))
+    common = sorted(set(expected) & set(actual))
     shapes = [
-        f"{name} has shape {list(found[name].shape)} instead of {list(wanted[name])}"
+        f"{name} has shape {list(actual[name].shape)} instead of {list(expected[name])}"
         for name in common
-        if found[name].shape != wanted[name]
+        if actual[name].shape != expected[name]
     ]
     dtypes = [
-        f"{name} has dtype {found[name].dtype}, which is not {', '.join(DTYPES)}"
+        f"{name} has dtype {actual[name].dtype}, which is not {', '.join(DTYPES)}"
         for name in common
-        if found[name].dtype not in DTYPES
+        if actual[name].dtype not in DTYPES
     ]
     kinds = {
-        "missing ": sorted(set(wanted) - set(found)),
-        "extra ": sorted(set(found) - set(wanted)),
+        "missing ": sorted(set(expected) - set(actual)),
+        "extra ": sorted(set(actual) - set(expected)),
     }
     problems = [f"{kind}{listed(names)}" for kind, names in kinds.items() if names]
     return problems + [listed(texts, between="; ") for texts in (shapes, dtypes) if texts]
@@ -168,14 +172,14 @@ def disk_names(flat: Mapping[str, Any]) -> dict[str, tuple[str, int | None]]:
 
     Layers come in order; names of other leaves are the same, with layer None.
     """
-    found: dict[str, tuple[str, int | None]] = {}
+    result: dict[str, tuple[str, int | None]] = {}
     for leaf, value in flat.items():
         if leaf.startswith(STACKED):
             rest = leaf.removeprefix(STACKED)
-            found |= {f"{STACKED}{i}/{rest}": (leaf, i) for i in range(value.shape[0])}
+            result |= {f"{STACKED}{i}/{rest}": (leaf, i) for i in range(value.shape[0])}
         else:
-            found[leaf] = (leaf, None)
-    return found
+            result[leaf] = (leaf, None)
+    return result
 
 
 def disk_shapes(flat: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -215,12 +219,12 @@ def save_weights(
 def save_config(
     folder: Path,
     model: ModelConfig,
-    made: Mapping[str, Mapping[str, Any]],
+    metadata: Mapping[str, Mapping[str, Any]],
     *,
     tokenizer: Path | None = None,
 ) -> None:
-    """Writes config.json after the parts named in `made`; see `save_weights`."""
-    stored = config_with(folder, model, made)
+    """Writes config.json after the parts named in `metadata`; see `save_weights`."""
+    stored = config_with(folder, model, metadata)
     if tokenizer is not None:
         name = "tokenizer.json" if Path(tokenizer).suffix == ".json" else TOKENIZER
         if Path(tokenizer).resolve() != (folder / name).resolve():
@@ -229,18 +233,18 @@ def save_config(
 
 
 def config_with(
-    folder: Path, model: ModelConfig, made: Mapping[str, Mapping[str, Any]]
+    folder: Path, model: ModelConfig, metadata: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The content of config.json with the parts named in `made` added; `UserError` if it is damaged."""
+    """The content of config.json with the parts named in `metadata` added; `UserError` if it is damaged."""
     stored = {"model": to_dict(model), "made": {}}
     if (folder / "config.json").exists():
         stored = _read_config(folder)
         old = _model_of(folder, stored)
-        kept = {p: getattr(old, p) for p in ("vae", "text") if p not in made}
-        base = model if "dit" in made else old
-        new = {p: getattr(model, p) for p in made}
-        stored["model"] = to_dict(dataclasses.replace(base, **kept, **new))
-    stored["made"] |= {part: dict(about) for part, about in made.items()}
+        old_sections = {p: getattr(old, p) for p in ("vae", "text") if p not in metadata}
+        base = model if "dit" in metadata else old
+        new_sections = {p: getattr(model, p) for p in metadata}
+        stored["model"] = to_dict(dataclasses.replace(base, **old_sections, **new_sections))
+    stored["made"] |= {part: dict(entry) for part, entry in metadata.items()}
     return stored
 
 
@@ -273,7 +277,7 @@ def load_config(folder: Path) -> ModelConfig:
 
 
 def load_made(folder: Path, part: str) -> dict[str, Any]:
-    """What made a part (configuration, commit, metrics), {} if nothing is known; `UserError`."""
+    """The metadata of a part (configuration, commit, metrics), {} if there are none; `UserError`."""
     return dict(_read_config(Path(folder))["made"].get(part, {}))
 
 
@@ -307,8 +311,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         objects += stored["made"].values()
     if not all(isinstance(value, dict) for value in objects):
         raise UserError(f"{path} is damaged: model, made and what is in made must be objects")
-    for part, about in stored["made"].items():
-        if not isinstance(about.get("stage"), str | None):
+    for part, entry in stored["made"].items():
+        if not isinstance(entry.get("stage"), str | None):
             raise UserError(f"{path} is damaged: the stage of {part} must be a word")
     return stored
 

@@ -47,7 +47,7 @@ def check_same(workdir: Path, config: dict[str, Any]) -> dict[str, Any]:
 def _comparable(content: dict[str, Any]) -> dict[str, Any]:
     """A flat config under the names of now; keys that came after it was written have what was done then."""
     try:
-        content = up_to_date(content, tell=False)
+        content = up_to_date(content, warn=False)
     except UserError:  # it is damaged: what it says is shown as it is
         return flat(content)
     task = content.get("task")

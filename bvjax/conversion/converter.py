@@ -142,7 +142,7 @@ def _problems(plan: ComponentPlan) -> list[str]:
         plan.source,
         {spec.external_name: spec.external_shape for spec in plan.source_specs},
     )
-    problems = folders.misfits(source.tensors.infos, expected)
+    problems = folders.mismatches(source.tensors.infos, expected)
     if not problems:
         return []
     return [f"{source.path} does not fit the {source.part}: {'; '.join(problems)}"]

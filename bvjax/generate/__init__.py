@@ -7,5 +7,5 @@ host_bank.py     the bank of a `stream` in pinned host memory
 decoding.py      latents -> frames as they come
 encoding.py      frames -> latents, chunk by chunk
 chunk_memory.py  what the memory did for a chunk, in plain numbers
-checks.py        whether a configuration can generate at all
+checks.py        checks that a configuration can generate at all
 """

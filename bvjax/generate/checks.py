@@ -1,4 +1,4 @@
-"""Whether a configuration can generate at all, said in one sentence before anything is computed."""
+"""Checks that a configuration can generate at all, made before anything is computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the denoiser is told: text states and mean embeddings of the captions."""
+"""Conditions of the denoiser: text states and mean embeddings of the captions."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Conditions:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionStates:
-    """What the encoder makes of one caption: n rows, its tokens with the end of sentence.
+    """The encoder's output for one caption: n rows, its tokens with the end of sentence.
 
-    Rows behind them that are zeros change nothing.
+    Rows after them that are zeros change nothing.
     """
 
     states: Float[np.ndarray, "n d"]  # in the encoder's dtype
@@ -56,9 +56,9 @@ class Cache(Protocol):
     """States of captions that were encoded before, for example `bvjax.loading.text_cache`."""
 
     def load(self, caption: str) -> CaptionStates | None:
-        """The states of a caption, to the bit; None when they are not there."""
+        """The states of a caption, bit-exact; None when they are not there."""
 
-    def save(self, caption: str, made: CaptionStates) -> None:
+    def save(self, caption: str, encoded: CaptionStates) -> None:
         """Keeps the states of a caption."""
 
 
@@ -95,8 +95,8 @@ def encode_captions(
     how many others there are: editing one caption leaves the rest as they were.
 
     Args:
-        load: gives the encoder's parameters; called once, if a caption is not in `cache`.  They are
-            let go again before this returns.
+        load: returns the encoder's parameters; called once, if a caption is not in `cache`.  They are
+            freed before this returns.
         negative: the caption of the null branch (`guidance.negative`).
         cache: asked for each caption first, and given those that are new.
 
@@ -104,17 +104,17 @@ def encode_captions(
     loaded.
     """
     check_lengths(tokenizer, numbered(captions), config, negative)
-    wanted = [*captions, negative]
-    found = {caption: cache.load(caption) if cache else None for caption in wanted}
-    known = {caption: states for caption, states in found.items() if states is not None}
-    new = [caption for caption in found if caption not in known]
+    requested = [*captions, negative]
+    cached = {caption: cache.load(caption) if cache else None for caption in requested}
+    known = {caption: states for caption, states in cached.items() if states is not None}
+    new = [caption for caption in cached if caption not in known]
     if new:
-        for caption, made in zip(new, _encode_each(load(), config, tokenizer, new), strict=True):
+        for caption, encoded in zip(new, _encode_each(load(), config, tokenizer, new), strict=True):
             if cache:
-                cache.save(caption, made)
-            known[caption] = made
+                cache.save(caption, encoded)
+            known[caption] = encoded
         gc.collect()  # compiling leaves cycles, which would keep the parameters for a while
-    return _stack([known[caption] for caption in wanted], config)
+    return _stack([known[caption] for caption in requested], config)
 
 
 def _encode_each(
@@ -126,12 +126,12 @@ def _encode_each(
         yield CaptionStates(np.asarray(states)[0, valid], np.asarray(embedding)[0])
 
 
-def _stack(made: Sequence[CaptionStates], config: TextConfig) -> Conditions:
-    """The last one is the null branch's."""
-    text = np.zeros((len(made), config.max_length, config.dim), np.float32)
-    for row, one in zip(text, made, strict=True):
-        row[: len(one.states)] = one.states
-    embedding = np.stack([one.embedding for one in made])
+def _stack(encoded: Sequence[CaptionStates], config: TextConfig) -> Conditions:
+    """Stacks the captions' states; the last one is the null branch's."""
+    text = np.zeros((len(encoded), config.max_length, config.dim), np.float32)
+    for row, caption in zip(text, encoded, strict=True):
+        row[: len(caption.states)] = caption.states
+    embedding = np.stack([caption.embedding for caption in encoded])
     return Conditions(text=text[:-1], embedding=embedding[:-1], null_text=text[-1:])
 
 

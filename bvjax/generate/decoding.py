@@ -1,4 +1,4 @@
-"""Latents to frames as they come, and pixels back to latents where a layout needs it."""
+"""Latents to frames as they come, and pixels back to latents where windows overlap."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def decode_piece(
     Returns:
         With chunk.first="overlap" and chunk.history="pixels" each window is decoded on its own and
         the frames it shares with the window before are dropped; otherwise the causal decoder simply
-        goes on, from behind the latents that it has had already.
+        goes on after the latents that it has decoded already.
     """
     chunk = model.chunk
     windows = chunk.first == "overlap"
@@ -59,7 +59,7 @@ def encode_image(
     image: UInt8[np.ndarray, "h w 3"],
     layout: Layout = ONE_DEVICE,
 ) -> Float[np.ndarray, "1 h w z"]:
-    """The anchor of a first image."""
+    """The anchor's latent, encoded from a first image."""
     frame = vae.to_float(jnp.asarray(image)[None])
     return np.asarray(_encode(params, model.vae, frame, layout))
 

@@ -46,34 +46,35 @@ def encode_chunks(
     """
     params = jax.device_put({name: params[name] for name in vae.ENCODING if name in params})
     pictures, chunk = iter(frames), model.chunk
-    apart = chunk.first == "overlap" and chunk.history == "pixels"
+    separate_windows = chunk.first == "overlap" and chunk.history == "pixels"
     latents = _encode_frames(params, model, pictures, layout)
     shared: list[Frame] = []
-    kept: list[np.ndarray] = []
+    chunk_latents: list[np.ndarray] = []
     for chunk_id, (new, size) in latents_of(model, count).items():
-        if apart:
+        if separate_windows:
             fresh = chunk.overlap_frames + chunk.frames - len(shared)
             window = shared + list(itertools.islice(pictures, fresh))
             latents = _encode_frames(params, model, window, layout)
             shared = window[-chunk.overlap_frames :]
         for left in reversed(range(new)):
             try:
-                kept.append(next(latents))
+                chunk_latents.append(next(latents))
             except StopIteration:
                 raise UserError(f"the video ends before its chunk {chunk_id} does") from None
             if left:
                 yield chunk_id, None
-        kept = kept[-size:]
-        yield chunk_id, np.concatenate(kept)
+        chunk_latents = chunk_latents[-size:]
+        yield chunk_id, np.concatenate(chunk_latents)
 
 
 def latents_of(model: ModelConfig, count: int) -> dict[int, tuple[int, int]]:
     """{chunk id: (latent frames to encode for it, latent frames it is stored with)}."""
     grid, chunk = ChunkGrid.of(model, count), model.chunk
     sizes = {piece_id: grid.piece_latents(piece_id) for piece_id in grid.piece_ids}
-    again = chunk.first == "overlap" and chunk.history == "pixels"  # the head is encoded again
+    # The head of such a window is encoded again.
+    separate_windows = chunk.first == "overlap" and chunk.history == "pixels"
     return {
-        i: (size if again or i == grid.piece_ids[0] else grid.latents_per_chunk, size)
+        i: (size if separate_windows or i == grid.piece_ids[0] else grid.latents_per_chunk, size)
         for i, size in sizes.items()
     }
 

@@ -35,10 +35,10 @@ Chunks = Iterable[tuple[ChunkInput, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-    """What the memory does for one chunk."""
+    """Reads and the write of one chunk."""
 
     seen: Selection  # when it is denoised
-    met: Selection  # when it is encoded: differs where the chunk brought its anchor
+    seen_at_encoding: Selection  # when it is encoded: differs where the chunk brought its anchor
     slot: int  # where it is written; the number of slots: nowhere
 
 
@@ -52,14 +52,17 @@ def plan(model: ModelConfig, chunks: Chunks) -> tuple[dict[int, Visit], SlotTabl
     for group in filter(None, chunks):
         seen = _choose(model, table, group[-1])
         for inputs in group:
-            met = seen if len(group) == 1 else _choose(model, table, inputs)
-            if met.index.shape[-1]:
+            seen_at_encoding = seen if len(group) == 1 else _choose(model, table, inputs)
+            if seen_at_encoding.index.shape[-1]:
                 table, slot = _enter(model, table, inputs.embedding, inputs.chunk_id)
             else:  # no chunk ever looks back
                 slot = np.full(1, model.memory.slots)
-            visits[int(inputs.chunk_id)] = (seen, met, slot)
+            visits[int(inputs.chunk_id)] = (seen, seen_at_encoding, slot)
     visits, table = jax.device_get((visits, table))
-    return {i: Visit(seen, met, int(slot[0])) for i, (seen, met, slot) in visits.items()}, table
+    return {
+        i: Visit(seen, seen_at_encoding, int(slot[0]))
+        for i, (seen, seen_at_encoding, slot) in visits.items()
+    }, table
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -85,29 +88,29 @@ class HostBank:
     """
 
     def __init__(self, params: Any, model: ModelConfig, layout: Layout, chunks: Chunks):
-        """`chunks` as `plan` wants them; `params`, of the DiT, lie where the work is done."""
+        """`chunks` as `plan` takes them; `params`, of the DiT, are placed on the devices that compute."""
         self._params, self._model, self._layout = params, model, layout
-        self._visits, self._book = plan(model, chunks)
+        self._visits, self._table = plan(model, chunks)
         ids = list(self._visits)
         self._next = dict(zip(ids, ids[1:], strict=False))
         shapes = kv_bank.entry_shapes(model, 1, storage_dtype(model))
-        both = lambda entry: EncodedChunk(entry, entry if model.guidance.two_banks else None)
-        device, places = _places(shapes, layout, params)
-        self._near_place, self._far_place = both(places), None
+        with_null = lambda entry: EncodedChunk(entry, entry if model.guidance.two_banks else None)
+        device, shardings = _entry_shardings(shapes, layout, params)
+        self._device_sharding, self._host_sharding = with_null(shardings), None
         if PINNED in {memory.kind for memory in device.addressable_memories()}:
-            to_host = lambda place: place.with_memory_kind(PINNED)
-            self._far_place = jax.tree.map(to_host, self._near_place)
+            to_host = lambda sharding: sharding.with_memory_kind(PINNED)
+            self._host_sharding = jax.tree.map(to_host, self._device_sharding)
         else:
             logging.warning("%s has no %s memory: each write is waited for", device, PINNED)
-        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), both(shapes))
-        self._empty = jax.device_put(zeros, self._near_place)
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), with_null(shapes))
+        self._empty = jax.device_put(zeros, self._device_sharding)
         self._far: dict[int, EncodedChunk] = {}
         self._near: dict[int, EncodedChunk] = {}
         self._owner: dict[int, int] = {}  # slot -> chunk id
-        self._before: Any = None  # part of what was encoded last
+        self._last_lengths: Any = None  # part of what was encoded last
 
     def seen(self, chunk_id: int) -> MemoryState:
-        """What a chunk sees when it is denoised."""
+        """The entries that a chunk sees when it is denoised."""
         return self._state(self._visits[chunk_id].seen)
 
     def fetch(self, chunk_id: int) -> None:
@@ -123,14 +126,16 @@ class HostBank:
         device: what it asks for takes memory there from then on.
         """
         chunk_id = int(inputs.chunk_id)
-        state = self._state(self._visits[chunk_id].met, self._model.build.context == "with")
+        state = self._state(
+            self._visits[chunk_id].seen_at_encoding, self._model.build.context == "with"
+        )
         encoded, report = steps.encode_program(
             self._params, self._model, state, inputs, latents, layout=self._layout
         )
         if encoded is not None:
             self._keep(chunk_id, encoded)
-            jax.block_until_ready(self._before)
-            self._before = encoded.entry.lengths
+            jax.block_until_ready(self._last_lengths)
+            self._last_lengths = encoded.entry.lengths
         return report
 
     def state(self) -> MemoryState:
@@ -140,29 +145,29 @@ class HostBank:
             for slot in range(self._model.memory.slots)
         ]
         rows = jax.tree.map(lambda *entries: np.stack(entries, axis=2), *slots)
-        whole = lambda entry: KVBank(**vars(entry), **vars(self._book))
+        whole = lambda entry: KVBank(**vars(entry), **vars(self._table))
         null_bank = None if rows.null_entry is None else whole(rows.null_entry)
         return MemoryState(bank=whole(rows.entry), null_bank=null_bank)
 
     def _keep(self, chunk_id: int, encoded: EncodedChunk) -> None:
         slot = self._visits[chunk_id].slot
         if slot < self._model.memory.slots:
-            encoded = jax.device_put(encoded, self._near_place)
+            encoded = jax.device_put(encoded, self._device_sharding)
             self._far.pop(self._owner.get(slot), None)
             self._owner[slot], self._near[chunk_id] = chunk_id, encoded
             self._far[chunk_id] = (
                 jax.tree.map(np.asarray, encoded)
-                if self._far_place is None
-                else jax.device_put(encoded, self._far_place)
+                if self._host_sharding is None
+                else jax.device_put(encoded, self._host_sharding)
             )
         following = self._visits.get(self._next.get(chunk_id))
-        needed = _ids(following.seen) | _ids(following.met) if following else set()
+        needed = _ids(following.seen) | _ids(following.seen_at_encoding) if following else set()
         self._near = {i: entry for i, entry in self._near.items() if i in needed}
 
     def _entry(self, chunk_id: int) -> EncodedChunk:
-        """On the device, or on its way there."""
+        """The entry of a chunk, on the device or on its way there."""
         if chunk_id not in self._near:
-            self._near[chunk_id] = jax.device_put(self._far[chunk_id], self._near_place)
+            self._near[chunk_id] = jax.device_put(self._far[chunk_id], self._device_sharding)
         return self._near[chunk_id]
 
     def _state(self, selection: Selection, rows: bool = True) -> MemoryState:
@@ -180,16 +185,18 @@ def _ids(selection: Selection) -> set[int]:
     return {int(i) for i in selection.chunk_id[selection.valid]}
 
 
-def _places(shapes: Entry, layout: Layout, params: Any) -> tuple[jax.Device, Entry]:
-    """A device that does the work, and where each field of an entry lies among all of them."""
+def _entry_shardings(shapes: Entry, layout: Layout, params: Any) -> tuple[jax.Device, Entry]:
+    """One of the devices that compute, and the sharding of each field of an entry over all of them."""
     if layout.mesh is None:
         leaf = jax.tree.leaves(params)[0]
         device = min(leaf.devices(), key=lambda d: d.id) if isinstance(leaf, jax.Array) else None
         device = jax.devices()[0] if device is None else device
-        where = lambda axes: SingleDeviceSharding(device)
+        sharding_of = lambda axes: SingleDeviceSharding(device)
     else:
         device = layout.mesh.local_mesh.devices.flat[0]
-        where = lambda axes: layout.sharding(*axes)
+        sharding_of = lambda axes: layout.sharding(*axes)
     kind = device.default_memory().kind
-    places = {n: where(cut).with_memory_kind(kind) for n, cut in kv_bank.axes(shapes).items()}
-    return device, Entry(**places)
+    shardings = {
+        n: sharding_of(axes).with_memory_kind(kind) for n, axes in kv_bank.axes(shapes).items()
+    }
+    return device, Entry(**shardings)

@@ -131,7 +131,7 @@ def stream(
     layout: Layout = ONE_DEVICE,
     rerolls: Sequence[tuple[int, Key[Array, ""]]] = (),
 ) -> Iterator[Piece]:
-    """Generates a video chunk by chunk; the same latents as `rollout`, to the bit on one CPU.
+    """Generates a video chunk by chunk; the same latents as `rollout`, bit-exact on one CPU.
 
     Nothing here waits for the device: a piece is yielded when its work is asked for.  The next
     chunk is asked for when the next piece is, so whoever takes a piece, asks for the next one and
@@ -141,17 +141,17 @@ def stream(
         done: latents that exist already, by chunk id: they are put into the bank, not made again,
             which resumes exactly where another stream stopped.
         vae_params: chunk.history="pixels" of overlapping windows re-encodes their ends with it.
-        layout: the devices that share the work; `params` lie as it says.
+        layout: the devices that share the work; `params` are placed as it says.
         rerolls: (chunk id, seed): the chunks from that id on have this seed instead; ids rise.
     """
     done = {} if done is None else done
     first = model.chunk.first
     grid = ChunkGrid.of(model, conditions.num_chunks)
     keys = dict.fromkeys(grid.piece_ids, key)
-    for start, other in rerolls:
-        keys |= {i: other for i in keys if i >= start}
+    for start, new_key in rerolls:
+        keys |= {i: new_key for i in keys if i >= start}
     chunks = {i: steps.entry_inputs(model, conditions, keys[i], oracle, i) for i in keys}
-    bank, before = _open(params, model, layout, chunks), None
+    bank, last_window = _open(params, model, layout, chunks), None
     if first == "separate":
         anchor = done.get(0, image_latent)
         if anchor is None:
@@ -163,14 +163,14 @@ def stream(
         latents = done.get(chunk_id)
         if latents is None:
             prefix = image_latent if chunk_id == grid.first_id and first != "separate" else None
-            if before is not None:
-                prefix = overlap_prefix(vae_params, model, before, layout)
+            if last_window is not None:
+                prefix = overlap_prefix(vae_params, model, last_window, layout)
             inputs, seen = chunks[chunk_id][-1], bank.seen(chunk_id)
             latents = steps.denoise_program(params, model, seen, inputs, prefix, layout=layout)
         if chunk_id + 1 in chunks and chunk_id + 1 not in done:
             bank.fetch(chunk_id + 1)
         report = _write(model, bank, chunks[chunk_id], latents)
-        before = latents if first == "overlap" else None
+        last_window = latents if first == "overlap" else None
         yield Piece(chunk_id, latents, report, fresh=chunk_id not in done)
 
 
@@ -183,7 +183,7 @@ def rebuild_bank(
     oracle: Float[np.ndarray, "n ids"] | None = None,
     layout: Layout = ONE_DEVICE,
 ) -> MemoryState:
-    """The state after the chunks in `latents` (by id, as `stream` yields them), equal to the bit.
+    """The state after the chunks in `latents` (by id, as `stream` yields them), bit-exact.
 
     With build.context="with" an entry depends on those before it: ids run from the first on.
     """

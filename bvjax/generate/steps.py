@@ -50,8 +50,8 @@ def chunk_input(
     row: int,
     chunk_id: int,
 ) -> ChunkInput:
-    """What chunk `chunk_id` is given: a row of the conditions (and of the oracle's scores)."""
-    # Rows are cut on the host: on the device each index would be a program of its own.
+    """The inputs of chunk `chunk_id`: a row of the conditions (and of the oracle's scores)."""
+    # Rows are sliced on the host: on the device each index would be a program of its own.
     return ChunkInput(
         chunk_id=np.int32(chunk_id),
         text=np.asarray(conditions.text)[row],

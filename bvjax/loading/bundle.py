@@ -75,9 +75,9 @@ class Bundle:
     layout: Layout = ONE_DEVICE  # the devices that generate with it
 
     def load_text(self, config: TextConfig) -> Any:
-        """The text encoder's parameters in the dtype of `config`, for the caller to let go again.
+        """The text encoder's parameters in the dtype of `config`, for the caller to free.
 
-        Spread over the devices when there are several.
+        Sharded over the devices when there are several.
         """
         return weights.load_weights(
             self.folder, ["text"], dtype=config.dtype,
@@ -147,11 +147,11 @@ def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bun
             f"has {model.text.vocab_size}: they do not belong together"
         )
     words = folder / VOCABULARY
-    known = frozenset(read_text(words, "the word list").split()) if words.exists() else None
+    known_words = frozenset(read_text(words, "the word list").split()) if words.exists() else None
     parts = [folder / f"{part}.safetensors" for part in weights.PARTS]
     layout = choose_layout(model) if layout is None else layout
     return Bundle(
-        folder, model, LazyParams(folder, model, layout), tokenizer, known,
+        folder, model, LazyParams(folder, model, layout), tokenizer, known_words,
         hash_files([*parts, file]), hash_files([folder / "text.safetensors", file]),
         weights.load_made(folder, "dit").get("stage"), layout,
     )  # fmt: skip

@@ -54,29 +54,29 @@ def file_sha256(
     `check` raises for a file that is no good; a file that it has let pass is looked at again only
     when it changes.
     """
-    named, path = path, pathlib.Path(path).resolve()
-    found = path.stat()
+    given_path, path = path, pathlib.Path(path).resolve()
+    stat = path.stat()
     if folder is None:
         if check is not None:
-            check(named)
+            check(given_path)
         return sha256_of(path)
     name = hashlib.sha256(str(path).encode()).hexdigest()[:32]
     record = folder / "files" / f"{name}.json"
-    state = [str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    state = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     try:
         stored = read_json(record)
         if stored["state"] == state and (check is None or stored["checked"]):
             return str(stored["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there yet, or damaged: made again
-    if found.st_size > LARGE:
+    if stat.st_size > LARGE:
         logging.info(
-            "hashing %s, %.0f GB (once, if the hash can be kept)", path, found.st_size / 1e9
+            "hashing %s, %.0f GB (once, if the hash can be kept)", path, stat.st_size / 1e9
         )
     if check is not None:
-        check(named)
+        check(given_path)
     digest = sha256_of(path)
-    if time.time() - max(found.st_mtime, found.st_ctime) > RACY_SECONDS:
-        made = {"state": state, "sha256": digest, "checked": check is not None}
-        save_quietly(record, json.dumps(made).encode())
+    if time.time() - max(stat.st_mtime, stat.st_ctime) > RACY_SECONDS:
+        content = {"state": state, "sha256": digest, "checked": check is not None}
+        save_quietly(record, json.dumps(content).encode())
     return digest

@@ -36,21 +36,21 @@ class TextCache:
     def __init__(self, folder: pathlib.Path | None, encoder: str, config: TextConfig):
         """`encoder`: hash of encoder and tokenizer.  Without a folder nothing is ever found."""
         self._folder, self._config = folder, config
-        self._about = {
+        self._key_fields = {
             "format": FORMAT, "encoder": encoder, "config": dataclasses.asdict(config),
             "jax": jax.__version__, "backend": jax.default_backend(),
             "devices": jax.device_count(),
         }  # fmt: skip
 
     def path(self, caption: str) -> pathlib.Path | None:
-        """Where the states of a caption are or will be."""
+        """The path at which the states of a caption are or will be."""
         if self._folder is None:
             return None
-        text = json.dumps(self._about | {"caption": clean(caption)}, sort_keys=True)
+        text = json.dumps(self._key_fields | {"caption": clean(caption)}, sort_keys=True)
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
 
     def load(self, caption: str) -> CaptionStates | None:
-        """The states of a caption, to the bit; None when there are none, or damaged ones (told)."""
+        """The states of a caption, bit-exact; None when there are none, or damaged ones (with a warning)."""
         path = self.path(caption)
         if path is None or not path.exists():
             return None
@@ -60,31 +60,35 @@ class TextCache:
             logging.warning("%s is damaged (%s): its caption is encoded again", path, error)
             return None
 
-    def save(self, caption: str, made: CaptionStates) -> None:
+    def save(self, caption: str, encoded: CaptionStates) -> None:
         """Keeps the states of a caption if they are finite; a full disk is only warned of."""
         path = self.path(caption)
-        if path is not None and is_finite(made.states) and is_finite(made.embedding):
-            arrays = {"states": made.states, "embedding": made.embedding, "sha256": _hash(made)}
+        if path is not None and is_finite(encoded.states) and is_finite(encoded.embedding):
+            arrays = {
+                "states": encoded.states,
+                "embedding": encoded.embedding,
+                "sha256": _hash(encoded),
+            }
             arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
             save_quietly(path, save(arrays, {"caption": clean(caption)}))
 
     def _read(self, path: pathlib.Path) -> CaptionStates:
         file, config = TensorFile(path), self._config
-        found = CaptionStates(file.read("states"), file.read("embedding"))
-        if not np.array_equal(file.read("sha256"), _hash(found)):
+        encoded = CaptionStates(file.read("states"), file.read("embedding"))
+        if not np.array_equal(file.read("sha256"), _hash(encoded)):
             raise ValueError("its content does not match its hash")
-        n = len(found.states)
-        if not (0 < n <= config.max_length and found.states.shape == (n, config.dim)):
-            raise ValueError(f"its states have shape {list(found.states.shape)}")
-        if found.states.dtype != jnp.dtype(config.dtype):
-            raise ValueError(f"its states are {found.states.dtype}")
-        if not (is_finite(found.states) and is_finite(found.embedding)):
+        n = len(encoded.states)
+        if not (0 < n <= config.max_length and encoded.states.shape == (n, config.dim)):
+            raise ValueError(f"its states have shape {list(encoded.states.shape)}")
+        if encoded.states.dtype != jnp.dtype(config.dtype):
+            raise ValueError(f"its states are {encoded.states.dtype}")
+        if not (is_finite(encoded.states) and is_finite(encoded.embedding)):
             raise ValueError("its states are not finite")
-        return found
+        return encoded
 
 
-def _hash(made: CaptionStates) -> np.ndarray:
+def _hash(encoded: CaptionStates) -> np.ndarray:
     digest = hashlib.sha256()
-    for array in (made.states, made.embedding):
+    for array in (encoded.states, encoded.embedding):
         digest.update(f"{array.dtype.name} {array.shape} ".encode() + array.tobytes())
     return np.frombuffer(digest.digest(), np.uint8)

@@ -36,15 +36,15 @@ def read_frames(
 
     Raises `UserError` for a file that is missing, not a video or damaged.
     """
-    made: tuple[TimedFrame, Frame] | None = None  # a frame of the file and its picture
+    last: tuple[TimedFrame, Frame] | None = None  # a frame of the file and its picture
     for shown in itertools.islice(_at_rate(source, fps, name), start, None):
-        if made is None or shown is not made[0]:
-            made = shown, _fit(shown, height, width)
-        yield made[1]
+        if last is None or shown is not last[0]:
+            last = shown, _fit(shown, height, width)
+        yield last[1]
 
 
 def count_frames(path: str | pathlib.Path, fps: int) -> int:
-    """How many frames `read_frames` gives from the first on; raises `UserError`."""
+    """The number of frames that `read_frames` yields from the first on; raises `UserError`."""
     return sum(1 for _ in _at_rate(path, fps))
 
 

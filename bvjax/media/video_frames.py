@@ -60,12 +60,12 @@ class TimedFrame:
 
     def picture(self) -> Frame:
         """`picture`, with errors that name the video."""
-        with _told(self.name):
+        with _user_errors(self.name):
             return picture(self.frame, self.pixel)
 
 
 def picture(frame: av.VideoFrame, pixel: Fraction = Fraction(1)) -> Frame:
-    """RGB as it is to be watched: turned as the camera noted, its pixels made square.
+    """RGB as it is to be watched: rotated as the camera noted, its pixels made square.
 
     Raises `UserError` for a frame in HDR.
     """
@@ -126,7 +126,7 @@ def open_video(
     What goes wrong with the file inside the `with` is raised as `UserError`.
     """
     name = name or str(source)
-    with _told(name):
+    with _user_errors(name):
         target = location(source) if isinstance(source, str | os.PathLike) else source
         with av.open(target, "r", metadata_errors="replace") as container:
             moving = [s for s in container.streams.video if not s.disposition & _STILLS]
@@ -166,12 +166,12 @@ def tag(stream: av.VideoStream, rgb: bool = False) -> None:
     """Notes in a stream that is to be written what its numbers mean, so that no player guesses.
 
     sRGB's primaries and curve; and where pixels are not `rgb`, BT.601's matrix and range, which is
-    how FFmpeg converts RGB unless told otherwise.
+    how FFmpeg converts RGB by default.
     """
-    about = stream.codec_context
-    about.color_primaries, about.color_trc = _BT709, _SRGB
-    about.colorspace = _GBR if rgb else Colorspace.ITU601
-    about.color_range = ColorRange.JPEG if rgb else ColorRange.MPEG
+    codec = stream.codec_context
+    codec.color_primaries, codec.color_trc = _BT709, _SRGB
+    codec.colorspace = _GBR if rgb else Colorspace.ITU601
+    codec.color_range = ColorRange.JPEG if rgb else ColorRange.MPEG
 
 
 def yuv420(rgb: Frame) -> av.VideoFrame:
@@ -191,7 +191,7 @@ class _Address(UserError):
 
 
 @contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
+def _user_errors(name: str) -> Iterator[None]:
     """Raises whatever goes wrong inside as one sentence that names the video."""
     try:
         yield
@@ -224,14 +224,14 @@ class _Clock:
 
 
 def _rank(stream: av.VideoStream) -> tuple[bool, bool, int, int]:
-    """How likely a stream is the one that a player would show."""
+    """A sort key: the stream that a player would show has the largest."""
     several = stream.frames != 1  # 0: the file does not say
     default = bool(stream.disposition & Disposition.default)
     return several, default, (stream.width or 0) * (stream.height or 0), -stream.index
 
 
 def _width(frame: av.VideoFrame, pixel: Fraction) -> int:
-    """The width of a frame with square pixels, before it is turned."""
+    """The width of a frame with square pixels, before it is rotated."""
     if abs(pixel - 1) < _SQUARE:
         return frame.width
     return max(1, round(frame.width * pixel))
@@ -247,7 +247,7 @@ def _refuse_hdr(frame: av.VideoFrame) -> None:
 
 
 def _end_of(packet: av.Packet) -> float:
-    """When what a packet holds has been shown, in seconds on the file's clock."""
+    """The end of what a packet holds, in seconds on the file's clock."""
     ticks = packet.dts if packet.pts is None else packet.pts
     if ticks is None or not packet.time_base:
         return 0.0

@@ -142,7 +142,7 @@ def check_writer(folder: str | pathlib.Path, height: int, width: int, fps: int) 
 
 
 def is_whole(path: str | pathlib.Path, frames: int, height: int, width: int) -> bool:
-    """Whether a video has been written to its end, with so many frames of this size.
+    """Returns True if a video has been written to its end, with so many frames of this size.
 
     Only its index is read, which `VideoWriter` writes last.
     """
@@ -176,7 +176,7 @@ def read_image(
     path = source if isinstance(source, (str, pathlib.Path)) else "given"
     try:
         with _open_image(source) as file:
-            # An MPO is a photograph, with its preview or the other eye's view behind it.
+            # An MPO is a photograph, followed by its preview or the other eye's view.
             count = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
             if count > 1:
                 raise UserError(
@@ -198,8 +198,8 @@ def read_image(
     except UserError:
         raise
     except Exception as error:  # Pillow's readers raise whatever a damaged file led them to
-        what = reason(error) or type(error).__name__
-        raise UserError(f"cannot read the image {path}: {what}") from None
+        message = reason(error) or type(error).__name__
+        raise UserError(f"cannot read the image {path}: {message}") from None
     if image.size != (width, height):
         logging.info(
             "the image %s is %dx%d: it is cut to the middle and resized to %dx%d",

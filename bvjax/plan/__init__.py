@@ -1,1 +1,1 @@
-"""What a configuration costs on a machine that is not here: the real programs, compiled ahead of time."""
+"""Costs of a configuration on a machine that is not here: the real programs, compiled ahead of time."""

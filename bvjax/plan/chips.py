@@ -41,7 +41,7 @@ CHIPS = {
 
 
 def find_chip(name: str) -> Chip:
-    """By name, any case; raises `UserError` with the known ones."""
+    """The chip of a name in any case; raises `UserError` with the known ones."""
     if name.lower() not in CHIPS:
         raise UserError(f"there is no chip {name!r}; known are {', '.join(CHIPS)}")
     return CHIPS[name.lower()]
@@ -50,5 +50,5 @@ def find_chip(name: str) -> Chip:
 def chip_of(device_kind: str) -> Chip | None:
     """The chip of a device as JAX names it (`TPU v5p`, `NVIDIA H200`); None if it is not known."""
     kind = {"TPU v5": "TPU v5p"}.get(device_kind, device_kind).lower().replace(" lite", "e")
-    found = [chip for name, chip in CHIPS.items() if name in kind]
-    return found[0] if found else None
+    matching = [chip for name, chip in CHIPS.items() if name in kind]
+    return matching[0] if matching else None

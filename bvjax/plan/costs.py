@@ -21,7 +21,7 @@ from kernels_pallas import attention_tpu
 
 def chunk_flops(model: ModelConfig) -> Counter:
     """FLOPs of one chunk by part, with a full context, over all steps and both branches."""
-    taken = inputs(model, Layout())
+    arguments = inputs(model, Layout())
 
     def denoise(params, state, inputs):
         return denoise_chunk(params, model, state, inputs)
@@ -38,25 +38,35 @@ def chunk_flops(model: ModelConfig) -> Counter:
 
     words = (1, model.text.max_length)
     caption = [jax.ShapeDtypeStruct(words, dtype) for dtype in (jnp.int32, jnp.bool_)]
-    found = flops.count(denoise, taken.params, taken.state, taken.inputs, part=flops.dit_part)
-    others = {
-        "clean pass": (write, taken.params, taken.state, taken.inputs, taken.latents),
-        "VAE decode": (decode, taken.vae, taken.vae_state, taken.pieces),
+    counted = flops.count(
+        denoise, arguments.params, arguments.state, arguments.inputs, part=flops.dit_part
+    )
+    other_programs = {
+        "clean pass": (
+            write,
+            arguments.params,
+            arguments.state,
+            arguments.inputs,
+            arguments.latents,
+        ),
+        "VAE decode": (decode, arguments.vae, arguments.vae_state, arguments.pieces),
         "text encoder": (encode_text, weights.shapes(model, "text"), *caption),
     }
-    return found + Counter({name: flops.count(*call).total() for name, call in others.items()})
+    return counted + Counter(
+        {name: flops.count(*call).total() for name, call in other_programs.items()}
+    )
 
 
-def memory_parts(model: ModelConfig, layout: Layout, given: Inputs) -> dict[str, int]:
+def memory_parts(model: ModelConfig, layout: Layout, arguments: Inputs) -> dict[str, int]:
     """Bytes on one device: what stays for the whole video, then what a layer needs of one branch.
 
-    `gathered` are a layer's keys and values of all rows and, where `fsdp` cuts them, its weights;
-    `activations` are of a layer's part of the tokens.
+    `gathered` are a layer's keys and values of all rows and, where they are sharded over `fsdp`, its
+    weights; `activations` are of the device's shard of the tokens.
     """
     dit, width = model.dit, jnp.dtype(model.dit.dtype).itemsize
     tensor, rows = layout.size("tensor"), layout.size(*TOKENS)
     tokens = ChunkGrid.of(model).tokens_per_chunk
-    params = sharded_bytes(given.params)
+    params = sharded_bytes(arguments.params)
     gathered = 2 * (tokens + context_rows(model)) * dit.dim * width // tensor if rows > 1 else 0
     if layout.size("fsdp") > 1:
         gathered += params * layout.size("fsdp") // dit.num_layers
@@ -65,8 +75,8 @@ def memory_parts(model: ModelConfig, layout: Layout, given: Inputs) -> dict[str,
     mlp = features + 2 * dit.ffn_dim * width // tensor
     return dict(
         weights=params,
-        bank=sharded_bytes(given.state),
-        vae=sharded_bytes(given.vae) + sharded_bytes(given.vae_state),
+        bank=sharded_bytes(arguments.state),
+        vae=sharded_bytes(arguments.vae) + sharded_bytes(arguments.vae_state),
         context=context_bytes(model, layout),
         gathered=gathered,
         activations=own * (4 * dit.dim + max(attention, mlp)),  # the residual stream is float32
@@ -80,14 +90,14 @@ def context_rows(model: ModelConfig) -> int:
 
 
 def context_bytes(model: ModelConfig, layout: Layout) -> int:
-    """Of the assembled contexts on one device: that of each branch it works on that differs."""
+    """Bytes of the assembled contexts on one device: one for each branch it computes that differs."""
     dit = model.dit
     width = 2 * dit.dim * jnp.dtype(dit.dtype).itemsize
     branches = 1
     if layout.size("data") == 1 and (model.guidance.two_banks or model.guidance.memory):
         branches = 2
-    cut = layout.size("fsdp", "context", "tensor")
-    return branches * dit.num_layers * context_rows(model) * width // cut
+    num_shards = layout.size("fsdp", "context", "tensor")
+    return branches * dit.num_layers * context_rows(model) * width // num_shards
 
 
 def traffic(model: ModelConfig, layout: Layout, parts: dict[str, int]) -> dict[str, int]:
@@ -107,7 +117,7 @@ def traffic(model: ModelConfig, layout: Layout, parts: dict[str, int]) -> dict[s
 
 
 def attention_padding(model: ModelConfig, layout: Layout, chip: str) -> float | None:
-    """What blocks add to a layer's logits, as a share; None where the kernel's blocks are not ours."""
+    """The share of padding that blocks add to a layer's logits; None where the kernel is not ours."""
     if not chip.startswith("v"):
         return None
     tokens = ChunkGrid.of(model).tokens_per_chunk

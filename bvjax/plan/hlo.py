@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, and its largest array, read from its text."""
+"""The collectives of a compiled program, and its largest array, read from its text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BELOW = re.compile(
 _ROUNDS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _INSIDE = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")  # bodies of fusions: none of it is stored
 _BEGIN = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_MADE = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(")
+_RESULT = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(")
 _NO_ARRAY = {
     "parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
     "optimization-barrier",
@@ -40,10 +40,10 @@ _BYTES = {"pred": 1, "bf16": 2, "f16": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One kind of exchange of a program."""
+    """One kind of collective of a program."""
 
     kind: str
-    axes: tuple[str, ...]  # of the mesh, along which it goes
+    axes: tuple[str, ...]  # of the mesh, over which it goes
     name: str  # where in the model, of the first of them
     bytes: int  # that one device ends up with, each time
     times: int  # that it happens in one run of the program
@@ -55,32 +55,32 @@ class Collective:
 
 
 def collectives(text: str, mesh: Mesh) -> list[Collective]:
-    """All of a program's, those of one kind, place and size together, the largest first.
+    """All collectives of a program, those of one kind, place and size together, the largest first.
 
     Args:
       text: `compiled.as_text()`.
       mesh: whose axes the groups of devices are matched with.
     """
-    found: dict[tuple, int] = {}
+    counts: dict[tuple, int] = {}
     times = runs(text)
-    for _, where, line in _lines(text):
+    for _, computation, line in _lines(text):
         match = _OPERATION.search(line)
         if not match:
             continue
         shapes, kind, started = match.groups()
         sizes = [_size(*shape) for shape in _SHAPE.findall(shapes)]
         # A start names its inputs as well as its outputs, and a permutation two counters too.
-        moved = max(sizes) if started or kind == "collective-permute" else sum(sizes)
+        size = max(sizes) if started or kind == "collective-permute" else sum(sizes)
         name = _NAME.search(line)
         name = name.group(1) if name else ""
-        key = kind, axes_of(_groups(line), mesh), name, moved
-        found[key] = found.get(key, 0) + times[where]
-    made = [Collective(*key, count) for key, count in found.items()]
-    return sorted(made, key=lambda c: -c.received)
+        key = kind, axes_of(_groups(line), mesh), name, size
+        counts[key] = counts.get(key, 0) + times[computation]
+    result = [Collective(*key, count) for key, count in counts.items()]
+    return sorted(result, key=lambda c: -c.received)
 
 
 def runs(text: str) -> dict[str, int]:
-    """How often each computation of a program runs: loops are not unrolled in its text.
+    """Counts the runs of each computation of a program: loops are not unrolled in its text.
 
     Compilers for CPUs and GPUs write how often a loop goes round.  Those for TPUs do not: there it
     is the number that the loop's condition compares its counter with, as `scan` counts from 0.
@@ -88,8 +88,8 @@ def runs(text: str) -> dict[str, int]:
     count.
     """
     entry, calls, limits = "", {}, _limits(text)
-    for first, where, line in _lines(text):
-        entry = where if first else entry
+    for first, computation, line in _lines(text):
+        entry = computation if first else entry
         rounds = 1
         if " while(" in line:
             known, condition = _ROUNDS.search(line), _CONDITION.search(line)
@@ -98,30 +98,32 @@ def runs(text: str) -> dict[str, int]:
         for listed in _CALLS.findall(line):
             called += [name.strip().lstrip("%") for name in listed.split(",")]
         for name in called:
-            calls.setdefault(name, []).append((where, rounds))
+            calls.setdefault(name, []).append((computation, rounds))
 
     @functools.cache
     def of(name: str) -> int:
-        return (name == entry) + sum(of(where) * rounds for where, rounds in calls.get(name, ()))
+        return (name == entry) + sum(
+            of(computation) * rounds for computation, rounds in calls.get(name, ())
+        )
 
-    return {where: of(where) for _, where, _ in _lines(text)}
+    return {computation: of(computation) for _, computation, _ in _lines(text)}
 
 
 def _limits(text: str) -> dict[str, int]:
-    """Of each computation that is a comparison `counter < number`: the number."""
-    numbers, found = {}, {}
-    for _, where, line in _lines(text):
+    """{computation: number} of those that are a comparison `counter < number`."""
+    numbers, comparisons = {}, {}
+    for _, computation, line in _lines(text):
         constant = _NUMBER.match(line)
         if constant:
-            numbers[where, constant.group(1)] = int(constant.group(2))
+            numbers[computation, constant.group(1)] = int(constant.group(2))
         compared = _BELOW.match(line)
         if compared:
-            found[where] = where, compared.group(1)
-    return {where: numbers[key] for where, key in found.items() if key in numbers}
+            comparisons[computation] = computation, compared.group(1)
+    return {computation: numbers[key] for computation, key in comparisons.items() if key in numbers}
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class ProgramArray:
     """An array that a program makes."""
 
     bytes: int
@@ -129,7 +131,7 @@ class Made:
     name: str  # where in the model
 
 
-def largest(text: str) -> Made:
+def largest(text: str) -> ProgramArray:
     """The largest array that a program makes for itself.
 
     What has the shape of an argument is taken for that argument, changed in place: a copy of one
@@ -138,36 +140,36 @@ def largest(text: str) -> Made:
     inside = set(_INSIDE.findall(text))
     arguments = [shapes for entry, _, shapes, operation, _ in _operations(text)
                  if entry and operation == "parameter"]  # fmt: skip
-    given = {shape for shapes in arguments for shape in _SHAPE.findall(shapes)}
-    found = Made(0, "", "")
-    for _, where, shapes, operation, line in _operations(text):
-        if where in inside or operation in _NO_ARRAY or operation.endswith("-done"):
+    argument_shapes = {shape for shapes in arguments for shape in _SHAPE.findall(shapes)}
+    result = ProgramArray(0, "", "")
+    for _, computation, shapes, operation, line in _operations(text):
+        if computation in inside or operation in _NO_ARRAY or operation.endswith("-done"):
             continue
         for dtype, dims in _SHAPE.findall(shapes):
-            if (dtype, dims) not in given and _size(dtype, dims) > found.bytes:
+            if (dtype, dims) not in argument_shapes and _size(dtype, dims) > result.bytes:
                 name = _NAME.search(line)
                 name = name.group(1) if name else operation
-                found = Made(_size(dtype, dims), f"{dtype}[{dims}]", name)
-    return found
+                result = ProgramArray(_size(dtype, dims), f"{dtype}[{dims}]", name)
+    return result
 
 
 def _operations(text: str) -> Iterator[tuple[bool, str, str, str, str]]:
     """(in the entry, computation, shapes, operation, line) of each line that is one."""
-    for entry, where, line in _lines(text):
-        made = _MADE.match(line)
-        if made:
-            yield entry, where, *made.groups(), line
+    for entry, computation, line in _lines(text):
+        match = _RESULT.match(line)
+        if match:
+            yield entry, computation, *match.groups(), line
 
 
 def _lines(text: str) -> Iterator[tuple[bool, str, str]]:
     """(in the entry, computation, line) of each line inside a computation."""
-    entry, where = False, ""
+    entry, computation = False, ""
     for line in text.splitlines():
         begin = _BEGIN.match(line)
         if begin:
-            entry, where = bool(begin.group(1)), begin.group(2)
-        elif where:
-            yield entry, where, line
+            entry, computation = bool(begin.group(1)), begin.group(2)
+        elif computation:
+            yield entry, computation, line
 
 
 def _size(dtype: str, dims: str) -> int:
@@ -176,7 +178,7 @@ def _size(dtype: str, dims: str) -> int:
 
 
 def _groups(line: str) -> list[list[int]]:
-    """Devices that exchange with each other, by position in the mesh."""
+    """Groups of devices that communicate with each other, by position in the mesh."""
     listed = re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", line)
     if listed:
         return [
@@ -203,39 +205,39 @@ def _numbered(source: str, order: str | None) -> np.ndarray:
 
 
 def _along(mesh: str, source: str | None, order: str | None, chosen: str) -> list[list[int]]:
-    """Groups along some axes of a mesh of the compiler's own, `'a'=2,'b'=4`, or parts of them.
+    """Groups over some axes of a mesh of the compiler's own, `'a'=2,'b'=4`, or parts of them.
 
-    A part is written `'b':(2)2`: of what is left of b behind a factor of 2, the first factor of 2.
+    A part is written `'b':(2)2`: of what is left of b after a factor of 2, the first factor of 2.
     """
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
     picked = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen)
-    shape, moved = [], []
+    shape, group_dims = [], []
     for axis, size in sizes.items():
-        done = 1
+        split = 1
         for name, before, part in sorted(picked, key=lambda each: int(each[1] or 1)):
             if name == axis:
                 before, part = int(before or 1), int(part or size)
-                shape += [before // done, part]
-                moved.append(len(shape) - 1)
-                done = before * part
-        shape.append(size // done)
+                shape += [before // split, part]
+                group_dims.append(len(shape) - 1)
+                split = before * part
+        shape.append(size // split)
     grid = np.arange(math.prod(shape)) if source is None else _numbered(source, order)
     grid = grid.reshape(shape)
-    kept = [i for i in range(grid.ndim) if i not in moved]
-    together = math.prod(shape[i] for i in moved)
-    return grid.transpose(kept + moved).reshape(-1, together).tolist()
+    other_dims = [i for i in range(grid.ndim) if i not in group_dims]
+    group_size = math.prod(shape[i] for i in group_dims)
+    return grid.transpose(other_dims + group_dims).reshape(-1, group_size).tolist()
 
 
 def axes_of(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
-    """The fewest mesh axes along which all groups lie."""
+    """The fewest mesh axes that span all groups."""
     names = [name for name in mesh.axis_names if mesh.shape[name] > 1]
-    places = np.arange(mesh.size).reshape([mesh.shape[name] for name in mesh.axis_names])
+    positions = np.arange(mesh.size).reshape([mesh.shape[name] for name in mesh.axis_names])
     for count in range(len(names) + 1):
         for axes in itertools.combinations(names, count):
-            moved = [mesh.axis_names.index(name) for name in axes]
-            kept = [i for i in range(places.ndim) if i not in moved]
-            lines = places.transpose(kept + moved).reshape(
-                -1, math.prod(places.shape[i] for i in moved)
+            group_dims = [mesh.axis_names.index(name) for name in axes]
+            other_dims = [i for i in range(positions.ndim) if i not in group_dims]
+            lines = positions.transpose(other_dims + group_dims).reshape(
+                -1, math.prod(positions.shape[i] for i in group_dims)
             )
             owner = {device: row for row, line in enumerate(lines.tolist()) for device in line}
             if groups and all(len({owner[d] for d in group}) == 1 for group in groups):

@@ -1,4 +1,4 @@
-"""Whether programs fit a device, and the time that they cannot go below."""
+"""Limits of a device: programs that fit its memory, and lower bounds of their time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ RESERVED_SHARE, RESERVED = 0.04, 2**28
 
 
 def compile_all(
-    make: Callable[[], Sequence[Program]], stays: int
+    make: Callable[[], Sequence[Program]], resident: int
 ) -> tuple[tuple[Program, ...], int | None, str]:
     """(programs, bytes of one device that they need, the compiler's own words where it refused).
 
     Args:
-        stays: bytes that are on the device beside what a program makes.
+        resident: bytes that are on the device beside what a program makes.
 
     The bytes are None where the compiler gave up before it knew.
     """
@@ -27,10 +27,10 @@ def compile_all(
         programs = tuple(make())
     except TooLarge as error:
         return (), error.needed, f"{error.name}: {error.message}"
-    return programs, stays + max(p.temporaries + p.outputs for p in programs), ""
+    return programs, resident + max(p.temporaries + p.outputs for p in programs), ""
 
 
-def room_of(chip: Chip) -> float:
+def usable_bytes(chip: Chip) -> float:
     """Bytes of a chip's memory that a program can have."""
     return chip.memory - (RESERVED_SHARE * chip.memory if chip.name.startswith("h") else RESERVED)
 
@@ -38,7 +38,7 @@ def room_of(chip: Chip) -> float:
 def least_seconds(
     layout: Layout, chip: Chip, programs: Sequence[Program], work: int, moved: int
 ) -> dict[str, float]:
-    """Lower bounds of the time of a chunk or step: products, memory and links of one device."""
+    """Lower bounds of the time of a chunk or step: matmuls ("products"), memory and links of one device."""
     received = 0.0
     for each in (c for p in programs for c in p.collectives):
         group = math.prod(layout.size(axis) for axis in each.axes if axis in AXES)

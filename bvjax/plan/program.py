@@ -22,7 +22,7 @@ from bvjax.memory import bank as kv_bank
 from bvjax.nets import vae
 from bvjax.nets.vae_layers import spatial_axes
 from bvjax.placement import sharding_rule
-from bvjax.plan.hlo import Collective, Made, collectives, largest
+from bvjax.plan.hlo import Collective, ProgramArray, collectives, largest
 from bvjax.sharding import Layout
 
 
@@ -34,7 +34,7 @@ class Program:
     arguments: int
     outputs: int  # those that do not take the place of arguments
     temporaries: int
-    largest: Made  # of the temporaries
+    largest: ProgramArray  # of the temporaries
     collectives: tuple[Collective, ...]
 
 
@@ -48,7 +48,7 @@ class TooLarge(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What the programs take, as shapes with shardings."""
+    """Arguments of the programs, as shapes with shardings."""
 
     params: Any
     state: MemoryState
@@ -60,7 +60,7 @@ class Inputs:
 
 
 def inputs(model: ModelConfig, layout: Layout) -> Inputs:
-    """Of one chunk of `model` on the mesh of `layout`; weights in the dtype they multiply in."""
+    """The arguments for one chunk of `model` on the mesh of `layout`; weights in the dtype of the matmuls."""
     state = jax.eval_shape(functools.partial(init_state.__wrapped__, model))
     state = jax.tree.map(_struct, state, state_shardings(state, layout))
     whole = functools.partial(jax.ShapeDtypeStruct, sharding=layout.sharding())
@@ -70,7 +70,7 @@ def inputs(model: ModelConfig, layout: Layout) -> Inputs:
     vae_state = jax.eval_shape(
         lambda: vae.init_decode_state(model.vae, 1, chunk.height, chunk.width)
     )
-    cut = spatial_axes(layout, *grid.latent_size)
+    spatial = spatial_axes(layout, *grid.latent_size)
     return Inputs(
         params=_weights(model, layout, "dit"),
         state=state,
@@ -83,7 +83,9 @@ def inputs(model: ModelConfig, layout: Layout) -> Inputs:
         ),
         latents=whole(latents, jnp.float32),
         vae=_weights(model, layout, "vae"),
-        vae_state=jax.tree.map(lambda s: _struct(s, layout.sharding(None, None, *cut)), vae_state),
+        vae_state=jax.tree.map(
+            lambda s: _struct(s, layout.sharding(None, None, *spatial)), vae_state
+        ),
         pieces=whole((1, *latents), jnp.float32),
     )
 
@@ -101,7 +103,7 @@ def _weights(model: ModelConfig, layout: Layout, part: str) -> Any:
 
 
 def state_shardings(state: MemoryState, layout: Layout) -> Any:
-    """Where `init_state` puts each part of `state`."""
+    """The shardings of `init_state`'s arrays."""
     return jax.tree.map(
         lambda bank: kv_bank.shardings(bank, layout),
         state,
@@ -109,21 +111,21 @@ def state_shardings(state: MemoryState, layout: Layout) -> Any:
     )
 
 
-def _struct(shape, where):
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where)
+def _struct(shape, sharding):
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
 
 def compile_generation(
     model: ModelConfig, layout: Layout, say: Callable[[str], object], decode: bool = False
 ) -> list[Program]:
-    """The programs of a chunk: `denoise`, all its steps, `commit`, and `decode` if wanted.
+    """The programs of a chunk: `denoise`, all its steps, `commit`, and `decode` if requested.
 
     That of the VAE has many shapes of convolutions and takes longer to compile than the others.
 
     Raises:
       TooLarge: a compiler that knows the memory's size found that a program does not fit.
     """
-    taken = inputs(model, layout)
+    arguments = inputs(model, layout)
     static = ("model", "layout")
 
     def decoded(params, model, state, latents, layout):
@@ -132,17 +134,17 @@ def compile_generation(
     calls = {
         "denoise": (
             jax.jit(denoise_chunk, static_argnames=static),
-            (taken.params, model, taken.state, taken.inputs),
+            (arguments.params, model, arguments.state, arguments.inputs),
         ),
         "commit": (
             jax.jit(write_chunk, static_argnames=static, donate_argnames="state"),
-            (taken.params, model, taken.state, taken.inputs, taken.latents),
+            (arguments.params, model, arguments.state, arguments.inputs, arguments.latents),
         ),
     }
     if decode:
         calls["decode"] = (
             jax.jit(decoded, static_argnames=static),
-            (taken.vae, model, taken.vae_state, taken.pieces),
+            (arguments.vae, model, arguments.vae_state, arguments.pieces),
         )
     programs = []
     for name, (fn, args) in calls.items():
@@ -173,10 +175,10 @@ def compile_program(name: str, lowered, layout: Layout) -> Program:
 
 def needed_bytes(text: str) -> int | None:
     """Bytes that the program wants, from the compiler's message (`Used 28.1G of 15.75G hbm`)."""
-    found = re.search(r"Used ([\d.]+)([KMGT]) of", text)
-    if not found:
+    match = re.search(r"Used ([\d.]+)([KMGT]) of", text)
+    if not match:
         return None
-    return int(float(found.group(1)) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[found.group(2)])
+    return int(float(match.group(1)) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[match.group(2)])
 
 
 def sharded_bytes(tree: Any) -> int:

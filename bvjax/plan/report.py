@@ -1,4 +1,4 @@
-"""What `python -m bvjax plan` says: memory, work, exchanges and the time they cannot go below."""
+"""Report of `python -m bvjax plan`: memory, work, collectives and lower bounds of the time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bvjax.config import ModelConfig
 from bvjax.placement import check_layout, choose_mesh, mesh_error
 from bvjax.plan import costs, program, text
 from bvjax.plan.chips import Chip
-from bvjax.plan.limits import compile_all, least_seconds, mesh_option, room_of
+from bvjax.plan.limits import compile_all, least_seconds, mesh_option, usable_bytes
 from bvjax.plan.program import Program
 from bvjax.sharding import AXES, make_layout
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All figures of one configuration; bytes are of one device."""
+    """Costs of one configuration; bytes are of one device."""
 
     topology: str
     chip: Chip
@@ -64,20 +64,20 @@ def make_plan(
     layout = make_layout(sizes, devices)
     check_layout(model, layout)
     chunks = math.ceil(minutes * 60 * model.chunk.fps / model.chunk.frames)
-    given = program.inputs(model, layout)
-    parts = costs.memory_parts(model, layout, given)
-    stays = sum(parts[name] for name in ("weights", "bank", "vae"))
-    compiled = lambda: program.compile_generation(model, layout, say, decode)
-    programs, needed, problem = compile_all(compiled, stays)
+    arguments = program.inputs(model, layout)
+    parts = costs.memory_parts(model, layout, arguments)
+    resident = sum(parts[name] for name in ("weights", "bank", "vae"))
+    compile_programs = lambda: program.compile_generation(model, layout, say, decode)
+    programs, needed, problem = compile_all(compile_programs, resident)
     if needed is not None:
         parts["temporaries"] = max(needed - sum(parts.values()), 0)
-    room = room_of(chip)
-    fits = not problem and needed is not None and needed <= room
+    available = usable_bytes(chip)
+    fits = not problem and needed is not None and needed <= available
     work, traffic = costs.chunk_flops(model), costs.traffic(model, layout, parts)
     return Plan(
         topology=topology, chip=chip, mesh=dict(layout.mesh.shape), minutes=minutes, chunks=chunks,
         fits=fits, needed=needed, parts=parts, programs=programs, problem=problem,
-        remedies=() if fits else tuple(remedies(model, sizes, parts, room)),
+        remedies=() if fits else tuple(remedies(model, sizes, parts, available)),
         flops=dict(work), traffic=traffic,
         padding=costs.attention_padding(model, layout, chip.name),
         seconds=least_seconds(layout, chip, programs, work.total(), sum(traffic.values())),
@@ -86,7 +86,7 @@ def make_plan(
 
 
 def remedies(
-    model: ModelConfig, sizes: dict[str, int], parts: dict[str, int], room: float
+    model: ModelConfig, sizes: dict[str, int], parts: dict[str, int], available: float
 ) -> list[str]:
     """Single changes after which the parts would fit, by arithmetic, the mildest first."""
     full = {axis: sizes.get(axis, 1) for axis in AXES}
@@ -94,48 +94,48 @@ def remedies(
     def total(**factors: float) -> float:
         return sum(size * factors.get(part, 1.0) for part, size in parts.items())
 
-    found = []
+    changes = []
     wide = model.memory.dtype or model.dit.dtype
     if wide in ("bfloat16", "float32"):
         scales = 4 / (model.dit.head_dim * (2 if wide == "bfloat16" else 4))
         small = (0.5 if wide == "bfloat16" else 0.25) + scales
-        if total(bank=small) <= room:
-            found.append("--set memory.dtype=int8")
-    if model.memory.offload == "none" and total(bank=0.0) <= room:
-        found.append("--set memory.offload=host")
+        if total(bank=small) <= available:
+            changes.append("--set memory.dtype=int8")
+    if model.memory.offload == "none" and total(bank=0.0) <= available:
+        changes.append("--set memory.offload=host")
     for factor in (2, 4, 8, 16):
         for axis in ("context", "fsdp", "tensor"):
             more = full | {axis: full[axis] * factor}
-            cut = 1 / factor
-            shares = dict.fromkeys(("bank", "context", "activations", "temporaries"), cut)
-            shares |= dict(weights=cut) if axis != "context" else {}
-            shares |= dict(gathered=cut) if axis == "tensor" else {}
-            if mesh_error(model, more) is None and total(**shares) <= room:
-                found.append(mesh_option(more))
-        if total(bank=1 / factor, context=1 / factor, gathered=1 / factor) <= room:
-            found.append(f"--set memory.capacity={model.memory.capacity // factor}")
-        if found:
+            share = 1 / factor
+            shares = dict.fromkeys(("bank", "context", "activations", "temporaries"), share)
+            shares |= dict(weights=share) if axis != "context" else {}
+            shares |= dict(gathered=share) if axis == "tensor" else {}
+            if mesh_error(model, more) is None and total(**shares) <= available:
+                changes.append(mesh_option(more))
+        if total(bank=1 / factor, context=1 / factor, gathered=1 / factor) <= available:
+            changes.append(f"--set memory.capacity={model.memory.capacity // factor}")
+        if changes:
             break
-    return found
+    return changes
 
 
 def lines(plan: Plan) -> list[str]:
     """The report as a person reads it."""
-    made = [text.title(plan), *text.memory(plan, 12)]
-    made += ["", "work of one chunk (products and convolutions):"]
-    made += text.work_columns(plan.flops, 18, 15)
+    result = [text.title(plan), *text.memory(plan, 12)]
+    result += ["", "work of one chunk (matmuls and convolutions):"]
+    result += text.work_columns(plan.flops, 18, 15)
     if plan.padding is not None:
-        made.append(f"  attention's blocks add {plan.padding:.1%} to its logits")
-    made += ["", "memory that one device reads and writes for a chunk, at least:"]
-    made += text.columns(plan.traffic, 12, 12)
+        result.append(f"  attention's blocks add {plan.padding:.1%} to its logits")
+    result += ["", "memory that one device reads and writes for a chunk, at least:"]
+    result += text.columns(plan.traffic, 12, 12)
     if plan.programs:
-        made += ["", "exchanges of one chunk, received by one device:"]
+        result += ["", "collectives of one chunk, received by one device:"]
         for each in plan.programs:
-            made += [f"  {each.name}: {line}" for line in text.exchanges(each)]
+            result += [f"  {each.name}: {line}" for line in text.collectives(each)]
     *times, bound = text.least_times(plan, "chunk")
     whole = text.in_seconds(plan.chunks * plan.roofline)
     return [
-        *made,
+        *result,
         *times,
         f"{bound}{whole} for {plan.minutes:g} minute(s) ({plan.chunks} chunks)",
         "",

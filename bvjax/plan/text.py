@@ -10,8 +10,8 @@ from bvjax.plan.chips import Chip
 from bvjax.plan.program import Program
 
 
-class Figures(Protocol):
-    """What a plan knows whatever it is of; bytes are of one device."""
+class AnyPlan(Protocol):
+    """Fields that plans of generation and of training share; bytes are of one device."""
 
     @property
     def topology(self) -> str: ...
@@ -35,45 +35,48 @@ class Figures(Protocol):
     def seconds(self) -> dict[str, float]: ...
 
 
-def title(plan: Figures) -> str:
+def title(plan: AnyPlan) -> str:
     """The devices and their mesh."""
     mesh = ", ".join(f"{axis}={n}" for axis, n in plan.mesh.items())
     return f"{plan.topology}: {math.prod(plan.mesh.values())} x {plan.chip.name}, mesh {mesh}"
 
 
-def memory(plan: Figures, width: int) -> list[str]:
+def memory(plan: AnyPlan, width: int) -> list[str]:
     """Parts of the memory, in columns of `width` characters, and whether all fits."""
-    made = [
+    lines = [
         "",
         f"memory of one device, of {in_bytes(plan.chip.memory)}:",
         *columns(plan.parts, width, 10),
     ]
     for each in plan.programs:
-        made.append(
+        lines.append(
             f"  {each.name}: arguments {in_bytes(each.arguments)}, temporaries "
             f"{in_bytes(each.temporaries)} (the largest {in_bytes(each.largest.bytes)}, "
             f"{each.largest.shape}), outputs {in_bytes(each.outputs)}"
         )
     verdict = "fits" if plan.fits else "does not fit"
-    made.append(f"  {in_bytes(plan.needed)} at once: {verdict}" if plan.needed else f"  {verdict}")
+    lines.append(f"  {in_bytes(plan.needed)} at once: {verdict}" if plan.needed else f"  {verdict}")
     if plan.problem:
-        made += ["  " + line for line in excerpt(plan.problem)]
-    return made + [f"  would fit: {remedy}" for remedy in plan.remedies]
+        lines += ["  " + line for line in excerpt(plan.problem)]
+    return lines + [f"  would fit: {remedy}" for remedy in plan.remedies]
 
 
-def least_times(plan: Figures, unit: str) -> list[str]:
+def least_times(plan: AnyPlan, unit: str) -> list[str]:
     """Lower bounds of the time of one `unit`, and the one that counts."""
     bound, roofline = max(plan.seconds.items(), key=lambda item: item[1])
     return [
         "",
         f"time of one {unit} cannot go below:",
-        *(f"  {what:<12}{in_seconds(seconds):>12}" for what, seconds in plan.seconds.items()),
+        *(
+            f"  {bound_name:<12}{in_seconds(seconds):>12}"
+            for bound_name, seconds in plan.seconds.items()
+        ),
         f"  bound by {bound}: {in_seconds(roofline)} a {unit}, ",
     ]
 
 
 def peaks(chip: Chip) -> str:
-    """The published figures that bound the times."""
+    """The published peaks that bound the times."""
     return (
         f"peaks of {chip.name}: {chip.flops / 1e12:.0f} TFLOP/s bfloat16, "
         f"{chip.bandwidth / 1e9:.0f} GB/s memory, {chip.link / 1e9:.0f} GB/s a mesh axis "
@@ -91,25 +94,25 @@ def work_columns(work: Mapping[str, int], name: int, size: int) -> list[str]:
     return [f"  {part:<{name}}{in_flop(value):>{size}}" for part, value in work.items()]
 
 
-def exchanges(made: Program) -> list[str]:
-    """Of a program, those of one kind along the same axes together."""
-    if not made.collectives:
+def collectives(program: Program) -> list[str]:
+    """Collectives of a program, those of one kind over the same axes together."""
+    if not program.collectives:
         return ["none"]
-    together: dict[tuple, list[int]] = {}
-    for each in made.collectives:
-        row = together.setdefault((each.kind, each.axes), [0, 0])
+    totals: dict[tuple, list[int]] = {}
+    for each in program.collectives:
+        row = totals.setdefault((each.kind, each.axes), [0, 0])
         row[0] += each.times
         row[1] += each.received
     return [
         f"{kind} over {' x '.join(axes) or 'nothing'}: {times} of {in_bytes(size)} together"
-        for (kind, axes), (times, size) in together.items()
+        for (kind, axes), (times, size) in totals.items()
     ]
 
 
 def excerpt(message: str) -> list[str]:
     """The compiler's sizes: its first lines and the largest allocations."""
-    wanted = [line.strip() for line in message.splitlines() if line.strip()]
-    return wanted[:6] + [line for line in wanted[6:] if line.startswith("Size:")][:5]
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[:6] + [line for line in lines[6:] if line.startswith("Size:")][:5]
 
 
 def in_bytes(size: float) -> str:

@@ -60,10 +60,10 @@ def _tpus(kind: str, shape: str) -> list[jax.Device]:
     from jax.experimental import topologies
 
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=f"{kind}:{shape}")
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{kind}:{shape}")
     except Exception as error:  # the compiler's own words vary
         raise UserError(f"{kind} has no topology {shape} ({error}); it can be {LEGAL}") from error
-    return list(found.devices)
+    return list(topology.devices)
 
 
 def _gpus(kind: str, shape: str) -> list[jax.Device]:
@@ -74,11 +74,11 @@ def _gpus(kind: str, shape: str) -> list[jax.Device]:
     if len(sizes) > 2:
         raise UserError(f"`topology` is {kind}:{shape}; GPUs are hosts x GPUs, like {kind}:1x8")
     hosts, each = sizes if len(sizes) == 2 else ("1", *sizes)
-    found = topologies.get_topology_desc(
+    topology = topologies.get_topology_desc(
         platform="cuda", topology_name=kind, topology=f"1x{hosts}x{each}",
         target_config=_description(kind),
     )  # fmt: skip
-    return list(found.devices)
+    return list(topology.devices)
 
 
 def _description(kind: str) -> str:

@@ -35,7 +35,7 @@ def make_objective(model: ModelConfig, layout: Layout) -> DiTObjective:
 
 
 def inputs(objective: DiTObjective, videos: int, chunks: int) -> tuple[TrainState, Batch]:
-    """What a step takes, as shapes with shardings."""
+    """Arguments of a step, as shapes with shardings."""
     layout, grid, text = objective.layout, objective.teacher.grid, objective.model.text
     channels = objective.model.dit.in_channels
     latents = (1 + chunks * grid.latents_per_chunk, *grid.latent_size, channels)
@@ -43,9 +43,9 @@ def inputs(objective: DiTObjective, videos: int, chunks: int) -> tuple[TrainStat
         latents=latents, text=(chunks, text.max_length, text.dim), embedding=(chunks, text.dim),
         relevance=(chunks, chunks),
     )  # fmt: skip
-    where = batch_sharding(layout)
+    sharding = batch_sharding(layout)
     batch = {
-        name: jax.ShapeDtypeStruct((videos, *shape), jnp.float32, sharding=where)
+        name: jax.ShapeDtypeStruct((videos, *shape), jnp.float32, sharding=sharding)
         for name, shape in shapes.items()
     }
     return shapes_of(_task(objective)), batch

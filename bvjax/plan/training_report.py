@@ -1,4 +1,4 @@
-"""What `python -m bvjax plan --phase train` says: memory, work, exchanges and time of a step."""
+"""Report of `python -m bvjax plan --phase train`: memory, work, collectives and time of a step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bvjax.errors import UserError
 from bvjax.placement import training_mesh_error
 from bvjax.plan import text, training, training_costs
 from bvjax.plan.chips import Chip
-from bvjax.plan.limits import compile_all, least_seconds, mesh_option, room_of
+from bvjax.plan.limits import compile_all, least_seconds, mesh_option, usable_bytes
 from bvjax.plan.program import Program
 from bvjax.sharding import AXES, make_layout
 from bvjax.train.mesh import check_fits
@@ -22,7 +22,7 @@ from bvjax.train.mesh import check_fits
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
-    """All figures of a step; bytes are of one device."""
+    """Costs of a step; bytes are of one device."""
 
     topology: str
     chip: Chip
@@ -62,7 +62,7 @@ def make_plan(
 
     Args:
       minutes: of each video, rounded up to whole chunks.
-      batch: videos of a step; None: one for each device along `data`.
+      batch: videos of a step; None: one for each device of the axis `data`.
 
     Raises:
       UserError: the mesh does not fit the model, the devices or the batch, or the model is none
@@ -84,67 +84,67 @@ def make_plan(
     work = training_costs.step_flops(
         objective, videos, chunks
     )  # traces the loss, which refuses what it cannot train
-    stays = sum(parts[name] for name in ("weights", "average", "optimizer", "batch"))
-    compiled = lambda: [training.compile_step(objective, state, batch, say)]
-    programs, needed, problem = compile_all(compiled, stays)
+    resident = sum(parts[name] for name in ("weights", "average", "optimizer", "batch"))
+    compile_programs = lambda: [training.compile_step(objective, state, batch, say)]
+    programs, needed, problem = compile_all(compile_programs, resident)
     if needed is not None:
         parts["temporaries"] = max(needed - sum(parts.values()), 0)
-    room = room_of(chip)
-    fits = not problem and needed is not None and needed <= room
-    moved = training_costs.traffic(model, layout, parts)
+    available = usable_bytes(chip)
+    fits = not problem and needed is not None and needed <= available
+    traffic = training_costs.traffic(model, layout, parts)
     return TrainingPlan(
         topology=topology, chip=chip, mesh=dict(layout.mesh.shape), videos=videos, chunks=chunks,
         seconds_of_video=chunks * model.chunk.frames / model.chunk.fps,
         targets_per_chunk=objective.forcing.targets_per_chunk, remat=model.dit.remat, fits=fits, needed=needed, parts=parts,
         programs=programs, problem=problem,
-        remedies=() if fits else tuple(remedies(model, sizes, parts, room, chunks)),
-        flops=dict(work), traffic=moved,
-        seconds=least_seconds(layout, chip, programs, work.total(), sum(moved.values())),
+        remedies=() if fits else tuple(remedies(model, sizes, parts, available, chunks)),
+        flops=dict(work), traffic=traffic,
+        seconds=least_seconds(layout, chip, programs, work.total(), sum(traffic.values())),
     )  # fmt: skip
 
 
 def choose_mesh(model: ModelConfig, count: int) -> dict[str, int]:
-    """As many devices as tokens divide by over `fsdp`, the rest over `data`."""
+    """Sizes of a mesh: as many devices as tokens divide by over `fsdp`, the rest over `data`."""
     fitting = (n for n in range(count, 0, -1) if count % n == 0)
     fsdp = next(n for n in fitting if training_mesh_error(model, dict(fsdp=n)) is None)
     return dict(data=count // fsdp, fsdp=fsdp)
 
 
 def remedies(
-    model: ModelConfig, sizes: dict[str, int], parts: dict[str, int], room: float, chunks: int
+    model: ModelConfig, sizes: dict[str, int], parts: dict[str, int], available: float, chunks: int
 ) -> list[str]:
     """Single changes after which the parts would fit, by arithmetic, the mildest first."""
     full = {axis: sizes.get(axis, 1) for axis in AXES}
     of_state = ("weights", "average", "optimizer", "gradients")
     of_tokens = ("context", "inputs", "temporaries")
 
-    def total(factor: int, *cut: str) -> float:
-        return sum(size / (factor if part in cut else 1) for part, size in parts.items())
+    def total(factor: int, *sharded: str) -> float:
+        return sum(size / (factor if part in sharded else 1) for part, size in parts.items())
 
-    cuts = {
+    sharded_parts = {
         "context": of_tokens,
         "fsdp": of_state + of_tokens,
         "tensor": (*of_state, "context", "temporaries"),
     }
-    found = []
-    if model.dit.remat != "full" and total(2, "temporaries") <= room:
-        found.append("--set dit.remat=full")
+    changes = []
+    if model.dit.remat != "full" and total(2, "temporaries") <= available:
+        changes.append("--set dit.remat=full")
     for factor in (2, 4, 8, 16):
-        for axis, cut in cuts.items():
+        for axis, sharded in sharded_parts.items():
             more = full | {axis: full[axis] * factor}
-            if training_mesh_error(model, more) is None and total(factor, *cut) <= room:
-                found.append(mesh_option(more))
-        if chunks >= factor and total(factor, *of_tokens, "batch") <= room:
+            if training_mesh_error(model, more) is None and total(factor, *sharded) <= available:
+                changes.append(mesh_option(more))
+        if chunks >= factor and total(factor, *of_tokens, "batch") <= available:
             shorter = chunks // factor * model.chunk.frames / model.chunk.fps / 60
-            found.append(f"--minutes {shorter:.3g} ({chunks // factor} chunks a video)")
-        if found:
+            changes.append(f"--minutes {shorter:.3g} ({chunks // factor} chunks a video)")
+        if changes:
             break
-    return found
+    return changes
 
 
 def lines(plan: TrainingPlan) -> list[str]:
     """The report as a person reads it."""
-    made = [
+    result = [
         text.title(plan),
         f"a step: {plan.videos} video(s) of {plan.seconds_of_video:g} s ({plan.chunks} chunks), each "
         f"chunk encoded once and denoised {plan.targets_per_chunk} times, all videos at once",
@@ -152,15 +152,15 @@ def lines(plan: TrainingPlan) -> list[str]:
         "default history and noise",
         *text.memory(plan, 14),
     ]
-    made += ["", "work of one step (products and convolutions), on all devices together:"]
-    made += text.work_columns(plan.flops, 30, 17)
-    made += ["", "memory that one device reads and writes for a step, at least:"]
-    made += text.columns(plan.traffic, 14, 12)
-    made += ["", "exchanges of one step, received by one device:"]
-    made += [f"  {line}" for each in plan.programs for line in text.exchanges(each)]
+    result += ["", "work of one step (matmuls and convolutions), on all devices together:"]
+    result += text.work_columns(plan.flops, 30, 17)
+    result += ["", "memory that one device reads and writes for a step, at least:"]
+    result += text.columns(plan.traffic, 14, 12)
+    result += ["", "collectives of one step, received by one device:"]
+    result += [f"  {line}" for each in plan.programs for line in text.collectives(each)]
     *times, bound = text.least_times(plan, "step")
     rate = plan.videos * plan.seconds_of_video / plan.roofline
-    return [*made, *times, f"{bound}{rate:.3g} s of video a second", "", text.peaks(plan.chip)]
+    return [*result, *times, f"{bound}{rate:.3g} s of video a second", "", text.peaks(plan.chip)]
 
 
 def as_json(plan: TrainingPlan) -> dict[str, Any]:

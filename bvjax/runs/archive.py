@@ -15,8 +15,8 @@ def new_archive(run: pathlib.Path) -> pathlib.Path:
     folder = run / "archive"
     try:
         folder.mkdir(exist_ok=True)
-        there = [whole_number(path.name) for path in folder.iterdir()]
-        number = 1 + max([n for n in there if n is not None], default=0)
+        numbers = [whole_number(path.name) for path in folder.iterdir()]
+        number = 1 + max([n for n in numbers if n is not None], default=0)
         archive = folder / f"{number:03d}"
         archive.mkdir()
     except OSError as error:

@@ -23,20 +23,20 @@ from bvjax.runs.run_dir import RunDir
 class _RunFirst:
     """The captions of a run, then those kept between runs: a `Cache` of `encode_captions`."""
 
-    def __init__(self, of_run: Mapping[str, CaptionStates], between_runs: TextCache):
-        self._of_run, self._between_runs = of_run, between_runs
+    def __init__(self, run_cache: Mapping[str, CaptionStates], shared_cache: TextCache):
+        self._run_cache, self._shared_cache = run_cache, shared_cache
 
     def load(self, caption: str) -> CaptionStates | None:
-        return self._of_run.get(caption) or self._between_runs.load(caption)
+        return self._run_cache.get(caption) or self._shared_cache.load(caption)
 
-    def save(self, caption: str, made: CaptionStates) -> None:
-        self._between_runs.save(caption, made)
+    def save(self, caption: str, encoded: CaptionStates) -> None:
+        self._shared_cache.save(caption, encoded)
 
 
 def run_conditions(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> tuple[Conditions, bool]:
     """(encoded captions, whether they are others than those on disk).
 
-    What the run has on disk is kept to the bit.
+    States that the run has on disk are kept bit-exact.
 
     Raises `UserError` for a caption that is too long, `WorkError` for states that are not finite.
     """
@@ -45,17 +45,17 @@ def run_conditions(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> tupl
     stored = run.load_conditions()
     if stored is not None and stored[0] == captions:
         return stored[1], False
-    of_run = {}
+    run_cache = {}
     if stored is not None:
-        of_run = {
+        run_cache = {
             caption: CaptionStates(np.asarray(text), np.asarray(embedding))
             for caption, (text, embedding) in zip(stored[0], stored[1].each(), strict=True)
         }
-    made = encode_captions(
+    conditions = encode_captions(
         lambda: bundle.load_text(model.text), model.text, bundle.tokenizer, captions,
-        model.guidance.negative, _RunFirst(of_run, bundle.text_cache(model.text)),
+        model.guidance.negative, _RunFirst(run_cache, bundle.text_cache(model.text)),
     )  # fmt: skip
     if stored is not None:
-        made = dataclasses.replace(made, null_text=stored[1].null_text)
-    check_text_states(model, made, range(1, len(captions) + 1))
-    return made, True
+        conditions = dataclasses.replace(conditions, null_text=stored[1].null_text)
+    check_text_states(model, conditions, range(1, len(captions) + 1))
+    return conditions, True

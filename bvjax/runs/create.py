@@ -71,9 +71,9 @@ def create_run(
     rules.check_generation(model.retrieval.kind)
     check_lengths(bundle.tokenizer, numbered(captions), model.text, model.guidance.negative)
     check_seed(seed)
-    there = RunDir.scale_of(out)
+    existing_scale = RunDir.scale_of(out)
     if scale is None:
-        scale = there or video_io.watchable_scale(chunk.height, chunk.width)
+        scale = existing_scale or video_io.watchable_scale(chunk.height, chunk.width)
     video_io.check_scale(chunk.height, chunk.width, scale)
     picture, prefix = None, None
     if image is not None and video is not None:
@@ -92,16 +92,18 @@ def create_run(
         video_chunks=prefix.chunks if prefix else 0, video_sha256=prefix.sha256 if prefix else "",
     )  # fmt: skip
     frames = prefix.frames() if prefix else None
-    if there is None:
+    if existing_scale is None:
         folder = check_place(pathlib.Path(out), settings, len(captions))
         video_io.check_writer(folder, chunk.height * scale, chunk.width * scale, chunk.fps)
     run = RunDir.create(out, settings, captions, story.title, picture, frames)
     if merged:
         logging.info(merged)
     if prefix:
-        logging.info(prefix.told())
-    if there not in (None, scale):
-        logging.info("video.mp4 is enlarged %d times from now on, not %d times", scale, there)
+        logging.info(prefix.summary())
+    if existing_scale not in (None, scale):
+        logging.info(
+            "video.mp4 is enlarged %d times from now on, not %d times", scale, existing_scale
+        )
     if untrained := memory_warning(bundle.stage, model):
         logging.warning(untrained)
     try:

@@ -20,9 +20,9 @@ def decode(run: RunDir, bundle: Bundle) -> int:
     model, state, frames = run.settings.model, None, 0
     done = run.load_latents(run.latent_ids(), tidy=False)
     finished_chunks(run.path, run.grid, done)
-    made = run.path / f".{run.video.name}.{os.getpid()}.tmp"
+    temporary = run.path / f".{run.video.name}.{os.getpid()}.tmp"
     try:
-        with video_io.VideoWriter(made, model.chunk.fps, run.settings.scale) as writer:
+        with video_io.VideoWriter(temporary, model.chunk.fps, run.settings.scale) as writer:
             for chunk_id, latents in done.items():
                 state, piece = decoding.decode_piece(
                     bundle.params["vae"], model, state, latents, bundle.layout
@@ -30,7 +30,7 @@ def decode(run: RunDir, bundle: Bundle) -> int:
                 check_chunk(model, run.number_of(chunk_id), latents, None, bool(state.finite))
                 writer.write(np.asarray(piece))
                 frames += len(piece)
-        os.replace(made, run.video)
+        os.replace(temporary, run.video)
     finally:
-        made.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return frames

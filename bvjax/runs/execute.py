@@ -22,7 +22,7 @@ from bvjax.placement import check_memory
 from bvjax.runs.captions import run_conditions
 from bvjax.runs.finished import check_chunk, finished_chunks, not_finite
 from bvjax.runs.fit import check_weights, compare_versions
-from bvjax.runs.prefix import Encoding, encode_given
+from bvjax.runs.prefix import Encoding, encode_prefix
 from bvjax.runs.report.run_report import RunReport
 from bvjax.runs.run_dir import RunDir
 
@@ -46,7 +46,7 @@ class Progress:
 
 
 def is_finished(run: RunDir) -> bool:
-    """Whether nothing is left to do: all latents are intact, the video is whole and reported."""
+    """Returns True if nothing is left to do: all latents are intact, the video is whole and reported."""
     chunk, scale, ids = run.settings.model.chunk, run.settings.scale, run.latent_ids()
     if not (run.path / "report.png").is_file() or not (run.path / "report.json").is_file():
         return False
@@ -86,8 +86,8 @@ def execute(
         check_memory(model, bundle.layout)
     started = time.perf_counter()
     # What is refused in the folder is refused before anything is written there.
-    image, found = run.image(), run.load_latents(run.latent_ids(), tidy=False)
-    count = finished_chunks(run.path, run.grid, found) if only_report else None
+    image, stored = run.image(), run.load_latents(run.latent_ids(), tidy=False)
+    count = finished_chunks(run.path, run.grid, stored) if only_report else None
     conditions, new = run_conditions(run, bundle, run.captions)
     if new:
         run.save_conditions(conditions)
@@ -97,8 +97,8 @@ def execute(
         if not is_finite(image_latent):
             raise not_finite("the first image", "latents", "vae", model)
     if not only_report:
-        yield from encode_given(run, bundle.params["vae"], bundle.layout)
-    done = found if only_report else run.load_latents(run.latent_ids())
+        yield from encode_prefix(run, bundle.params["vae"], bundle.layout)
+    done = stored if only_report else run.load_latents(run.latent_ids())
     if only_report:
         conditions = dataclasses.replace(
             conditions, text=conditions.text[:count], embedding=conditions.embedding[:count]
@@ -138,15 +138,15 @@ def _follow(
     Raises `WorkError` for a piece that is not finite.
     """
     model, state, params = run.settings.model, None, bundle.params["vae"]
-    started, asked = time.perf_counter(), 0.0
+    started, dispatch_seconds = time.perf_counter(), 0.0
     piece = next(pieces, None)
     while piece is not None:
         state, frames = decoding.decode_piece(params, model, state, piece.latents, bundle.layout)
         latents = np.asarray(piece.latents)  # waits for them
         finite = state.finite
         clock = [time.perf_counter()]
-        seconds["generate"] = clock[0] - started + asked
-        following = next(pieces, None)  # asks for the next chunk, does not wait for it
+        seconds["generate"] = clock[0] - started + dispatch_seconds
+        next_piece = next(pieces, None)  # asks for the next chunk, does not wait for it
         clock.append(time.perf_counter())
         pictures = np.asarray(frames)  # waits for them
         clock.append(time.perf_counter())
@@ -157,9 +157,9 @@ def _follow(
         if writer is not None:
             writer.write(pictures)
         clock.append(time.perf_counter())
-        asked, seconds["decode"], seconds["write"] = np.diff(clock).tolist()
+        dispatch_seconds, seconds["decode"], seconds["write"] = np.diff(clock).tolist()
         if report is not None:
             report.add(number, pictures, piece.report, seconds)
         yield Progress(number, piece.fresh, seconds, pictures, latents, piece.report)
         seconds, started = {}, time.perf_counter()
-        piece = following
+        piece = next_piece

@@ -1,4 +1,4 @@
-"""Whether a chunk counts as done: its text states, latents, memory entry and frames are finite."""
+"""Checks of a finished chunk: its text states, latents, memory entry and frames must be finite."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bvjax.generate.conditions import Conditions
 
 
 def chunk_name(number: int) -> str:
-    """How messages call chunk `number`, 0 being the anchor."""
+    """The name of chunk `number` in messages, 0 being the anchor."""
     return f"chunk {number}" if number else "the first frame"
 
 
 def finished_chunks(path: pathlib.Path, grid: ChunkGrid, ids: Collection[int]) -> int:
-    """How many of the latents `ids` are those of a chunk, the anchor not counted.
+    """Counts the latents `ids` that are those of a chunk, the anchor excluded.
 
     Raises `UserError` when there is none in the run folder `path`.
     """
@@ -53,18 +53,18 @@ def check_chunk(
             raise not_finite(chunk_name(number), part, section, model)
 
 
-def check_text_states(model: ModelConfig, made: Conditions, numbers: Sequence[int]) -> None:
+def check_text_states(model: ModelConfig, conditions: Conditions, numbers: Sequence[int]) -> None:
     """Raises `WorkError` that names the first chunk whose caption's states are not finite.
 
-    `numbers` are the chunks of the rows of `made`, which are checked before its negative prompt.
+    `numbers` are the chunks of the rows of `conditions`, checked before its negative prompt.
     """
     names = [*map(chunk_name, numbers), "the negative prompt"]
-    for whose, states in zip(names, [*made.text, *made.null_text], strict=True):
+    for owner, states in zip(names, [*conditions.text, *conditions.null_text], strict=True):
         if not is_finite(states):
-            raise not_finite(whose, "text states", "text", model)
+            raise not_finite(owner, "text states", "text", model)
 
 
-def not_finite(whose: str, part: str, section: str, model: ModelConfig) -> WorkError:
+def not_finite(owner: str, part: str, section: str, model: ModelConfig) -> WorkError:
     """The one sentence about a part that `section` of the model made, with what to do about it."""
     dtype = getattr(model, section).dtype
     advice = "check the weights"
@@ -73,5 +73,5 @@ def not_finite(whose: str, part: str, section: str, model: ModelConfig) -> WorkE
             f"numbers above 65504 overflow in {section}.dtype float16: take bfloat16 or float32"
         )
     return WorkError(
-        f"{whose} failed: values of its {part} are not finite, and nothing of it is saved; {advice}"
+        f"{owner} failed: values of its {part} are not finite, and nothing of it is saved; {advice}"
     )

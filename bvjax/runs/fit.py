@@ -1,4 +1,4 @@
-"""Whether weights are what a run began with, and whether a configuration can be used with them."""
+"""Checks that weights are what a run began with, and that a configuration can be used with them."""
 
 from __future__ import annotations
 

@@ -22,18 +22,18 @@ _CHUNK = re.compile(r"chunk_([0-9]{2,9})\.(npy|json)")
 
 
 def file_of(folder: pathlib.Path, chunk_id: int) -> pathlib.Path:
-    """Where the latents of a chunk are in the run folder `folder`."""
+    """The path of a chunk's latents in the run folder `folder`."""
     return folder / "latents" / f"chunk_{chunk_id:02d}.npy"
 
 
 def all_files(folder: pathlib.Path, from_id: int = 0) -> list[pathlib.Path]:
     """The files of the chunks from `from_id` on, whole or not, the last first."""
-    found = []
+    numbered = []
     for path in (folder / "latents").glob("chunk_*.*"):
         number = _CHUNK.fullmatch(path.name)
         if number and int(number[1]) >= from_id:
-            found.append((int(number[1]), path))
-    return [path for _, path in sorted(found, reverse=True)]
+            numbered.append((int(number[1]), path))
+    return [path for _, path in sorted(numbered, reverse=True)]
 
 
 def write(path: pathlib.Path, latents: Float[np.ndarray, "l h w z"], number: int) -> None:
@@ -54,11 +54,11 @@ def read(path: pathlib.Path) -> Float[np.ndarray, "l h w z"]:
 
     Raises `FileNotFoundError` where it is not done, one of `DAMAGED` where it is damaged.
     """
-    beside = path.with_suffix(".json")
-    expected = parse_json(beside.read_bytes(), beside.name)
+    hash_file = path.with_suffix(".json")
+    expected = parse_json(hash_file.read_bytes(), hash_file.name)
     content = path.read_bytes()
     if expected != {"sha256": hashlib.sha256(content).hexdigest()}:
-        raise UserError(f"its content does not match its hash in {beside.name}")
+        raise UserError(f"its content does not match its hash in {hash_file.name}")
     return read_npy(content, path.name)
 
 

@@ -80,9 +80,9 @@ class Pipeline:
         the iterator to stop before the end, and go on later with the same call where `out` is given.
         """
         run, folder = self._new_run(story, out, options)
-        made = self._chunks(run, folder)
-        weakref.finalize(made, run.close)  # also of one that nobody has begun with
-        return made
+        chunks = self._chunks(run, folder)
+        weakref.finalize(chunks, run.close)  # also of one that nobody has begun with
+        return chunks
 
     def resume(self, path: Path) -> Video:
         """Goes on with a run folder to its end; what is finished is read, not made again.
@@ -108,18 +108,18 @@ class Pipeline:
         """
         counts = whole_numbers(from_chunk=from_chunk, seed=seed)
         with self._open(path) as run:
-            again = redo(run, self.bundle, edits=captions or {}, **counts)
-        return self._gather(again)
+            reopened = redo(run, self.bundle, edits=captions or {}, **counts)
+        return self._gather(reopened)
 
     def create_run(self, story: Captions, out: Path, **options: Unpack[Options]) -> RunDir:
         """Checks what `generate` is given and makes its run folder, or opens it again.
 
         For who follows the run with `execute`; closing it is theirs.
         """
-        given = checked(options)
+        arguments = checked(options)
         return create_run(
-            self.bundle, self.model, as_story(story, given.get("chunks")), out,
-            overrides=self.overrides, **given,
+            self.bundle, self.model, as_story(story, arguments.get("chunks")), out,
+            overrides=self.overrides, **arguments,
         )  # fmt: skip
 
     def _new_run(
@@ -152,28 +152,28 @@ class Pipeline:
         if unknown := self.bundle.unknown_words(run.captions):
             logging.warning("this model never saw the words %s", ", ".join(unknown))
         with run, folder or contextlib.nullcontext():
-            kept = folder is None and not is_finished(run)
-            for done in execute(run, self.bundle, only_chunks=not kept):
-                if isinstance(done, Progress):
+            write_outputs = folder is None and not is_finished(run)
+            for progress in execute(run, self.bundle, only_chunks=not write_outputs):
+                if isinstance(progress, Progress):
                     memory = None
-                    if done.chunk > 0 and done.report is not None:
-                        memory = chunk_memory(done.report, model, run.grid)
-                    caption = run.captions[max(done.chunk, 1) - 1]
+                    if progress.chunk > 0 and progress.report is not None:
+                        memory = chunk_memory(progress.report, model, run.grid)
+                    caption = run.captions[max(progress.chunk, 1) - 1]
                     yield Chunk(
-                        done.chunk, caption, done.frames, done.latents, memory, done.fresh,
-                        dict(done.seconds),
+                        progress.chunk, caption, progress.frames, progress.latents, memory, progress.fresh,
+                        dict(progress.seconds),
                     )  # fmt: skip
 
     def _gather(self, run: RunDir, folder: tempfile.TemporaryDirectory | None = None) -> Video:
         grid, chunk = run.grid, run.settings.model.chunk
         frames = np.empty((grid.num_frames, chunk.height, chunk.width, 3), np.uint8)
         latents, memory, stop = [], [], 0
-        for made in self._chunks(run, folder):
-            start, stop = stop, stop + len(made.frames)
-            frames[start:stop] = made.frames
+        for piece in self._chunks(run, folder):
+            start, stop = stop, stop + len(piece.frames)
+            frames[start:stop] = piece.frames
             # A window begins with the end of the one before.
-            latents.append(made.latents[grid.overlap_latents if latents else 0 :])
-            memory += [] if made.memory is None else [made.memory]
+            latents.append(piece.latents[grid.overlap_latents if latents else 0 :])
+            memory += [] if piece.memory is None else [piece.memory]
         path = None if folder else run.path
         return Video(frames, np.concatenate(latents), tuple(memory), run.captions, chunk.fps, path)
 

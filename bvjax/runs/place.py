@@ -1,4 +1,4 @@
-"""Where a run folder can be: its place on the disk, the room it needs, and its lock."""
+"""The place of a run folder on the disk, the room it needs, and its lock."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from bvjax.files import cannot_write
 from bvjax.media.video_frames import location
 from bvjax.runs.run_settings import Settings
 
-GIVEN = "given.mkv"  # the frames of a video that were given
+PREFIX_VIDEO = "given.mkv"  # the frames of the video that the run continues
 SPARE_BYTES = 64 << 20  # left free beyond what the run itself needs
 
-_BEGUN = {"latents", "image.png", GIVEN, "story.json"}  # what a crash before config.json can leave
+# What a crash before config.json is written can leave.
+_PARTIAL_FILES = {"latents", "image.png", PREFIX_VIDEO, "story.json"}
 
 
 def check_place(path: pathlib.Path, settings: Settings, num_chunks: int) -> pathlib.Path:
@@ -29,7 +30,7 @@ def check_place(path: pathlib.Path, settings: Settings, num_chunks: int) -> path
     location(path)  # refuses an address
     if path.exists() and not path.is_dir():
         raise UserError(f"the output folder {path} is a file; choose a new `out` folder")
-    if path.exists() and any(not _is_begun(p.name) for p in path.iterdir()):
+    if path.exists() and any(not _is_partial(p.name) for p in path.iterdir()):
         raise UserError(f"the output folder {path} is not empty; choose a new `out` folder")
     model = settings.model
     grid = ChunkGrid.of(model, num_chunks)
@@ -37,8 +38,8 @@ def check_place(path: pathlib.Path, settings: Settings, num_chunks: int) -> path
     return _existing(path)
 
 
-def _is_begun(name: str) -> bool:
-    return name in _BEGUN or (name.startswith(".") and name.endswith(".tmp"))
+def _is_partial(name: str) -> bool:
+    return name in _PARTIAL_FILES or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def required_bytes(settings: Settings, grid: ChunkGrid) -> int:
@@ -47,12 +48,12 @@ def required_bytes(settings: Settings, grid: ChunkGrid) -> int:
     latents = (1 + grid.num_chunks * grid.window_latents) * h * w * model.vae.z_dim * 4
     conditions = (grid.num_chunks + 1) * (model.text.max_length + 1) * model.text.dim * 4
     pixels = grid.num_frames * model.chunk.height * model.chunk.width * settings.scale**2
-    given = 0  # as they are: noise does not get smaller without loss
+    prefix = 0  # its frames as they are: noise does not get smaller without loss
     if settings.video_chunks:
         count = dataclasses.replace(grid, num_chunks=settings.video_chunks).num_frames
-        given = count * model.chunk.height * model.chunk.width * 3
+        prefix = count * model.chunk.height * model.chunk.width * 3
     # A busy H.264 pixel is under half a byte.
-    return latents + conditions + pixels // 2 + given + (4 << 20)
+    return latents + conditions + pixels // 2 + prefix + (4 << 20)
 
 
 def check_space(path: pathlib.Path, needed: int) -> None:

@@ -23,7 +23,7 @@ from bvjax.errors import UserError
 from bvjax.generate.encoding import encode_chunks, latents_of
 from bvjax.media import source_video
 from bvjax.media.source_video import Frame
-from bvjax.runs.place import GIVEN
+from bvjax.runs.place import PREFIX_VIDEO
 from bvjax.runs.run_dir import RunDir
 from bvjax.sharding import ONE_DEVICE, Layout
 
@@ -32,14 +32,14 @@ PARTS = ("end", "start")
 
 @dataclasses.dataclass(frozen=True)
 class Prefix:
-    """What a run takes of a video."""
+    """The part of a video that a run takes."""
 
     path: pathlib.Path
     model: ModelConfig
     chunks: int
     start: int  # its first frame, at chunk.fps
     num_frames: int
-    of: int  # frames of the whole video
+    total_frames: int  # frames of the whole video
     sha256: str  # of the frames taken
 
     def frames(self) -> Iterator[Frame]:
@@ -50,25 +50,26 @@ class Prefix:
         )
         return itertools.islice(frames, self.num_frames)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """A sentence about what is taken of the video and what is left out."""
         fps = self.model.chunk.fps
         stop = self.start + self.num_frames
-        which = f"chunks 1 to {self.chunks} are" if self.chunks > 1 else "chunk 1 is"
-        left = [
+        chunks = f"chunks 1 to {self.chunks} are" if self.chunks > 1 else "chunk 1 is"
+        skipped = [
             f"the {name} {frames / fps:.2f} s"
-            for name, frames in (("first", self.start), ("last", self.of - stop))
+            for name, frames in (("first", self.start), ("last", self.total_frames - stop))
             if frames
         ]
         return (
-            f"{which} seconds {self.start / fps:.2f} to {stop / fps:.2f} of the video {self.path}, "
-            f"which has {self.of / fps:.2f}" + (f"; left out: {' and '.join(left)}" if left else "")
+            f"{chunks} seconds {self.start / fps:.2f} to {stop / fps:.2f} of the video {self.path}, "
+            f"which has {self.total_frames / fps:.2f}"
+            + (f"; left out: {' and '.join(skipped)}" if skipped else "")
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """How far a prefix has been encoded, in latent frames."""
+    """Progress of encoding a prefix, in latent frames."""
 
     done: int
     total: int
@@ -94,23 +95,23 @@ def take(
     chunk, path = model.chunk, pathlib.Path(path)
     if part not in PARTS:
         raise UserError(f"`video_part` is {part!r}; it can be {' or '.join(PARTS)}")
-    most = story_chunks - 1
-    if not most:
+    max_chunks = story_chunks - 1
+    if not max_chunks:
         raise UserError(
             "the story has one chunk, and `video` gives the first: no chunk is left to generate"
         )
-    if chunks is not None and not 1 <= chunks <= most:
+    if chunks is not None and not 1 <= chunks <= max_chunks:
         raise UserError(
             f"`video_chunks` is {chunks}; with {story_chunks} chunks in the story it can be 1 to "
-            f"{most}: one must be left to generate"
+            f"{max_chunks}: one must be left to generate"
         )
     count = source_video.count_frames(path, chunk.fps)
-    held = min(chunks or most, ChunkGrid.of(model).chunks_in(count))
-    if held < (chunks or 1):
+    num_chunks = min(chunks or max_chunks, ChunkGrid.of(model).chunks_in(count))
+    if num_chunks < (chunks or 1):
         needed = ChunkGrid.of(model, chunks or 1).num_frames
-        what = f"{chunks} chunks take" if (chunks or 1) > 1 else "a chunk takes"
+        requested = f"{chunks} chunks take" if (chunks or 1) > 1 else "a chunk takes"
         raise UserError(
-            f"the video {path} is too short: {what} {needed} frames ({needed / chunk.fps:.2f} s at "
+            f"the video {path} is too short: {requested} {needed} frames ({needed / chunk.fps:.2f} s at "
             f"{chunk.fps} fps), and it has {count} ({count / chunk.fps:.2f} s)"
         )
     height, width = source_video.frame_size(path)
@@ -119,10 +120,10 @@ def take(
             "the video %s is %dx%d: it is cut to the middle and resized to %dx%d",
             path, width, height, chunk.width, chunk.height,
         )  # fmt: skip
-    num_frames = ChunkGrid.of(model, held).num_frames
+    num_frames = ChunkGrid.of(model, num_chunks).num_frames
     start = count - num_frames if part == "end" else 0
-    taken = Prefix(path, model, held, start, num_frames, count, "")
-    return dataclasses.replace(taken, sha256=sha256_of(taken.frames()))
+    prefix = Prefix(path, model, num_chunks, start, num_frames, count, "")
+    return dataclasses.replace(prefix, sha256=sha256_of(prefix.frames()))
 
 
 def sha256_of(frames: Iterable[Frame]) -> str:
@@ -133,7 +134,7 @@ def sha256_of(frames: Iterable[Frame]) -> str:
     return digest.hexdigest()
 
 
-def encode_given(run: RunDir, params: Any, layout: Layout = ONE_DEVICE) -> Iterator[Encoding]:
+def encode_prefix(run: RunDir, params: Any, layout: Layout = ONE_DEVICE) -> Iterator[Encoding]:
     """Encodes the chunks of a run that its video gives, unless all are on disk, and saves them.
 
     Args:
@@ -152,7 +153,7 @@ def encode_given(run: RunDir, params: Any, layout: Layout = ONE_DEVICE) -> Itera
         return
     if sha256_of(run.video_frames()) != run.settings.video_sha256:
         raise UserError(
-            f"the frames in {run.path / GIVEN} are not those that the run began with: the file has "
+            f"the frames in {run.path / PREFIX_VIDEO} are not those that the run began with: the file has "
             "been cut short or changed"
         )
     done = run.load_latents(list(sizes))

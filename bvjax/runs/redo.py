@@ -26,7 +26,7 @@ def redo(
 ) -> RunDir:
     """Takes chunks from number `from_chunk` on out of a run, for `execute` to make them again.
 
-    Chunks before it stay as they are, to the bit; those after it go to the run's archive.  From
+    Chunks before it stay as they are, bit-exact; those after it go to the run's archive.  From
     chunk 1 on the first frame is made again too, unless it is an image.
 
     Args:
@@ -50,31 +50,31 @@ def redo(
     conditions, _ = run_conditions(run, bundle, captions)
     for part in ("vae", "dit"):
         bundle.params[part]  # damaged weights, too, are found while nothing is changed
-    kept = {1: "nothing stays", 2: "chunk 1 stays as it is"}.get(
+    unchanged = {1: "nothing stays", 2: "chunk 1 stays as it is"}.get(
         from_chunk, f"chunks 1 to {from_chunk - 1} stay as they are"
     )
-    made = f"chunks {from_chunk} to {len(captions)} are"
-    made = made if from_chunk < len(captions) else f"chunk {from_chunk} is"
-    logging.info("%s, %s made again", kept, made)
+    changed = f"chunks {from_chunk} to {len(captions)} are"
+    changed = changed if from_chunk < len(captions) else f"chunk {from_chunk} is"
+    logging.info("%s, %s made again", unchanged, changed)
     if tuple(captions) == run.captions and seed in (None, run.settings.seed_of(from_id)):
         logging.warning(
             "neither a caption nor the seed is another: the same chunks are made again; "
             "another seed makes others"
         )
-    again = run.replace_captions(captions, from_id, seed)
-    again.save_conditions(conditions)
-    return again
+    reopened = run.replace_captions(captions, from_id, seed)
+    reopened.save_conditions(conditions)
+    return reopened
 
 
 def _check_redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int, str]) -> None:
     """Raises `UserError` for a number or a caption that does not fit the run."""
-    count, given = len(run.captions), run.settings.video_chunks
+    count, num_prefix = len(run.captions), run.settings.video_chunks
     if not 1 <= from_chunk <= count:
         raise UserError(f"`from_chunk` is {from_chunk}; the run has chunks 1 to {count}")
-    if from_chunk <= given:
+    if from_chunk <= num_prefix:
         raise UserError(
-            f"`from_chunk` is {from_chunk}, but a video gave chunks 1 to {given}; it can be "
-            f"{given + 1} to {count}"
+            f"`from_chunk` is {from_chunk}, but a video gave chunks 1 to {num_prefix}; it can be "
+            f"{num_prefix + 1} to {count}"
         )
     for number, caption in edits.items():
         if not from_chunk <= number <= count:

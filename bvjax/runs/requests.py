@@ -1,4 +1,4 @@
-"""What may be asked of a run, from Python and from the command line."""
+"""Options of a run, from Python and from the command line."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ from bvjax.generate.conditions import Conditions
 from bvjax.media.source_video import Frame, read_copy, write_copy
 from bvjax.runs import latent_files
 from bvjax.runs.archive import move, new_archive
-from bvjax.runs.place import GIVEN, check_place, check_space, lock, required_bytes
+from bvjax.runs.place import PREFIX_VIDEO, check_place, check_space, lock, required_bytes
 from bvjax.runs.run_settings import (
     Settings,
     as_json,
@@ -50,7 +50,7 @@ from bvjax.runs.run_settings import (
 from bvjax.runs.stored_arrays import read_conditions, read_picture
 
 _FILES = (
-    "story.json", "versions.json", "image.png", GIVEN, "conditions.npz", "video.mp4", "report.json",
+    "story.json", "versions.json", "image.png", PREFIX_VIDEO, "conditions.npz", "video.mp4", "report.json",
     "report.png",
 )  # fmt: skip
 
@@ -62,7 +62,7 @@ class RunDir:
         self.path, self.settings, self.title = path, settings, title
         self.captions = tuple(captions)
         self.grid = ChunkGrid.of(settings.model, len(self.captions))
-        self._told: set[pathlib.Path] = set()  # damaged files that were warned of
+        self._warned: set[pathlib.Path] = set()  # damaged files that were warned of
         self._lock: int | None = lock(path)
 
     @classmethod
@@ -102,7 +102,7 @@ class RunDir:
                 PIL.Image.fromarray(image).save(buffer, "PNG")
                 write_atomic(path / "image.png", buffer.getvalue())
             if video is not None:
-                write_copy(path / GIVEN, video, settings.model.chunk.fps)
+                write_copy(path / PREFIX_VIDEO, video, settings.model.chunk.fps)
             _write_json(path / "story.json", {"title": title, "captions": list(captions)})
             _write_json(path / "config.json", as_json(settings))  # last: it makes the folder a run
         except OSError as error:
@@ -160,7 +160,7 @@ class RunDir:
 
     def video_frames(self) -> Iterator[Frame]:
         """The frames that were given, as they were used; raises `UserError` for a damaged copy."""
-        path, chunk = self.path / GIVEN, self.settings.model.chunk
+        path, chunk = self.path / PREFIX_VIDEO, self.settings.model.chunk
         for frame in read_copy(path):
             if frame.shape != (chunk.height, chunk.width, 3):
                 raise UserError(
@@ -199,10 +199,10 @@ class RunDir:
             except FileNotFoundError:
                 break
             except latent_files.DAMAGED as error:
-                if path not in self._told:
+                if path not in self._warned:
                     why = getattr(error, "strerror", None) or error
                     logging.warning("%s is damaged: %s", path, why)
-                self._told.add(path)
+                self._warned.add(path)
                 break
         for chunk_id, latents in done.items():
             self._check(chunk_id, latents)
@@ -263,8 +263,8 @@ class RunDir:
             for name in ("story.json", "config.json"):
                 shutil.copy2(self.path / name, archive / name)
             names = ("report.json", "report.png", "video.mp4")
-            made = [self.path / name for name in names if (self.path / name).exists()]
-            move(self.path, [*made, *latent_files.all_files(self.path, from_id)], archive)
+            outputs = [self.path / name for name in names if (self.path / name).exists()]
+            move(self.path, [*outputs, *latent_files.all_files(self.path, from_id)], archive)
             _write_json(self.path / "story.json", {"title": self.title, "captions": list(captions)})
         except OSError as error:
             raise cannot_write(self.path, error) from None
@@ -290,16 +290,16 @@ class RunDir:
         self, settings: Settings, captions: Sequence[str], image: np.ndarray | None
     ) -> None:
         """Raises `UserError` that names what is not alike, unless this is the very same run."""
-        told = differences((self.settings, self.captions), (settings, captions))
-        old = self.image()
-        if old is None or image is None:
-            if old is not image:
-                told.append(f"it begins with {'no' if old is None else 'an'} image")
-        elif not np.array_equal(old, image):
-            told.append("its first image is another")
-        if told:
+        phrases = differences((self.settings, self.captions), (settings, captions))
+        stored = self.image()
+        if stored is None or image is None:
+            if stored is not image:
+                phrases.append(f"it begins with {'no' if stored is None else 'an'} image")
+        elif not np.array_equal(stored, image):
+            phrases.append("its first image is another")
+        if phrases:
             raise UserError(
-                f"{self.path} already holds another run ({listed(told)}); choose a new `out` folder, "
+                f"{self.path} already holds another run ({listed(phrases)}); choose a new `out` folder, "
                 f"or go on with that run by 'python -m bvjax resume {shlex.quote(str(self.path))}'"
             )
 

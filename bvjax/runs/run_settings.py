@@ -18,12 +18,12 @@ from bvjax.overrides import from_dict, to_dict
 from bvjax.plain_text import is_blank
 from bvjax.runs.requests import check_seed
 
-_TOLD = 3  # differences that a message lists
+_MAX_LISTED = 3  # differences that a message lists
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What, besides story and image, decides the video (`weights` is only where to look)."""
+    """Settings that, besides story and image, decide the video (`weights` is only where to look)."""
 
     model: ModelConfig
     seed: int
@@ -38,13 +38,13 @@ class Settings:
 
     def seed_of(self, chunk_id: int) -> int:
         """The seed that a chunk is made with."""
-        begun = [seed for first, seed in self.rerolls if first <= chunk_id]
-        return begun[-1] if begun else self.seed
+        seeds = [seed for first, seed in self.rerolls if first <= chunk_id]
+        return seeds[-1] if seeds else self.seed
 
     def rerolled(self, from_id: int, seed: int) -> Settings:
         """These settings with another seed for the chunks from `from_id` on."""
-        kept = tuple(pair for pair in self.rerolls if pair[0] < from_id)
-        return dataclasses.replace(self, rerolls=(*kept, (from_id, seed)))
+        earlier = tuple(pair for pair in self.rerolls if pair[0] < from_id)
+        return dataclasses.replace(self, rerolls=(*earlier, (from_id, seed)))
 
 
 def weights_place(folder: pathlib.Path) -> str:
@@ -72,9 +72,9 @@ def read_settings(path: pathlib.Path, num_chunks: int) -> Settings:
     check_scale(settings.model.chunk.height, settings.model.chunk.width, settings.scale)
     for seed in (settings.seed, *(seed for _, seed in settings.rerolls)):
         check_seed(seed)
-    begins = [first for first, _ in settings.rerolls]
-    if begins != sorted(set(begins)) or not all(0 <= first <= num_chunks for first in begins):
-        raise UserError(f"rerolls begin at chunks {begins}; the run has {num_chunks} chunks")
+    starts = [first for first, _ in settings.rerolls]
+    if starts != sorted(set(starts)) or not all(0 <= first <= num_chunks for first in starts):
+        raise UserError(f"rerolls begin at chunks {starts}; the run has {num_chunks} chunks")
     if not 0 <= settings.video_chunks < num_chunks:
         raise UserError(
             f"video_chunks is {settings.video_chunks}; with {num_chunks} chunks it can be 0 to "
@@ -102,42 +102,45 @@ def read_story(path: pathlib.Path) -> tuple[tuple[str, ...], str]:
 
 
 def differences(
-    there: tuple[Settings, Sequence[str]], asked: tuple[Settings, Sequence[str]]
+    stored: tuple[Settings, Sequence[str]], requested: tuple[Settings, Sequence[str]]
 ) -> list[str]:
     """Lists the settings that decide the video and differ between two runs, in a few words each."""
-    told = list(_unlike_settings(there[0], asked[0]))
-    old, new = there[1], asked[1]
+    phrases = list(_unlike_settings(stored[0], requested[0]))
+    old, new = stored[1], requested[1]
     if len(old) != len(new):
-        told.append(f"it has {len(old)} chunks, not {len(new)}")
-    told += [
+        phrases.append(f"it has {len(old)} chunks, not {len(new)}")
+    phrases += [
         f"caption {number} is another"
         for number, (before, after) in enumerate(zip(old, new, strict=False), start=1)
         if before != after
     ]
-    return told
+    return phrases
 
 
-def listed(told: Sequence[str]) -> str:
+def listed(phrases: Sequence[str]) -> str:
     """The first differences of a list in one phrase, and how many more there are."""
-    more = len(told) - _TOLD
-    return ", ".join(told[:_TOLD]) + (f" and {more} more" if more > 0 else "")
+    more = len(phrases) - _MAX_LISTED
+    return ", ".join(phrases[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _unlike_settings(there: Settings, asked: Settings) -> Iterator[str]:
-    if there.weights_sha256 != asked.weights_sha256:
+def _unlike_settings(stored: Settings, requested: Settings) -> Iterator[str]:
+    if stored.weights_sha256 != requested.weights_sha256:
         yield "its weights are others"
-    if there.seed != asked.seed:
-        yield f"its seed is {there.seed}, not {asked.seed}"
-    if there.rerolls != asked.rerolls:
+    if stored.seed != requested.seed:
+        yield f"its seed is {stored.seed}, not {requested.seed}"
+    if stored.rerolls != requested.rerolls:
         yield "chunks of it were made again with another seed"
-    if there.video_sha256 != asked.video_sha256 or there.video_chunks != asked.video_chunks:
-        if not there.video_chunks or not asked.video_chunks:
-            yield f"it goes on from {'a' if there.video_chunks else 'no'} video"
-        elif there.video_chunks != asked.video_chunks:
-            yield f"a video gives {there.video_chunks} of its chunks, not {asked.video_chunks}"
+    if (
+        stored.video_sha256 != requested.video_sha256
+        or stored.video_chunks != requested.video_chunks
+    ):
+        if not stored.video_chunks or not requested.video_chunks:
+            yield f"it goes on from {'a' if stored.video_chunks else 'no'} video"
+        elif stored.video_chunks != requested.video_chunks:
+            yield f"a video gives {stored.video_chunks} of its chunks, not {requested.video_chunks}"
         else:
             yield "the frames of its video are others"
-    old, new = (dict(_leaves(to_dict(s.model))) for s in (there, asked))
+    old, new = (dict(_leaves(to_dict(s.model))) for s in (stored, requested))
     for key in old:
         if old[key] != new[key]:
             yield f"its {key} is {old[key]}, not {new[key]}"

@@ -62,10 +62,10 @@ def _check_arrays(
     if set(arrays) != set(shapes):
         raise UserError(f"{where} holds {', '.join(sorted(arrays))}, not {', '.join(shapes)}")
     for name, shape in shapes.items():
-        found = arrays[name]
-        if found.shape != shape or found.dtype != np.float32:
+        array = arrays[name]
+        if array.shape != shape or array.dtype != np.float32:
             raise UserError(
-                f"{name} in {where} is {list(found.shape)} {found.dtype}, not {list(shape)} float32"
+                f"{name} in {where} is {list(array.shape)} {array.dtype}, not {list(shape)} float32"
             )
-        if not is_finite(found):
+        if not is_finite(array):
             raise UserError(f"{name} in {where} is not finite")

@@ -1,4 +1,4 @@
-"""What generation hands to Python: a finished video, or its chunks one by one."""
+"""Results of generation in Python: a finished video, or its chunks one by one."""
 
 from __future__ import annotations
 

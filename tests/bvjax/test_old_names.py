@@ -17,7 +17,7 @@ def test_old_names_are_translated_and_told(caplog):
         "forcing.rounds is now called forcing.targets_per_chunk; its old name is read for one more release"
     ]
     assert up_to_date(new) == new and len(caplog.records) == 1
-    up_to_date(old, tell=False)
+    up_to_date(old, warn=False)
     assert len(caplog.records) == 1
 
 

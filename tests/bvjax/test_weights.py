@@ -185,7 +185,7 @@ def test_long_lists_show_five_and_count():
     found = {f"extra{i:03}": TensorInfo((1,), "float32") for i in range(300)}
     found |= {f"other{i:03}": TensorInfo((2,), "int8") for i in range(99)}
     wanted = {f"gone{i:03}": (1,) for i in range(184)} | {f"other{i:03}": (1,) for i in range(99)}
-    missing, extra, shapes, dtypes = weights.misfits(found, wanted)
+    missing, extra, shapes, dtypes = weights.mismatches(found, wanted)
     assert missing == "missing gone000, gone001, gone002, gone003, gone004 and 179 more"
     assert extra.endswith("extra004 and 295 more") and shapes.endswith("and 94 more")
     assert max(map(len, (missing, extra, shapes, dtypes))) < 400

@@ -28,14 +28,14 @@ def drawable(text: str) -> tuple[str, list[str], str]:
     families, missing = [PLAIN], set(text) - _characters(_plain_file())
     if missing:
         for name, file in _installed():
-            found = missing & _characters(file)
-            if found:
+            covered = missing & _characters(file)
+            if covered:
                 families.append(name)
-                missing -= found
+                missing -= covered
             if not missing:
                 break
-    lost = "".join(dict.fromkeys(c for c in text if c in missing))
-    return text.translate({ord(c): REPLACEMENT for c in lost}), families, lost
+    undrawable = "".join(dict.fromkeys(c for c in text if c in missing))
+    return text.translate({ord(c): REPLACEMENT for c in undrawable}), families, undrawable
 
 
 def shorten(drawn: Text, canvas: FigureCanvasAgg, width: float, tail: str) -> None:

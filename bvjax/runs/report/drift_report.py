@@ -1,4 +1,4 @@
-"""What changes along a video: a few numbers per chunk that need no other network.
+"""Changes along a video: a few numbers per chunk that need no other network.
 
 Long generated videos fail by slow drift: they blur, freeze or jitter, shift in colour, or jump
 where two chunks meet.  One `ChunkDrift` per chunk shows each of these; `report` joins them with
@@ -35,7 +35,7 @@ def measure_later(
 ) -> Callable[[], ChunkDrift]:
     """Drift measures of a chunk's frames; `previous` is the last frame before them.
 
-    Does not wait for the optical flow, which comes behind the device's other work; calling what is
+    Does not wait for the optical flow, which is queued after the device's other work; calling what is
     returned does.
     """
     flow = motion_async(frames) if len(frames) > 1 else np.zeros(1)
@@ -60,7 +60,7 @@ def report(
     captions: Sequence[str],
     drift: Mapping[int, ChunkDrift],
     memory: Mapping[int, Mapping[str, Any]],
-    about: Mapping[str, Any],
+    header: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of report.json.
 
@@ -69,7 +69,7 @@ def report(
         drift: measures by chunk number (1, 2, ...).
         memory: what the bank did, by chunk number: `retrieved`, `kept_ratio`, `coverage`,
             `clipped`.
-        about: what else should stand in front (seed, sizes, versions).
+        header: other fields, which come first (seed, sizes, versions).
 
     `chunk_drift` is a mean change over the story's chunks, of the frames before they were encoded; a
     VDE, over equal parts of the finished video, is `evaluate`'s to give.
@@ -83,11 +83,11 @@ def report(
         }
         for number in sorted(drift)
     ]
-    written = [share for chunk in chunks for share in chunk.get("clipped", [])]
+    shares = [share for chunk in chunks for share in chunk.get("clipped", [])]
     return {
-        **about,
+        **header,
         "chunk_drift": {name: _drift([c[name] for c in chunks]) for name in ("clarity", "motion")},
-        "clipped_share": float(np.mean(written)) if written else 0.0,
+        "clipped_share": float(np.mean(shares)) if shares else 0.0,
         "chunks": chunks,
     }
 

@@ -27,17 +27,17 @@ def draw(
     report: dict[str, Any],
     stills: Sequence[UInt8[np.ndarray, "h w 3"]],
     title: str = "",
-    facts: str = "",
+    subtitle: str = "",
 ) -> bytes:
     """A PNG of `report` (see `drift_report.report`) with one still per chunk on top.
 
-    `title` is a person's text, cut where it is too long; `facts` stand behind it.
+    `title` is a person's text, cut where it is too long; `subtitle` follows it.
     """
     chunks = report["chunks"]
     x = np.array([chunk["chunk"] for chunk in chunks])
     figure = Figure(figsize=(13, 11.5), facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    _headline(figure, canvas, title or "Drift report", facts)
+    _headline(figure, canvas, title or "Drift report", subtitle)
     strip, plots = figure.subfigures(2, 1, height_ratios=[1.1, 9])
     _strip(strip, stills, x)
     axes = plots.subplots(3, 2)
@@ -74,18 +74,20 @@ def draw(
     return buffer.getvalue()
 
 
-def _headline(figure: Figure, canvas: FigureCanvasAgg, title: str, facts: str) -> None:
-    text, families, lost = drawn_text.drawable(title)
-    if lost:
+def _headline(figure: Figure, canvas: FigureCanvasAgg, title: str, subtitle: str) -> None:
+    text, families, undrawable = drawn_text.drawable(title)
+    if undrawable:
         logging.info(
             "no installed font has %d characters of the title (%s): the picture shows %s for them",
-            len(lost), " ".join(f"U+{ord(c):04X}" for c in lost[:5]), drawn_text.REPLACEMENT,
+            len(undrawable), " ".join(f"U+{ord(c):04X}" for c in undrawable[:5]), drawn_text.REPLACEMENT,
         )  # fmt: skip
     drawn = figure.suptitle(
         text, fontsize=15, color=INK, x=0.015, ha="left", family=families,
         parse_math=False,  # a dollar is a dollar
     )  # fmt: skip
-    drawn_text.shorten(drawn, canvas, 0.97 * figure.bbox.width, facts and f"  \u00b7  {facts}")
+    drawn_text.shorten(
+        drawn, canvas, 0.97 * figure.bbox.width, subtitle and f"  \u00b7  {subtitle}"
+    )
 
 
 def _strip(figure, stills: Sequence[np.ndarray], x: np.ndarray) -> None:

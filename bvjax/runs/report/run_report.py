@@ -48,7 +48,7 @@ class RunReport:
     def save(self) -> None:
         """Writes report.png, then report.json."""
         run, chunk = self.run, self.run.settings.model.chunk
-        about = {
+        header = {
             "title": run.title,
             "seed": run.settings.seed,
             "rerolls": self._rerolls(),
@@ -64,11 +64,11 @@ class RunReport:
             },
         }
         drift = {number: measured() for number, measured in self.drift.items()}
-        report = drift_report.report(run.captions, drift, self.memory, about)
+        report = drift_report.report(run.captions, drift, self.memory, header)
         name = run.title or run.path.name
-        facts = f"{self.frames / chunk.fps:.0f} s  ·  seed {run.settings.seed}"
-        facts += "".join(f", {seed} from chunk {first} on" for first, seed in self._rerolls())
-        run.save_bytes("report.png", report_picture.draw(report, self.stills, name, facts))
+        subtitle = f"{self.frames / chunk.fps:.0f} s  ·  seed {run.settings.seed}"
+        subtitle += "".join(f", {seed} from chunk {first} on" for first, seed in self._rerolls())
+        run.save_bytes("report.png", report_picture.draw(report, self.stills, name, subtitle))
         run.save_json("report.json", report)
 
     def _rerolls(self) -> list[list[int]]:

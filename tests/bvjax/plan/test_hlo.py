@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from bvjax.plan.hlo import Made, axes_of, collectives, largest, runs
+from bvjax.plan.hlo import ProgramArray, axes_of, collectives, largest, runs
 
 MESH = AbstractMesh((2, 4), ("data", "context"))
 LOOP = (
@@ -112,4 +112,4 @@ ENTRY %main (x: f32[8]) -> f32[8] {
   ROOT %y = f32[8]{0} add(%x, %x)
 }
 """
-    assert largest(text) == Made(24, "bf16[6,2]", "f/keys")
+    assert largest(text) == ProgramArray(24, "bf16[6,2]", "f/keys")

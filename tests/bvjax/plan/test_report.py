@@ -5,7 +5,7 @@ import pytest
 
 from bvjax.plan import program
 from bvjax.plan.chips import find_chip
-from bvjax.plan.hlo import Collective, Made
+from bvjax.plan.hlo import Collective, ProgramArray
 from bvjax.plan.report import lines, make_plan, remedies
 from bvjax.plan.text import in_bytes, in_flop, in_seconds
 from bvjax.presets import get_preset
@@ -24,8 +24,10 @@ def planned(monkeypatch, compiler):
 def test_what_stays_and_the_largest_program_must_fit(monkeypatch, temporaries, fits):
     gather = Collective("all-gather", ("context",), "denoise/all_gather", 10**6, 6)
     made = [
-        program.Program("denoise", GB, 5, temporaries, Made(10**8, "bf16[8]", "keys"), (gather,)),
-        program.Program("decode", GB, 7, GB, Made(10**7, "u8[8]", "frames"), ()),
+        program.Program(
+            "denoise", GB, 5, temporaries, ProgramArray(10**8, "bf16[8]", "keys"), (gather,)
+        ),
+        program.Program("decode", GB, 7, GB, ProgramArray(10**7, "u8[8]", "frames"), ()),
     ]
     plan = planned(monkeypatch, lambda *_: made)
     assert plan.fits == fits and plan.chunks == 8

@@ -277,11 +277,11 @@ def test_a_vae_of_other_strides(tiny):
 
 def test_what_is_taken_is_told(models, clip):
     model = models["separate"]  # 8 frames a second
-    assert take(clip, model, 9).told() == (
+    assert take(clip, model, 9).summary() == (
         f"chunks 1 to 2 are seconds 0.25 to 2.38 of the video {clip}, which has 2.38; left out: the "
         "first 0.25 s"
     )
-    assert take(clip, model, 9, 1, "start").told() == (
+    assert take(clip, model, 9, 1, "start").summary() == (
         f"chunk 1 is seconds 0.00 to 1.12 of the video {clip}, which has 2.38; left out: the last "
         "1.25 s"
     )
