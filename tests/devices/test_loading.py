@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bvjax import weights
-from bvjax.sharding import spread
+from bvjax.sharding import longest_axis_rule
 from bvjax.weights import load_tensors, save_tensors
 
 
@@ -32,7 +32,9 @@ def test_each_device_gets_its_shard_and_nothing_reads_the_whole(tmp_path, monkey
 
     monkeypatch.setattr(weights.TensorFile, "read", spy)
     like = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, params))
-    loaded = load_tensors(tmp_path / "w.safetensors", like, dtype=None, sharding=spread(mesh))
+    loaded = load_tensors(
+        tmp_path / "w.safetensors", like, dtype=None, sharding=longest_axis_rule(mesh)
+    )
     assert loaded["head"]["bias"].dtype == jnp.bfloat16
     for leaf in (loaded["blocks"]["ffn"]["kernel"], loaded["head"]["bias"]):
         assert leaf.addressable_shards[0].data.size * jax.device_count() == leaf.size

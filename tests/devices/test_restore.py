@@ -9,13 +9,13 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from bvjax.sharding import spread
+from bvjax.sharding import longest_axis_rule
 from bvjax.train.checkpoint import Checkpoints, restore_newest
 from bvjax.train.state import init_state
 
 
 def place(state, devices: int):
-    rule = spread(Mesh(np.array(jax.devices()[:devices]), ("fsdp",)))
+    rule = longest_axis_rule(Mesh(np.array(jax.devices()[:devices]), ("fsdp",)))
     sharding = jax.tree.map(lambda x: rule("", x.shape), state)
     return jax.device_put(state, sharding)
 

@@ -4,12 +4,12 @@ import pytest
 
 from bvjax.plan import report, training_report
 from bvjax.plan.chips import find_chip
-from bvjax.plan.hlo import Collective, Made
+from bvjax.plan.hlo import Collective, ProgramArray
 from bvjax.plan.program import Program
 
 GB = 10**9
 GATHER = Collective("all-gather", ("context",), "denoise/all_gather", 10**6, 6)
-FITTING = Program("denoise", GB, 5, 3 * GB, Made(10**8, "bf16[8]", "keys"), (GATHER,))
+FITTING = Program("denoise", GB, 5, 3 * GB, ProgramArray(10**8, "bf16[8]", "keys"), (GATHER,))
 BOTH = dict(
     topology="v5e:2x4", chip=find_chip("v5e"), mesh=dict(data=2, context=4), chunks=8,
     parts=dict(weights=3 * GB, bank=7 * GB), flops=dict(attention=10**12),
