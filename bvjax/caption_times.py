@@ -47,8 +47,9 @@ _ONLY_TIME = re.compile(rf"(?:{_WORDS}|[0-9\s:.,=~>\u2010-\u2015\u2212\u2192-])+
 _IS_RANGE = re.compile(
     rf"[0-9]:[0-9]{{2}}.*?{_DASH}|{_DASH}.*[0-9]:[0-9]{{2}}"  # a clock and a dash
     rf"|(?<![0-9])[0-9]{{1,3}}(?:[.,][0-9]+)?\s*[a-z]*{_DASH}[0-9]{{1,3}}(?![0-9])"
-    rf"|[0-9]\s*[a-z]+{_DASH}[0-9]+(?:[.,][0-9]+)?\s*[a-z]+", re.I,
-)  # fmt: skip
+    rf"|[0-9]\s*[a-z]+{_DASH}[0-9]+(?:[.,][0-9]+)?\s*[a-z]+",
+    re.I,
+)
 _IS_POINT = re.compile(
     rf"(?:(?:at|time|t)?[\s:=]*)(?:{_CLOCK}|{_NUMBER}\s*(?:ms|secs?|seconds?|s))[\s.]*", re.I
 )

@@ -127,20 +127,24 @@ def _parser() -> argparse.ArgumentParser:
         "needs torch and memory for both, float32")  # fmt: skip
 
     plan = commands.add_parser(
-        "plan", help="what a configuration costs on a machine that is not here",
+        "plan",
+        help="what a configuration costs on a machine that is not here",
         description="Compile the programs of a chunk, or a step of training, for a TPU or GPU topology, "
         "without one, and say what they need: memory, work, collectives, and the time they cannot go below.",
-    )  # fmt: skip
+    )
     plan.set_defaults(command=_plan)
     add = plan.add_argument
     add("--preset", required=True, metavar="NAME", help=", ".join(PRESETS))
     add("--topology", required=True, metavar="NAME", help="v5p:2x2x1, v6e:4x4, h100:1x8, ...")
     add("--phase", choices=("generate", "train"), default="generate", help="(default: generate)")
     add("--minutes", type=float, default=1.0, metavar="M", help="of video (default: 1)")
-    add("--batch", type=int, metavar="N",
-        help="videos of a step of training (default: the size of the axis data)")  # fmt: skip
-    add("--decode", action="store_true",
-        help="compile the decoding of a chunk too (minutes more)")  # fmt: skip
+    add(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="videos of a step of training (default: the size of the axis data)",
+    )
+    add("--decode", action="store_true", help="compile the decoding of a chunk too (minutes more)")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change the configuration; may be repeated")  # fmt: skip
     add("--json", metavar="FILE", help="write the numbers there as well")
@@ -172,9 +176,11 @@ def _run_command(commands, name: str, command, text: str) -> argparse.ArgumentPa
 
 def _mesh_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--mesh", metavar="AXIS=N,...", help="how several devices share the work: sizes of data, "
+        "--mesh",
+        metavar="AXIS=N,...",
+        help="how several devices share the work: sizes of data, "
         "fsdp, context and tensor, for example data=2,context=4 (default: chosen)",
-    )  # fmt: skip
+    )
 
 
 # ---- commands ---------------------------------------------------------------------------------

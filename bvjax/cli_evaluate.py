@@ -53,23 +53,29 @@ def register(commands) -> None:
     add("--batch", type=int, default=8, metavar="N", 
         help="frames the device gets at a time; a pair counts for 8 (default: 8)")  # fmt: skip
     add("--mesh", metavar="data=N", help="how many devices share the work (default: all)")
-    add("--shard", metavar="I/N", help="take every N-th video from the I-th on (0/4, 1/4, ...): "
-        "processes that share --out; the last one to finish writes the results")  # fmt: skip
+    add(
+        "--shard",
+        metavar="I/N",
+        help="take every N-th video from the I-th on (0/4, 1/4, ...): "
+        "processes that share --out; the last one to finish writes the results",
+    )
     add("--keep-going", action="store_true", help="exit with 0 even if videos were left out")
 
     compare = commands.add_parser(
-        "compare", help="two evaluations of the same videos or prompts, pair by pair",
+        "compare",
+        help="two evaluations of the same videos or prompts, pair by pair",
         description="Paired differences between two results.json, with intervals and significance.",
-    )  # fmt: skip
+    )
     compare.set_defaults(command=_compare)
     compare.add_argument("a", metavar="A.json")
     compare.add_argument("b", metavar="B.json")
     compare.add_argument("--markdown", metavar="FILE", help="write the table there as well")
 
     validate = commands.add_parser(
-        "validate", help="what is wrong with a folder of videos and captions",
+        "validate",
+        help="what is wrong with a folder of videos and captions",
         description="Check a folder in LV-Bench's form, or any folder of videos, and say what is wrong where.",
-    )  # fmt: skip
+    )
     validate.set_defaults(command=_validate)
     validate.add_argument("folder", metavar="DIR")
 

@@ -40,8 +40,10 @@ _COLUMNS = ("attn/q/kernel", "attn/k/kernel", "attn/v/kernel", "ffn/0/kernel")
 _ROWS = ("attn/o/kernel", "ffn/2/kernel")
 _FEATURES = (
     *(name.replace("kernel", "bias") for name in _COLUMNS),
-    "norm_q/scale", "norm_k/scale", "similarity_key",
-)  # fmt: skip
+    "norm_q/scale",
+    "norm_k/scale",
+    "similarity_key",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,9 +87,12 @@ def load_tensors(
     size = sum(info.nbytes for info in file.infos.values())
     loaded = {}
     with tqdm(
-        total=size, unit="B", unit_scale=True, desc=f"reading {Path(path).name}",
+        total=size,
+        unit="B",
+        unit_scale=True,
+        desc=f"reading {Path(path).name}",
         disable=True if size < LARGE else None,
-    ) as bar:  # fmt: skip
+    ) as bar:
         for leaf, names in files.items():
             loaded[leaf] = _read_leaf(
                 file, names, tuple(expected[leaf].shape), leaf, dtype, sharding

@@ -19,7 +19,9 @@ from bvjax.weights import DTYPES, PARTS
 from experiments.averaging import average
 
 _BEFORE = flags.DEFINE_string("before", None, "Weights folder.", required=True)
-_AFTER = flags.DEFINE_string("after", None, "Weights folder; its configuration is kept.", required=True)  # fmt: skip
+_AFTER = flags.DEFINE_string(
+    "after", None, "Weights folder; its configuration is kept.", required=True
+)
 _SHARE = flags.DEFINE_float("share", 0.75, "Share of --after.", lower_bound=0, upper_bound=1)
 _OUT = flags.DEFINE_string("out", None, "Weights folder that gets the part.", required=True)
 _PART = flags.DEFINE_enum("part", "dit", PARTS, "What is averaged.")

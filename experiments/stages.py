@@ -231,8 +231,9 @@ def check_retrieval(kind: str, history: HistoryConfig, targets_per_chunk: int) -
     if targets_per_chunk and not history.never and not history.weights[kind]:
         logging.warning(
             "history.%s is 0, but it is the retrieval.kind of this model: training never shows what "
-            "generation will retrieve", kind,
-        )  # fmt: skip
+            "generation will retrieve",
+            kind,
+        )
 
 
 STAGES: dict[str, Callable[[Any, Path | None], Stage]] = {

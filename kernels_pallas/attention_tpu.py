@@ -118,8 +118,10 @@ def _forward(skip, return_lse, interpret, q, k, v, seen):
         table = _blocks_to_visit(ids.kv, ids.q.size // block_q, block_kv)
     run = _kernel(
         BlockSizes(block_q, block_kv, compute_block(block_kv)),
-        interpret, save_residuals=return_lse, fwd_mask_info=table,
-    )  # fmt: skip
+        interpret,
+        save_residuals=return_lse,
+        fwd_mask_info=table,
+    )
     if not return_lse:
         return _unpadded(run(*padded, ids), q)
     out, (lse,) = run(*padded, ids)

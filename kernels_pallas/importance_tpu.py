@@ -149,7 +149,10 @@ def _sum_kernel(reach_ref, q_ref, k_ref, visible_ref, lse_ref, out_ref, sum_ref,
         contract = (((1,), (1,)), ((), ()))
         ones = jnp.ones((8, sum_ref.shape[1]), jnp.float32)
         sums = jax.lax.dot_general(
-            ones, sum_ref[...], contract,
-            precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32,
-        )  # fmt: skip
+            ones,
+            sum_ref[...],
+            contract,
+            precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=jnp.float32,
+        )
         out_ref[...] = sums[:1]

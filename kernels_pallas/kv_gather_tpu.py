@@ -149,10 +149,12 @@ def _write_kernel(
         @pl.loop(0, heads)
         def _(head):
             sum_ref[head] += jax.lax.dot_general(
-                one_hot, buffers[buffer, head].astype(narrow), (((0,), (0,)), ((), ())),
+                one_hot,
+                buffers[buffer, head].astype(narrow),
+                (((0,), (0,)), ((), ())),
                 precision=jax.lax.Precision.HIGHEST if narrow == jnp.float32 else None,
                 preferred_element_type=jnp.float32,
-            )  # fmt: skip
+            )
 
         count_ref[0] += 1
         return carry

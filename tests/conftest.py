@@ -47,7 +47,7 @@ from bvjax.config import (  # noqa: E402
     SamplerConfig,
     TextConfig,
     VAEConfig,
-)  # fmt: skip
+)
 from bvjax.tokenizer import words  # noqa: E402
 
 CAPTIONS = (

@@ -130,8 +130,10 @@ def test_a_run_is_the_same_in_every_locale(tiny, tmp_path, locales, locale):
     story.write_text(json.dumps({"captions": captions}, ensure_ascii=False), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", WORK, str(run), str(story)],
-        env=locales[locale], capture_output=True, check=False,
-    )  # fmt: skip
+        env=locales[locale],
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     with RunDir.open(run) as again:
         assert again.captions == tuple(captions) and again.title == "Él"

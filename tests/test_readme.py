@@ -115,8 +115,10 @@ def test_the_commands_run_in_order(tmp_path):
     link_packages(tmp_path)
     demo = subprocess.run(
         ["make", "--no-print-directory", "-C", str(ROOT), "-n", "demo", "PY=python"],
-        capture_output=True, text=True, check=True,
-    ).stdout.splitlines()[-1]  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()[-1]
     for command in [demo, *filter(is_run, commands())]:
         said = run([sys.executable, *shlex.split(command)[1:]], tmp_path)
         assert said.strip(), f"{command} says nothing"

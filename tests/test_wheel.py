@@ -35,8 +35,10 @@ def test_wheel_generates_from_an_empty_folder(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {
-        "bvjax", "data_pipelines", "kernels_pallas",
-    }  # fmt: skip
+        "bvjax",
+        "data_pipelines",
+        "kernels_pallas",
+    }
     assert "bvjax/assets/mini/dit.safetensors" in names
 
     site, empty = tmp_path / "site", tmp_path / "empty"

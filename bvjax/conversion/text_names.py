@@ -16,7 +16,10 @@ def rows() -> list[Row]:
     table = [
         ("token_embedding", "token_embedding", "shared", EMBED),
         ("blocks/{i}/norm1", "blocks.{i}.norm1", f"{block}.layer.0.layer_norm", SCALE),
-        *((f"blocks/{{i}}/attn/{x}", f"blocks.{{i}}.attn.{x}", f"{attention}.{x}", MATRIX) for x in "qkvo"),
+        *(
+            (f"blocks/{{i}}/attn/{x}", f"blocks.{{i}}.attn.{x}", f"{attention}.{x}", MATRIX)
+            for x in "qkvo"
+        ),
         (
             "blocks/{i}/pos_embedding",
             "blocks.{i}.pos_embedding.embedding",
@@ -28,7 +31,7 @@ def rows() -> list[Row]:
         ("blocks/{i}/ffn/fc1", "blocks.{i}.ffn.fc1", f"{dense}.wi_1", MATRIX),
         ("blocks/{i}/ffn/fc2", "blocks.{i}.ffn.fc2", f"{dense}.wo", MATRIX),
         ("norm", "norm", "encoder.final_layer_norm", SCALE),
-    ]  # fmt: skip
+    ]
     return [
         Row(internal, (wan, transformers), leaves) for internal, wan, transformers, leaves in table
     ]

@@ -124,9 +124,9 @@ def _jax_dit(model: ModelConfig, params, latents, text) -> dict[str, Any]:
     def run(params):
         network = WanDiT(config, model.text.dim)
         sigma = np.full((1, 1), SIGMA, np.float32)
-        return network.apply(
-            {"params": params}, latents[None], sigma, text[None], grid, fps=FPS
-        )[0][0]  # fmt: skip
+        return network.apply({"params": params}, latents[None], sigma, text[None], grid, fps=FPS)[
+            0
+        ][0]
 
     return {"velocity": run(params)}
 

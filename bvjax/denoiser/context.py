@@ -76,9 +76,12 @@ def prepare_context(
     if null_sees is not None:
         null = state.null_bank or bank, selection.replace(valid=null_sees)
     assemble = functools.partial(
-        retrieval.assemble, entry_base=entry_base, theta=model.dit.rope_theta, layout=layout,
+        retrieval.assemble,
+        entry_base=entry_base,
+        theta=model.dit.rope_theta,
+        layout=layout,
         dtype=jnp.dtype(model.dit.dtype),
-    )  # fmt: skip
+    )
     if guided and guidance.is_paired(model, layout):
         paired = assemble(bank, selection, null=null or (bank, selection))
         return ChunkContext(selection, paired, None, start)

@@ -136,9 +136,12 @@ def solve(
     check(sampler)
     ready = 0 if history is None else history.shape[1]
     table = timetable(
-        solvers.timesteps(sampler), noise.shape[1],
-        ready=ready, ar_step=sampler.ar_step, block=sampler.causal_block if sampler.ar_step else 1,
-    )  # fmt: skip
+        solvers.timesteps(sampler),
+        noise.shape[1],
+        ready=ready,
+        ar_step=sampler.ar_step,
+        block=sampler.causal_block if sampler.ar_step else 1,
+    )
     grid = solvers.sigmas(sampler)
     step = (table.count - 1).clip(0, sampler.steps - 1)  # that of a waiting frame is not used
     labels = table.timestep / np.float32(solvers.TRAIN_STEPS)

@@ -80,9 +80,8 @@ class Bundle:
         Sharded over the devices when there are several.
         """
         return weights.load_weights(
-            self.folder, ["text"], dtype=config.dtype,
-            sharding=sharding_rule(self.layout, "text"),
-        )[1]["text"]  # fmt: skip
+            self.folder, ["text"], dtype=config.dtype, sharding=sharding_rule(self.layout, "text")
+        )[1]["text"]
 
     def text_cache(self, config: TextConfig) -> TextCache:
         """Text states made before by this encoder with this configuration."""

@@ -36,9 +36,13 @@ def save_quietly(path: pathlib.Path, content: bytes) -> None:
         write_atomic(path, content)
     except OSError as error:
         logging.log_first_n(  # a line for each caption would not say more
-            logging.WARNING, "cannot keep %s and others (%s); set %s to another folder or to off", 1,
-            path, error.strerror or error, VARIABLE,
-        )  # fmt: skip
+            logging.WARNING,
+            "cannot keep %s and others (%s); set %s to another folder or to off",
+            1,
+            path,
+            error.strerror or error,
+            VARIABLE,
+        )
 
 
 def file_sha256(

@@ -37,10 +37,13 @@ class TextCache:
         """`encoder`: hash of encoder and tokenizer.  Without a folder nothing is ever found."""
         self._folder, self._config = folder, config
         self._key_fields = {
-            "format": FORMAT, "encoder": encoder, "config": dataclasses.asdict(config),
-            "jax": jax.__version__, "backend": jax.default_backend(),
+            "format": FORMAT,
+            "encoder": encoder,
+            "config": dataclasses.asdict(config),
+            "jax": jax.__version__,
+            "backend": jax.default_backend(),
             "devices": jax.device_count(),
-        }  # fmt: skip
+        }
 
     def path(self, caption: str) -> pathlib.Path | None:
         """The path at which the states of a caption are or will be."""

@@ -282,11 +282,15 @@ class TeacherForcing:
         length = chunks.shape[2]
         parts = [
             semantic_reference(
-                chunks, history.index[..., part], history.valid[..., part], history.scores[..., part],
-                config, length,
+                chunks,
+                history.index[..., part],
+                history.valid[..., part],
+                history.scores[..., part],
+                config,
+                length,
             )
             for part in (slice(0, retrieved), slice(retrieved, None))
-        ]  # fmt: skip
+        ]
         (top, has_top), (recent, has_recent) = parts
         if config.fallback == "fm":
             return top, has_top

@@ -12,15 +12,7 @@ import jax
 
 from bvjax.errors import UserError
 from bvjax.files import write_atomic, write_json
-from bvjax.lvbench import (
-    csv_file,
-    prompts,
-    results,
-    runner,
-    table,
-    vbench_file,
-    weights,
-)  # fmt: skip
+from bvjax.lvbench import csv_file, prompts, results, runner, table, vbench_file, weights
 from bvjax.lvbench.metric import MetricContext, Options
 from bvjax.lvbench.paper import flow, identity
 from bvjax.lvbench.report import page

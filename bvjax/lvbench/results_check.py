@@ -113,7 +113,8 @@ def _is_string_list(value: Any) -> bool:
 def _is_exclusion_list(value: Any) -> bool:
     """A list of {name, reason}."""
     return isinstance(value, list) and all(
-        isinstance(item, dict) and isinstance(item.get("name"), str)
+        isinstance(item, dict)
+        and isinstance(item.get("name"), str)
         and isinstance(item.get("reason"), str)
         for item in value
-    )  # fmt: skip
+    )

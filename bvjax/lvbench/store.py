@@ -71,9 +71,12 @@ class Store:
             and _SHA256.fullmatch(metadata["sha256"])
         ):
             return Video(
-                path=path, name=name_of(path, root), truth=truth_beside(path),
-                prompt=prompt_of(path), **metadata,
-            )  # fmt: skip
+                path=path,
+                name=name_of(path, root),
+                truth=truth_beside(path),
+                prompt=prompt_of(path),
+                **metadata,
+            )
         video = probe(path, root)
         metadata = dataclasses.asdict(video)
         for name in ("path", "name", "truth", "prompt"):

@@ -203,8 +203,11 @@ def read_image(
     if image.size != (width, height):
         logging.info(
             "the image %s is %dx%d: it is cut to the middle and resized to %dx%d",
-            path, *image.size, width, height,
-        )  # fmt: skip
+            path,
+            *image.size,
+            width,
+            height,
+        )
         image = PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
     return np.asarray(image)
 

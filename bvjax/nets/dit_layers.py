@@ -312,9 +312,12 @@ class LayerNorm(nn.Module):
         scale: Float[Array, "b c f d"],
     ) -> Float[Array, "b c n d"]:
         norm = nn.LayerNorm(
-            epsilon=self.eps, use_scale=False, use_bias=False, use_fast_variance=False,
+            epsilon=self.eps,
+            use_scale=False,
+            use_bias=False,
+            use_fast_variance=False,
             dtype=jnp.float32,
-        )  # fmt: skip
+        )
         shifted = lambda y, b, s: y * (1.0 + s) + b
         return per_frame(shifted, norm(x), shift, scale, layout=self.layout)
 

@@ -90,8 +90,10 @@ def conv_few_outputs(
     taps = jnp.pad(taps, ((0, 0),) * 6 + ((1, 1), (1, 1)))
     out = sum(
         taps[t, i, j, :, :, t : t + fin - 2, i : i + h, j : j + w]
-        for t in range(3) for i in range(3) for j in range(3)
-    )  # fmt: skip
+        for t in range(3)
+        for i in range(3)
+        for j in range(3)
+    )
     return jnp.moveaxis(out, 0, -1)
 
 

@@ -117,9 +117,11 @@ class Block(nn.Module):
         config = self.config
         std = (2 * config.num_buckets * config.num_heads) ** -0.5
         table = nn.Embed(
-            config.num_buckets, config.num_heads, embedding_init=nn.initializers.normal(std),
+            config.num_buckets,
+            config.num_heads,
+            embedding_init=nn.initializers.normal(std),
             name="pos_embedding",
-        )  # fmt: skip
+        )
         bias = table(buckets).transpose(2, 0, 1)[None].astype(jnp.float32)
         bias = bias + mask_bias[:, None, None, :]
         x = x + Attention(config, name="attn")(T5Norm(name="norm1")(x), bias)
@@ -141,9 +143,11 @@ class UMT5Encoder(nn.Module):
         """
         config = self.config
         x = nn.Embed(
-            config.vocab_size, config.dim, embedding_init=nn.initializers.normal(1.0),
+            config.vocab_size,
+            config.dim,
+            embedding_init=nn.initializers.normal(1.0),
             name="token_embedding",
-        )(ids)  # fmt: skip
+        )(ids)
         buckets = jnp.asarray(
             relative_buckets(ids.shape[1], config.num_buckets, config.max_distance)
         )

@@ -138,8 +138,11 @@ def largest(text: str) -> ProgramArray:
     would show in the size of all temporaries.
     """
     inside = set(_INSIDE.findall(text))
-    arguments = [shapes for entry, _, shapes, operation, _ in _operations(text)
-                 if entry and operation == "parameter"]  # fmt: skip
+    arguments = [
+        shapes
+        for entry, _, shapes, operation, _ in _operations(text)
+        if entry and operation == "parameter"
+    ]
     argument_shapes = {shape for shapes in arguments for shape in _SHAPE.findall(shapes)}
     result = ProgramArray(0, "", "")
     for _, computation, shapes, operation, line in _operations(text):

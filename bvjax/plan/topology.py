@@ -75,9 +75,11 @@ def _gpus(kind: str, shape: str) -> list[jax.Device]:
         raise UserError(f"`topology` is {kind}:{shape}; GPUs are hosts x GPUs, like {kind}:1x8")
     hosts, each = sizes if len(sizes) == 2 else ("1", *sizes)
     topology = topologies.get_topology_desc(
-        platform="cuda", topology_name=kind, topology=f"1x{hosts}x{each}",
+        platform="cuda",
+        topology_name=kind,
+        topology=f"1x{hosts}x{each}",
         target_config=_description(kind),
-    )  # fmt: skip
+    )
     return list(topology.devices)
 
 

@@ -40,9 +40,11 @@ def inputs(objective: DiTObjective, videos: int, chunks: int) -> tuple[TrainStat
     channels = objective.model.dit.in_channels
     latents = (1 + chunks * grid.latents_per_chunk, *grid.latent_size, channels)
     shapes = dict(
-        latents=latents, text=(chunks, text.max_length, text.dim), embedding=(chunks, text.dim),
+        latents=latents,
+        text=(chunks, text.max_length, text.dim),
+        embedding=(chunks, text.dim),
         relevance=(chunks, chunks),
-    )  # fmt: skip
+    )
     sharding = batch_sharding(layout)
     batch = {
         name: jax.ShapeDtypeStruct((videos, *shape), jnp.float32, sharding=sharding)

@@ -52,9 +52,13 @@ def run_conditions(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> tupl
             for caption, (text, embedding) in zip(stored[0], stored[1].each(), strict=True)
         }
     conditions = encode_captions(
-        lambda: bundle.load_text(model.text), model.text, bundle.tokenizer, captions,
-        model.guidance.negative, _RunFirst(run_cache, bundle.text_cache(model.text)),
-    )  # fmt: skip
+        lambda: bundle.load_text(model.text),
+        model.text,
+        bundle.tokenizer,
+        captions,
+        model.guidance.negative,
+        _RunFirst(run_cache, bundle.text_cache(model.text)),
+    )
     if stored is not None:
         conditions = dataclasses.replace(conditions, null_text=stored[1].null_text)
     check_text_states(model, conditions, range(1, len(captions) + 1))

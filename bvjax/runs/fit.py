@@ -60,5 +60,7 @@ def compare_versions(run: RunDir) -> None:
         if before.get(name, now[name]) != now[name]:
             logging.warning(
                 "this run began with %s %.100s and goes on with %s: new chunks may differ in last bits",
-                name, before[name], now[name],
-            )  # fmt: skip
+                name,
+                before[name],
+                now[name],
+            )

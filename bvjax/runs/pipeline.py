@@ -118,9 +118,13 @@ class Pipeline:
         """
         arguments = checked(options)
         return create_run(
-            self.bundle, self.model, as_story(story, arguments.get("chunks")), out,
-            overrides=self.overrides, **arguments,
-        )  # fmt: skip
+            self.bundle,
+            self.model,
+            as_story(story, arguments.get("chunks")),
+            out,
+            overrides=self.overrides,
+            **arguments,
+        )
 
     def _new_run(
         self, story: Captions, out: Path | None, options: Options

@@ -118,8 +118,12 @@ def take(
     if (height, width) != (chunk.height, chunk.width):
         logging.info(
             "the video %s is %dx%d: it is cut to the middle and resized to %dx%d",
-            path, width, height, chunk.width, chunk.height,
-        )  # fmt: skip
+            path,
+            width,
+            height,
+            chunk.width,
+            chunk.height,
+        )
     num_frames = ChunkGrid.of(model, num_chunks).num_frames
     start = count - num_frames if part == "end" else 0
     prefix = Prefix(path, model, num_chunks, start, num_frames, count, "")

@@ -134,8 +134,11 @@ def _tell(restored: Restored, change: str | None, folder: Path) -> None:
     for step, reason in restored.damaged.items():
         logging.warning(
             "checkpoint %s is damaged (%s): kept as %s.damaged, going on from step %d",
-            folder / str(step), reason, step, start,
-        )  # fmt: skip
+            folder / str(step),
+            reason,
+            step,
+            start,
+        )
     for remark in (restored.saved.unchecked, change):
         if remark:
             logging.warning("%s", remark)

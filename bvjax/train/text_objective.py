@@ -64,9 +64,13 @@ class TextObjective:
     def export(self, params: Params, folder: Path, meta: dict[str, Any]) -> None:
         """Writes the encoder without its training heads, the tokenizer and the words it has seen."""
         save_weights(
-            folder, self.model, {"text": params["encoder"]}, tokenizer=self.tokenizer, meta=meta,
+            folder,
+            self.model,
+            {"text": params["encoder"]},
+            tokenizer=self.tokenizer,
+            meta=meta,
             dtype=self.weights_dtype,
-        )  # fmt: skip
+        )
         write_atomic(folder / self.vocabulary.name, self.vocabulary.read_bytes())
 
 

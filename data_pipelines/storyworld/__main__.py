@@ -22,10 +22,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--preview", action="store_true",
                         help="write OUT/sheet.png (contact sheet) and OUT/story.mp4")  # fmt: skip
-    parser.add_argument("--story-json", type=console.path, metavar="FILE",
-                        help='write {"captions": [...]} of the story to FILE')  # fmt: skip
-    parser.add_argument("--words", action="store_true",
-                        help="print the words that the small model knows")  # fmt: skip
+    parser.add_argument(
+        "--story-json",
+        type=console.path,
+        metavar="FILE",
+        help='write {"captions": [...]} of the story to FILE',
+    )
+    parser.add_argument(
+        "--words", action="store_true", help="print the words that the small model knows"
+    )
     parser.add_argument("--seed", type=int, default=0, help="which story (default 0)")
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--size", type=int, default=256, help="pixels of the video (default 256)")

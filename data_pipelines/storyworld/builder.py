@@ -201,9 +201,13 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         config = StoryworldConfig(
-            height=args.size, width=args.size, fps=args.fps,
-            stories=args.stories, heldout=args.heldout, workers=args.workers,
-        )  # fmt: skip
+            height=args.size,
+            width=args.size,
+            fps=args.fps,
+            stories=args.stories,
+            heldout=args.heldout,
+            workers=args.workers,
+        )
         print(build(args.out, config))
 
     return console.run(command, "error")

@@ -38,8 +38,10 @@ DESCRIPTIONS = (
 def expand(template: str) -> list[str]:
     """Every string a template stands for, slots left in place."""
     parts = _CHOICE.split(template)
-    return ["".join(c) for c in itertools.product(
-        *(p.split("|") if i % 2 else (p,) for i, p in enumerate(parts)))]  # fmt: skip
+    return [
+        "".join(c)
+        for c in itertools.product(*(p.split("|") if i % 2 else (p,) for i, p in enumerate(parts)))
+    ]
 
 
 def wordings(kind: str) -> tuple[str, ...]:
@@ -201,8 +203,11 @@ _WEATHER_WORDS = {
 
 
 def _matches(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:
-    return {k for k, forms in words.items()
-            if any(re.search(rf"\b{re.escape(f)}\b", text) for f in forms)}  # fmt: skip
+    return {
+        k
+        for k, forms in words.items()
+        if any(re.search(rf"\b{re.escape(f)}\b", text) for f in forms)
+    }
 
 
 def mentions(text: str) -> dict[str, set[str]]:

@@ -34,8 +34,12 @@ PAIR_X = 0.28
 
 def _combo(rng: np.random.Generator, split: str, species: list[str], colours: list[str]):
     """A (species, colour) out of what is allowed; the train split never draws a held-out pair."""
-    pairs = [(s, c) for s in species for c in colours
-             if split == "heldout" or (s, c) not in HELD_OUT_COMBOS]  # fmt: skip
+    pairs = [
+        (s, c)
+        for s in species
+        for c in colours
+        if split == "heldout" or (s, c) not in HELD_OUT_COMBOS
+    ]
     return pairs[int(rng.integers(len(pairs)))]
 
 
@@ -231,8 +235,10 @@ def _script(rng, places, moves, weathers, n_places: int, index: dict[int, int]) 
         state.slot, state.dx, state.zoom = slot1, dx1, zoom1
         introduced |= move.visible
         visited.add(place)
-    return tuple(ChunkPlan(**{**c, "actions": _link(c, after, index)})
-                 for c, after in zip(chunks, [*chunks[1:], None], strict=True))  # fmt: skip
+    return tuple(
+        ChunkPlan(**{**c, "actions": _link(c, after, index)})
+        for c, after in zip(chunks, [*chunks[1:], None], strict=True)
+    )
 
 
 def _link(chunk: dict, after: dict | None, index: dict[int, int]) -> tuple[Beat, ...]:

@@ -75,8 +75,10 @@ def places_grid(seed: int, tile: int = 96) -> Image.Image:
     story = make_story(seed, n_chunks=1)
     rows = []
     for i, kind in enumerate(tqdm(PLACES, desc="places", leave=False, disable=None)):
-        tiles = [render(relit(story, kind, weather, i + j), [20], height=tile, width=tile)[0]
-                 for j, weather in enumerate(WEATHERS)]  # fmt: skip
+        tiles = [
+            render(relit(story, kind, weather, i + j), [20], height=tile, width=tile)[0]
+            for j, weather in enumerate(WEATHERS)
+        ]
         rows.append(np.concatenate(tiles, 1))
     return Image.fromarray(np.concatenate(rows, 0))
 
@@ -103,8 +105,10 @@ def story_sheet(story: Story, fps: int = 8) -> Image.Image:
 
 def contact_sheet(seed: int, split: str, stories: int = 3) -> Image.Image:
     """Several stories, then every identity, then every place in every light."""
-    sheets = [story_sheet(make_story(seed + i, split))
-             for i in tqdm(range(stories), desc="stories", leave=False, disable=None)]  # fmt: skip
+    sheets = [
+        story_sheet(make_story(seed + i, split))
+        for i in tqdm(range(stories), desc="stories", leave=False, disable=None)
+    ]
     left, right = identity_grid(), places_grid(seed)
     width = max(
         p.width for p in [*sheets, Image.new("RGB", (left.width + right.width + 3 * PAD, 1))]

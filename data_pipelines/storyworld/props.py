@@ -40,8 +40,10 @@ def pine(c: Canvas, x: float, foot: float, size: float, colour, snow: bool = Fal
         tone = 0.9 + 0.12 * i
         c.polygon(points, tuple(np.array(colour) * tone), radius=0.02 * size, gradient=0.18)
         if snow:
-            cap = tuple((x + 0.55 * (px - x), y - 0.42 * size + 0.55 * (py - y + 0.42 * size))
-                        for px, py in points)  # fmt: skip
+            cap = tuple(
+                (x + 0.55 * (px - x), y - 0.42 * size + 0.55 * (py - y + 0.42 * size))
+                for px, py in points
+            )
             c.polygon(cap, (0.95, 0.97, 1.0), radius=0.015 * size)
 
 

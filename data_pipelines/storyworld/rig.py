@@ -38,8 +38,10 @@ class Part:
         xs, ys = [p[0] for p in self.points], [p[1] for p in self.points]
         if self.kind == "ellipse":
             c, s = np.cos(self.angle), np.sin(self.angle)
-            gx, gy = np.hypot(self.radii[0] * c, self.radii[1] * s), np.hypot(
-                self.radii[0] * s, self.radii[1] * c)  # fmt: skip
+            gx, gy = (
+                np.hypot(self.radii[0] * c, self.radii[1] * s),
+                np.hypot(self.radii[0] * s, self.radii[1] * c),
+            )
         else:
             gx = gy = max(self.radii)
         return min(xs) - gx, min(ys) - gy, max(xs) + gx, max(ys) + gy

@@ -119,8 +119,9 @@ def _operator(start: float, stop: float, outputs: int, samples: int):
     return first, sparse.csr_array((weights, where), shape=shape)
 
 
-def sample(layer: Layer, x: float, zoom: float, height: int, width: int, top: float = TOP,
-           y: float = 0.0) -> Float[np.ndarray, "h w 4"]:  # fmt: skip
+def sample(
+    layer: Layer, x: float, zoom: float, height: int, width: int, top: float = TOP, y: float = 0.0
+) -> Float[np.ndarray, "h w 4"]:
     """Samples a layer for the camera at x: bilinear taps, averaged over the samples of a pixel.
 
     Columns wrap around the ring; rows wrap too (only falling tiles ever reach beyond theirs).

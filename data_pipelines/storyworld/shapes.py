@@ -108,14 +108,19 @@ class Canvas:
     def capsule(self, x0, y0, x1, y1, r0, r1, colour, *, gradient=0.0, rim=0.0, opacity=1.0,
                 soft=0.0) -> None:  # fmt: skip
         """A thick line with round ends, radius r0 at the start and r1 at the end."""
-        box = (min(x0 - r0, x1 - r1) - soft, min(y0 - r0, y1 - r1) - soft,
-               max(x0 + r0, x1 + r1) + soft, max(y0 + r0, y1 + r1) + soft)  # fmt: skip
+        box = (
+            min(x0 - r0, x1 - r1) - soft,
+            min(y0 - r0, y1 - r1) - soft,
+            max(x0 + r0, x1 + r1) + soft,
+            max(y0 + r0, y1 + r1) + soft,
+        )
         if (where := self.window(*box)) is not None:
             d = capsule_distance(self.x[:, where[1]], self.y[where[0]], x0, y0, x1, y1, r0, r1)
             self._fill(where, d, box, colour, gradient, rim, opacity, soft)
 
-    def polygon(self, points, colour, *, radius=0.0, gradient=0.0, rim=0.0, opacity=1.0,
-                soft=0.0) -> None:  # fmt: skip
+    def polygon(
+        self, points, colour, *, radius=0.0, gradient=0.0, rim=0.0, opacity=1.0, soft=0.0
+    ) -> None:
         """A polygon grown by `radius` (round corners)."""
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         grow = radius + soft
@@ -158,8 +163,9 @@ def soft_noise(x, y, cell_x: float, cell_y: float, rng: np.random.Generator):
     return (top * (1 - fv) + low * fv).astype(np.float32)
 
 
-def rolling(x, base: float, heights: Sequence[float], lengths: Sequence[float],
-            rng: np.random.Generator):  # fmt: skip
+def rolling(
+    x, base: float, heights: Sequence[float], lengths: Sequence[float], rng: np.random.Generator
+):
     """A smooth ridge line: base minus a sum of sines of given amplitudes and wave lengths."""
     line = np.full(np.shape(x), base, np.float32)
     for height, length in zip(heights, lengths, strict=True):

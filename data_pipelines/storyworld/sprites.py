@@ -145,8 +145,10 @@ def _turtle(r: Rig) -> None:
         r.cap(lx * f - 0.05, 0.22 - low, lx * f - 0.05 + r.swing(i), 0.09, 0.10, 0.10, r.pale)
     hx, hy = 0.47 * f + h, 0.54 - low + 0.08 * r.pose.arm
     wide = r.long(0.36, 0.43)
-    dome = [(wide * np.cos(a) - 0.06 * f, 0.22 - low + 0.58 * np.sin(a))
-            for a in np.linspace(0, np.pi, 15)]  # fmt: skip
+    dome = [
+        (wide * np.cos(a) - 0.06 * f, 0.22 - low + 0.58 * np.sin(a))
+        for a in np.linspace(0, np.pi, 15)
+    ]
     r.poly(dome, r.main, radius=0.03)
     for cx, cy, q in ((0.0, 0.60, 0.125), (-0.23, 0.40, 0.10), (0.20, 0.40, 0.10)):
         r.ell(cx * wide / 0.43 - 0.06 * f, cy - low, q * wide / 0.43, q * 0.9, r.dark, rim=0)
@@ -157,8 +159,11 @@ def _turtle(r: Rig) -> None:
     r.eyes(hx + 0.06 * f, hy + 0.05, 0.085, 0.048)
     mouth = hx + 0.08 * f
     r.cap(mouth - 0.06, hy - 0.075, mouth + 0.06, hy - 0.07, 0.014, 0.014, INK, rim=0, gradient=0)
-    r.anchors |= {"head": (hx, hy + 0.14, 0.78), "neck": (0.40 * f, 0.36 - low, 0.7),
-                  "back": (-0.16 * f, 0.80 - low, 0.85)}  # fmt: skip
+    r.anchors |= {
+        "head": (hx, hy + 0.14, 0.78),
+        "neck": (0.40 * f, 0.36 - low, 0.7),
+        "back": (-0.16 * f, 0.80 - low, 0.85),
+    }
 
 
 def _elephant(r: Rig) -> None:

@@ -140,12 +140,16 @@ PLACE_PHRASES: dict[str, tuple[str, ...]] = {
     "forest": ("a pine forest", "a deep forest", "a tall pine forest", "a mossy forest"),
     "desert": ("a sandy desert", "a dry desert", "a desert of dunes", "a cactus desert"),
     "beach": ("a sandy beach", "a palm beach", "a seaside beach", "a wide beach by the sea"),
-    "snowfield": ("a frozen snowfield", "a wide snowfield", "a mountain snowfield",
-                  "an icy snowfield"),
+    "snowfield": (
+        "a frozen snowfield",
+        "a wide snowfield",
+        "a mountain snowfield",
+        "an icy snowfield",
+    ),
     "city": ("a city street", "a busy city street", "a quiet city avenue", "a city corner"),
     "lake": ("a calm lake shore", "a quiet lake", "a mirror lake", "a still lake shore"),
     "canyon": ("a rocky canyon", "a deep canyon", "a steep canyon", "a canyon of stone"),
-}  # fmt: skip
+}
 
 WEATHER_PHRASES: dict[str, tuple[str, ...]] = {
     "morning": ("on a clear morning", "on a bright morning", "in clear morning light"),

@@ -122,9 +122,12 @@ def main(argv: list[str]) -> int:
         return 2
     model = in_form(dataclasses.replace(model, dit=_float32(model.dit)), "")
     conditions = encode_captions(
-        lambda: bundle.params["text"], model.text, bundle.tokenizer, captions[: _CHUNKS.value],
+        lambda: bundle.params["text"],
+        model.text,
+        bundle.tokenizer,
+        captions[: _CHUNKS.value],
         model.guidance.negative,
-    )  # fmt: skip
+    )
     params = bundle.params["dit"]
     pieces = rollout.stream(params, model, conditions, jax.random.key(0))
     story = {piece.chunk_id: np.asarray(piece.latents) for piece in pieces}

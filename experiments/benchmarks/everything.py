@@ -140,14 +140,20 @@ def run(parts: Sequence[Part], out: Path, title: str) -> str:
         shutil.copy(docs.PATH, performance)
     metrics_path.unlink(missing_ok=True)
     environment = os.environ | {
-        docs.VARIABLE: str(performance), metrics.VARIABLE: str(metrics_path),
-        "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
-    }  # fmt: skip
+        docs.VARIABLE: str(performance),
+        metrics.VARIABLE: str(metrics_path),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+    }
     ask = "from experiments.benchmarks.environment import device; print(device())"
     result = subprocess.run(
-        [sys.executable, "-c", ask], env=environment, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8",
+        [sys.executable, "-c", ask],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
         check=True,
-    )  # fmt: skip
+    )
     device = result.stdout.strip().splitlines()[-1]
     print(f"{device}; {versions('torch')}", flush=True)
     outcomes = []

@@ -55,9 +55,11 @@ def variant(model: ModelConfig, mode: str, chunk: int) -> ModelConfig:
         dense_recent=False,
     )
     memory = dataclasses.replace(
-        model.memory, slots=model.memory.anchor + past + 1, tau=1.0,
+        model.memory,
+        slots=model.memory.anchor + past + 1,
+        tau=1.0,
         capacity=ChunkGrid.of(model).tokens_per_chunk,
-    )  # fmt: skip
+    )
     return dataclasses.replace(model, retrieval=retrieval, memory=memory)
 
 

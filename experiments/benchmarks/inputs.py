@@ -22,9 +22,12 @@ def chunk_input(model: ModelConfig, chunk_id: int) -> ChunkInput:
     rows = (model.text.max_length, model.text.dim)
     text, null = (rng.standard_normal(rows, np.float32) for _ in range(2))
     return ChunkInput(
-        chunk_id=np.int32(chunk_id), text=text, embedding=text.mean(0), null_text=null,
+        chunk_id=np.int32(chunk_id),
+        text=text,
+        embedding=text.mean(0),
+        null_text=null,
         key=jax.random.key(0),
-    )  # fmt: skip
+    )
 
 
 def steady_chunk(model: ModelConfig) -> int:

@@ -34,8 +34,12 @@ class Program:
         env = os.environ | {"OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             [str(python), "-m", module, *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", cwd=ROOT, env=env,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            cwd=ROOT,
+            env=env,
+        )
 
     def ask(self, **request) -> Any:
         """The answer to one request; raises when the program has died."""

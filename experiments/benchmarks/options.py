@@ -19,9 +19,12 @@ def parser(doc: str) -> argparse.ArgumentParser:
     parser.add_argument("--weights", metavar="DIR", help="weights folder; or give --preset")
     parser.add_argument("--preset", metavar="NAME", help="whose shapes random weights get")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
         help="override of the model, for example sampler.steps=10; may be repeated",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--write-docs", action="store_true", help="put the result into docs/performance.md"
     )

@@ -29,8 +29,10 @@ def first_chunk(tested: UnderTest, judge: Judge, seed: int, video_seed: int) -> 
     if len(introduced) != 1:
         return None
     subject_index, home = introduced[0], story.chunks[0].place
-    masks = [judged_frames(story, 1, kind, i, model.chunk)
-             for kind, i in (("subject", subject_index), ("place", home))]  # fmt: skip
+    masks = [
+        judged_frames(story, 1, kind, i, model.chunk)
+        for kind, i in (("subject", subject_index), ("place", home))
+    ]
     if not all(mask.any() for mask in masks):
         return None
     conditions, state = tested.conditions(story, chunks=1), None

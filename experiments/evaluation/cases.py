@@ -72,8 +72,9 @@ def story_cases(seed: int, model: ModelConfig) -> list[Case]:
         if returned.kind == "subject":
             subject = story.subjects[returned.index]
             labels = {
-                "species": SPECIES.index(subject.species), "colour": COLOURS.index(subject.colour)
-            }  # fmt: skip
+                "species": SPECIES.index(subject.species),
+                "colour": COLOURS.index(subject.colour),
+            }
             unseen = story.unseen_combos[returned.index]
         else:
             labels, unseen = {"place": PLACES.index(story.places[returned.index].kind)}, False
@@ -118,9 +119,12 @@ def judged_frames(
 ) -> Bool[np.ndarray, "f"]:
     """Frames of a chunk in which ground truth shows the subject by itself, or the place settled."""
     facts = truth(
-        story, chunk_frames(chunk, config.fps), height=config.height, width=config.width,
+        story,
+        chunk_frames(chunk, config.fps),
+        height=config.height,
+        width=config.width,
         fps=config.fps,
-    )  # fmt: skip
+    )
     if kind == "place":
         return settled(facts, PLACES.index(story.places[index].kind))
     return alone(facts, index, config.height, config.width)

@@ -80,13 +80,19 @@ class Evaluation:
     def records(self, part: str) -> dict[str, Record]:
         """The part's records, tied to the weights and settings that matter to it."""
         everything = part not in ("reconstruction", "judge")
-        files = self.tested.sha256 if everything else {
-            name: value for name, value in self.tested.sha256.items() if name.startswith("vae")
-        }  # fmt: skip
+        files = (
+            self.tested.sha256
+            if everything
+            else {
+                name: value for name, value in self.tested.sha256.items() if name.startswith("vae")
+            }
+        )
         fingerprint: dict[str, Any] = {
-            "weights": files, "overrides": list(self.overrides), "first_seed": self.first_seed,
+            "weights": files,
+            "overrides": list(self.overrides),
+            "first_seed": self.first_seed,
             "seed": self.seed,
-        }  # fmt: skip
+        }
         if part != "reconstruction":
             fingerprint["judge"] = hashlib.sha256(self.judge_file.read_bytes()).hexdigest()
         return self.results.records(part, fingerprint)

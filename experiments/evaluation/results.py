@@ -55,9 +55,7 @@ class Results:
         """Writes the summary of a part, with what it was made by."""
         self.save()
         fingerprint = self._records[part]["fingerprint"]
-        self.parts[part] = {
-            "fingerprint": fingerprint, "provenance": provenance, "result": result,
-        }  # fmt: skip
+        self.parts[part] = {"fingerprint": fingerprint, "provenance": provenance, "result": result}
         write_atomic(self.path, (json.dumps(self.parts, indent=1) + "\n").encode())
 
 

@@ -16,9 +16,13 @@ def table(parts: dict[str, Any]) -> str:
     Raises `UserError` for a part whose content no evaluation wrote.
     """
     writers = {
-        "reconstruction": _reconstruction, "judge": _judge, "captions": _captions,
-        "memory": _memory, "minutes": _minutes, "drift": _drift,
-    }  # fmt: skip
+        "reconstruction": _reconstruction,
+        "judge": _judge,
+        "captions": _captions,
+        "memory": _memory,
+        "minutes": _minutes,
+        "drift": _drift,
+    }
     blocks = []
     for part, write in writers.items():
         if part in parts:
@@ -111,8 +115,10 @@ def _points(result: dict[str, Any]) -> str:
 
 
 def _minutes(result: dict[str, Any]) -> str:
-    same = ([arm, percent(entry["same as introduced"]), str(entry["minutes"])]
-            for arm, entry in result.items())  # fmt: skip
+    same = (
+        [arm, percent(entry["same as introduced"]), str(entry["minutes"])]
+        for arm, entry in result.items()
+    )
     return _arms(result) + "\n\n" + markdown(["arm", "same as when introduced", "minutes"], same)
 
 

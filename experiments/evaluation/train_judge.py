@@ -65,12 +65,16 @@ def run(
     ]
     metadata = {
         "accuracy": accuracy(scored),
-        "train_stories": stories, "clips": clips, "steps": steps, "batch": batch, "seed": seed,
+        "train_stories": stories,
+        "clips": clips,
+        "steps": steps,
+        "batch": batch,
+        "seed": seed,
         "heldout_stories": heldout,
         "vae_sha256": hashlib.sha256((weights / "vae.safetensors").read_bytes()).hexdigest(),
         "minutes": round((time.perf_counter() - started) / 60, 1),
         "device": jax.devices()[0].device_kind,
-    }  # fmt: skip
+    }
     save_judge(out, Judge(jax.device_get(learned), metadata))
     return metadata
 

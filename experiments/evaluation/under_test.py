@@ -82,9 +82,12 @@ class UnderTest:
         """The captions of the first `chunks` chunks, encoded as generation does."""
         captions = [split_times(caption)[0] for caption in story.captions[:chunks]]
         return encode_captions(
-            lambda: self.params["text"], self.model.text, self.tokenizer, captions,
+            lambda: self.params["text"],
+            self.model.text,
+            self.tokenizer,
+            captions,
             self.model.guidance.negative,
-        )  # fmt: skip
+        )
 
     def frames(self, story: Story, frames: range | None = None) -> UInt8[np.ndarray, "f h w 3"]:
         """Rendered frames of a story in the model's size; all by default."""

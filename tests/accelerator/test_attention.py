@@ -43,9 +43,11 @@ def exact(fn, *args):
 
 
 def run(form, *qkv, **options):
-    program = jax.jit(
-        lambda q, k, v: attention(q, k, v, implementation=form, **options)
-    ).lower(*qkv).compile()  # fmt: skip
+    program = (
+        jax.jit(lambda q, k, v: attention(q, k, v, implementation=form, **options))
+        .lower(*qkv)
+        .compile()
+    )
     assert any(call in program.as_text() for call in CALLS), "no kernel ran"
     return program(*qkv)
 
@@ -59,8 +61,10 @@ def test_ragged_lengths_and_the_log_sum_exp(form, n, s):
     some = np.linspace(0, n - 1, 101).astype(int)
     want, want_lse = exact(
         lambda *qkv, **how: attention(*qkv, kv_length=length, return_lse=True, **how),
-        q[:, some], k, v,
-    )  # fmt: skip
+        q[:, some],
+        k,
+        v,
+    )
     assert lse.dtype == jnp.float32 and out.dtype == jnp.bfloat16
     assert not wide(out)[0].any() and np.isfinite(wide(out)).all()
     np.testing.assert_allclose(wide(out)[:, some], want, atol=2e-2 * np.abs(want).max())

@@ -53,10 +53,14 @@ CASES = {  # a chunk of 24 latents and its memory; one latent; the text; a chunk
 }
 
 
-@pytest.mark.parametrize("name, case", [
-    *((name, case) for name in TPUS for case in ("long", "two rows", "training")),
-    ("v5p:2x2x1", "one latent"), ("v5p:2x2x1", "text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, case",
+    [
+        *((name, case) for name in TPUS for case in ("long", "two rows", "training")),
+        ("v5p:2x2x1", "one latent"),
+        ("v5p:2x2x1", "text"),
+    ],
+)
 def test_a_tpu_runs_splash_and_needs_no_more_than_its_inputs_again(devices, name, case):
     train = CASES[case].get("train", False)
     program, inputs, logits = compiled(devices(name)[0], form="tpu", **CASES[case])
@@ -96,9 +100,10 @@ def test_float32_on_a_gpu_is_xla_in_blocks_of_queries(devices, train):
     assert program.memory_analysis().temp_size_in_bytes < logits / 3
 
 
-@pytest.mark.parametrize("name, form, call", [
-    ("v5p:2x2x1", "tpu", "tpu_custom_call"), ("h100:1x4", "gpu", "__cudnn$fmhaSoftmax"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, form, call",
+    [("v5p:2x2x1", "tpu", "tpu_custom_call"), ("h100:1x4", "gpu", "__cudnn$fmhaSoftmax")],
+)
 def test_each_device_of_a_mesh_runs_its_own_queries(devices, name, form, call):
     if form == "gpu":
         pytest.importorskip("nvidia.cudnn")

@@ -22,9 +22,7 @@ def grid_of(h, w, t, n, first, time=2, space=3):
         spatial_downsample=(True,) * space + (False,) * (3 - space),
     )
     side = 2 * 2**space
-    chunk = ChunkConfig(
-        height=side * h, width=side * w, fps=8, frames=2**time * t, first=first
-    )  # fmt: skip
+    chunk = ChunkConfig(height=side * h, width=side * w, fps=8, frames=2**time * t, first=first)
     return ChunkGrid(chunk, n, vae=vae)
 
 
@@ -143,7 +141,8 @@ def test_strides_are_those_of_the_vae():
     assert grid.overlap_latents == 9 and grid.frames_of_latents(grid.num_latents) == 17 + 48
     with pytest.raises(UserError, match="chunk.frames is 15; .*multiple of 2, the nearest is 16"):
         ChunkGrid(dataclasses.replace(chunk, frames=15), 2, vae=grid.vae)
-    coarse = dataclasses.replace(grid.vae, dim_mult=(1,) * 6, temporal_downsample=(True,) * 5,
-                                 spatial_downsample=(True,) * 5)  # fmt: skip
+    coarse = dataclasses.replace(
+        grid.vae, dim_mult=(1,) * 6, temporal_downsample=(True,) * 5, spatial_downsample=(True,) * 5
+    )
     with pytest.raises(UserError, match="overlap_frames is 17; with this VAE it must be 1 \\+ a"):
         ChunkGrid(ChunkConfig(256, 256, 8, 32, "overlap", 17), 1, vae=coarse)

@@ -284,8 +284,11 @@ def test_no_space(tiny, world, tmp_path, capsys, monkeypatch):
 
 def test_bad_weights(tiny, world, tmp_path, capsys):
     story, out = world
-    refused(capsys, ["generate", "--story", story, "--out", tmp_path / "r", "--preset", "wan-14b"],
-            "give a weights folder with --weights")  # fmt: skip
+    refused(
+        capsys,
+        ["generate", "--story", story, "--out", tmp_path / "r", "--preset", "wan-14b"],
+        "give a weights folder with --weights",
+    )
     for damage, says in (
         (lambda f: (f / "dit.safetensors").unlink(), "there is no weights file"),
         (lambda f: cut(f / "vae.safetensors"), "is damaged"),

@@ -117,7 +117,7 @@ def test_parts_of_the_work_on_several_machines(videos, tmp_path, capsys):
         (["--prompts", "nowhere.json"], "nowhere.json"),
         (["--aesthetic", "nothing:here"], "nothing:here"),
     ],
-)  # fmt: skip
+)
 def test_bad_requests_get_a_sentence_before_any_work(videos, tmp_path, capsys, words, says):
     given = ["--videos", videos] if words and "--videos" not in words else []
     code, _, told = run(capsys, "evaluate", *given, "--out", tmp_path / "out", *words)

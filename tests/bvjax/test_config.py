@@ -50,11 +50,14 @@ def test_impossible_numbers(override, told):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["dit.in_channels=16", "dit.preconditioning=none"], "dit.in_channels is 16; it must be vae.z_dim = 32"),
+        (
+            ["dit.in_channels=16", "dit.preconditioning=none"],
+            "dit.in_channels is 16; it must be vae.z_dim = 32",
+        ),
         (["dit.out_channels=64"], "dit.out_channels is 64; it must be vae.z_dim = 32"),
         (["dit.preconditioning=noise"], "dit.preconditioning is 'noise'; it can be none, linear"),
     ],
-)  # fmt: skip
+)
 def test_parts_that_do_not_fit_each_other(overrides, told):
     with pytest.raises(UserError, match=told):
         check_model(apply_overrides(MINI, overrides))

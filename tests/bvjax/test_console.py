@@ -27,13 +27,17 @@ def raising(error):
         (UserError("`video_chunks` is 9, no `video`"), 2, "me: --video-chunks is 9, no --video\n"),
         (UserError("`overrides` takes a=b"), 2, "me: --set takes a=b\n"),
         (WorkError("another `seed`, not `a b`"), 1, "me: another --seed, not `a b`\n"),
-        (FileNotFoundError(2, "No such file", "/a\udcff"), 2, "me: cannot use /a\\udcff: No such file\n"),
+        (
+            FileNotFoundError(2, "No such file", "/a\udcff"),
+            2,
+            "me: cannot use /a\\udcff: No such file\n",
+        ),
         (OSError(30, "Read-only", "a", None, "b"), 2, "me: cannot use a and b: Read-only\n"),
         (OSError("several\n  lines"), 2, "me: several lines\n"),
         (OSError(errno.ENOSPC, "full"), 1, "me: no space left on the disk; free some\n"),
         (KeyboardInterrupt(), 130, "\nme: stopped\n"),
     ],
-)  # fmt: skip
+)
 def test_what_goes_wrong_is_one_sentence(capsys, error, code, told):
     assert console.run(raising(error), "me") == code
     assert capsys.readouterr().err == told

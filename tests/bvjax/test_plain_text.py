@@ -39,5 +39,8 @@ def test_numbers():
     assert whole_number("07") == 7 and whole_number(" 3 ") == 3
     assert {whole_number(text) for text in ("²", "-1", "1.5", "", "٣", "9" * 30)} == {None}
     assert [size_text(n) for n in (12, 3400, 5_600_000, 10**12)] == [
-        "12 bytes", "3.4 kB", "5.6 MB", "1000.0 GB",
-    ]  # fmt: skip
+        "12 bytes",
+        "3.4 kB",
+        "5.6 MB",
+        "1000.0 GB",
+    ]

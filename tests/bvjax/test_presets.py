@@ -27,9 +27,12 @@ def test_skyreels_at_full_size_by_shapes(changes):
 
     def step(params, history):
         given = ChunkInput(
-            chunk_id=jnp.int32(2), text=jnp.zeros((512, 4096)), embedding=jnp.zeros(4096),
-            null_text=jnp.zeros((512, 4096)), key=jax.random.key(0),
-        )  # fmt: skip
+            chunk_id=jnp.int32(2),
+            text=jnp.zeros((512, 4096)),
+            embedding=jnp.zeros(4096),
+            null_text=jnp.zeros((512, 4096)),
+            key=jax.random.key(0),
+        )
         state = init_state(model)
         return steps.chunk_step(params, model, state, given, history)
 

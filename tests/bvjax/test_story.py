@@ -54,9 +54,9 @@ def test_captions_finer_than_a_chunk_are_merged_and_told():
 @pytest.mark.parametrize("seconds", [2, 3, 4, 5])
 def test_no_caption_is_lost(seconds):
     """LV-Bench's captions are of 2 to 5 seconds."""
-    story = parse_story([
-        f"c{i} ({seconds * i}s - {seconds * i + seconds - 1}s)" for i in range(20)
-    ])  # fmt: skip
+    story = parse_story(
+        [f"c{i} ({seconds * i}s - {seconds * i + seconds - 1}s)" for i in range(20)]
+    )
     for chunk in (1.0, 2.0, 4.0, 4.0625, 11.0):
         parts = story.chunk_parts(chunk)
         assert {i for part in parts for i in part} == set(range(20))
@@ -149,7 +149,7 @@ CAPTION_LIKE = st.one_of(
     st.from_regex(r"A fox \(\d{1,3}s - \d{1,25}s\)\.?", fullmatch=True),
     st.from_regex(r"[(\[]\d{1,2}:\d\d ?[-~>] ?\d{1,2}:\d\d[.,]?\d?[)\]] It waves", fullmatch=True),
     st.sampled_from(("\ud83d", "A\u202efox", "\x1b[2J", "(2-3)", "a \x00")),
-)  # fmt: skip
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | CAPTION_LIKE,
     lambda inner: (

@@ -42,10 +42,13 @@ BYTES = st.one_of(
     st.just(lambda content: b"[" * 100_000),
     st.just(lambda content: content + b"\0"),
     st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=3)).map(
-        lambda t: lambda content: content[: t[0] % len(content)] + t[1]
-        + content[t[0] % len(content) + len(t[1]) :]
+        lambda t: (
+            lambda content: (
+                content[: t[0] % len(content)] + t[1] + content[t[0] % len(content) + len(t[1]) :]
+            )
+        )
     ),
-)  # fmt: skip
+)
 
 
 class Reached(Exception):

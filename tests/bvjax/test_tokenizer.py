@@ -169,9 +169,13 @@ def test_extra_ids_and_the_mask_piece_of_a_json_file(tmp_path):
         "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0
     }  # fmt: skip
     stored["padding"] = {
-        "strategy": {"Fixed": 99}, "direction": "Right", "pad_to_multiple_of": None,
-        "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>",
-    }  # fmt: skip
+        "strategy": {"Fixed": 99},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<pad>",
+    }
     stored["model"]["vocab"][50][0] = MASK_PIECE
     (tmp_path / "used.json").write_text(json.dumps(stored))
     again = Tokenizer(tmp_path / "used.json")
@@ -283,5 +287,6 @@ def test_unknown_words():
     known = words(TEXT)
     assert unknown_words(TEXT, known) == []
     assert unknown_words(["A green fox walks.", "Bo's Zeppelin, green."], known) == [
-        "green", "zeppelin",
-    ]  # fmt: skip
+        "green",
+        "zeppelin",
+    ]

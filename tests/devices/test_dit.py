@@ -40,10 +40,13 @@ def case():
         length=jnp.full((CFG.num_layers, 2, 1), 37, jnp.int32).at[1].set(50),
     )
     inputs = (
-        draw(3, 2, 1, 2, 8, 8, 4), jnp.full((2, 1, 2), 0.4).at[:, :, 0].set(0.0), draw(4, 2, 1, 5, TEXT),
-        jnp.broadcast_to(jnp.asarray(positions.reshape(-1, 3)), (2, 1, 32, 3)), context,
+        draw(3, 2, 1, 2, 8, 8, 4),
+        jnp.full((2, 1, 2), 0.4).at[:, :, 0].set(0.0),
+        draw(4, 2, 1, 5, TEXT),
+        jnp.broadcast_to(jnp.asarray(positions.reshape(-1, 3)), (2, 1, 32, 3)),
+        context,
         jnp.array([0, 3, 9, 17, 30, 31]),
-    )  # fmt: skip
+    )
     return params, inputs
 
 
@@ -61,8 +64,10 @@ def test_mesh_and_one_device_agree(case, sizes):
     got = run(placed, inputs, layout=layout)
     for name, a, b in zip(
         ("velocity", "keys", "values", "importance"),
-        jax.tree.leaves(got), jax.tree.leaves(expected), strict=True,
-    ):  # fmt: skip
+        jax.tree.leaves(got),
+        jax.tree.leaves(expected),
+        strict=True,
+    ):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), err_msg=name)
     per_device = got[1].keys.addressable_shards[0].data.size
     cut = layout.size("fsdp", "context", "tensor") * layout.size("data")

@@ -106,7 +106,7 @@ def test_only_the_tokens_of_a_chunk_must_divide(tiny, conditions, sizes):
     """Here 4 do and the 2 of the first frame, which all devices then work on, do not."""
     model = tiny.variant(
         memory={"capacity": 8}, chunk={"width": 16}, sampler={"steps": 1}, guidance={"bank": "two"}
-    )  # fmt: skip
+    )
     grid, layout, key = ChunkGrid.of(model), choose_layout(model, sizes), jax.random.key(0)
     assert (grid.tokens_per_latent, grid.tokens_per_chunk) == (2, 4)
     assert layout.for_tokens(4) == layout and layout.for_tokens(2).size("context", "fsdp") == 1

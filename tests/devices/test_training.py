@@ -68,8 +68,9 @@ def step(tiny, build, forcing, layout, accum, dense):
     where = state_shardings(layout, state, state.params)
     run = jax.jit(
         make_train_step(task.loss, optimizer, lambda step: 0.1, accum=accum),
-        in_shardings=(where, batch_sharding(layout)), out_shardings=(where, None),
-    )  # fmt: skip
+        in_shardings=(where, batch_sharding(layout)),
+        out_shardings=(where, None),
+    )
     return run(jax.device_put(state, where), make_batch(task.model))
 
 
@@ -84,8 +85,9 @@ def test_a_step_on_a_mesh_is_that_of_one_device(tiny, sizes, build, forcing, acc
         np.testing.assert_allclose(same[name], value, rtol=1e-5, err_msg=name)
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path((got.params, got.ema, got.opt_state)),
-        jax.tree.leaves((expected.params, expected.ema, expected.opt_state)), strict=True,
-    ):  # fmt: skip
+        jax.tree.leaves((expected.params, expected.ema, expected.opt_state)),
+        strict=True,
+    ):
         largest = np.abs(b).max()
         name = jax.tree_util.keystr(path)
         np.testing.assert_allclose(a, b, atol=1e-5 * largest, rtol=0, err_msg=name)
@@ -111,8 +113,9 @@ def test_a_run_goes_on_on_another_mesh(tiny, tmp_path, kind):
         layout = layout_of(sizes) if sizes else ONE_DEVICE
         like = jax.tree.map(
             lambda x, w: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=w),
-            state, state_shardings(layout, state, state.params),
-        )  # fmt: skip
+            state,
+            state_shardings(layout, state, state.params),
+        )
         restored = restore_newest(tmp_path, like).state
         jax.tree.map(np.testing.assert_array_equal, restored, state)
         assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s.sharding, restored, like))
@@ -156,9 +159,10 @@ def test_the_loop_cuts_a_batch_over_data_and_resumes_without(tmp_path):
     train(dataclasses.replace(cut, steps=2), tmp_path / "run")
     got = train(whole, tmp_path / "run", extend=True)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got.state.params,
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        got.state.params,
         expected.state.params,
-    )  # fmt: skip
+    )
 
 
 def test_only_the_dit_is_cut_along_other_axes():

@@ -156,9 +156,10 @@ def test_figures_and_their_targets(tmp_path, monkeypatch):
         metrics.note(*row)
     rows = metrics.table(tmp_path / "figures").splitlines()[2:]
     assert rows == [
-        "| speed | 1 x | >= 0.9 x | yes |", "| time | 70 s | <= 60 s | no |",
+        "| speed | 1 x | >= 0.9 x | yes |",
+        "| time | 70 s | <= 60 s | no |",
         "| free | 3 GB |  |  |",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture
@@ -168,11 +169,15 @@ def parts(monkeypatch, tmp_path):
     monkeypatch.setattr(docs, "PATH", tmp_path / "document.md")
     return (
         everything.Part("well", "this", limit=60, record=True),
-        everything.Part("late", "timeit", ("-n1", "-r1", "-s", "print('begun', flush=True)",
-                                           "__import__('time').sleep(99)"), limit=3),
+        everything.Part(
+            "late",
+            "timeit",
+            ("-n1", "-r1", "-s", "print('begun', flush=True)", "__import__('time').sleep(99)"),
+            limit=3,
+        ),
         everything.Part("wrong", "timeit", ("-n1", "nothing"), limit=60),
         everything.Part("absent", "no_such_module"),
-    )  # fmt: skip
+    )
 
 
 def test_one_part_that_fails_loses_nothing(parts, tmp_path, capfd):

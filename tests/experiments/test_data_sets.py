@@ -104,11 +104,14 @@ def test_batches_have_the_extras_that_are_asked_for(tiny, third, extras):
         (("depth",), {}, "no extra 'depth'; the extras are relevance, standalone"),
         ((), {"data.heldout_stories": 0}, "data.heldout_stories is 0; it must be 1 to 2147483647"),
         ((), {"data.heldout_split": "test"}, "test holds 0 encoded examples, 1 are wanted"),
-        ((), {"data.name": "lvbench", "data.heldout_split": "test"},
-         "make them with python -m data_pipelines.lvbench.encode --out "),
+        (
+            (),
+            {"data.name": "lvbench", "data.heldout_split": "test"},
+            "make them with python -m data_pipelines.lvbench.encode --out ",
+        ),
         ((), {"data.latents": "nowhere"}, "nowhere/manifest.json is missing"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_trained_is_refused_in_one_sentence(
     tiny, third, tmp_path, extras, changes, message
 ):
@@ -132,8 +135,10 @@ def test_an_old_config_is_read_and_its_run_goes_on(tiny, third, tmp_path, caplog
     for key in ("name", "extras"):
         del old["data"][key]
     for before, after in (
-        ("rounds", "targets_per_chunk"), ("returns", "revisit_fraction"), ("described", "standalone")
-    ):  # fmt: skip
+        ("rounds", "targets_per_chunk"),
+        ("returns", "revisit_fraction"),
+        ("described", "standalone"),
+    ):
         old["forcing"][before] = old["forcing"].pop(after)
     assert experiment_of(old) == experiment
     objective = stages.make_stage(experiment).task.objective

@@ -47,10 +47,14 @@ MODELS = {
     "vae": apply_overrides(SMALL, ["vae.dim=2", "vae.latent_std=(2,2,2,2)"]),
     "dit": apply_overrides(
         SMALL_DIT,
-        ["dit.matmul_precision=bfloat16", "dit.similarity_keys=True", "dit.qk_init=2",
-         "dit.spatial_position_embedding=True"],
+        [
+            "dit.matmul_precision=bfloat16",
+            "dit.similarity_keys=True",
+            "dit.qk_init=2",
+            "dit.spatial_position_embedding=True",
+        ],
     ),
-}  # fmt: skip
+}
 # Of steps 3 and 4, as the version that made the run went on.
 LOSSES = {
     "vae": (3.2256884574890137, 2.490184783935547),

@@ -217,8 +217,12 @@ def test_arms_of_minutes_change_what_they_say(tested):
     assert len(set(entries.values())) == 1
     assert models["full"].retrieval.num_recent == 14
     assert {m.retrieval.kind for m in models.values()} == {
-        "semantic", "rolling", "oracle", "random", "none",
-    }  # fmt: skip
+        "semantic",
+        "rolling",
+        "oracle",
+        "random",
+        "none",
+    }
 
 
 # ---- scores -------------------------------------------------------------------------------------

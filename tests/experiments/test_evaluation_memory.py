@@ -61,9 +61,13 @@ class Stories(dict):
         text = rng.normal(size=(15, model.text.max_length, model.text.dim))
         shape = (1 + 15 * self.grid.latents_per_chunk, 4, 4, 16)
         item = {
-            "latents": rng.normal(size=shape), "text": text, "embedding": text.mean(1),
-            "relevance": relevance_matrix(seen, place), "seen": seen, "place": place,
-        }  # fmt: skip
+            "latents": rng.normal(size=shape),
+            "text": text,
+            "embedding": text.mean(1),
+            "relevance": relevance_matrix(seen, place),
+            "seen": seen,
+            "place": place,
+        }
         self[seed] = {name: np.asarray(value, np.float32) for name, value in item.items()}
         return self[seed]
 

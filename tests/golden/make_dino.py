@@ -24,10 +24,14 @@ def network(checkout: str, heads: int, **sizes: int) -> torch.nn.Module:
         sys.modules["utils"] = types.SimpleNamespace(trunc_normal_=torch.nn.init.trunc_normal_)
     module = importlib.import_module("vision_transformer")
     net = module.VisionTransformer(
-        img_size=[sizes["patch"] * sizes["grid"]], patch_size=sizes["patch"],
-        embed_dim=sizes["width"], depth=sizes["layers"], num_heads=heads, qkv_bias=True,
+        img_size=[sizes["patch"] * sizes["grid"]],
+        patch_size=sizes["patch"],
+        embed_dim=sizes["width"],
+        depth=sizes["layers"],
+        num_heads=heads,
+        qkv_bias=True,
         norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
-    )  # fmt: skip
+    )
     tensors = {k: torch.from_numpy(v) for k, v in cases.tensors(**sizes).items()}
     net.load_state_dict(tensors)
     return net.eval()

@@ -55,8 +55,9 @@ def on_the_cpu() -> None:
         @functools.wraps(function)
         def call(*args, **kwargs):
             kwargs = {k: "cpu" if v == "cuda" else v for k, v in kwargs.items()}
-            return function(*("cpu" if isinstance(a, str) and a == "cuda" else a for a in args),
-                            **kwargs)  # fmt: skip
+            return function(
+                *("cpu" if isinstance(a, str) and a == "cuda" else a for a in args), **kwargs
+            )
 
         return call
 

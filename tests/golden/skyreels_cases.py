@@ -74,16 +74,22 @@ def random_case(seed: int) -> DiTCase:
     """Sizes, layers, labels and blocks drawn from `seed`; odd numbers of tokens are common."""
     rng = np.random.default_rng(seed)
     dit = dit_config(
-        int(rng.integers(1, 5)), 2 * int(rng.integers(3, 17)), int(rng.integers(1, 4)),
+        int(rng.integers(1, 5)),
+        2 * int(rng.integers(3, 17)),
+        int(rng.integers(1, 4)),
         int(rng.integers(2, 9)),
-    )  # fmt: skip
+    )
     block, blocks = int(rng.integers(1, 4)), int(rng.integers(1, 4))
     frames = block * blocks
     labels = rng.integers(0, 1000, frames if rng.random() < 0.7 else 1)
     return DiTCase(
-        f"random {seed}", dit, (frames, 2 * int(rng.integers(1, 7)), 2 * int(rng.integers(1, 7))),
-        int(rng.choice([16, 24])), tuple(int(t) for t in labels), block if len(labels) > 1 else 1,
-    )  # fmt: skip
+        f"random {seed}",
+        dit,
+        (frames, 2 * int(rng.integers(1, 7)), 2 * int(rng.integers(1, 7))),
+        int(rng.choice([16, 24])),
+        tuple(int(t) for t in labels),
+        block if len(labels) > 1 else 1,
+    )
 
 
 def draw_params(shapes, seed: int = 0):

@@ -33,8 +33,12 @@ def test_timetable(number):
     steps, frames, ready, window, ar_step, block = cases.TIMETABLES[number]
     table = diffusion_forcing.timetable(
         cases.timetable_labels(steps),
-        frames, ready=ready, window=window, ar_step=ar_step, block=block,
-    )  # fmt: skip
+        frames,
+        ready=ready,
+        window=window,
+        ar_step=ar_step,
+        block=block,
+    )
     labels, count, update = golden("timetable")[f"rows {number}"]
     np.testing.assert_array_equal(table.timestep, labels)
     np.testing.assert_array_equal(table.count, count)

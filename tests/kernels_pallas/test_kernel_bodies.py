@@ -117,10 +117,12 @@ def test_write_on_a_simulated_tpu():
 @kernels
 @few
 @given(
-    st.sampled_from(list(DTYPES)), st.sampled_from([(7, 7), (40, 96), (100, 70)]),
+    st.sampled_from(list(DTYPES)),
+    st.sampled_from([(7, 7), (40, 96), (100, 70)]),
     st.lists(st.sampled_from([0, 1, 31, 64, 96]), min_size=3, max_size=3),
-    st.lists(st.integers(0, 2), min_size=3, max_size=3), st.integers(0, 99),
-)  # fmt: skip
+    st.lists(st.integers(0, 2), min_size=3, max_size=3),
+    st.integers(0, 99),
+)
 def test_write_of_any_shape(kernel, dtype, sizes, lengths, slot, seed):
     check_write(kernel, dtype, *sizes, lengths, slot, seed)
 
@@ -175,10 +177,13 @@ def test_pack_on_a_simulated_tpu():
 @kernels
 @few
 @given(
-    st.sampled_from(list(DTYPES)), st.sampled_from([7, 32, 40]),
+    st.sampled_from(list(DTYPES)),
+    st.sampled_from([7, 32, 40]),
     st.lists(st.sampled_from([0, 1, 7, 31, 40]), min_size=8, max_size=8),
-    st.sampled_from([None, (0, 20), (23, 70), (5, 64)]), st.booleans(), st.integers(0, 99),
-)  # fmt: skip
+    st.sampled_from([None, (0, 20), (23, 70), (5, 64)]),
+    st.booleans(),
+    st.integers(0, 99),
+)
 def test_pack_of_any_shape(kernel, dtype, capacity, lengths, window, turned, seed):
     check_pack(kernel, dtype, capacity, lengths, window, turned, seed)
 

@@ -57,12 +57,16 @@ def autoencoder(
     *, dim=8, z_dim=16, dim_mult=(1, 2, 2, 2), blocks=1, temporal=(False, True, True), seed=""
 ) -> AutoencoderKLWan:
     made = AutoencoderKLWan(
-        base_dim=dim, z_dim=z_dim, dim_mult=list(dim_mult), num_res_blocks=blocks,
+        base_dim=dim,
+        z_dim=z_dim,
+        dim_mult=list(dim_mult),
+        num_res_blocks=blocks,
         temperal_downsample=list(temporal),
         latents_mean=recipe.uniform("mean", (z_dim,)).tolist(),
         latents_std=(2 + recipe.uniform("std", (z_dim,)) / 2).tolist(),
-        scale_factor_spatial=2 ** (len(dim_mult) - 1), scale_factor_temporal=2 ** sum(temporal),
-    )  # fmt: skip
+        scale_factor_spatial=2 ** (len(dim_mult) - 1),
+        scale_factor_temporal=2 ** sum(temporal),
+    )
     return randomise(made, seed)
 
 

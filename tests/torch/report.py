@@ -49,9 +49,13 @@ def _row(name: str, reference: str, found: list[dict]) -> str:
     error, tolerance = (max(r[key] for r in found) for key in ("error", "tolerance"))
     size = max((r["size"] for r in found if r["size"] is not None), default=None)
     cells = [
-        name, reference, f"{error:.2g}" if error else "0, exact", f"{tolerance:g}",
-        "" if size is None else f"{size:.3g}", str(len(found)),
-    ]  # fmt: skip
+        name,
+        reference,
+        f"{error:.2g}" if error else "0, exact",
+        f"{tolerance:g}",
+        "" if size is None else f"{size:.3g}",
+        str(len(found)),
+    ]
     return f"| {' | '.join(cells)} |\n"
 
 

@@ -46,7 +46,10 @@ MODELS = {
     "as mini": dataclasses.replace(
         PLAIN,
         dit=dataclasses.replace(
-            PLAIN.dit, preconditioning="linear", latent_std=(0.5,) * 16, similarity_keys=True,
+            PLAIN.dit,
+            preconditioning="linear",
+            latent_std=(0.5,) * 16,
+            similarity_keys=True,
             spatial_position_embedding=True,
         ),
         guidance=GuidanceConfig(scale=2.0, memory=4.0),
@@ -60,7 +63,7 @@ MODELS = {
         sampler=SamplerConfig(kind="few_step", steps=4),
         guidance=GuidanceConfig(scale=1.0),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=MODELS)

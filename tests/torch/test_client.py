@@ -96,9 +96,10 @@ def client(request, tmp_path_factory):
     convert(folder, exported, "diffusers")
     model, params = weights.load_weights(folder)
     load = functools.partial(
-        diffusers.AutoModel.from_pretrained, torch_dtype=torch.float32,
+        diffusers.AutoModel.from_pretrained,
+        torch_dtype=torch.float32,
         trust_remote_code=name in ("mini", "mixed"),
-    )  # fmt: skip
+    )
     theirs = {
         "dit": load(str(exported), subfolder="transformer"),
         "vae": load(str(exported / "vae")),
@@ -116,8 +117,9 @@ def reference(client, part):
 def note(record_parity, client, what, part, ours, theirs):
     whose = "mini model" if client.name == "mini" else "random models"
     error = difference(ours, theirs)
-    record_parity(f"export of the {whose}, {what}", reference(client, part), error, TOLERANCE,
-                  size(theirs))  # fmt: skip
+    record_parity(
+        f"export of the {whose}, {what}", reference(client, part), error, TOLERANCE, size(theirs)
+    )
 
 
 def test_the_classes(client):

@@ -33,11 +33,14 @@ CASES = {
 def random_case(seed: int):
     rng = np.random.default_rng(seed)
     config = dict(
-        heads=int(rng.integers(1, 5)), head_dim=2 * int(rng.integers(3, 17)),
-        layers=int(rng.integers(1, 4)), ffn_dim=int(rng.integers(8, 80)),
-        freq_dim=2 * int(rng.integers(4, 65)), channels=int(rng.integers(1, 17)),
+        heads=int(rng.integers(1, 5)),
+        head_dim=2 * int(rng.integers(3, 17)),
+        layers=int(rng.integers(1, 4)),
+        ffn_dim=int(rng.integers(8, 80)),
+        freq_dim=2 * int(rng.integers(4, 65)),
+        channels=int(rng.integers(1, 17)),
         text_dim=int(rng.integers(1, 24)),
-    )  # fmt: skip
+    )
     frames, height, width = (int(n) for n in rng.integers(1, 6, 3))
     return config, (frames, 2 * height, 2 * width), int(rng.integers(1, 3))
 

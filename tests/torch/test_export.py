@@ -35,7 +35,7 @@ MODEL = ModelConfig(
     text=TextConfig(vocab_size=110, dim=12, num_layers=2, num_heads=2, head_dim=6, ffn_dim=24),
     dit=DiTConfig(dim=36, num_heads=3, num_layers=2, ffn_dim=50, freq_dim=32),
     sampler=SamplerConfig(steps=4, shift=3.0),
-)  # fmt: skip
+)
 NAMES = {
     "wan": {
         "dit": "diffusion_pytorch_model.safetensors",
@@ -196,9 +196,10 @@ def test_back_from_pytorch_to_the_bit(folders, target, manifest, tmp_path, recor
 def test_saved_by_the_libraries_to_the_bit(folders, tmp_path, record_parity):
     """from_pretrained, save_pretrained in several shards, and back."""
     for made, name in (
-        (WanTransformer3DModel, "transformer"), (AutoencoderKLWan, "vae"),
+        (WanTransformer3DModel, "transformer"),
+        (AutoencoderKLWan, "vae"),
         (UMT5EncoderModel, "text_encoder"),
-    ):  # fmt: skip
+    ):
         loaded = made.from_pretrained(folders["diffusers"] / name)
         loaded.save_pretrained(tmp_path / "there" / name, max_shard_size="8KB")
         assert list((tmp_path / "there" / name).glob("*.index.json"))
@@ -216,10 +217,12 @@ NESTINGS = {
     "plain": lambda state: state,
     "generator": lambda state: {"generator": state, "critic": {"w": torch.ones(2)}},
     "generator_ema": lambda state: {
-        "generator": {n: x + 1 for n, x in state.items()}, "generator_ema": state, "step": 3,
+        "generator": {n: x + 1 for n, x in state.items()},
+        "generator_ema": state,
+        "step": 3,
     },
     "model": lambda state: {"model": state},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("nesting", NESTINGS)
@@ -296,8 +299,11 @@ def test_files_that_torch_cannot_read(folders, content, tmp_path):
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("a/data.pkl", b"x")
     else:
-        torch.save({"blocks.0.self_attn.q.weight": torch.ones(9)}, file,
-                   _use_new_zipfile_serialization=content == "cut")  # fmt: skip
+        torch.save(
+            {"blocks.0.self_attn.q.weight": torch.ones(9)},
+            file,
+            _use_new_zipfile_serialization=content == "cut",
+        )
         file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(
         UserError, match="is damaged, not a torch.save file, or holds more"

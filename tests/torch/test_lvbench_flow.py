@@ -74,8 +74,9 @@ def test_pooling_and_transposed_convolution(record_parity):
         reference = "torch F.avg_pool2d"
         record_parity("LV-Bench: correlation pyramid", reference, error, 1e-5 * size, size)
         want = F.avg_pool2d(want, 2, stride=2) if min(want.shape[2:]) > 3 else want
-    x, kernel, bias = (uniform(n, s) for n, s in (("x", (2, 5, 6, 7)), ("k", (7, 3, 4, 4)),
-                                                  ("b", (3,))))  # fmt: skip
+    x, kernel, bias = (
+        uniform(n, s) for n, s in (("x", (2, 5, 6, 7)), ("k", (7, 3, 4, 4)), ("b", (3,)))
+    )
     want = F.conv_transpose2d(_nchw(x), torch.from_numpy(kernel), torch.from_numpy(bias), 2, 1)
     got = jax.jit(conv.doubling)(x, conv.doubling_kernel(kernel), bias)
     size = want.abs().max().item()

@@ -17,8 +17,11 @@ from tests.golden.recipe import uniform
 
 # Height and width before and after; the last keeps its height.
 SIZES = (
-    ((48, 85), (22, 39)), ((45, 80), (224, 398)), ((97, 101), (383, 384)), ((14, 14), (14, 24)),
-)  # fmt: skip
+    ((48, 85), (22, 39)),
+    ((45, 80), (224, 398)),
+    ((97, 101), (383, 384)),
+    ((14, 14), (14, 24)),
+)
 
 
 @pytest.mark.parametrize("kind", resize.KINDS)
@@ -57,8 +60,9 @@ def test_preprocessing(size, record_parity):
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     whole = Compose([Resize(224, antialias=False), grey, Normalize(mean, deviation)])
     for name, ours, theirs in (
-        ("DINO", preprocess.dino_input, whole), ("CLIP", preprocess.clip_input, clip),
-    ):  # fmt: skip
+        ("DINO", preprocess.dino_input, whole),
+        ("CLIP", preprocess.clip_input, clip),
+    ):
         want = _nhwc(theirs(_nchw(frames).float()))
         got = np.asarray(jax.jit(ours)(frames))
         error, reference = np.abs(want - got).max(), "torchvision.transforms"

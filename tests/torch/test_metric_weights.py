@@ -137,12 +137,15 @@ def test_a_renamed_file_is_known_by_its_hash_or_tensors(files):
     [
         ({"module.fnet.conv1.weight": None}, r"raft-things\.pth lacks fnet\.conv1\.weight"),
         ({"module.more": torch.ones(1)}, "has too many: more"),
-        ({"module.fnet.conv1.weight": torch.ones(4, 3, 1, 1)}, r"\[4, 3, 1, 1\], not \[4, 3, 3, 3\]"),
+        (
+            {"module.fnet.conv1.weight": torch.ones(4, 3, 1, 1)},
+            r"\[4, 3, 1, 1\], not \[4, 3, 3, 3\]",
+        ),
         ({"module.cnet.layer2.0.downsample.1.weight": torch.ones(4)}, "are one tensor in RAFT"),
         ({"module.fnet.conv1.weight": torch.full((4, 3, 3, 3), torch.nan)}, "not finite"),
         ({"module.fnet.conv1.weight": torch.ones(4, 3, 3, 3, dtype=torch.int32)}, "is int32"),
     ],
-)  # fmt: skip
+)
 def test_other_tensors_are_refused_by_name(files, change, match):
     path = files.folder / "raft-things.pth"
     torch.save({n: x for n, x in (files.raft | change).items() if x is not None}, path)

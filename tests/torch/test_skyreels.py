@@ -71,8 +71,11 @@ def test_timetable(clean_pipeline, record_parity, steps, frames, ready, window, 
         labels, frames, ready=ready, window=window, ar_step=ar_step, block=block
     )
     for a, b in (
-        (ours.timestep, matrix), (ours.count, index), (ours.update, update), (ours.interval, interval)
-    ):  # fmt: skip
+        (ours.timestep, matrix),
+        (ours.count, index),
+        (ours.update, update),
+        (ours.interval, interval),
+    ):
         record_parity("SkyReels-V2, table of timesteps", PIPELINE, difference(a, b), 0)
 
 

@@ -33,10 +33,12 @@ def test_all_parts_of_every_layout(tiny, target, tmp_path, capsys, record_parity
 
 @pytest.mark.parametrize(
     "target, one, other",
-    [("bvjax", "blocks/1/self_attn/q/kernel", "blocks/1/self_attn/o/kernel"),
-     ("wan", "time_embedding.2.bias", "blocks.0.ffn.2.bias"),
-     ("diffusers", "blocks.0.attn1.norm_q.weight", "blocks.0.attn2.norm_q.weight")],
-)  # fmt: skip
+    [
+        ("bvjax", "blocks/1/self_attn/q/kernel", "blocks/1/self_attn/o/kernel"),
+        ("wan", "time_embedding.2.bias", "blocks.0.ffn.2.bias"),
+        ("diffusers", "blocks.0.attn1.norm_q.weight", "blocks.0.attn2.norm_q.weight"),
+    ],
+)
 def test_weights_under_the_names_of_others(tiny, target, one, other, tmp_path, monkeypatch):
     """What a wrong line in our name tables would do: right shapes, wrong places."""
     convert(tiny.weights / "dit.safetensors", tmp_path, target)

@@ -39,10 +39,14 @@ def skyreels(model: ModelConfig, params, block: int = 1) -> SkyReelsV2Transforme
 def vae(model: ModelConfig, params) -> AutoencoderKLWan:
     config = model.vae
     twin = AutoencoderKLWan(
-        base_dim=config.dim, z_dim=config.z_dim, dim_mult=list(config.dim_mult),
-        num_res_blocks=config.num_res_blocks, temperal_downsample=list(config.temporal_downsample),
-        latents_mean=list(config.latent_mean), latents_std=list(config.latent_std),
-    )  # fmt: skip
+        base_dim=config.dim,
+        z_dim=config.z_dim,
+        dim_mult=list(config.dim_mult),
+        num_res_blocks=config.num_res_blocks,
+        temperal_downsample=list(config.temporal_downsample),
+        latents_mean=list(config.latent_mean),
+        latents_std=list(config.latent_std),
+    )
     twin.load_state_dict(state_dict(model, "vae", params), strict=True)
     return twin.eval()
 

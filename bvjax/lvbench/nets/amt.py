@@ -83,9 +83,10 @@ def shapes(
         add(f"{name}.convf2", flow_width, 2 * flow_width, 3)
         add(f"{name}.conv", motion_width, correlation_width + flow_width, 3)
         for head, ins, outs in (
-            ("gru", motion_width + 4 + outputs, hidden_width), ("feat_head", hidden_width, outputs),
+            ("gru", motion_width + 4 + outputs, hidden_width),
+            ("feat_head", hidden_width, outputs),
             ("flow_head", hidden_width, 4),
-        ):  # fmt: skip
+        ):
             add(f"{name}.{head}.0", hidden_width, ins, 3)
             add(f"{name}.{head}.2", outs, hidden_width, 3)
     add("comb_block.0", 6 * _FLOWS, 3 * _FLOWS, 3, "comb_block.1")
@@ -164,8 +165,9 @@ def _merge(
             + mean
             + residual[..., 3 * i : 3 * i + 3]
         )
-    x = prelu(_layer(params, "comb_block.0", jnp.concatenate(guesses, -1)),
-              params["comb_block.1.weight"])  # fmt: skip
+    x = prelu(
+        _layer(params, "comb_block.0", jnp.concatenate(guesses, -1)), params["comb_block.1.weight"]
+    )
     return sum(guesses) / _FLOWS + _layer(params, "comb_block.2", x)
 
 

@@ -54,9 +54,13 @@ def doubling(
     """The transposed convolution of `doubling_kernel`: four convolutions of size 2 in one."""
     b, h, w, _ = x.shape
     outputs = jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), [(1, 1), (1, 1)],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=HIGHEST,
-    )  # fmt: skip
+        x,
+        kernel,
+        (1, 1),
+        [(1, 1), (1, 1)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=HIGHEST,
+    )
     outputs = outputs.reshape(b, h + 1, w + 1, 2, 2, -1)
     rows = [
         jnp.stack([outputs[:, r : r + h, c : c + w, r, c] for c in (0, 1)], axis=3) for r in (0, 1)

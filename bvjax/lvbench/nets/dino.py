@@ -17,11 +17,15 @@ _OFFSET = 0.1  # that the published network adds to the number of patches along 
 _NAMES = {
     f"{name}.{kind}": f"blocks.{{}}.{published_name}.{kind}"
     for name, published_name in (
-        ("norm1", "norm1"), ("qkv", "attn.qkv"), ("out", "attn.proj"),
-        ("norm2", "norm2"), ("up", "mlp.fc1"), ("down", "mlp.fc2"),
+        ("norm1", "norm1"),
+        ("qkv", "attn.qkv"),
+        ("out", "attn.proj"),
+        ("norm2", "norm2"),
+        ("up", "mlp.fc1"),
+        ("down", "mlp.fc2"),
     )
     for kind in ("weight", "bias")
-}  # fmt: skip
+}
 
 
 def shapes(

@@ -186,9 +186,13 @@ def _convolve(params: Mapping, name: str, x: Float[Array, "p h w i"], stride: in
     if kernel.shape[:2] == (1, 1):
         return vit.matmul(x, kernel[0, 0])
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=_HIGHEST,
-    )  # fmt: skip
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=_HIGHEST,
+    )
 
 
 def _group_norm(

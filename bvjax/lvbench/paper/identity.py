@@ -51,9 +51,11 @@ class Histogram:
     """
 
     settings = {
-        "encoder": "histogram", "side": CROP_SIDE, "bins": [LIGHTNESS_BINS, COLOUR_BINS, COLOUR_BINS, ORIENTATIONS, CELLS],
+        "encoder": "histogram",
+        "side": CROP_SIDE,
+        "bins": [LIGHTNESS_BINS, COLOUR_BINS, COLOUR_BINS, ORIENTATIONS, CELLS],
         "colour": COLOUR_SHARE,
-    }  # fmt: skip
+    }
 
     def embed(self, frame, box) -> _ComputedVector:
         x0, y0, x1, y1 = box
@@ -65,10 +67,12 @@ class Histogram:
 def histograms(crop: UInt8[np.ndarray, "s s 3"]) -> Float[np.ndarray, "d"]:
     """The unit vector of a crop of `SIDE` pixels a side."""
     lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
-    return np.concatenate([
-        np.sqrt(COLOUR_SHARE) * _unit(_colours(lab)),
-        np.sqrt(1 - COLOUR_SHARE) * _unit(_orientations(lab[..., 0])),
-    ])  # fmt: skip
+    return np.concatenate(
+        [
+            np.sqrt(COLOUR_SHARE) * _unit(_colours(lab)),
+            np.sqrt(1 - COLOUR_SHARE) * _unit(_orientations(lab[..., 0])),
+        ]
+    )
 
 
 def _colours(lab: Float[np.ndarray, "s s 3"]) -> Float[np.ndarray, "d"]:

@@ -79,8 +79,10 @@ def _headline(figure: Figure, canvas: FigureCanvasAgg, title: str, subtitle: str
     if undrawable:
         logging.info(
             "no installed font has %d characters of the title (%s): the picture shows %s for them",
-            len(undrawable), " ".join(f"U+{ord(c):04X}" for c in undrawable[:5]), drawn_text.REPLACEMENT,
-        )  # fmt: skip
+            len(undrawable),
+            " ".join(f"U+{ord(c):04X}" for c in undrawable[:5]),
+            drawn_text.REPLACEMENT,
+        )
     drawn = figure.suptitle(
         text, fontsize=15, color=INK, x=0.015, ha="left", family=families,
         parse_math=False,  # a dollar is a dollar

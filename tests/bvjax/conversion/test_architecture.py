@@ -97,10 +97,13 @@ def test_what_a_config_of_strangers_says(name):
             identify([changed_source])
 
 
-@pytest.mark.parametrize("shape, match", [
-    ((0, 16, 1, 2, 2), "patch_embedding.weight has shape .*, which is empty"),
-    ((1536, 16, 1, 2), "patch_embedding.weight has shape .*, not 5 axes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape, match",
+    [
+        ((0, 16, 1, 2, 2), "patch_embedding.weight has shape .*, which is empty"),
+        ((1536, 16, 1, 2), "patch_embedding.weight has shape .*, not 5 axes"),
+    ],
+)
 def test_sizes_that_no_network_has(shape, match):
     result = source(get_preset("wan-1.3b"), "dit", "wan")
     infos = result.tensors.infos | {"patch_embedding.weight": TensorInfo(shape, "float32")}

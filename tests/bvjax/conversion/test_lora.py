@@ -416,7 +416,10 @@ def test_bad_arguments_and_files(tiny, factors, saved, tmp_path):
         )
     with pytest.raises(UserError, match="values that are not finite in float16"):
         convert(
-            tiny.weights / "dit.safetensors", tmp_path / "dst", "bvjax",
-            dtype="float16", loras=[(path, 1e6)],
-        )  # fmt: skip
+            tiny.weights / "dit.safetensors",
+            tmp_path / "dst",
+            "bvjax",
+            dtype="float16",
+            loras=[(path, 1e6)],
+        )
     assert not (tmp_path / "dst" / "dit.safetensors").exists()

@@ -61,9 +61,10 @@ DAMAGED = {
     "is damaged: dit has the stage 'a+'; it can be pre": [{"parts": {"dit": {"stage": "a" * 99}}}],
     "is damaged: dit has a lora that is no list": [{"parts": {"dit": {"lora": "x"}}}],
     "is damaged: dit: dit.dim must be a whole number": [
-        {"parts": {"dit": {"model": {"name": "x", "dit": {"dim": "wide"}}}}}],
+        {"parts": {"dit": {"model": {"name": "x", "dit": {"dim": "wide"}}}}}
+    ],
     "is not a JSON object": [[1]],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("match", DAMAGED)

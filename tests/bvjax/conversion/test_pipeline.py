@@ -84,9 +84,12 @@ def test_read(read, told, changed):
         (PUBLISHED | {"solver_order": 3}, "solver_order 3, which bvjax has not; unipc is kept"),
         (PUBLISHED | {"disable_corrector": [0]}, r"disable_corrector \[0\]"),
         ({"_class_name": "UniPCMultistepScheduler"}, "prediction_type 'epsilon', use_flow_sigmas"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}, "dynamic"),
+        (
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True},
+            "dynamic",
+        ),
     ],
-)  # fmt: skip
+)
 def test_other_schedulers_are_left_with_a_warning(read, told, match, monkeypatch):
     said = []
     monkeypatch.setattr(pipeline.logging, "warning", lambda text, *args: said.append(text % args))

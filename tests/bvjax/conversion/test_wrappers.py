@@ -15,10 +15,14 @@ from bvjax.errors import UserError
 from bvjax.presets import get_preset
 
 NAMES = {
-    part: {format_name: [s.external_name for s in formats.specs(get_preset("skyreels-1.3b"), part, format_name)]
-           for format_name in names.FORMATS}
+    part: {
+        format_name: [
+            s.external_name for s in formats.specs(get_preset("skyreels-1.3b"), part, format_name)
+        ]
+        for format_name in names.FORMATS
+    }
     for part, names in (("dit", dit_names), ("vae", vae_names), ("text", text_names))
-}  # fmt: skip
+}
 ALL = [names for of_part in NAMES.values() for names in of_part.values()]
 
 

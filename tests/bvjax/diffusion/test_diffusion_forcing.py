@@ -79,9 +79,12 @@ def test_the_sizes_of_skyreels():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    steps=st.integers(1, 9), blocks=st.integers(1, 6), block=st.integers(1, 3),
-    ready=st.integers(0, 5), ar_step=st.integers(0, 12),
-)  # fmt: skip
+    steps=st.integers(1, 9),
+    blocks=st.integers(1, 6),
+    block=st.integers(1, 3),
+    ready=st.integers(0, 5),
+    ar_step=st.integers(0, 12),
+)
 def test_every_free_frame_takes_every_step_once_in_order(steps, blocks, block, ready, ar_step):
     ready = min(ready, blocks - 1)
     labels = np.linspace(990, 10, steps).astype(np.float32)

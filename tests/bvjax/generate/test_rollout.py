@@ -104,8 +104,9 @@ def test_scan_equals_stream(world, videos):
     for latents, piece in zip(whole.latents, pieces[1:], strict=True):
         np.testing.assert_array_equal(latents, piece.latents)
     for row, piece in enumerate(pieces[1:]):
-        jax.tree.map(lambda a, b, r=row: np.testing.assert_array_equal(a[r], b), whole.report,
-                     piece.report)  # fmt: skip
+        jax.tree.map(
+            lambda a, b, r=row: np.testing.assert_array_equal(a[r], b), whole.report, piece.report
+        )
 
 
 def test_a_caption_changes_its_chunk_and_later_ones_only(world, videos):

@@ -149,9 +149,13 @@ def chunk_by_chunk(params, model, clip):
         seen = prepare_context(model, state, inputs)
         positions = jnp.asarray(ChunkGrid.of(model).positions(L)).at[:, 0].add(seen.start)
         out, _ = dit.WanDiT(model.dit, WIDTH).apply(
-            {"params": params}, noisy[None, None], sigma[None, None], inputs.text[None, None],
-            positions[None, None], seen.context,
-        )  # fmt: skip
+            {"params": params},
+            noisy[None, None],
+            sigma[None, None],
+            inputs.text[None, None],
+            positions[None, None],
+            seen.context,
+        )
         return out[0, 0]
 
     state, out, reports = init_state(model), [], []

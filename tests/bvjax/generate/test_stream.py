@@ -76,8 +76,9 @@ def test_rebuilt_bank_is_the_grown_one(tiny, conditions, plain):
     pieces, states = plain
     for stop in range(1, len(pieces) + 1):
         latents = {piece.chunk_id: piece.latents for piece in pieces[:stop]}
-        equal(rebuild_bank(tiny.params["dit"], tiny.model, conditions, KEY, latents),
-              states[stop - 1])  # fmt: skip
+        equal(
+            rebuild_bank(tiny.params["dit"], tiny.model, conditions, KEY, latents), states[stop - 1]
+        )
     lengths = states[-1].bank.lengths
     assert lengths.min(axis=2).max() < tiny.model.memory.capacity  # something was dropped
 

@@ -12,18 +12,24 @@ from bvjax import console, weights
 from bvjax.loading.bundle import find_weights, load_bundle
 
 MANY = settings(
-    max_examples=40, deadline=None, derandomize=True,
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 DEEP = json.loads("[" * 90 + "]" * 90)
 HOSTILE = st.one_of(
-    st.sampled_from([None, True, 0, 1, 3, 5, -1, 2**31, 10**9, 2**63, 10**30, [], {}, DEEP, "", "x"]),
-    st.sampled_from(["float64", "int8", "none", "\0", "\u0301", "é" * 300, [0], [1, 2], [None], [10**9]]),
+    st.sampled_from(
+        [None, True, 0, 1, 3, 5, -1, 2**31, 10**9, 2**63, 10**30, [], {}, DEEP, "", "x"]
+    ),
+    st.sampled_from(
+        ["float64", "int8", "none", "\0", "\u0301", "é" * 300, [0], [1, 2], [None], [10**9]]
+    ),
     st.sampled_from([1e30, -1.5, 0.0, 1e-300, [[1]], [{}], {"dim": 1}, {"stage": 5}]),
     st.integers(),
     st.floats(),
     st.text(max_size=5),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

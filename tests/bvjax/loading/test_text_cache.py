@@ -72,8 +72,10 @@ def begin(bundle, captions, path, model=None):
 
 def equal(a, b):
     """To the bit, the sign of zero too."""
-    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x.view(np.int32), y.view(np.int32)),
-                 *(jax.tree.map(np.asarray, tree) for tree in (a, b)))  # fmt: skip
+    jax.tree.map(
+        lambda x, y: np.testing.assert_array_equal(x.view(np.int32), y.view(np.int32)),
+        *(jax.tree.map(np.asarray, tree) for tree in (a, b)),
+    )
 
 
 def entries(cache):
@@ -235,9 +237,12 @@ def test_captions_that_are_too_long_load_nothing(tiny, cache, loaded):
     bundle, config = load_bundle(tiny.weights), tiny.model.text
     with pytest.raises(UserError, match="caption 2 has .* shorten it"):
         encode_captions(
-            lambda: bundle.load_text(config), config, bundle.tokenizer,
-            ["Pip.", "Pip waves " * 40], cache=bundle.text_cache(config),
-        )  # fmt: skip
+            lambda: bundle.load_text(config),
+            config,
+            bundle.tokenizer,
+            ["Pip.", "Pip waves " * 40],
+            cache=bundle.text_cache(config),
+        )
     assert loaded == [] and not entries(cache)
 
 

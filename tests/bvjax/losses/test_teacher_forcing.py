@@ -372,9 +372,13 @@ def test_even_levels_reach_all_parts_of_the_loss(params, batch):
     silent = params | {"head": jax.tree.map(jnp.zeros_like, params["head"])}
     levels = LevelsConfig(schedule="naive", weighting="even")
     forcing = ForcingConfig(
-        block=BlockForcingConfig(target="fm"), history=CLEAN, levels=levels, targets_per_chunk=8, frames=64,
+        block=BlockForcingConfig(target="fm"),
+        history=CLEAN,
+        levels=levels,
+        targets_per_chunk=8,
+        frames=64,
         anchor_weight=0.0,
-    )  # fmt: skip
+    )
     teach = TeacherForcing(dataclasses.replace(MODEL, dit=config), forcing, teacher().null_text)
     clip = make_clip(dict(batch, latents=latents, standalone=batch["text"]), teach.grid)
     loss, metrics = jax.jit(teach.loss)(silent, clip, jax.random.key(3))

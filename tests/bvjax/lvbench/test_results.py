@@ -46,7 +46,9 @@ def test_what_cannot_be_measured_is_null_with_a_reason_and_in_no_mean(results):
     assert clarity["vde"]["low"] == 0.0 and clarity["vde"]["high"] == 2.5
     assert results["aggregate"]["official/motion"]["vde"]["low"] is None  # one video
     assert [one["name"] for one in results["aggregate"]["official/motion"]["vde"]["excluded"]] == [
-        "b/b.mp4", "c.gif"]  # fmt: skip
+        "b/b.mp4",
+        "c.gif",
+    ]
     assert results["failed"] == [
         {"name": "c.gif", "reason": "c.gif has 20 frames; official/subject needs at least 9"},
         {"name": "short.mp4", "reason": "short.mp4 has 2 frames"},
@@ -167,9 +169,11 @@ PLACES = [(), ("config",), ("metrics",), ("metrics", "paper/clarity"), ("videos"
           ("videos", 0, "scores", "paper/clarity"), ("aggregate", "paper/clarity", "vde")]  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2)
+    ),
     max_leaves=4,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=200, deadline=None)

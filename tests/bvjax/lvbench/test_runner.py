@@ -73,9 +73,10 @@ def test_nothing_is_measured_twice_and_all_that_counts_is_in_the_key(tmp_path, m
     again, log = run(make_job(folder, out))
     assert log.frames == 0 and again["a.mkv"].scores == first["a.mkv"].scores
     for changed in (
-        {"metrics": [Brightness(offset=1.0)]}, {"segments": 3},
+        {"metrics": [Brightness(offset=1.0)]},
+        {"segments": 3},
         {"weights": {"paper/brightness": {"net": "another hash"}}},
-    ):  # fmt: skip
+    ):
         _, log = run(make_job(folder, out, **changed))
         assert log.frames == 25
     write_clip(folder / "a.mkv", LEVELS + 1)
@@ -147,9 +148,11 @@ class Refuses(Brightness):
 @pytest.mark.parametrize("where", ["begin", "add", "scores"])
 @pytest.mark.parametrize(
     ("error", "told"),
-    [(UserError("its truth does not fit"), "its truth does not fit"),
-     (RuntimeError("out of memory\nat 0x1"), "RuntimeError: out of memory")],
-)  # fmt: skip
+    [
+        (UserError("its truth does not fit"), "its truth does not fit"),
+        (RuntimeError("out of memory\nat 0x1"), "RuntimeError: out of memory"),
+    ],
+)
 def test_what_fails_of_one_video_and_metric_stops_nothing_else(tmp_path, where, error, told):
     folder = tmp_path / "videos"
     for i in range(2):

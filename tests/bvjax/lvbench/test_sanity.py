@@ -22,7 +22,7 @@ EXPECTED = {
     "freeze": {"motion": 0.9, "motion_smoothness": 0.01},
     "swap": {"subject": 0.5},
     "melt": {"background": 0.8, "background_compensated": 0.8, "motion": 0.5},
-}  # fmt: skip
+}
 
 pytestmark = pytest.mark.slow
 

@@ -47,12 +47,16 @@ MUTATION = st.one_of(
     st.integers(0, 400).map(lambda n: lambda content: content[:n]),
     st.binary(max_size=30).map(lambda new: lambda content: new),
     st.tuples(st.integers(0, 4000), st.sampled_from((b"\0", b"\xff", b"[", b'"', b"x", b",,"))).map(
-        lambda t: lambda content: content[: t[0] % len(content)] + t[1] + content[t[0] % len(content) + 1 :]
+        lambda t: (
+            lambda content: (
+                content[: t[0] % len(content)] + t[1] + content[t[0] % len(content) + 1 :]
+            )
+        )
     ),
     st.sampled_from(["[]", "{}", "null", "5", '{"video": 5}', '{"scores": []}', "[" * 100_000]).map(
         lambda text: lambda content: text.encode()
     ),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -31,7 +31,7 @@ def test_columns_are_those_of_table_2():
             "suite": "official",
             "complement": complement,
             "better": dict.fromkeys(("vde", "whole"), key != "dynamic" or None),
-        }  # fmt: skip
+        }
         for key, title, complement in (
             ("dynamic", "Dynamic", "dynamic_degree"),
             ("clarity", "Clarity", "imaging_quality"),
@@ -107,8 +107,10 @@ def test_vbench_file_is_what_its_scripts_read(results):
     assert list(scores) == ["subject_consistency", "motion_smoothness", "imaging_quality"]
     mean, videos = scores["subject_consistency"]
     assert mean == pytest.approx((29 * 0.8 + 299 * 0.5) / 328)  # over frames
-    assert videos == [{"video_path": "clips/a.mp4", "video_results": 0.8},
-                      {"video_path": "clips/b/b.mp4", "video_results": 0.5}]  # fmt: skip
+    assert videos == [
+        {"video_path": "clips/a.mp4", "video_results": 0.8},
+        {"video_path": "clips/b/b.mp4", "video_results": 0.5},
+    ]
     # VBench divides the mean of imaging quality by 100, but no video's.
     mean, videos = scores["imaging_quality"]
     assert mean == pytest.approx(sum(v["video_results"] for v in videos) / len(videos) / 100)

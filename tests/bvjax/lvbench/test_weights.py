@@ -56,8 +56,10 @@ def test_all_that_is_missing_is_told_at_once(tmp_path):
         weights.check_present(["vgg"], tmp_path)
     states = {row["name"]: row["state"] for row in weights.table(tmp_path)}
     assert [states[n] for n in ("laion_aesthetic", "amt_s", "raft_things")] == [
-        "present", "convert", "missing",
-    ]  # fmt: skip
+        "present",
+        "convert",
+        "missing",
+    ]
     text_of_table = "\n".join(weights.lines(tmp_path))
     for entry in weights.FILES.values():
         assert all(

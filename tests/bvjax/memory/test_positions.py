@@ -8,9 +8,10 @@ from bvjax.errors import UserError
 from bvjax.memory.positions import time_bases
 
 _bases = jax.jit(
-    time_bases, static_argnums=0,
+    time_bases,
+    static_argnums=0,
     static_argnames=("latents", "first_latents", "num_recent", "num_retrieved", "anchor"),
-)  # fmt: skip
+)
 
 # Entries [anchor, 2 semantic, 2 recent], 8 latents a chunk behind an anchor.
 HAND = {  # (ids, target) -> {mode: (entry bases of the valid ones, own base)}

@@ -82,9 +82,10 @@ _select = jax.jit(select, static_argnums=(4, 5, 6))
 _retrieve = jax.jit(retrieve, static_argnums=3)
 _assemble = jax.jit(assemble, static_argnums=3)
 _bases = jax.jit(
-    time_bases, static_argnums=0,
+    time_bases,
+    static_argnums=0,
     static_argnames=("latents", "first_latents", "num_recent", "num_retrieved", "anchor"),
-)  # fmt: skip
+)
 
 
 def story(num_chunks, model=MODEL, dtype=jnp.float32):

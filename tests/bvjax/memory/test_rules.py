@@ -56,9 +56,11 @@ def with_rule(model, kind: str):
 def model(tiny):
     """One layer, one step and no guidance, to compile fast."""
     return tiny.variant(
-        text={"dim": 8, "max_length": 3}, dit={"num_layers": 1}, guidance={"scale": 1.0},
+        text={"dim": 8, "max_length": 3},
+        dit={"num_layers": 1},
+        guidance={"scale": 1.0},
         sampler={"kind": "euler", "steps": 1},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +101,10 @@ def test_a_row_is_all_that_generation_needs(new, model, params, story):
     model, recent = with_rule(model, new), model.retrieval.num_recent
     check_model(model)
     conditions = Conditions(
-        text=story["text"][0], embedding=story["embedding"][0],
+        text=story["text"][0],
+        embedding=story["embedding"][0],
         null_text=jnp.zeros_like(story["text"][0, :1]),
-    )  # fmt: skip
+    )
     made = rollout(params, model, conditions, jax.random.key(0))
     want = by_hand(story, made.latents, recent)
     others = [by_hand(story, made.latents, recent, min, bright) for bright in (0.0, 10.0)]
@@ -153,9 +156,11 @@ def test_a_new_rule_trains(new, model, params, story):
 
 def test_a_new_rule_is_drawn_and_measured_without_being_asked_for(new, tiny):
     for history in (
-        HistoryConfig(), ForcingConfig().history, from_dict(HistoryConfig, {"semantic": 0.2}),
+        HistoryConfig(),
+        ForcingConfig().history,
+        from_dict(HistoryConfig, {"semantic": 0.2}),
         mini_dit.experiment().history,
-    ):  # fmt: skip
+    ):
         assert history.weights[new] == 0.3
         kinds = np.asarray(draw_kinds(jax.random.key(0), history, (2000,)))
         share = (kinds == number_of(new)).mean()

@@ -178,9 +178,12 @@ def test_one_sigma_a_chunk_is_one_sigma_a_frame(params, inputs):
 def test_padding_rows_of_the_text_are_attended(params, inputs):
     latents, sigma, text, positions = inputs
     padded = jnp.pad(text, [(0, 0), (0, 0), (0, 4), (0, 0)])
-    assert jnp.abs(
-        forward(params, (latents, sigma, padded, positions))[0] - forward(params, inputs)[0]
-    ).max() > 1e-2  # fmt: skip
+    assert (
+        jnp.abs(
+            forward(params, (latents, sigma, padded, positions))[0] - forward(params, inputs)[0]
+        ).max()
+        > 1e-2
+    )
 
 
 # --- chunks and context ------------------------------------------------------------------------

@@ -23,8 +23,10 @@ def conv_in_float64(x, kernel):
     x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
     return sum(
         x[:, t : t + frames, i : i + h, j : j + w] @ kernel[t, i, j]
-        for t in range(kernel.shape[0]) for i in range(3) for j in range(3)
-    )  # fmt: skip
+        for t in range(kernel.shape[0])
+        for i in range(3)
+        for j in range(3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,9 +55,13 @@ def test_winograd_is_taken_where_it_pays(unchecked_types, monkeypatch):
         kept = lambda *args, name=name: taken.append(name)
         monkeypatch.setattr(vae_layers, name, kept)
     for features, outputs, frames, side in (
-        (96, 96, 2, 32), (384, 96, 8, 16), (96, 95, 2, 32), (96, 96, 2, 31), (96, 96, 1, 64),
+        (96, 96, 2, 32),
+        (384, 96, 8, 16),
+        (96, 95, 2, 32),
+        (96, 96, 2, 31),
+        (96, 96, 1, 64),
         (96, 3, 1, 4),
-    ):  # fmt: skip
+    ):
         x, kernel = (
             jax.ShapeDtypeStruct(shape, jnp.float32)
             for shape in ((1, frames + 2, side, side, features), (3, 3, 3, features, outputs))

@@ -123,8 +123,10 @@ class Oracle:
         for t in range(0, x.shape[1] - kt + 1, stride_t):
             frame = sum(
                 x[:, t + a, i : i + h, j : j + w] @ kernel[a, i, j]
-                for a in range(kt) for i in range(kh) for j in range(kw)
-            )  # fmt: skip
+                for a in range(kt)
+                for i in range(kh)
+                for j in range(kw)
+            )
             out.append(frame + bias)
         return np.stack(out, axis=1)
 
@@ -147,8 +149,9 @@ class Oracle:
         oh, ow = (x.shape[2] - k) // stride + 1, (x.shape[3] - k) // stride + 1
         taps = [
             x[:, :, i : i + stride * oh : stride, j : j + stride * ow : stride] @ kernel[i, j]
-            for i in range(k) for j in range(k)
-        ]  # fmt: skip
+            for i in range(k)
+            for j in range(k)
+        ]
         return sum(taps) + bias
 
     def norm(self, path, x):

@@ -59,8 +59,11 @@ def test_traffic_counts_what_is_received_as_well():
     alone = costs.traffic(WAN, Cut(data=2), parts)
     passes = WAN.sampler.steps + 1
     assert alone == {
-        "weights": passes * 8, "context": passes * 6, "activations": 2 * passes * 30, "bank": 140
-    }  # fmt: skip
+        "weights": passes * 8,
+        "context": passes * 6,
+        "activations": 2 * passes * 30,
+        "bank": 140,
+    }
     cut = costs.traffic(WAN, Cut(data=2, fsdp=2, context=3), parts)
     assert cut["weights"] == 2 * alone["weights"] and cut["context"] == 6 * alone["context"]
 

@@ -18,9 +18,13 @@ BOTH = dict(
 ENDS = {
     "fits": dict(fits=True, needed=3 * GB, programs=(FITTING,), problem="", remedies=()),
     "refused": dict(
-        fits=False, needed=None, programs=(), problem="denoise: too large\nSize: 3", remedies=("--a",)
+        fits=False,
+        needed=None,
+        programs=(),
+        problem="denoise: too large\nSize: 3",
+        remedies=("--a",),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -29,8 +33,10 @@ def test_both_reports_tell_the_same_figures(end):
     step = training_report.TrainingPlan(
         **BOTH, **ENDS[end], videos=2, seconds_of_video=4.0, targets_per_chunk=3, remat="full"
     )
-    told = [" ".join(" ".join(line.split()) for line in made) for made in (
-        report.lines(chunk), training_report.lines(step))]  # fmt: skip
+    told = [
+        " ".join(" ".join(line.split()) for line in made)
+        for made in (report.lines(chunk), training_report.lines(step))
+    ]
     for text, unit in zip(told, ("chunk", "step"), strict=True):
         assert text.startswith("v5e:2x4: 8 x v5e, mesh data=2, context=4 ")
         assert "memory of one device, of 17.18 GB: weights 3.00 GB bank 7.00 GB" in text

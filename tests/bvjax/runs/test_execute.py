@@ -83,8 +83,10 @@ def test_the_next_chunk_begins_while_this_one_is_written(bundle, story, tmp_path
     with create_run(bundle, bundle.model, story, tmp_path / "run", seed=5, chunks=3) as run:
         seen = [(progress.chunk, len(asked)) for progress in execute(run, bundle)]
     assert seen == [(0, 2), (1, 3), (2, 4), (3, 4)]
-    parts = [sum(chunk["seconds"].values()) for chunk in json.loads(
-        (run.path / "report.json").read_text())["chunks"]]  # fmt: skip
+    parts = [
+        sum(chunk["seconds"].values())
+        for chunk in json.loads((run.path / "report.json").read_text())["chunks"]
+    ]
     assert min(parts) > 0
 
 
@@ -110,9 +112,10 @@ def test_resume_after_a_kill(finished, bundle, story, tiny, tmp_path):
     create_run(bundle, bundle.model, story, path, seed=5).close()
     root = pathlib.Path(bvjax.__file__).parents[1]
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(path), str(tiny.weights)], check=False,
+        [sys.executable, "-c", KILLED, str(path), str(tiny.weights)],
+        check=False,
         env=os.environ | {"PYTHONPATH": str(root)},
-    )  # fmt: skip
+    )
     assert killed.returncode == -9
     assert len(latents(path)) == 4 and not (path / "report.json").exists()
     assert len(read_video(path / "video.mp4")[0]) >= 8

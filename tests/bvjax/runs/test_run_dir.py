@@ -78,8 +78,9 @@ def test_damaged_latents_are_made_again(tmp_path, settings, damage):
         assert list(run.load_latents(range(5))) == [0, 1]
         # later chunks came from the damaged one: out of the way, but not deleted
         assert sorted(p.name for p in (run.path / "latents").glob("*.npy")) == [
-            "chunk_00.npy", "chunk_01.npy",
-        ]  # fmt: skip
+            "chunk_00.npy",
+            "chunk_01.npy",
+        ]
         assert (run.path / "archive" / "001" / "latents" / "chunk_04.npy").exists()
 
 
@@ -210,8 +211,9 @@ def test_replaced_captions(tmp_path, settings):
         assert list(again.load_latents(range(5))) == [0, 1, 2]
         archive = again.path / "archive" / "001"
         assert sorted(p.name for p in (archive / "latents").glob("*.npy")) == [
-            "chunk_03.npy", "chunk_04.npy",
-        ]  # fmt: skip
+            "chunk_03.npy",
+            "chunk_04.npy",
+        ]
         assert json.loads((archive / "story.json").read_text())["captions"][2] == "three."
         assert (archive / "report.json").exists() and not (again.path / "report.json").exists()
     with RunDir.open(run.path).replace_captions(CAPTIONS, 2) as third:

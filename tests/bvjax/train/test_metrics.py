@@ -26,8 +26,10 @@ def test_resume_drops_later_steps_and_appends(tmp_path):
     writer.write(3, {"loss": 9.0})
     writer.close()
     assert [(r["step"], float(r["loss"])) for r in read(tmp_path)] == [
-        ("1", 1 / 3), ("2", 2 / 3), ("3", 9.0),
-    ]  # fmt: skip
+        ("1", 1 / 3),
+        ("2", 2 / 3),
+        ("3", 9.0),
+    ]
 
 
 def test_scalars_of_one_step_share_a_row_and_columns_can_be_added(tmp_path):

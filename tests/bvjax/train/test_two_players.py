@@ -27,8 +27,11 @@ CONFIG = LoopConfig(
 TASK = GANTask(
     generator=OptimizerConfig(lr=0.02, b1=0.0, b2=0.9, schedule="cosine", final_factor=0.5),
     critic=OptimizerConfig(lr=0.05, b1=0.5, b2=0.99, milestones=(0.5,), factors=(0.1,)),
-    critic_updates=3, ema_decay=0.9, ema_start=2, steps=CONFIG.steps,
-)  # fmt: skip
+    critic_updates=3,
+    ema_decay=0.9,
+    ema_start=2,
+    steps=CONFIG.steps,
+)
 
 
 def train(workdir: Path, task: GANTask = TASK, config: LoopConfig = CONFIG, cut=None, **options):

@@ -101,6 +101,10 @@ def test_no_tensorflow_is_imported(data_dir):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(data_dir)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert done.stdout.strip() == "False"

@@ -24,9 +24,12 @@ def row(folder: Path, name: str, frames: int, captions: list[str], seconds: floa
     path = write_clip(folder / "a.mkv", range(10, 10 + frames), (32, 32), fps=16)
     start = np.arange(len(captions)) * seconds
     return {
-        "id": name.encode(), "video": path.read_bytes(), "captions": [c.encode() for c in captions],
-        "start": np.float32(start), "stop": np.float32(start + seconds),
-    }  # fmt: skip
+        "id": name.encode(),
+        "video": path.read_bytes(),
+        "captions": [c.encode() for c in captions],
+        "start": np.float32(start),
+        "stop": np.float32(start + seconds),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +67,9 @@ def test_videos_become_examples(rows, tiny, tmp_path):
         np.testing.assert_array_equal(item["latents"], encoders.latents(frames).astype(np.float16))
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npz")}
     assert {p.relative_to(tmp_path).as_posix() for p in files} == {
-        "train/deep/long/00000.npz", "train/deep/long/00002.npz"
-    }  # fmt: skip
+        "train/deep/long/00000.npz",
+        "train/deep/long/00002.npz",
+    }
     assert encode(tiny.weights, rows, tmp_path, "train", 2) == (2, 1)  # nothing is made again
     assert {p: p.stat().st_mtime_ns for p in files} == files
 

@@ -33,8 +33,11 @@ SIZE = dict(height=48, width=64)
 @pytest.fixture(scope="module")
 def changing():
     """A story whose weather changes and whose camera travels."""
-    return next(s for s in map(make_story, range(100))
-                if len({c.weather for c in s.chunks}) == 2 and len(s.places) > 1)  # fmt: skip
+    return next(
+        s
+        for s in map(make_story, range(100))
+        if len({c.weather for c in s.chunks}) == 2 and len(s.places) > 1
+    )
 
 
 @pytest.fixture(scope="module")

@@ -112,8 +112,10 @@ def test_second_subject_leaves_and_returns_alone(stories, cases):
 
 
 def test_distractors_and_place_returns_are_as_frequent_as_promised(stories, facts, cases):
-    double = [any(o.species == s.subjects[1].species for o in s.subjects[:1] + s.subjects[2:])
-              for s in stories]  # fmt: skip
+    double = [
+        any(o.species == s.subjects[1].species for o in s.subjects[:1] + s.subjects[2:])
+        for s in stories
+    ]
     assert 0.3 < np.mean(double) < 0.7
     for story, same, result in zip(stories, double, cases, strict=True):
         assert len({s.colour for s in story.subjects}) == len(story.subjects)
@@ -124,8 +126,9 @@ def test_distractors_and_place_returns_are_as_frequent_as_promised(stories, fact
     assert np.mean(elsewhere) >= 0.4
     anywhere = []
     for fact in facts:
-        seen = np.array([fact.places_visible[list(chunk_frames(c, FPS))].any(0)
-                         for c in range(1, 16)])  # fmt: skip
+        seen = np.array(
+            [fact.places_visible[list(chunk_frames(c, FPS))].any(0) for c in range(1, 16)]
+        )
         gaps = [
             len(g)
             for p in seen.T

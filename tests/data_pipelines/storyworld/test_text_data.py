@@ -27,11 +27,15 @@ def test_label_rows():
     result = [[label for label, x in zip(LABELS, row, strict=True) if x] for row in rows]
     assert result == [
         [
-            ("names", "Pip"), ("toponyms", "Maple Turn"), ("species", "fox"), ("colours", "red"),
-            ("accessories", "hat"), ("places", "meadow"),
+            ("names", "Pip"),
+            ("toponyms", "Maple Turn"),
+            ("species", "fox"),
+            ("colours", "red"),
+            ("accessories", "hat"),
+            ("places", "meadow"),
         ],
         [("weathers", "rain")],
-    ]  # fmt: skip
+    ]
     assert "none" not in [value for _, value in LABELS] and len(set(LABELS)) == len(LABELS)
 
 

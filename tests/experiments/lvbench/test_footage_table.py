@@ -28,5 +28,9 @@ def test_a_row_per_video_and_one_for_a_mean(tmp_path, capsys):
 
 def test_three_digits():
     assert [number(v) for v in (None, 0.031114, 1.0, 151.2, 0.2)] == [
-        "\N{EN DASH}", "0.0311", "1.00", "151", "0.200",
-    ]  # fmt: skip
+        "\N{EN DASH}",
+        "0.0311",
+        "1.00",
+        "151",
+        "0.200",
+    ]

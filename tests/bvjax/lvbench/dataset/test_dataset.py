@@ -136,11 +136,13 @@ def test_names_and_captions_meet_in_either_form(folder):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    st.lists(st.text(max_size=9) | st.sampled_from(("A (0s - 3s)", "\ud83d", "(0:00)", "3")), max_size=3)
+    st.lists(
+        st.text(max_size=9) | st.sampled_from(("A (0s - 3s)", "\ud83d", "(0:00)", "3")), max_size=3
+    )
     | st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=4), max_size=3),
     st.sampled_from(("captions.json", "captions.jsonl", "v.json", "split.json")),
     st.binary(max_size=2),
-)  # fmt: skip
+)
 def test_any_file_of_captions_is_read_or_named(tmp_path, content, name, more):
     (tmp_path / "v.mkv").touch()
     for old in tmp_path.glob("*.json*"):
@@ -230,10 +232,14 @@ def test_a_stored_split_is_kept_and_checked(folder):
     assert stored_split(folder, seed=2) == first and told(folder) == {}
     path = folder / "split.json"
     write(path, {"train": ["a.mkv", "a", "c"], "test": ["a"]})
-    assert told(folder) == {"split.json": [
-        "a is twice in train", "a is in train and in test",
-        "c is listed, but there is no such video", "deep/b is in neither list",
-    ]}  # fmt: skip
+    assert told(folder) == {
+        "split.json": [
+            "a is twice in train",
+            "a is in train and in test",
+            "c is listed, but there is no such video",
+            "deep/b is in neither list",
+        ]
+    }
     with pytest.raises(UserError, match="split.json: a is twice in train"):
         stored_split(folder)
     for content, what in (("[]", "must be"), ("{", "cannot be read")):

@@ -91,8 +91,12 @@ def test_doubling_is_the_transposed_convolution():
 def test_norms_and_padding():
     x = normal(1, 5, 6, 3)
     kernel, bias = normal(4, 3, 1, 1), normal(4)
-    norm = {"n.weight": normal(4), "n.bias": normal(4), "n.running_mean": normal(4),
-            "n.running_var": normal(4) ** 2}  # fmt: skip
+    norm = {
+        "n.weight": normal(4),
+        "n.bias": normal(4),
+        "n.running_mean": normal(4),
+        "n.running_var": normal(4) ** 2,
+    }
     folded, shift = conv.fold_norm(kernel, bias, norm, "n")
     plain = x @ kernel[:, :, 0, 0].T + bias
     expected = (plain - norm["n.running_mean"]) / np.sqrt(norm["n.running_var"] + 1e-5)

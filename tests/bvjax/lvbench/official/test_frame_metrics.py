@@ -67,10 +67,11 @@ def test_preprocessing_by_hand():
         (preprocess.dino_input, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 306)),
         (
             preprocess.clip_input,
-            (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711),
+            (0.48145466, 0.4578275, 0.40821073),
+            (0.26862954, 0.26130258, 0.27577711),
             (224, 224),
         ),
-    ):  # fmt: skip
+    ):
         actual = np.asarray(output(plain))
         assert actual.shape == (1, *shape, 3)
         expected = (np.array([0, 128 / 255, 1]) - mean) / deviation

@@ -25,8 +25,9 @@ def shifted(height, width, step, smooth=2.0, contrast=50):
     return np.repeat(np.stack(output)[..., None], 3, -1).round().astype(np.uint8)
 
 
-@pytest.mark.parametrize(("size", "step"), [((480, 854), (3.0, -5.0)), ((60, 90), (0.7, 1.1)),
-                                            ((480, 854), (0.5, 0.0))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "step"), [((480, 854), (3.0, -5.0)), ((60, 90), (0.7, 1.1)), ((480, 854), (0.5, 0.0))]
+)
 def test_dis_knows_a_shift_in_pixels_of_the_video(size, step):
     (block,) = scenes.blocks_of(shifted(*size, step))
     flow = flow_method(scenes.context())(block)

@@ -174,11 +174,15 @@ def test_numbers_are_written_for_people():
         "0.0844", "4.3984", "1,234.57", DASH
     ]  # fmt: skip
     assert [formatting.duration(x) for x in (7.5, 72, 3671, 0)] == [
-        "7.5 s", "1:12", "1:01:11", DASH
-    ]  # fmt: skip
+        "7.5 s",
+        "1:12",
+        "1:01:11",
+        DASH,
+    ]
     assert formatting.chunk_times({"frames": 25, "fps": 0.0}, 2) == [
-        f"frames 0{DASH}11", f"frames 12{DASH}23"
-    ]  # fmt: skip
+        f"frames 0{DASH}11",
+        f"frames 12{DASH}23",
+    ]
     assert formatting.chunk_times({"frames": 25, "fps": 8.0}, 2) == [
         f"0.0{DASH}1.5 s",
         f"1.5{DASH}3.0 s",
