@@ -29,10 +29,10 @@ def batches(source: Source, size: int, seed: int) -> grain.DatasetIterator:
 def check_fits(source: Source, model: ModelConfig) -> None:
     """Raises `UserError` unless examples and empty caption of a source are of the sizes of `model`."""
     spec = source.spec
-    wanted = ExampleSpec.of(model, spec.chunks, spec.extras).shapes()
-    found = spec.shapes() | {"null_text": source.null_text.shape}
-    for name, shape in (wanted | {"null_text": wanted["text"][1:]}).items():
-        if found[name] != shape:
+    expected = ExampleSpec.of(model, spec.chunks, spec.extras).shapes()
+    sizes = spec.shapes() | {"null_text": source.null_text.shape}
+    for name, shape in (expected | {"null_text": expected["text"][1:]}).items():
+        if sizes[name] != shape:
             raise UserError(
-                f"{source.title} are of another model: {name} is {list(found[name])}, not {list(shape)}"
+                f"{source.title} are of another model: {name} is {list(sizes[name])}, not {list(shape)}"
             )

@@ -80,11 +80,11 @@ def encode_clip(
     Raises `UserError` for a caption that is too long.
     """
     states, embedding = encoders.text(captions)
-    made: dict[str, np.ndarray] = {
+    example: dict[str, np.ndarray] = {
         "latents": encoders.latents(frames).astype(np.float16),
         "text": states.astype(np.float16),
         "embedding": embedding.astype(np.float32),
     }
     if standalone is not None:
-        made["standalone"] = encoders.text(standalone)[0].astype(np.float16)
-    return made
+        example["standalone"] = encoders.text(standalone)[0].astype(np.float16)
+    return example

@@ -97,11 +97,11 @@ class Source(Protocol):
 
 def known_extras(names: Iterable[str]) -> tuple[str, ...]:
     """The names in the order of `EXTRAS`; raises `UserError` for one that is not there."""
-    given = tuple(names)
-    for name in given:
+    requested = tuple(names)
+    for name in requested:
         if name not in EXTRAS:
             raise UserError(f"an example has no extra {name!r}; the extras are {', '.join(EXTRAS)}")
-    return tuple(name for name in EXTRAS if name in given)
+    return tuple(name for name in EXTRAS if name in requested)
 
 
 def check_example(

@@ -62,7 +62,7 @@ def write_null_text(root: Path, states: Float[np.ndarray, "t dt"]) -> None:
 def read_example(
     path: Path, text_length: int | None = None, own: Iterable[str] = ()
 ) -> dict[str, np.ndarray]:
-    """What `write_example` was given, as it was stored; arrays of no known name come along unseen.
+    """Returns the arrays of an example as they were stored; arrays of no known name come along unseen.
 
     Args:
         path: an .npz file.
@@ -73,18 +73,18 @@ def read_example(
         UserError: there is no file, it is damaged, it is not an encoded example or its text states are
             longer than `text_length`.
     """
-    found, _ = _read(path, own)
+    arrays, _ = _read(path, own)
     if text_length is None:
-        return found
+        return arrays
     for name in TEXTS:
-        if name in found:
-            rows = found[name].shape[1]
+        if name in arrays:
+            rows = arrays[name].shape[1]
             if rows > text_length:
                 raise UserError(
                     f"{path} is of another model: {name} has {rows} rows a caption, not {text_length}"
                 )
-            found[name] = padded(found[name], text_length)
-    return found
+            arrays[name] = padded(arrays[name], text_length)
+    return arrays
 
 
 def _read(path: Path, own: Iterable[str] = ()) -> tuple[dict[str, np.ndarray], ExampleSpec]:
@@ -95,12 +95,12 @@ def _read(path: Path, own: Iterable[str] = ()) -> tuple[dict[str, np.ndarray], E
         raise UserError(f"there is no {path}") from None
     except UserError as error:
         raise UserError(f"{error}, so it is no encoded example; {_AGAIN}") from None
-    found = {OLD_ARRAYS.get(name, name): array for name, array in stored.items()}
+    arrays = {OLD_ARRAYS.get(name, name): array for name, array in stored.items()}
     try:
-        return found, check_example(found, str(path), own)
+        return arrays, check_example(arrays, str(path), own)
     except UserError as error:
         again = (
-            f"; {_AGAIN}" if all(name in found for name in REQUIRED) else ""
+            f"; {_AGAIN}" if all(name in arrays for name in REQUIRED) else ""
         )  # else another file
         raise UserError(f"{error}{again}") from None
 
@@ -109,12 +109,12 @@ def read_null_text(root: str | Path) -> Float[np.ndarray, "t dt"]:
     """Text states of the empty caption, float32; raises `UserError`."""
     path = Path(root) / NULL_TEXT
     try:
-        found = read_npy(path.read_bytes(), str(path))
+        states = read_npy(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(console.os_sentence(error)) from None
-    if found.ndim != 2 or found.dtype.kind != "f" or not is_finite(found):
-        raise UserError(f"{path} is {list(found.shape)} {found.dtype}, not finite text states")
-    return found.astype(np.float32)
+    if states.ndim != 2 or states.dtype.kind != "f" or not is_finite(states):
+        raise UserError(f"{path} is {list(states.shape)} {states.dtype}, not finite text states")
+    return states.astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,9 +136,9 @@ class ExampleFolder:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """The arrays of `spec`, float32."""
-        made = {name: array.astype(np.float32) for name, array in self.items[index].items()}
+        arrays = {name: array.astype(np.float32) for name, array in self.items[index].items()}
         length = self.spec.text[0]
-        return {name: padded(a, length) if name in TEXTS else a for name, a in made.items()}
+        return {name: padded(a, length) if name in TEXTS else a for name, a in arrays.items()}
 
 
 def open_folder(
@@ -160,7 +160,7 @@ def open_folder(
     Raises:
         UserError: there are too few, they are not all of one size, one is damaged or lacks an extra.
     """
-    root, wanted = Path(root), known_extras(extras)
+    root, requested = Path(root), known_extras(extras)
     files = sorted((root / split).rglob("*.npz"))
     if not files or (examples or 0) > len(files):
         raise UserError(
@@ -170,21 +170,21 @@ def open_folder(
     null, files = read_null_text(root), files[:examples]
     items, specs = [], []
     for path in files:
-        found, sizes = _read(path)
-        lacking = [name for name in wanted if name not in found]
+        arrays, sizes = _read(path)
+        lacking = [name for name in requested if name not in arrays]
         if lacking:
             raise UserError(
                 f"{path} has no {' and no '.join(lacking)}; leave it out of data.extras or encode the "
                 "clips with it"
             )
-        items.append({name: found[name] for name in (*REQUIRED, *wanted)})
-        rows = max(found[name].shape[1] for name in TEXTS if name in items[-1])
-        if rows > len(null) or found["text"].shape[2] != null.shape[1]:
+        items.append({name: arrays[name] for name in (*REQUIRED, *requested)})
+        rows = max(arrays[name].shape[1] for name in TEXTS if name in items[-1])
+        if rows > len(null) or arrays["text"].shape[2] != null.shape[1]:
             raise UserError(
                 f"{path} and {root / NULL_TEXT} are of different models: text states "
-                f"{[rows, found['text'].shape[2]]} and {list(null.shape)}"
+                f"{[rows, arrays['text'].shape[2]]} and {list(null.shape)}"
             )
-        specs.append(dataclasses.replace(sizes, text=null.shape, extras=wanted))
+        specs.append(dataclasses.replace(sizes, text=null.shape, extras=requested))
     lengths = sorted({spec.chunks for spec in specs})
     if len(lengths) > 1:
         raise UserError(
@@ -202,8 +202,8 @@ def open_folder(
 
 def how_to_make(command: str, root: Path, split: str = "") -> str:
     """Ends a sentence about what is missing with the command that makes it."""
-    told = f" --split {split}" if split else ""
-    return f"; make them with {command} --out {quote(str(root))}{told}" if command else ""
+    option = f" --split {split}" if split else ""
+    return f"; make them with {command} --out {quote(str(root))}{option}" if command else ""
 
 
 def _told(spec: ExampleSpec) -> str:

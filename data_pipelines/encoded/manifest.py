@@ -45,7 +45,7 @@ def claim(root: Path, folder: str | Path, model: ModelConfig) -> None:
         UserError: `root` holds examples encoded by other weights.
     """
     facts, path = weights_facts(folder, model), root / MANIFEST
-    if path.exists() and not _same(read_json(path), facts):
+    if path.exists() and not _same_facts(read_json(path), facts):
         raise UserError(
             f"{root} holds examples encoded by other weights than {folder}; use another folder"
         )
@@ -62,10 +62,10 @@ def check_weights(root: str | Path, weights: str | Path, model: ModelConfig, mak
     path = Path(root) / MANIFEST
     if not path.exists():
         raise UserError(f"{path} is missing{make}")
-    if not _same(read_json(path), weights_facts(weights, model)):
+    if not _same_facts(read_json(path), weights_facts(weights, model)):
         raise UserError(f"the examples in {root} were encoded by other weights than {weights}")
 
 
-def _same(found: object, facts: dict[str, str]) -> bool:
-    """Whether a manifest has these facts; what else it may say is nobody's business here."""
-    return isinstance(found, dict) and all(found.get(key) == facts[key] for key in facts)
+def _same_facts(content: object, facts: dict[str, str]) -> bool:
+    """Returns whether a manifest has these facts; further keys are ignored."""
+    return isinstance(content, dict) and all(content.get(key) == facts[key] for key in facts)

@@ -59,20 +59,20 @@ def encode(
         raise UserError(f"examples have chunks cut as chunk.first='separate', not {first!r}")
     claim(root, weights, encoders.model)
     write_null_text(root, encoders.text([""])[0][0])
-    made, short = 0, 0
+    written, short = 0, 0
     for row in tqdm(source, unit="video", disable=None):
-        name, before = row["id"].decode(), made
+        name, before = row["id"].decode(), written
         for start, frames, captions in windows(row, encoders.model, chunks):
             path = example_path(root, split, f"{name}/{start:05d}")
-            made += 1
+            written += 1
             if path.exists():
                 continue
             try:
                 write_example(path, encode_clip(encoders, frames, captions))
             except UserError as error:
                 raise UserError(f"{name}, chunks from {start + 1} on: {error}") from None
-        short += made == before
-    return made, short
+        short += written == before
+    return written, short
 
 
 def windows(
@@ -130,9 +130,9 @@ def main(argv: list[str] | None = None) -> int:
 
         with console.going_on(console.AGAIN):
             source = lvbench_source(a.data, a.split, a.name)
-            made, short = encode(a.weights, source, a.out, a.split, a.chunks)
+            written, short = encode(a.weights, source, a.out, a.split, a.chunks)
         left = f"; {short} videos are shorter than {a.chunks} chunks: left out" if short else ""
-        print(f"{a.out / a.split} has {made} examples of {len(source) - short} videos{left}")
+        print(f"{a.out / a.split} has {written} examples of {len(source) - short} videos{left}")
 
     return console.run(command, "error")
 

@@ -65,18 +65,18 @@ def encode_story(encoders: Encoders, story: Story, frames: np.ndarray) -> dict[s
 
 
 def read_story(path: Path, text_length: int | None = None) -> dict[str, np.ndarray]:
-    """What `encode_story` made, see `encoded.folder.read_example`; `seen` and `place` only where the file has them.
+    """Returns the arrays of an encoded story, see `encoded.folder.read_example`; `seen` and `place` only where it has them.
 
     Raises:
         UserError: the file is damaged, or it is not an encoded story.
     """
-    found = read_example(path, text_length, own=SHOWN)
-    missing = [name for name in EXTRAS if name not in found]
+    arrays = read_example(path, text_length, own=SHOWN)
+    missing = [name for name in EXTRAS if name not in arrays]
     if missing:
         raise UserError(
             f"{path} is not an encoded story: it has no {', '.join(missing)}; {COMMAND} makes them"
         )
-    return found
+    return arrays
 
 
 def standalone_captions(encoders: Encoders, story: Story) -> list[str]:
