@@ -20,12 +20,12 @@ from bvjax.presets import get_preset
 HINT = "preset and overrides are now the section model (model.vae.dim=8); they are read for one more release"
 
 
-def up_to_date(content: Mapping[str, Any], tell: bool = True) -> dict[str, Any]:
+def up_to_date(content: Mapping[str, Any], warn: bool = True) -> dict[str, Any]:
     """A config's content under the names of now, without anything that no version has written.
 
     Args:
         content: sections within each other.
-        tell: whether to warn of old names.
+        warn: whether to warn of old names.
 
     Raises:
         UserError: an unknown preset, or overrides that are none of its model.
@@ -39,9 +39,9 @@ def up_to_date(content: Mapping[str, Any], tell: bool = True) -> dict[str, Any]:
             raise UserError(f"overrides is {overrides!r}; it must be a list like ('vae.dim=8',)")
         preset = content.pop("preset")
         content["model"] = to_dict(apply_overrides(get_preset(preset), overrides))
-        if tell:
+        if warn:
             logging.warning("%s", HINT)
-    return old_names.up_to_date(content, tell)
+    return old_names.up_to_date(content, warn)
 
 
 def words_of_now(words: list[str]) -> tuple[list[str], list[str]]:

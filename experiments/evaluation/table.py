@@ -60,7 +60,7 @@ def number(entry: dict[str, Any], digits: int = 2, factor: float = 1.0) -> str:
     infinite = f", {entry['infinite']} infinite" if entry["infinite"] else ""
     if entry["mean"] is None:
         return f"-{infinite}"
-    mean, low, high = (f"{factor * found[k]:.{digits}f}" for k in ("mean", "low", "high"))
+    mean, low, high = (f"{factor * entry[k]:.{digits}f}" for k in ("mean", "low", "high"))
     return f"{mean} ({low} to {high}, n = {entry['n']}{infinite})"
 
 

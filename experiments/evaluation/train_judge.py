@@ -82,7 +82,7 @@ def run(
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)  # JAX tells which backends it does not find
     if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+        raise UserError(f"unknown argument {argv[1]!r}")
     sizes = (_STORIES.value, _CLIPS.value, _STEPS.value, _BATCH.value, _HELDOUT.value, _SEED.value)
     try:
         metadata = run(Path(_WEIGHTS.value), Path(_OUT.value), *sizes)
