@@ -23,9 +23,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
-    "Chunk", "Pipeline", "UserError", "Video", "WorkError", "__version__", "convert", "evaluate",
+    "Chunk",
+    "Pipeline",
+    "UserError",
+    "Video",
+    "WorkError",
+    "__version__",
+    "convert",
+    "evaluate",
     "load",
-]  # fmt: skip
+]
 
 _PLACES = {
     "Chunk": ("bvjax.runs.video", "Chunk"),

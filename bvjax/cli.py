@@ -101,10 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     _run_command(commands, "report", _report, "make report.json and report.png again")
 
     convert = commands.add_parser(
-        "convert", help="PyTorch checkpoints to weights folders, and back",
+        "convert",
+        help="PyTorch checkpoints to weights folders, and back",
         description="Convert a checkpoint: Wan2.1, SkyReels-V2-DF, Self-Forcing (.safetensors, sharded "
         "or not, .pt, .pth), diffusers and transformers folders, bvjax weights folders.",
-    )  # fmt: skip
+    )
     convert.set_defaults(command=_convert)
     add = convert.add_argument
     add("source", metavar="SRC", help="file or folder; its layout is found out")
@@ -295,9 +296,15 @@ def _plan(args: argparse.Namespace) -> None:
     chip, devices = topology_devices(args.topology)
     options = {"batch": args.batch} if args.phase == "train" else {"decode": args.decode}
     plan = report.make_plan(
-        model, args.topology, chip, devices, sizes, args.minutes,
-        say=lambda text: console.say(f"{text} ..."), **options,
-    )  # fmt: skip
+        model,
+        args.topology,
+        chip,
+        devices,
+        sizes,
+        args.minutes,
+        say=lambda text: console.say(f"{text} ..."),
+        **options,
+    )
     print("\n".join(report.lines(plan)))
     if args.json:
         write_json(pathlib.Path(args.json), report.as_json(plan))

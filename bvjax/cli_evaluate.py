@@ -35,8 +35,11 @@ def register(commands) -> None:
     add("--videos", metavar="DIR", help="folder of videos, searched with all below it, or one file")
     add("--out", metavar="DIR", help="folder for results (default: runs/evaluation/NAME)")
     add("--name", help="what made the videos, for tables (default: the folder's name)")
-    add("--suite", help="official (the published evaluator), paper (A.4.3; needs no weights) or all "
-        "(default: paper, and of official what has its weights)")  # fmt: skip
+    add(
+        "--suite",
+        help="official (the published evaluator), paper (A.4.3; needs no weights) or all "
+        "(default: paper, and of official what has its weights)",
+    )
     add("--metrics", default="", metavar="A,B", help="only these, for example clarity,motion")
     add("--chunks", type=int, default=10, metavar="N", help="equal parts of a video (default: 10)")
     add("--weights", default="linear", help="of VDE: linear or log (default: linear)")
@@ -50,8 +53,13 @@ def register(commands) -> None:
         help="up to which flow a background pixel stands still, pixels a frame at 480p")  # fmt: skip
     add("--subject", default="histogram", help="identity encoder of paper: histogram or dino")
     add("--aesthetic", default="handmade", help="of paper: handmade, laion or MODULE:FUNCTION")
-    add("--batch", type=int, default=8, metavar="N", 
-        help="frames the device gets at a time; a pair counts for 8 (default: 8)")  # fmt: skip
+    add(
+        "--batch",
+        type=int,
+        default=8,
+        metavar="N",
+        help="frames the device gets at a time; a pair counts for 8 (default: 8)",
+    )
     add("--mesh", metavar="data=N", help="how many devices share the work (default: all)")
     add(
         "--shard",

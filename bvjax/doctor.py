@@ -34,9 +34,14 @@ def examine(say: Callable[[str], None]) -> bool:
     A check that fails, however it fails, keeps none of the others from being made.
     """
     checks = (
-        ("software", _software), ("devices", _devices), ("memory", _memory), ("disk", _disk),
-        ("video", _video), ("weights", _weights), ("two chunks", _two_chunks),
-    )  # fmt: skip
+        ("software", _software),
+        ("devices", _devices),
+        ("memory", _memory),
+        ("disk", _disk),
+        ("video", _video),
+        ("weights", _weights),
+        ("two chunks", _two_chunks),
+    )
     failed = []
     for name, check in checks:
         try:

@@ -34,9 +34,14 @@ def main(argv: list[str]) -> int:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}")
         average(
-            _BEFORE.value, _AFTER.value, _SHARE.value, _OUT.value, _PART.value, _DTYPE.value,
+            _BEFORE.value,
+            _AFTER.value,
+            _SHARE.value,
+            _OUT.value,
+            _PART.value,
+            _DTYPE.value,
             _SET.value,
-        )  # fmt: skip
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,9 +17,14 @@ from experiments.old_configs import up_to_date
 
 # Keys that may differ when a run is resumed: how long and how often, not what is learned from what.
 FREE = (
-    "train.steps", "train.log_every", "train.sample_every", "train.checkpoint_every", "train.keep",
-    "train.mesh", "data.cache_dir",
-)  # fmt: skip
+    "train.steps",
+    "train.log_every",
+    "train.sample_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.mesh",
+    "data.cache_dir",
+)
 
 
 def check_same(workdir: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -105,11 +105,19 @@ def _triton(q, k, v, length, scale, interpret):
         return x.reshape(rows * heads, -1, width)
 
     out, (total, peak) = decode_attention.mqa(
-        heads_first(q, 0), heads_first(k, padded_keys), heads_first(v, padded_keys),
-        kv_seq_len=jnp.repeat(length, heads), sm_scale=scale, block_h=_BLOCK_Q,
-        block_k=_BLOCK_KV, k_splits=1, num_warps=_WARPS, return_residuals=True,
-        normalize_output=False, interpret=interpret,
-    )  # fmt: skip
+        heads_first(q, 0),
+        heads_first(k, padded_keys),
+        heads_first(v, padded_keys),
+        kv_seq_len=jnp.repeat(length, heads),
+        sm_scale=scale,
+        block_h=_BLOCK_Q,
+        block_k=_BLOCK_KV,
+        k_splits=1,
+        num_warps=_WARPS,
+        return_residuals=True,
+        normalize_output=False,
+        interpret=interpret,
+    )
     total = jnp.where(total > 0, total, 1.0)
     out = (out[..., :head_dim] / total[..., None]).astype(v.dtype)
     back = lambda x: x.reshape(rows, heads, num_queries, *x.shape[2:]).swapaxes(1, 2)

@@ -147,11 +147,18 @@ def _kernel(
     dkv_mask_info=None,
 ):  # fmt: skip
     return kernel.SplashAttentionKernel(
-        fwd_mask_info, dq_mask_info, dkv_mask_info, block_sizes=sizes, is_mqa=False,
-        save_residuals=save_residuals, mask_value=kernel.DEFAULT_MASK_VALUE,
-        attn_logits_soft_cap=None, residual_checkpoint_name=None, mask_function=None,
+        fwd_mask_info,
+        dq_mask_info,
+        dkv_mask_info,
+        block_sizes=sizes,
+        is_mqa=False,
+        save_residuals=save_residuals,
+        mask_value=kernel.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=None,
+        residual_checkpoint_name=None,
+        mask_function=None,
         interpret=interpret,
-    )  # fmt: skip
+    )
 
 
 def _padded(q, k, v, seen, block_q, block_kv):

@@ -74,23 +74,29 @@ def key_importance(
     if lse is None:
         lse = call(
             functools.partial(_lse_kernel, scale=scale, bk=bk),
-            (rows, heads, nq, nk), (0, 1, 2, 3),
-            [q_spec, k_spec, visible_spec], lse_spec,
+            (rows, heads, nq, nk),
+            (0, 1, 2, 3),
+            [q_spec, k_spec, visible_spec],
+            lse_spec,
             jax.ShapeDtypeStruct((rows, heads, 1, probes), jnp.float32),
             [pltpu.VMEM((1, bq), jnp.float32), pltpu.VMEM((1, bq), jnp.float32)],
-            (q, k, visible), "probe_lse",
-        )  # fmt: skip
+            (q, k, visible),
+            "probe_lse",
+        )
     else:
         lse = lse.swapaxes(1, 2)[:, :, None]
     lanes = LANES if bq % LANES == 0 else bq
     sums = call(
         functools.partial(_sum_kernel, scale=scale, bk=bk),
-        (rows, nk, heads, nq), (0, 2, 3, 1),
-        [q_spec, k_spec, visible_spec, lse_spec], ((None, 1, bk), (row, None, key)),
+        (rows, nk, heads, nq),
+        (0, 2, 3, 1),
+        [q_spec, k_spec, visible_spec, lse_spec],
+        ((None, 1, bk), (row, None, key)),
         jax.ShapeDtypeStruct((rows, 1, num_keys), jnp.float32),
         [pltpu.VMEM((bk, lanes), jnp.float32)],
-        (q, k, visible, lse), "key_importance",
-    )  # fmt: skip
+        (q, k, visible, lse),
+        "key_importance",
+    )
     return sums[:, 0]
 
 

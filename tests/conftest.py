@@ -141,6 +141,11 @@ def tiny(tmp_path_factory) -> types.SimpleNamespace:
     weights.save_weights(folder, TINY, params, tokenizer=tokenizer)
     (folder / "vocabulary.txt").write_text("\n".join(sorted(words(CAPTIONS))) + "\n")
     return types.SimpleNamespace(
-        model=TINY, joined=JOINED, overlap=OVERLAP, variant=tiny_model,
-        params=params, weights=folder, captions=CAPTIONS,
-    )  # fmt: skip
+        model=TINY,
+        joined=JOINED,
+        overlap=OVERLAP,
+        variant=tiny_model,
+        params=params,
+        weights=folder,
+        captions=CAPTIONS,
+    )

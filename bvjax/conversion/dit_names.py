@@ -33,7 +33,12 @@ def rows(dit: DiTConfig) -> list[Row]:
         ("time_embedding/0", "time_embedding.0", f"{_EMBEDDER}.time_embedder.linear_1", LINEAR),
         ("time_embedding/2", "time_embedding.2", f"{_EMBEDDER}.time_embedder.linear_2", LINEAR),
         ("time_projection/1", "time_projection.1", f"{_EMBEDDER}.time_proj", LINEAR),
-        ("blocks/{i}/modulation", "blocks.{i}.modulation", "blocks.{i}.scale_shift_table", LEADING_ONE),
+        (
+            "blocks/{i}/modulation",
+            "blocks.{i}.modulation",
+            "blocks.{i}.scale_shift_table",
+            LEADING_ONE,
+        ),
         *_attention("self_attn", "attn1"),
         *_attention("cross_attn", "attn2"),
         ("blocks/{i}/norm3", "blocks.{i}.norm3", "blocks.{i}.norm2", AFFINE),
@@ -53,7 +58,7 @@ def rows(dit: DiTConfig) -> list[Row]:
             "blocks.{i}.attn1.similarity_key",
             PLAIN,
         ),
-    ]  # fmt: skip
+    ]
     return [Row(internal, (wan, diffusers), leaves) for internal, wan, diffusers, leaves in table]
 
 

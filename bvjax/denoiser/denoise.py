@@ -113,9 +113,16 @@ def window_velocity(
     )
     scale = guidance.guidance_scale(model, chunk_context.selection.valid[0])
     return _guided(
-        network(model, layout), params, model, inputs, positions, scale,
-        chunk_context.context, chunk_context.null_context, model.sampler.causal_block,
-    )  # fmt: skip
+        network(model, layout),
+        params,
+        model,
+        inputs,
+        positions,
+        scale,
+        chunk_context.context,
+        chunk_context.null_context,
+        model.sampler.causal_block,
+    )
 
 
 def solver_key(inputs: ChunkInput) -> Key[Array, ""]:

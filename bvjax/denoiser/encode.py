@@ -107,9 +107,16 @@ def encode_chunk(
 
     def clean(text: Float[Array, "t d"], context: Context | None) -> ChunkKV:
         return clean_pass(
-            net, params, model, latents[None, None], sigma, text[None, None],
-            positions[None, None], context, probes,
-        )  # fmt: skip
+            net,
+            params,
+            model,
+            latents[None, None],
+            sigma,
+            text[None, None],
+            positions[None, None],
+            context,
+            probes,
+        )
 
     kv = clean(inputs.text, context)
     keep, cover = keep_mask(kv.importance, probes[1], memory, memory.capacity)

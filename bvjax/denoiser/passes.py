@@ -47,10 +47,16 @@ def entry_times(
     """
     grid, retrieval = ChunkGrid.of(model), model.retrieval
     return time_bases(
-        model.rope.mode, chunk_id, valid, target,
-        latents=grid.latents_per_chunk, first_latents=grid.first_entry_latents,
-        num_recent=retrieval.num_recent, num_retrieved=retrieval.num_retrieved, anchor=anchor,
-    )  # fmt: skip
+        model.rope.mode,
+        chunk_id,
+        valid,
+        target,
+        latents=grid.latents_per_chunk,
+        first_latents=grid.first_entry_latents,
+        num_recent=retrieval.num_recent,
+        num_retrieved=retrieval.num_retrieved,
+        anchor=anchor,
+    )
 
 
 def predict_velocity(

@@ -84,6 +84,11 @@ def empty_report(chunk_id: Int[Array, "e"], valid: Bool[Array, "e"], layers: int
     share = jnp.zeros(layers, jnp.float32)
     count = share.astype(jnp.int32)
     return ChunkReport(
-        chunk_id=chunk_id, valid=valid, score=jnp.zeros(len(valid), jnp.float32),
-        kept=count, requested=count, coverage=share, finite=jnp.ones((), bool),
-    )  # fmt: skip
+        chunk_id=chunk_id,
+        valid=valid,
+        score=jnp.zeros(len(valid), jnp.float32),
+        kept=count,
+        requested=count,
+        coverage=share,
+        finite=jnp.ones((), bool),
+    )

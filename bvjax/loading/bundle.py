@@ -150,10 +150,16 @@ def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bun
     parts = [folder / f"{part}.safetensors" for part in weights.PARTS]
     layout = choose_layout(model) if layout is None else layout
     return Bundle(
-        folder, model, LazyParams(folder, model, layout), tokenizer, known_words,
-        hash_files([*parts, file]), hash_files([folder / "text.safetensors", file]),
-        weights.load_made(folder, "dit").get("stage"), layout,
-    )  # fmt: skip
+        folder,
+        model,
+        LazyParams(folder, model, layout),
+        tokenizer,
+        known_words,
+        hash_files([*parts, file]),
+        hash_files([folder / "text.safetensors", file]),
+        weights.load_made(folder, "dit").get("stage"),
+        layout,
+    )
 
 
 def hash_files(paths: Sequence[pathlib.Path]) -> str:

@@ -168,9 +168,14 @@ class TeacherForcing:
         forcing, forward = self.forcing, self.forward
         target = self._targets(purpose_key(key, "targets"), clip)
         history = draw_history(
-            purpose_key(key, "history"), target, clip.embedding, clip.relevance,
-            self.model.retrieval, forcing.history, latents=clip.chunks,
-        )  # fmt: skip
+            purpose_key(key, "history"),
+            target,
+            clip.embedding,
+            clip.relevance,
+            self.model.retrieval,
+            forcing.history,
+            latents=clip.chunks,
+        )
         if forcing.history.never:
             context, kept, (_, start) = None, jnp.zeros(()), forward.positions(history, target)
         else:

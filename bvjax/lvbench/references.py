@@ -28,8 +28,14 @@ SHIPPED_VDE = {
     "paper/clarity": 16.7,
 }
 # Settings with which these were measured; others give other numbers.
-_REFERENCE_SETTINGS = {"segments": 10, "weights": "linear", "flow": "dis", "static": 1.0,
-             "subject": "histogram", "aesthetic": "handmade"}  # fmt: skip
+_REFERENCE_SETTINGS = {
+    "segments": 10,
+    "weights": "linear",
+    "flow": "dis",
+    "static": 1.0,
+    "subject": "histogram",
+    "aesthetic": "handmade",
+}
 
 
 def interpretation(results: Mapping[str, Any]) -> list[str]:

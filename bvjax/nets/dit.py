@@ -219,9 +219,14 @@ class WanDiT(nn.Module):
             jnp.int32(fps != 16)
         )
         return Mlp(
-            dim, 6 * dim, nn.silu, jnp.float32, precision="highest",
-            last_init=nn.initializers.zeros, name="fps_projection",
-        )(row)  # fmt: skip
+            dim,
+            6 * dim,
+            nn.silu,
+            jnp.float32,
+            precision="highest",
+            last_init=nn.initializers.zeros,
+            name="fps_projection",
+        )(row)
 
 
 def add_linear_guess(

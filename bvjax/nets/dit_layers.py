@@ -372,8 +372,13 @@ class Block(nn.Module):
         )
         x = x + CrossAttention(config, layout, name="cross_attn")(norm3(x), cond.text)
         ffn = Mlp(
-            config.ffn_dim, config.dim, jax.nn.gelu, config.dtype, matmul_precision=config.matmul_precision, layout=layout,
+            config.ffn_dim,
+            config.dim,
+            jax.nn.gelu,
+            config.dtype,
+            matmul_precision=config.matmul_precision,
+            layout=layout,
             name="ffn",
-        )  # fmt: skip
+        )
         y = ffn(LayerNorm(config.eps, layout, name="norm2")(x, shift_2, scale_2))
         return x + per_frame(jnp.multiply, y, gate_2, layout=layout), kv

@@ -20,9 +20,15 @@ def longest(units: int, most: int) -> int:
 
 
 def in_pieces(
-    step: Step, cache: Any, x: Num[Array | np.ndarray, "b f ..."], first: bool, *, unit: int, start: int,
+    step: Step,
+    cache: Any,
+    x: Num[Array | np.ndarray, "b f ..."],
+    first: bool,
+    *,
+    unit: int,
+    start: int,
     most: int,
-) -> tuple[Any, Num[Array, "b m ..."]]:  # fmt: skip
+) -> tuple[Any, Num[Array, "b m ..."]]:
     """Takes `x` through `step` piece by piece, in a loop on the device.
 
     Args:

@@ -312,9 +312,14 @@ def encode_stream(
         return caches, normalise(config, mu, first)
 
     caches, latents = in_pieces(
-        step, state.caches, frames, first, unit=config.temporal_factor, start=1,
+        step,
+        state.caches,
+        frames,
+        first,
+        unit=config.temporal_factor,
+        start=1,
         most=latents_at_once(config, batch, height, width, layout),
-    )  # fmt: skip
+    )
     return VAEState(caches), latents
 
 

@@ -29,15 +29,23 @@ CHIPS = {
         Chip("v5p", 459e12, 95 * 2**30, 2765e9, 18e10, _TPU + "v5p"),
         Chip("v6e", 918e12, 32 * 2**30, 1638e9, 18e10, _TPU + "v6e"),
         Chip(
-            "h100", 989e12, 80e9, 3.35e12, 450e9,
+            "h100",
+            989e12,
+            80e9,
+            3.35e12,
+            450e9,
             "https://www.nvidia.com/en-us/data-center/h100/ (SXM)",
         ),
         Chip(
-            "h200", 989e12, 141e9, 4.8e12, 450e9,
+            "h200",
+            989e12,
+            141e9,
+            4.8e12,
+            450e9,
             "https://www.nvidia.com/en-us/data-center/h200/ (SXM)",
         ),
     )
-}  # fmt: skip
+}
 
 
 def find_chip(name: str) -> Chip:

@@ -32,9 +32,15 @@ _INSIDE = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")  # bodies of fusions: n
 _BEGIN = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _RESULT = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(")
 _NO_ARRAY = {
-    "parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
+    "parameter",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
     "optimization-barrier",
-}  # fmt: skip
+}
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2}
 
 

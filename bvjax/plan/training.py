@@ -29,9 +29,16 @@ def make_objective(model: ModelConfig, layout: Layout) -> DiTObjective:
     """The DiT's, with the default draw of histories and noise."""
     null_text = np.zeros((model.text.max_length, model.text.dim), np.float32)
     return DiTObjective(
-        model=model, forcing=ForcingConfig(), null_text=null_text, heldout={}, vae_params=None,
-        sample_stories=0, sample_chunks=0, weights_dtype="float32", layout=layout,
-    )  # fmt: skip
+        model=model,
+        forcing=ForcingConfig(),
+        null_text=null_text,
+        heldout={},
+        vae_params=None,
+        sample_stories=0,
+        sample_chunks=0,
+        weights_dtype="float32",
+        layout=layout,
+    )
 
 
 def inputs(objective: DiTObjective, videos: int, chunks: int) -> tuple[TrainState, Batch]:

@@ -87,10 +87,15 @@ def create_run(
         if video is None and value is not None:
             raise UserError(f"`{name}` is {value}, but there is no `video`")
     settings = Settings(
-        model=model, seed=seed, scale=scale, weights=weights_place(bundle.folder),
-        weights_sha256=bundle.sha256, overrides=tuple(overrides),
-        video_chunks=prefix.chunks if prefix else 0, video_sha256=prefix.sha256 if prefix else "",
-    )  # fmt: skip
+        model=model,
+        seed=seed,
+        scale=scale,
+        weights=weights_place(bundle.folder),
+        weights_sha256=bundle.sha256,
+        overrides=tuple(overrides),
+        video_chunks=prefix.chunks if prefix else 0,
+        video_sha256=prefix.sha256 if prefix else "",
+    )
     frames = prefix.frames() if prefix else None
     if existing_scale is None:
         folder = check_place(pathlib.Path(out), settings, len(captions))

@@ -104,11 +104,16 @@ def execute(
             conditions, text=conditions.text[:count], embedding=conditions.embedding[:count]
         )
     pieces = stream(
-        bundle.params["dit"], model, conditions, jax.random.key(settings.seed),
-        image_latent=image_latent, done=done, vae_params=bundle.params["vae"],
+        bundle.params["dit"],
+        model,
+        conditions,
+        jax.random.key(settings.seed),
+        image_latent=image_latent,
+        done=done,
+        vae_params=bundle.params["vae"],
         layout=bundle.layout,
         rerolls=[(first, jax.random.key(seed)) for first, seed in settings.rerolls],
-    )  # fmt: skip
+    )
     report = None if only_chunks else RunReport(run)
     seconds = {"text": time.perf_counter() - started}
     if only_report or only_chunks:

@@ -164,9 +164,14 @@ class Pipeline:
                         memory = chunk_memory(progress.report, model, run.grid)
                     caption = run.captions[max(progress.chunk, 1) - 1]
                     yield Chunk(
-                        progress.chunk, caption, progress.frames, progress.latents, memory, progress.fresh,
+                        progress.chunk,
+                        caption,
+                        progress.frames,
+                        progress.latents,
+                        memory,
+                        progress.fresh,
                         dict(progress.seconds),
-                    )  # fmt: skip
+                    )
 
     def _gather(self, run: RunDir, folder: tempfile.TemporaryDirectory | None = None) -> Video:
         grid, chunk = run.grid, run.settings.model.chunk

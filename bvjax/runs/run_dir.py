@@ -50,9 +50,15 @@ from bvjax.runs.run_settings import (
 from bvjax.runs.stored_arrays import read_conditions, read_picture
 
 _FILES = (
-    "story.json", "versions.json", "image.png", PREFIX_VIDEO, "conditions.npz", "video.mp4", "report.json",
+    "story.json",
+    "versions.json",
+    "image.png",
+    PREFIX_VIDEO,
+    "conditions.npz",
+    "video.mp4",
+    "report.json",
     "report.png",
-)  # fmt: skip
+)
 
 
 class RunDir:

@@ -190,8 +190,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=console.path, default=Path("data/tfds"), metavar="DIR")
     parser.add_argument("--name", default="local", help="of the dataset, where there are several")
     parser.add_argument("--seed", type=int, default=0, help="of the split, unless it is stored")
-    parser.add_argument("--shortest", type=float, default=SHORTEST, metavar="SECONDS",
-                        help=f"shorter videos are refused (default {SHORTEST:g})")  # fmt: skip
+    parser.add_argument(
+        "--shortest",
+        type=float,
+        default=SHORTEST,
+        metavar="SECONDS",
+        help=f"shorter videos are refused (default {SHORTEST:g})",
+    )
     args = parser.parse_args(argv)
 
     def command() -> None:

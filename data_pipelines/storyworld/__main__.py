@@ -20,8 +20,11 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m data_pipelines.storyworld",
         description="Minute-long procedural stories: look at one, or take its captions.",
     )
-    parser.add_argument("--preview", action="store_true",
-                        help="write OUT/sheet.png (contact sheet) and OUT/story.mp4")  # fmt: skip
+    parser.add_argument(
+        "--preview",
+        action="store_true",
+        help="write OUT/sheet.png (contact sheet) and OUT/story.mp4",
+    )
     parser.add_argument(
         "--story-json",
         type=console.path,

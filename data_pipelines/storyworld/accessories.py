@@ -51,9 +51,16 @@ def _backpack(r: Rig) -> list[Part]:
     x, y, k = r.anchors["back"]
     hold, r.parts = r.parts, []
     away = -0.12 * (r.f if abs(r.f) > 0.2 else 0.2)
-    r.poly(((x + away - 0.13 * k, y - 0.17 * k), (x + away + 0.13 * k, y - 0.17 * k),
-            (x + away + 0.13 * k, y + 0.17 * k), (x + away - 0.13 * k, y + 0.17 * k)), LEATHER,
-           radius=0.06 * k)  # fmt: skip
+    r.poly(
+        (
+            (x + away - 0.13 * k, y - 0.17 * k),
+            (x + away + 0.13 * k, y - 0.17 * k),
+            (x + away + 0.13 * k, y + 0.17 * k),
+            (x + away - 0.13 * k, y + 0.17 * k),
+        ),
+        LEATHER,
+        radius=0.06 * k,
+    )
     r.cap(
         x + away - 0.10 * k,
         y + 0.05 * k,

@@ -197,9 +197,13 @@ def with_captions(story: Story, rng: np.random.Generator) -> Story:
 
 
 _WEATHER_WORDS = {
-    "morning": ("morning",), "sunset": ("sunset",), "overcast": ("overcast",), "rain": ("rain",),
-    "snow": ("snow",), "night": ("night", "moonlit"),
-}  # fmt: skip
+    "morning": ("morning",),
+    "sunset": ("sunset",),
+    "overcast": ("overcast",),
+    "rain": ("rain",),
+    "snow": ("snow",),
+    "night": ("night", "moonlit"),
+}
 
 
 def _matches(text: str, words: dict[str, tuple[str, ...]]) -> set[str]:

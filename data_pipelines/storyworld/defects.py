@@ -207,8 +207,14 @@ def _melt(take: Take, t: int) -> Shot:
     )
 
 
-_DEFECT_FUNCTIONS = {"blur": _blur, "colour": _colour, "jitter": _jitter, "freeze": _freeze,
-            "swap": _swap, "melt": _melt}  # fmt: skip
+_DEFECT_FUNCTIONS = {
+    "blur": _blur,
+    "colour": _colour,
+    "jitter": _jitter,
+    "freeze": _freeze,
+    "swap": _swap,
+    "melt": _melt,
+}
 
 
 @functools.lru_cache(maxsize=4)

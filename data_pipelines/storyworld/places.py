@@ -324,5 +324,13 @@ def canyon(far: Canvas, mid: Canvas, ground: Canvas, fore: Canvas, rng) -> None:
         ground.ellipse(x, y, s, 0.7 * s, (0.56, 0.32, 0.24), gradient=0.3)
 
 
-PAINTERS = {"meadow": meadow, "forest": forest, "desert": desert, "beach": beach,
-            "snowfield": snowfield, "city": city, "lake": lake, "canyon": canyon}  # fmt: skip
+PAINTERS = {
+    "meadow": meadow,
+    "forest": forest,
+    "desert": desert,
+    "beach": beach,
+    "snowfield": snowfield,
+    "city": city,
+    "lake": lake,
+    "canyon": canyon,
+}

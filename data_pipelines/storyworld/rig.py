@@ -119,8 +119,15 @@ class Rig:
         """An arm from the shoulder (x, y), hanging at 0 and pointing up at 1."""
         side = np.sign(x) or 1.0
         angle = -1.15 + 2.3 * wave
-        self.cap(x, y, x + side * length * np.cos(angle), y + length * np.sin(angle), radius,
-                 radius * 0.9, colour)  # fmt: skip
+        self.cap(
+            x,
+            y,
+            x + side * length * np.cos(angle),
+            y + length * np.sin(angle),
+            radius,
+            radius * 0.9,
+            colour,
+        )
 
 
 def bounds(parts: list[Part]) -> tuple[float, float, float, float]:

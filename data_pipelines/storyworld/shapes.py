@@ -95,8 +95,9 @@ class Canvas:
             rgb = rgb * (1.0 - np.float32(0.45) * edge)[..., None]
         self.blend(where, alpha, rgb)
 
-    def ellipse(self, cx, cy, rx, ry, colour, *, angle=0.0, gradient=0.0, rim=0.0, opacity=1.0,
-                soft=0.0) -> None:  # fmt: skip
+    def ellipse(
+        self, cx, cy, rx, ry, colour, *, angle=0.0, gradient=0.0, rim=0.0, opacity=1.0, soft=0.0
+    ) -> None:
         """A filled ellipse; `rim` darkens an edge of that width, `soft` blurs the outline."""
         c, s = abs(np.cos(angle)), abs(np.sin(angle))
         hx, hy = np.hypot(rx * c, ry * s) + soft, np.hypot(rx * s, ry * c) + soft
@@ -105,8 +106,9 @@ class Canvas:
             d = ellipse_distance(self.x[:, where[1]], self.y[where[0]], cx, cy, rx, ry, angle)
             self._fill(where, d, box, colour, gradient, rim, opacity, soft)
 
-    def capsule(self, x0, y0, x1, y1, r0, r1, colour, *, gradient=0.0, rim=0.0, opacity=1.0,
-                soft=0.0) -> None:  # fmt: skip
+    def capsule(
+        self, x0, y0, x1, y1, r0, r1, colour, *, gradient=0.0, rim=0.0, opacity=1.0, soft=0.0
+    ) -> None:
         """A thick line with round ends, radius r0 at the start and r1 at the end."""
         box = (
             min(x0 - r0, x1 - r1) - soft,

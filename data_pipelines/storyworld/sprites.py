@@ -223,8 +223,16 @@ BUILDERS = {"fox": _fox, "rabbit": _rabbit, "bear": _bear, "owl": _owl, "frog": 
             "turtle": _turtle, "elephant": _elephant, "giraffe": _giraffe}  # fmt: skip
 # Body height over nominal size: long species are scaled down and low ones up, so that every
 # subject covers a similar area.
-PROPORTION = {"fox": 0.95, "rabbit": 0.98, "bear": 0.98, "owl": 0.98, "frog": 1.05, "turtle": 1.04,
-              "elephant": 0.98, "giraffe": 0.92}  # fmt: skip
+PROPORTION = {
+    "fox": 0.95,
+    "rabbit": 0.98,
+    "bear": 0.98,
+    "owl": 0.98,
+    "frog": 1.05,
+    "turtle": 1.04,
+    "elephant": 0.98,
+    "giraffe": 0.92,
+}
 
 
 def build(subject: Subject, pose: Pose, x: float, foot: float, unit: float) -> list[Part]:

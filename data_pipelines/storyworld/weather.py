@@ -221,5 +221,12 @@ def falling(layer: Layer, weather: str, seconds: float, camera_x: float, height:
     pace = 0.8 + 0.4 * (layer.parallax > 1)
     sway = 0.02 * np.sin(1.3 * seconds + 5 * layer.parallax) if weather == "snow" else 0.0
     shift_x = camera_x * layer.parallax - (side * pace * seconds + sway) * height / width
-    return sample(layer, shift_x / layer.parallax, 1.0, height, width, top=0.0,
-                  y=-(down * pace * seconds) % 1.0)  # fmt: skip
+    return sample(
+        layer,
+        shift_x / layer.parallax,
+        1.0,
+        height,
+        width,
+        top=0.0,
+        y=-(down * pace * seconds) % 1.0,
+    )

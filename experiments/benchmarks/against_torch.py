@@ -92,10 +92,15 @@ class Sides:
         samples = list(zip(*pairs, strict=True))
         jax_s, torch_s = map(statistics.median, samples)
         return Row(
-            task=task, name=name + (", compiled" if compiled else ""), jax_s=jax_s, torch_s=torch_s,
-            ratio=median_ratio(*samples), operations=_ask(self.ours, operations=request), first=first,
+            task=task,
+            name=name + (", compiled" if compiled else ""),
+            jax_s=jax_s,
+            torch_s=torch_s,
+            ratio=median_ratio(*samples),
+            operations=_ask(self.ours, operations=request),
+            first=first,
             difference="" if task.pair == "attention" else f"{error:.0e}",
-        )  # fmt: skip
+        )
 
     def measure_peaks(self) -> None:
         """Keeps the better of this and what was measured before."""

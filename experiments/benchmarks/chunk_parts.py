@@ -88,11 +88,16 @@ def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool)
             chunk_seconds.append(dict(clock.seconds))
     last = inputs.chunk_input(model, numbers[-1] + 1)
     return Measured(
-        model, chunk_seconds, text,
-        retrieve=statistics.median(_seconds(programs.prepare_context, state, last) for _ in range(3)),
-        context_rows=work.context_rows(model, state, last), compile=programs.seconds,
+        model,
+        chunk_seconds,
+        text,
+        retrieve=statistics.median(
+            _seconds(programs.prepare_context, state, last) for _ in range(3)
+        ),
+        context_rows=work.context_rows(model, state, last),
+        compile=programs.seconds,
         mp4=write is not _no_mp4,
-    )  # fmt: skip
+    )
 
 
 def _seconds(program, *args) -> float:

@@ -78,13 +78,18 @@ def chunk_work(model: ModelConfig, state: MemoryState, inputs: ChunkInput) -> Ch
     return ChunkWork(
         model,
         noise=np.asarray(initial_noise(model.noise, inputs.key, number, size))[0],
-        text=np.asarray(inputs.text), null_text=np.asarray(inputs.null_text),
-        angles=positions_of(model, start)[0], clean_angles=positions_of(model, encoded)[0],
+        text=np.asarray(inputs.text),
+        null_text=np.asarray(inputs.null_text),
+        angles=positions_of(model, start)[0],
+        clean_angles=positions_of(model, encoded)[0],
         places=positions_of(model)[1],
-        context=_rows(chunk_context.context), null_context=_rows(chunk_context.null_context), scale=scale,
+        context=_rows(chunk_context.context),
+        null_context=_rows(chunk_context.null_context),
+        scale=scale,
         levels=np.asarray(solvers.sigmas(sampler)),
-        labels=solvers.timesteps(sampler) / np.float32(solvers.TRAIN_STEPS), fresh=fresh,
-    )  # fmt: skip
+        labels=solvers.timesteps(sampler) / np.float32(solvers.TRAIN_STEPS),
+        fresh=fresh,
+    )
 
 
 def positions_of(model: ModelConfig, base: int = 0) -> tuple[np.ndarray, np.ndarray]:

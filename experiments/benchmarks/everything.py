@@ -178,9 +178,14 @@ def _run_part(part: Part, out: Path, environment: dict, device: str, performance
     start = time.perf_counter()
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
-            command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8",
+            command,
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            encoding="utf-8",
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             text, _ = process.communicate(timeout=part.limit)
             outcome = "done" if process.returncode == 0 else f"failed ({process.returncode})"

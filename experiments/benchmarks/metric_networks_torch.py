@@ -106,10 +106,15 @@ def vit(tensors: Tensors, size: tuple[int, int], heads: int | None = None) -> to
             for a, b in names:
                 renamed[f"layers.{i}.{a}.{kind}"] = tensors[f"blocks.{i}.{b}.{kind}"]
     config = ViTConfig(
-        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
-        num_attention_heads=heads or width // 64, layer_norm_eps=1e-6, image_size=size,
-        patch_size=patch, hidden_act="gelu",
-    )  # fmt: skip
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads or width // 64,
+        layer_norm_eps=1e-6,
+        image_size=size,
+        patch_size=patch,
+        hidden_act="gelu",
+    )
     return _loaded(ViTModel(config, add_pooling_layer=False), renamed)
 
 

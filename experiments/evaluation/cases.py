@@ -80,10 +80,17 @@ def story_cases(seed: int, model: ModelConfig) -> list[Case]:
             labels, unseen = {"place": PLACES.index(story.places[returned.index].kind)}, False
         cases.append(
             Case(
-                seed, returned.kind, returned.index, returned.chunk, returned.last_seen_chunk,
-                returned.first_seen_chunk, bool(returned.same_species_distractor), bool(unseen), labels,
+                seed,
+                returned.kind,
+                returned.index,
+                returned.chunk,
+                returned.last_seen_chunk,
+                returned.first_seen_chunk,
+                bool(returned.same_species_distractor),
+                bool(unseen),
+                labels,
             )
-        )  # fmt: skip
+        )
     return cases
 
 

@@ -132,10 +132,15 @@ def _arms(arms: dict[str, Any]) -> str:
         subject, place = entry["subject"], entry["place"]
         recall = subject["recall"]
         rates = [
-            recall["all"], subject["retrieval hit"], recall["same species beside"],
-            recall["unseen pair"], subject["species"], subject["colour"], place["recall"],
+            recall["all"],
+            subject["retrieval hit"],
+            recall["same species beside"],
+            recall["unseen pair"],
+            subject["species"],
+            subject["colour"],
+            place["recall"],
             place["retrieval hit"],
-        ]  # fmt: skip
+        ]
         rows.append([arm, *map(percent, rates)])
     chance = next(iter(arms.values()))
     subject, place = (f"{100 * chance[kind]['chance']:.1f} %" for kind in ("subject", "place"))

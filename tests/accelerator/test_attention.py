@@ -19,8 +19,11 @@ FORMS = {"gpu": ("cudnn", "triton")}.get(PLATFORM, ("auto",))
 CALLS = ("tpu_custom_call", "__cudnn$fmha", "gpu.triton")
 HEADS, DIM = 12, 128
 SHAPES = [  # own tokens and keys of 480x832: 1, 3 and 24 latents and their memory; text
-    (1560, 34320), (4680, 32760), (37440, 132160), (37440, 512),
-]  # fmt: skip
+    (1560, 34320),
+    (4680, 32760),
+    (37440, 132160),
+    (37440, 512),
+]
 TRAINED = (4680, 14040)
 
 

@@ -27,9 +27,15 @@ def grid_of(h, w, t, n, first, time=2, space=3):
 
 
 grids = st.builds(
-    grid_of, st.integers(1, 4), st.integers(1, 4), st.integers(1, 9), st.integers(1, 20),
-    st.sampled_from(FIRST), st.integers(0, 3), st.integers(0, 3),
-)  # fmt: skip
+    grid_of,
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.integers(1, 20),
+    st.sampled_from(FIRST),
+    st.integers(0, 3),
+    st.integers(0, 3),
+)
 
 
 def entries(grid):

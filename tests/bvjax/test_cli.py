@@ -363,13 +363,19 @@ def test_doctor_survives_a_missing_device(tiny, monkeypatch, capsys):
     assert lines[-1].endswith("see devices, two chunks") and len(lines) == 8
 
 
-@pytest.mark.parametrize("words, says", [
-    (["--topology", "v5p"], "v5p:2x2x1"),
-    (["--topology", "v5p:2x2x1", "--minutes", "0"], "--minutes is 0"),
-    (["--topology", "v5p:2x2x1", "--mesh", "rows=2"], "context=4,tensor=2"),
-    (["--topology", "v5p:2x2x1", "--batch", "2"], "--batch is of --phase train"),
-    (["--topology", "v5p:2x2x1", "--phase", "train", "--decode"], "--decode is of --phase generate"),
-    (["--topology", "v5p:2x2x1", "--set", "dit.layers=2"], "num_layers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--topology", "v5p"], "v5p:2x2x1"),
+        (["--topology", "v5p:2x2x1", "--minutes", "0"], "--minutes is 0"),
+        (["--topology", "v5p:2x2x1", "--mesh", "rows=2"], "context=4,tensor=2"),
+        (["--topology", "v5p:2x2x1", "--batch", "2"], "--batch is of --phase train"),
+        (
+            ["--topology", "v5p:2x2x1", "--phase", "train", "--decode"],
+            "--decode is of --phase generate",
+        ),
+        (["--topology", "v5p:2x2x1", "--set", "dit.layers=2"], "num_layers"),
+    ],
+)
 def test_a_plan_of_nothing_is_refused(capsys, words, says):
     refused(capsys, ["plan", "--preset", "mini", *words], says)

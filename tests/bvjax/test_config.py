@@ -38,10 +38,13 @@ MINI = get_preset("mini")
         ("text.num_buckets=2", "text.num_buckets is 2; it must be 4 to"),
         ("text.max_distance=8", "text.max_distance is 8; it must be above a quarter of"),
         ("text.max_length=100000", "text.max_length is 100000; it must be 1 to 4096"),
-        ("build.n_random=1099511627776", f"build.n_random is 1099511627776; it must not be above {MAX_COUNT}"),
+        (
+            "build.n_random=1099511627776",
+            f"build.n_random is 1099511627776; it must not be above {MAX_COUNT}",
+        ),
         ("guidance.scale=1e999", "guidance.scale is inf; it must be finite"),
     ],
-)  # fmt: skip
+)
 def test_impossible_numbers(override, told):
     with pytest.raises(UserError, match=told):
         apply_overrides(MINI, [override])

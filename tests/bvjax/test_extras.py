@@ -10,9 +10,15 @@ from bvjax.extras import extra_of
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("cv2", "lvbench"), ("orbax", "train"), ("tensorflow_datasets", "train"), ("torch", "torch"),
-     ("jax", None), ("no_such_module", None)],
-)  # fmt: skip
+    [
+        ("cv2", "lvbench"),
+        ("orbax", "train"),
+        ("tensorflow_datasets", "train"),
+        ("torch", "torch"),
+        ("jax", None),
+        ("no_such_module", None),
+    ],
+)
 def test_extra_of_a_module(module, extra):
     assert extra_of(module) == extra
 

@@ -65,10 +65,16 @@ def test_every_row_leads_from_no_field_to_a_field():
     )  # fmt: skip
     model = apply_overrides(MINI, words)
     new = (
-        "guidance.memory=2", "dit.matmul_precision=bfloat16", "dit.spatial_position_embedding=True",
-        "vae.stem_patch=4", "dit.preconditioning=none", "memory.offload=none", "sampler.schedule=diffusers",
-        "retrieval.num_retrieved=1", "retrieval.num_recent=3",
-    )  # fmt: skip
+        "guidance.memory=2",
+        "dit.matmul_precision=bfloat16",
+        "dit.spatial_position_embedding=True",
+        "vae.stem_patch=4",
+        "dit.preconditioning=none",
+        "memory.offload=none",
+        "sampler.schedule=diffusers",
+        "retrieval.num_retrieved=1",
+        "retrieval.num_recent=3",
+    )
     assert model == apply_overrides(MINI, new) != MINI
 
 

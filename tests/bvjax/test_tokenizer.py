@@ -166,8 +166,11 @@ def test_extra_ids_and_the_mask_piece_of_a_json_file(tmp_path):
     assert tokenizer.decode([tokenizer.vocab_size - 1, 32, EOS_ID]) == "A"
     stored = json.loads((GOLDEN / "tokenizer.json").read_text())
     stored["truncation"] = {
-        "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0
-    }  # fmt: skip
+        "direction": "Right",
+        "max_length": 4,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
     stored["padding"] = {
         "strategy": {"Fixed": 99},
         "direction": "Right",
@@ -279,8 +282,13 @@ def test_find_tokenizer(tmp_path):
 
 def test_words():
     assert words(["Pip's bow-tie, the THE (07s)!", "Pip &amp; Bo\u2019s _owl_"]) == {
-        "pip", "bow-tie", "the", "07s", "bo", "owl",
-    }  # fmt: skip
+        "pip",
+        "bow-tie",
+        "the",
+        "07s",
+        "bo",
+        "owl",
+    }
 
 
 def test_unknown_words():

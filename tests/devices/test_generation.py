@@ -25,7 +25,10 @@ CASES = {
         dict(memory={"capacity": 8}, guidance={"memory": 3.0}),
         dict(data=2, context=2, tensor=2),
     ),
-    "fsdp": (dict(memory={"capacity": 8}, guidance={"bank": "two"}), dict(fsdp=2, context=2, tensor=2)),
+    "fsdp": (
+        dict(memory={"capacity": 8}, guidance={"bank": "two"}),
+        dict(fsdp=2, context=2, tensor=2),
+    ),
     "with": (
         dict(
             memory={"capacity": 8, "tau": 1.0},
@@ -36,11 +39,15 @@ CASES = {
         dict(fsdp=4, tensor=2),
     ),
     "window": (
-        dict(memory={"capacity": 8}, guidance={"scale": 1.0}, chunk={"first": "joined"},
-             sampler={"causal_block": 1}),
+        dict(
+            memory={"capacity": 8},
+            guidance={"scale": 1.0},
+            chunk={"first": "joined"},
+            sampler={"causal_block": 1},
+        ),
         dict(context=4, tensor=2),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -44,10 +44,16 @@ def make_task(tiny, build="none", forcing=SMALL, layout=ONE_DEVICE, dense=False)
         whole = ("retrieval.dense_recent=true", "memory.capacity=8")
         model = apply_overrides(model, whole)
     return DiTObjective(
-        model=model, forcing=forcing, heldout={}, vae_params=None,
+        model=model,
+        forcing=forcing,
+        heldout={},
+        vae_params=None,
         null_text=np.zeros((model.text.max_length, model.text.dim), np.float32),
-        sample_stories=0, sample_chunks=0, weights_dtype="float32", layout=layout,
-    )  # fmt: skip
+        sample_stories=0,
+        sample_chunks=0,
+        weights_dtype="float32",
+        layout=layout,
+    )
 
 
 def make_batch(model, seed=0):

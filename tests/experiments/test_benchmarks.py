@@ -106,8 +106,10 @@ def test_stages(measured, tmp_path, monkeypatch):
                   "first chunk on disk", "compilation, s: retrieve"):  # fmt: skip
         assert words in text
     noted = [json.loads(line)["name"] for line in (tmp_path / "figures").read_text().splitlines()]
-    assert noted == ["self-forcing 32x48, steady with decoding",
-                     "self-forcing 32x48, chunk step MFU of the ceiling"]  # fmt: skip
+    assert noted == [
+        "self-forcing 32x48, steady with decoding",
+        "self-forcing 32x48, chunk step MFU of the ceiling",
+    ]
     assert measured.mp4 and "PyAV" not in text
 
 
@@ -151,8 +153,12 @@ def test_sections_of_the_document(tmp_path):
 def test_figures_and_their_targets(tmp_path, monkeypatch):
     metrics.note("nowhere", 1.0, "x")
     monkeypatch.setenv(metrics.VARIABLE, str(tmp_path / "figures"))
-    for row in (("speed", 0.5, "x", 0.9), ("speed", 1.0, "x", 0.9), ("time", 70.0, "s", 60.0),
-                ("free", 3.0, "GB", None)):  # fmt: skip
+    for row in (
+        ("speed", 0.5, "x", 0.9),
+        ("speed", 1.0, "x", 0.9),
+        ("time", 70.0, "s", 60.0),
+        ("free", 3.0, "GB", None),
+    ):
         metrics.note(*row)
     rows = metrics.table(tmp_path / "figures").splitlines()[2:]
     assert rows == [

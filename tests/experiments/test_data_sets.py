@@ -55,8 +55,10 @@ def config(tiny, root, extras=(), **changes) -> DiTExperiment:
     )  # fmt: skip
     if not extras:
         changes = {
-            "history.oracle": 0.0, "forcing.revisit_fraction": 0.0, "forcing.standalone": 0.0
-        } | changes  # fmt: skip
+            "history.oracle": 0.0,
+            "forcing.revisit_fraction": 0.0,
+            "forcing.standalone": 0.0,
+        } | changes
     whole.update_from_flattened_dict(changes)
     return experiment_of(whole)
 

@@ -27,9 +27,13 @@ ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "tests" / "fixtures" / "training"
 CONFIGS = ROOT / "experiments" / "configs"
 COMMON = {
-    "train.steps": 4, "train.log_every": 1, "train.checkpoint_every": 2, "train.sample_every": 0,
-    "optimizer.warmup_steps": 1, "optimizer.lr": 0.002,
-}  # fmt: skip
+    "train.steps": 4,
+    "train.log_every": 1,
+    "train.checkpoint_every": 2,
+    "train.sample_every": 0,
+    "optimizer.warmup_steps": 1,
+    "optimizer.lr": 0.002,
+}
 CHANGES = {
     "vae": {
         "train.global_batch_size": 2, "train.device_batch_size": 1,

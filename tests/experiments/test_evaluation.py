@@ -318,9 +318,16 @@ def test_every_part_has_a_table(cases):
 
 def test_arms_of_return_chunks():
     assert list(ARMS) == [
-        "semantic", "rolling", "oracle", "random", "none",
-        "semantic, no anchor", "rolling, no anchor", "oracle, no anchor", "random, no anchor",
-    ]  # fmt: skip
+        "semantic",
+        "rolling",
+        "oracle",
+        "random",
+        "none",
+        "semantic, no anchor",
+        "rolling, no anchor",
+        "oracle, no anchor",
+        "random, no anchor",
+    ]
     assert not ARMS["none"].anchor
     assert [arm.anchor_setting for arm in ARMS.values()] == ["on"] * 5 + ["off"] * 4
 

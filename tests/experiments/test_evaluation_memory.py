@@ -35,8 +35,12 @@ from experiments.evaluation.under_test import SPLIT, UnderTest
 
 # Full probing makes the kept tokens deterministic; capacity and tau still drop some.
 OVERRIDES = (
-    "chunk.fps=2", "text.max_length=12", "memory.slots=16", "build.probe=full", "sampler.steps=2",
-)  # fmt: skip
+    "chunk.fps=2",
+    "text.max_length=12",
+    "memory.slots=16",
+    "build.probe=full",
+    "sampler.steps=2",
+)
 NAMES = ("semantic", "rolling", "oracle", "none", "semantic, no anchor")
 
 

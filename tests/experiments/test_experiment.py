@@ -121,9 +121,15 @@ def test_whole_numbers_of_a_config_stay_numbers():
 
 def test_words_of_earlier_versions(monkeypatch):
     next_ = [
-        "vae.dim=96", "vae.stem_dim=32", "vae.tail_dim=32", "vae.z_dim=48", "dit.in_channels=48",
-        "dit.out_channels=48", f"vae.latent_mean={(0.0,) * 48}", f"vae.latent_std={(1.0,) * 48}",
-    ]  # fmt: skip
+        "vae.dim=96",
+        "vae.stem_dim=32",
+        "vae.tail_dim=32",
+        "vae.z_dim=48",
+        "dit.in_channels=48",
+        "dit.out_channels=48",
+        f"vae.latent_mean={(0.0,) * 48}",
+        f"vae.latent_std={(1.0,) * 48}",
+    ]
     changed = command(monkeypatch, "mini_vae", f"--config.overrides={tuple(next_)}")
     assert changed.model == mini_vae_next.experiment().model
     changed = command(

@@ -170,7 +170,12 @@ NULL_IDS = (9, 1)
 PIPELINE = ModelConfig(
     name="skyreels-parity",
     chunk=ChunkConfig(
-        height=32, width=48, fps=24, frames=20, first="overlap", overlap_frames=17,
+        height=32,
+        width=48,
+        fps=24,
+        frames=20,
+        first="overlap",
+        overlap_frames=17,
         history="latents",
     ),
     vae=VAEConfig(dim=8, num_res_blocks=1),
@@ -186,7 +191,7 @@ PIPELINE = ModelConfig(
         steps=4, shift=8.0, schedule="diffusers", corrector="skyreels", history_noise=20.0
     ),
     guidance=GuidanceConfig(scale=3.0),
-)  # fmt: skip
+)
 
 
 def variant(name: str, **sections) -> ModelConfig:

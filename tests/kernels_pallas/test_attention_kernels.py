@@ -127,9 +127,14 @@ def test_no_gradient_beside_the_log_sum_exp(form):
 
 
 SHAPES = [  # own tokens, keys: latents of 480x832, and what is behind them
-    (1560, 34320), (4680, 4680), (4680, 32760), (37440, 37440), (37440, 132160), (9360, 132160),
+    (1560, 34320),
+    (4680, 4680),
+    (4680, 32760),
+    (37440, 37440),
+    (37440, 132160),
+    (9360, 132160),
     (37440, 512),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("n, s", SHAPES)

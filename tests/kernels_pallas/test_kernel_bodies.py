@@ -79,9 +79,12 @@ def test_scores(kernel):
 @kernels
 @few
 @given(
-    st.sampled_from(list(DTYPES)), st.sampled_from([1, 16, 37]), st.sampled_from([7, 32, 70]),
-    st.booleans(), st.integers(0, 99),
-)  # fmt: skip
+    st.sampled_from(list(DTYPES)),
+    st.sampled_from([1, 16, 37]),
+    st.sampled_from([7, 32, 70]),
+    st.booleans(),
+    st.integers(0, 99),
+)
 def test_scores_of_any_shape(kernel, dtype, probes, keys, with_lse, seed):
     check_scores(kernel, dtype, probes, keys, with_lse, seed)
 

@@ -31,10 +31,16 @@ SMALL_DIT = dataclasses.replace(
         vocab_size=96, dim=8, num_layers=1, num_heads=1, head_dim=8, ffn_dim=8, max_length=5
     ),
     dit=DiTConfig(
-        dim=6, num_heads=1, num_layers=1, ffn_dim=8, freq_dim=2, in_channels=4, out_channels=4,
+        dim=6,
+        num_heads=1,
+        num_layers=1,
+        ffn_dim=8,
+        freq_dim=2,
+        in_channels=4,
+        out_channels=4,
         preconditioning="linear",
     ),
-)  # fmt: skip
+)
 CHUNKS = 2  # of a story
 
 

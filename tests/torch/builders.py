@@ -76,11 +76,18 @@ def text_encoder(
 ) -> UMT5EncoderModel:  # fmt: skip
     made = UMT5EncoderModel(
         UMT5Config(
-            vocab_size=vocabulary, d_model=dim, d_kv=head_dim, d_ff=ffn_dim, num_layers=layers,
-            num_heads=heads, relative_attention_num_buckets=buckets, dropout_rate=0.0,
-            relative_attention_max_distance=distance, feed_forward_proj="gated-gelu",
+            vocab_size=vocabulary,
+            d_model=dim,
+            d_kv=head_dim,
+            d_ff=ffn_dim,
+            num_layers=layers,
+            num_heads=heads,
+            relative_attention_num_buckets=buckets,
+            dropout_rate=0.0,
+            relative_attention_max_distance=distance,
+            feed_forward_proj="gated-gelu",
         )
-    )  # fmt: skip
+    )
     return randomise(made, seed)
 
 

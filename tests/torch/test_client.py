@@ -40,10 +40,15 @@ WAN = DiTConfig(
     dim=36, num_heads=2, num_layers=2, ffn_dim=40, freq_dim=32, in_channels=4, out_channels=4
 )
 WAN_VAE = VAEConfig(
-    dim=4, z_dim=4, dim_mult=(1, 2, 3), num_res_blocks=1, spatial_downsample=(True, True),
-    temporal_downsample=(True, True), latent_mean=(0.5, -1.0, 0.25, 0.0),
+    dim=4,
+    z_dim=4,
+    dim_mult=(1, 2, 3),
+    num_res_blocks=1,
+    spatial_downsample=(True, True),
+    temporal_downsample=(True, True),
+    latent_mean=(0.5, -1.0, 0.25, 0.0),
     latent_std=(2.0, 1.5, 0.5, 3.0),
-)  # fmt: skip
+)
 MODELS = {
     # levels that halve space, and levels that do not; scaled latents
     "mixed": ModelConfig(

@@ -18,11 +18,17 @@ from tests.torch.twins import state_dict
 
 RANK, ALPHA, STRENGTH = 2, 5.0, 0.75
 NAMES = {
-    "self_attn.q": "attn1.to_q", "self_attn.k": "attn1.to_k", "self_attn.v": "attn1.to_v",
-    "self_attn.o": "attn1.to_out.0", "cross_attn.q": "attn2.to_q", "cross_attn.k": "attn2.to_k",
-    "cross_attn.v": "attn2.to_v", "cross_attn.o": "attn2.to_out.0", "ffn.0": "ffn.net.0.proj",
+    "self_attn.q": "attn1.to_q",
+    "self_attn.k": "attn1.to_k",
+    "self_attn.v": "attn1.to_v",
+    "self_attn.o": "attn1.to_out.0",
+    "cross_attn.q": "attn2.to_q",
+    "cross_attn.k": "attn2.to_k",
+    "cross_attn.v": "attn2.to_v",
+    "cross_attn.o": "attn2.to_out.0",
+    "ffn.0": "ffn.net.0.proj",
     "ffn.2": "ffn.net.2",
-}  # fmt: skip
+}
 MODULES = {f"blocks.{i}.{a}": f"blocks.{i}.{b}" for i in (0, 1) for a, b in NAMES.items()}
 
 

@@ -77,9 +77,16 @@ def files(tmp_path, monkeypatch):
         real = weights.FILES[NAMES[module]]
         path = folder / real.file
         catalogue[real.name] = WeightsFile(
-            real.name, real.file, real.address, path.stat().st_size, sha256(path),
-            real.hash_from, real.licence, module, archive=real.archive,
-        )  # fmt: skip
+            real.name,
+            real.file,
+            real.address,
+            path.stat().st_size,
+            sha256(path),
+            real.hash_from,
+            real.licence,
+            module,
+            archive=real.archive,
+        )
     monkeypatch.setattr(weights, "FILES", catalogue)
     monkeypatch.setattr(metric_weights, "FILES", catalogue)
     return types.SimpleNamespace(folder=folder, target=tmp_path / "out", raft=raft, amt=amt)

@@ -120,9 +120,16 @@ def test_a_pipeline_of_diffusers_gives_the_same_video_here(name, tmp_path, recor
     pipeline.save_pretrained(tmp_path / "theirs")
     settings = (*builders.PLAIN, *SETTINGS)
     command = [
-        sys.executable, "-m", "bvjax", "convert", str(tmp_path / "theirs"), str(tmp_path / "ours"),
-        "--to", "bvjax", *(word for key in settings for word in ("--set", key)),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "bvjax",
+        "convert",
+        str(tmp_path / "theirs"),
+        str(tmp_path / "ours"),
+        "--to",
+        "bvjax",
+        *(word for key in settings for word in ("--set", key)),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kind, shift = name.split(", shift ")

@@ -55,12 +55,18 @@ def umt5(model: ModelConfig, params) -> UMT5EncoderModel:
     config = model.text
     twin = UMT5EncoderModel(
         UMT5Config(
-            vocab_size=config.vocab_size, d_model=config.dim, d_kv=config.head_dim, d_ff=config.ffn_dim,
-            num_layers=config.num_layers, num_heads=config.num_heads, dropout_rate=0.0,
+            vocab_size=config.vocab_size,
+            d_model=config.dim,
+            d_kv=config.head_dim,
+            d_ff=config.ffn_dim,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            dropout_rate=0.0,
             relative_attention_num_buckets=config.num_buckets,
-            relative_attention_max_distance=config.max_distance, feed_forward_proj="gated-gelu",
+            relative_attention_max_distance=config.max_distance,
+            feed_forward_proj="gated-gelu",
         )
-    )  # fmt: skip
+    )
     missing, extra = twin.load_state_dict(state_dict(model, "text", params), strict=False)
     assert not extra and set(missing) <= set(text_names.TIED), (missing, extra)
     return twin.eval()

@@ -31,9 +31,13 @@ def conv(
     """Zero padded by half the (odd) kernel, so that stride 1 keeps the size."""
     pads = [(side // 2, side // 2) for side in kernel.shape[:2]]
     out = jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), pads,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=HIGHEST,
-    )  # fmt: skip
+        x,
+        kernel,
+        (stride, stride),
+        pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=HIGHEST,
+    )
     return out if bias is None else out + bias
 
 

@@ -35,8 +35,12 @@ _SCALE = _ENCODER + "scaleembed_input.scale_emb"
 _NORM = _ENCODER + "encoder_norm."
 _LAYER = _ENCODER + "transformer.encoderblock_{}."
 _PARTS = {
-    "norm1": "norm1", "out": "attention.out", "norm2": "norm2", "up": "mlp.fc1", "down": "mlp.fc2",
-}  # fmt: skip
+    "norm1": "norm1",
+    "out": "attention.out",
+    "norm2": "norm2",
+    "up": "mlp.fc1",
+    "down": "mlp.fc2",
+}
 _NAMES = {
     f"{part}.{kind}": f"{_LAYER}{published}.{kind}"
     for part, published in (_PARTS | {"qkv": "qkv"}).items()

@@ -182,8 +182,14 @@ def _extent(weight: Float[np.ndarray, "n"]) -> tuple[float, float]:
 
 def _contrast(lab: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
     """Distance to the nearest colour of the border beyond the border's own variety, in CONTRAST."""
-    ring = np.concatenate([lab[:2].reshape(-1, 3), lab[-2:].reshape(-1, 3),
-                           lab[:, :2].reshape(-1, 3), lab[:, -2:].reshape(-1, 3)])  # fmt: skip
+    ring = np.concatenate(
+        [
+            lab[:2].reshape(-1, 3),
+            lab[-2:].reshape(-1, 3),
+            lab[:, :2].reshape(-1, 3),
+            lab[:, -2:].reshape(-1, 3),
+        ]
+    )
     border_means = (
         lab[:2].mean(0),
         lab[:, -2:].mean(1),

@@ -144,9 +144,15 @@ def _kept(figure: Figure, axis: Axes, x, chunks) -> None:
     grid = np.array(rows, float).T
     extent = (x[0] - 0.5, x[-1] + 0.5, -0.5, len(grid) - 0.5)
     image = axis.imshow(
-        grid, origin="lower", aspect="auto", extent=extent, vmin=0, vmax=1, cmap="viridis",
+        grid,
+        origin="lower",
+        aspect="auto",
+        extent=extent,
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
         interpolation="nearest",
-    )  # fmt: skip
+    )
     _dress(axis, "Share of tokens kept in the bank", "layer")
     axis.set_yticks(range(len(grid)) if len(grid) <= 12 else range(0, len(grid), 5))
     axis.grid(False)

@@ -79,8 +79,12 @@ def in_style(style, factors):
     return tensors
 
 
-FLAT = {"kohya": "lora_unet_", "kohya, diffusers": "lora_transformer_", "lycoris": "lycoris_",
-        "wrapped": "lora_unet__orig_mod_"}  # fmt: skip
+FLAT = {
+    "kohya": "lora_unet_",
+    "kohya, diffusers": "lora_transformer_",
+    "lycoris": "lycoris_",
+    "wrapped": "lora_unet__orig_mod_",
+}
 STYLES = ("original", "original, A and B", "diffusers", "diffusion_model", *FLAT)
 
 
@@ -392,9 +396,13 @@ def test_the_output_changes(tiny, factors, saved):
 
 @pytest.mark.parametrize(
     "text, path, strength",
-    [("a.safetensors", "a.safetensors", 1.0), ("b/a.pt:0.5", "b/a.pt", 0.5), ("a:-1", "a", -1.0),
-     ("odd:name.safetensors", "odd:name.safetensors", 1.0)],
-)  # fmt: skip
+    [
+        ("a.safetensors", "a.safetensors", 1.0),
+        ("b/a.pt:0.5", "b/a.pt", 0.5),
+        ("a:-1", "a", -1.0),
+        ("odd:name.safetensors", "odd:name.safetensors", 1.0),
+    ],
+)
 def test_the_argument(text, path, strength):
     result = lora.parse(text)
     assert (str(result[0]), result[1]) == (path, strength)

@@ -98,9 +98,15 @@ def test_other_schedulers_are_left_with_a_warning(read, told, match, monkeypatch
     assert re.search(match, message)
 
 
-@pytest.mark.parametrize("told", [
-    "{", "[1]", "{}", *(json.dumps(PUBLISHED | {"flow_shift": x}) for x in ("3.0", True, 0, [3.0], 1e9)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "told",
+    [
+        "{",
+        "[1]",
+        "{}",
+        *(json.dumps(PUBLISHED | {"flow_shift": x}) for x in ("3.0", True, 0, [3.0], 1e9)),
+    ],
+)
 def test_a_damaged_file_is_refused(read, told):
     with pytest.raises(UserError, match="scheduler_config.json is damaged"):
         read(told)

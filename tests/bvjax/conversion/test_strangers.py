@@ -152,10 +152,15 @@ def sources(tiny, exported, tmp_path_factory):
         "text": [(wan, TEXT), (wan, "manifest.json"), (wan, "google/umt5-xxl/spiece.model")],
         "vae": [(diffusers, "vae/config.json"), (diffusers, VAE)],
         "dit": [(wan, DIT), (wan, "config.json")],
-        "pipeline": [(diffusers, "text_encoder/model.safetensors"),
-                     (diffusers, "text_encoder/config.json"), (diffusers, pipeline.SCHEDULER)],
-        "ours": [(tiny.weights, name) for name in ("text.safetensors", "config.json", "tokenizer.model")],
-    }  # fmt: skip
+        "pipeline": [
+            (diffusers, "text_encoder/model.safetensors"),
+            (diffusers, "text_encoder/config.json"),
+            (diffusers, pipeline.SCHEDULER),
+        ],
+        "ours": [
+            (tiny.weights, name) for name in ("text.safetensors", "config.json", "tokenizer.model")
+        ],
+    }
     for name, files in kept.items():
         for root, file in files:
             (folder / name / file).parent.mkdir(parents=True, exist_ok=True)

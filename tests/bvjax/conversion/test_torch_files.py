@@ -52,13 +52,19 @@ def test_a_choice():
             chosen(tried, "teacher")
 
 
-@pytest.mark.parametrize("state, match", [
-    ({"student": STATE, "teacher": OTHER}, "several weights; name one with `branch`: student, teacher"),
-    ({"critic": {"w": b"1"}, "step": 3}, "no weights that bvjax knows; its tensors are w"),
-    (7, "no weights that bvjax knows; its tensors are none"),
-    ([STATE], "its tensors are none"),
-    ({}, "its tensors are none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "state, match",
+    [
+        (
+            {"student": STATE, "teacher": OTHER},
+            "several weights; name one with `branch`: student, teacher",
+        ),
+        ({"critic": {"w": b"1"}, "step": 3}, "no weights that bvjax knows; its tensors are w"),
+        (7, "no weights that bvjax knows; its tensors are none"),
+        ([STATE], "its tensors are none"),
+        ({}, "its tensors are none"),
+    ],
+)
 def test_what_is_refused(state, match):
     with pytest.raises(UserError, match=match):
         chosen(state)

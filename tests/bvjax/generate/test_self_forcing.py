@@ -244,9 +244,14 @@ def recomputed(params, model, conditions, chunks, null_history=True):
         def velocity(x, sigma, text, c=c):
             history = text if null_history else conditions.text
             out, _ = dense(
-                params, model, range(c + 1), [True] * c + [False],
-                np.stack([*made, x]), [0.0] * c + [sigma], [*history[:c], text[c]],
-            )  # fmt: skip
+                params,
+                model,
+                range(c + 1),
+                [True] * c + [False],
+                np.stack([*made, x]),
+                [0.0] * c + [sigma],
+                [*history[:c], text[c]],
+            )
             return out[-1]
 
         for i, (sigma, lower) in enumerate(zip(levels[:-1], levels[1:], strict=True)):

@@ -153,9 +153,12 @@ def test_damaged_entries_are_made_again(tiny, cache, loaded, caplog, damage):
 
     def make():
         return encode_captions(
-            lambda: bundle.load_text(config), config, bundle.tokenizer, tiny.captions[:2],
+            lambda: bundle.load_text(config),
+            config,
+            bundle.tokenizer,
+            tiny.captions[:2],
             cache=bundle.text_cache(config),
-        )  # fmt: skip
+        )
 
     first = make()
     store = bundle.text_cache(config)
@@ -170,8 +173,11 @@ def test_damaged_entries_are_made_again(tiny, cache, loaded, caplog, damage):
     elif damage == "other":
         path.write_bytes(b'{"a": 1}' * 20)
     else:  # a whole entry, but of another encoder
-        TextCache.save(store, tiny.captions[1], CaptionStates(
-            np.ones((3, 8), np.float32), np.ones(8, np.float32)))  # fmt: skip
+        TextCache.save(
+            store,
+            tiny.captions[1],
+            CaptionStates(np.ones((3, 8), np.float32), np.ones(8, np.float32)),
+        )
     with caplog.at_level("WARNING", "absl"):
         equal(make(), first)
     assert "is damaged" in caplog.text and str(path) in caplog.text

@@ -18,9 +18,14 @@ TINY = TextConfig(
     vocab_size=40, dim=16, num_layers=1, num_heads=2, head_dim=8, ffn_dim=32, max_length=10
 )
 CFG = tp.TextPretrainConfig(
-    TINY, num_labels=7, mask_id=3, first_piece=4,
-    mlm_weight=0.5, label_weight=1.0, similarity_weight=2.0,
-)  # fmt: skip
+    TINY,
+    num_labels=7,
+    mask_id=3,
+    first_piece=4,
+    mlm_weight=0.5,
+    label_weight=1.0,
+    similarity_weight=2.0,
+)
 STORIES, CAPTIONS, LENGTH, NAMES = 3, 8, 10, 5
 
 

@@ -77,11 +77,18 @@ def test_names_meet_in_either_form_of_accents():
 
 
 VALUES = st.recursive(
-    st.none() | st.integers() | st.text(max_size=8) | st.sampled_from(("\ud83d", "\u200b", "(2-3)")),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=4) | st.sampled_from(("captions", "id", "prompt")), inner, max_size=3),
+    st.none()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(("\ud83d", "\u200b", "(2-3)")),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=4) | st.sampled_from(("captions", "id", "prompt")), inner, max_size=3
+        )
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))

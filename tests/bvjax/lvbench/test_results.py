@@ -165,8 +165,16 @@ def test_numbers_of_any_length_are_refused(results, tmp_path):
         load_results(path)
 
 
-PLACES = [(), ("config",), ("metrics",), ("metrics", "paper/clarity"), ("videos", 0), ("aggregate",),
-          ("videos", 0, "scores", "paper/clarity"), ("aggregate", "paper/clarity", "vde")]  # fmt: skip
+PLACES = [
+    (),
+    ("config",),
+    ("metrics",),
+    ("metrics", "paper/clarity"),
+    ("videos", 0),
+    ("aggregate",),
+    ("videos", 0, "scores", "paper/clarity"),
+    ("aggregate", "paper/clarity", "vde"),
+]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
     lambda inner: (

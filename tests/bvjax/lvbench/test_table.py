@@ -85,8 +85,14 @@ def test_terminal_lines_align_and_tell_what_is_left_out(results):
 def test_csv_has_a_row_a_chunk_and_a_row_a_video(results):
     long = list(csv.DictReader(io.StringIO(csv_file.long_csv(results))))
     assert len(long) == 3 * (3 + 3 + 1)
-    assert long[0] == {"video": "a.mp4", "metric": "official/subject", "chunk": "1", "start": "0.0",
-                       "end": "1.0", "score": "0.9"}  # fmt: skip
+    assert long[0] == {
+        "video": "a.mp4",
+        "metric": "official/subject",
+        "chunk": "1",
+        "start": "0.0",
+        "end": "1.0",
+        "score": "0.9",
+    }
     lost = [r for r in long if r["video"] == "b/b.mp4" and r["metric"] == "paper/clarity"]
     assert [row["score"] for row in lost] == ["1.0", "", "1.0"]
     assert long[-1]["start"] == ""  # nobody knows how fast it plays

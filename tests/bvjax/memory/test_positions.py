@@ -65,9 +65,16 @@ def test_time_bases_by_hand(mode):
     for (ids, target), want in HAND.items():
         chunk_id = jnp.array([ids], jnp.int32)
         entry, own = _bases(
-            mode, chunk_id, chunk_id >= 0, jnp.int32(target),
-            latents=8, first_latents=1, num_recent=2, num_retrieved=2, anchor=True,
-        )  # fmt: skip
+            mode,
+            chunk_id,
+            chunk_id >= 0,
+            jnp.int32(target),
+            latents=8,
+            first_latents=1,
+            num_recent=2,
+            num_retrieved=2,
+            anchor=True,
+        )
         at = [e for e, i in enumerate(ids) if i >= 0]
         assert ([int(entry[0, e]) for e in at], int(own[0])) == want[mode]
         assert entry.dtype == own.dtype == jnp.int32

@@ -107,9 +107,16 @@ def story(num_chunks, model=MODEL, dtype=jnp.float32):
 def bases(mode, selection, target, model=MODEL):
     r = model.retrieval
     return _bases(
-        mode, selection.chunk_id, selection.valid, target, latents=L, first_latents=1,
-        num_recent=r.num_recent, num_retrieved=r.num_retrieved, anchor=model.memory.anchor,
-    )  # fmt: skip
+        mode,
+        selection.chunk_id,
+        selection.valid,
+        target,
+        latents=L,
+        first_latents=1,
+        num_recent=r.num_recent,
+        num_retrieved=r.num_retrieved,
+        anchor=model.memory.anchor,
+    )
 
 
 def attend(query, context):

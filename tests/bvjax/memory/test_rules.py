@@ -200,10 +200,15 @@ def test_rules_are_given_what_their_row_says_and_nothing_else(monkeypatch):
         return of.chunk_id
 
     everything = Candidates(
-        target=jnp.ones(1, int), chunk_id=jnp.ones((1, 3), int), valid=jnp.ones((1, 3), bool),
-        target_caption=jnp.ones((1, 4)), captions=jnp.ones((1, 3, 4)), key=jax.random.key(0),
-        oracle=jnp.zeros((1, 3)), latents=jnp.zeros((1, 3, 2, 1, 1, 1)),
-    )  # fmt: skip
+        target=jnp.ones(1, int),
+        chunk_id=jnp.ones((1, 3), int),
+        valid=jnp.ones((1, 3), bool),
+        target_caption=jnp.ones((1, 4)),
+        captions=jnp.ones((1, 3, 4)),
+        key=jax.random.key(0),
+        oracle=jnp.zeros((1, 3)),
+        latents=jnp.zeros((1, 3, 2, 1, 1, 1)),
+    )
     for need, (fields, words) in rules.NEEDS.items():
         monkeypatch.setitem(RULES, "notes", Rule(notes, share=0.0, needs=(need,)))
         score("notes", everything, RetrievalConfig())

@@ -113,9 +113,16 @@ def _caption(chunk_id):
 def look(bank, model):
     picked = retrieve(bank, _caption(1), jnp.int32(6), model)
     base, _ = time_bases(
-        "window", picked.chunk_id, picked.valid, jnp.int32(6),
-        latents=2, first_latents=1, num_recent=2, num_retrieved=2, anchor=True,
-    )  # fmt: skip
+        "window",
+        picked.chunk_id,
+        picked.valid,
+        jnp.int32(6),
+        latents=2,
+        first_latents=1,
+        num_recent=2,
+        num_retrieved=2,
+        anchor=True,
+    )
     return picked, base
 
 

@@ -9,9 +9,15 @@ from bvjax.config import DiTConfig
 from bvjax.nets import block_causal, dit
 
 CFG = DiTConfig(
-    dim=32, num_heads=2, num_layers=2, ffn_dim=48, freq_dim=16, in_channels=4, out_channels=4,
+    dim=32,
+    num_heads=2,
+    num_layers=2,
+    ffn_dim=48,
+    freq_dim=16,
+    in_channels=4,
+    out_channels=4,
     similarity_keys=True,
-)  # fmt: skip
+)
 FRAMES, BLOCK, SIDE, TEXT, DT = 6, 2, 4, 3, 6
 TOKENS = 4  # of a frame
 MODEL = dit.WanDiT(CFG, DT)

@@ -34,9 +34,15 @@ def grid(base):
 @jax.jit
 def forward(params, inputs, context=None, self_context=None):
     return MODEL.apply(
-        {"params": params}, *inputs, context, PROBES, None,
-        return_kv=True, self_context=self_context, keep_fn=keep_top_half,
-    )  # fmt: skip
+        {"params": params},
+        *inputs,
+        context,
+        PROBES,
+        None,
+        return_kv=True,
+        self_context=self_context,
+        keep_fn=keep_top_half,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -456,10 +456,16 @@ def test_patches_fold_and_unfold():
 def test_a_folding_vae_streams_as_whole():
     """Folds in place of two halvings, one temporal-only halving and one of both."""
     config = VAEConfig(
-        dim=4, z_dim=3, patch=4, dim_mult=(1, 1, 2), num_res_blocks=1,
-        spatial_downsample=(False, True), temporal_downsample=(True, True),
-        latent_mean=(0.0,) * 3, latent_std=(1.0,) * 3,
-    )  # fmt: skip
+        dim=4,
+        z_dim=3,
+        patch=4,
+        dim_mult=(1, 1, 2),
+        num_res_blocks=1,
+        spatial_downsample=(False, True),
+        temporal_downsample=(True, True),
+        latent_mean=(0.0,) * 3,
+        latent_std=(1.0,) * 3,
+    )
     assert (config.spatial_factor, config.temporal_factor) == (8, 4)
     params = vae.init_params(config, jax.random.key(0))
     frames = jnp.asarray(np.random.default_rng(3).uniform(-1, 1, (1, 9, 16, 16, 3)), jnp.float32)

@@ -38,9 +38,14 @@ def test_flops_by_part():
     assert found["projections"] == passes * layers * linear
     assert found["text encoder"] > 0 and found["VAE decode"] > 0
     assert set(found) == {
-        "self-attention", "cross-attention", "projections", "embeddings, head", "clean pass",
-        "text encoder", "VAE decode",
-    }  # fmt: skip
+        "self-attention",
+        "cross-attention",
+        "projections",
+        "embeddings, head",
+        "clean pass",
+        "text encoder",
+        "VAE decode",
+    }
 
 
 def test_memory_by_part():

@@ -57,13 +57,20 @@ WAN = get_preset("wan-1.3b")
 TWICE = [f"--mesh {axis}=2 (2 devices)" for axis in ("context", "fsdp", "tensor")]
 
 
-@pytest.mark.parametrize("room, sizes, found", [
-    (13, {}, ["--set memory.dtype=int8", "--set memory.offload=host", *TWICE]),
-    (10, {}, ["--set memory.offload=host", *TWICE]),
-    # Twice the devices are too few here, and 8 tensor devices do not cut 12 heads.
-    (8.3, {"tensor": 4}, [f"--mesh {axis}=4,tensor=4 (16 devices)" for axis in ("context", "fsdp")]),
-    (1, {"context": 4}, []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "room, sizes, found",
+    [
+        (13, {}, ["--set memory.dtype=int8", "--set memory.offload=host", *TWICE]),
+        (10, {}, ["--set memory.offload=host", *TWICE]),
+        # Twice the devices are too few here, and 8 tensor devices do not cut 12 heads.
+        (
+            8.3,
+            {"tensor": 4},
+            [f"--mesh {axis}=4,tensor=4 (16 devices)" for axis in ("context", "fsdp")],
+        ),
+        (1, {"context": 4}, []),
+    ],
+)
 def test_remedies_are_the_mildest_that_do(room, sizes, found):
     named = remedies(WAN, sizes, {part: size * GB for part, size in PARTS.items()}, room * GB)
     assert [n for n in named if "capacity" not in n] == found

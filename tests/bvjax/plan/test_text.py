@@ -11,10 +11,15 @@ GB = 10**9
 GATHER = Collective("all-gather", ("context",), "denoise/all_gather", 10**6, 6)
 FITTING = Program("denoise", GB, 5, 3 * GB, ProgramArray(10**8, "bf16[8]", "keys"), (GATHER,))
 BOTH = dict(
-    topology="v5e:2x4", chip=find_chip("v5e"), mesh=dict(data=2, context=4), chunks=8,
-    parts=dict(weights=3 * GB, bank=7 * GB), flops=dict(attention=10**12),
-    traffic=dict(weights=GB), seconds=dict(products=0.3, memory=0.01, links=2.0),
-)  # fmt: skip
+    topology="v5e:2x4",
+    chip=find_chip("v5e"),
+    mesh=dict(data=2, context=4),
+    chunks=8,
+    parts=dict(weights=3 * GB, bank=7 * GB),
+    flops=dict(attention=10**12),
+    traffic=dict(weights=GB),
+    seconds=dict(products=0.3, memory=0.01, links=2.0),
+)
 ENDS = {
     "fits": dict(fits=True, needed=3 * GB, programs=(FITTING,), problem="", remedies=()),
     "refused": dict(

@@ -95,10 +95,17 @@ def test_64_bit_numbers_switched_on_change_nothing(finished, tiny, tmp_path):
     """Every dtype is said, so JAX's default for those that are not does not matter."""
     root = pathlib.Path(bvjax.__file__).parents[1]
     subprocess.run(
-        [sys.executable, "-c", TWO_CHUNKS, str(tiny.weights), str(finished / "story.json"),
-         str(tmp_path / "run")], check=True,
+        [
+            sys.executable,
+            "-c",
+            TWO_CHUNKS,
+            str(tiny.weights),
+            str(finished / "story.json"),
+            str(tmp_path / "run"),
+        ],
+        check=True,
         env=os.environ | {"PYTHONPATH": str(root), "JAX_ENABLE_X64": "1"},
-    )  # fmt: skip
+    )
     made, wanted = latents(tmp_path / "run"), latents(finished)
     assert len(made) == 3
     for name, content in made.items():

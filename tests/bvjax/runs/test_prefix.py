@@ -359,9 +359,14 @@ def test_memory_does_not_grow_with_the_video(models, tiny, monkeypatch):
 def test_from_an_image_in_every_layout(bundle, story, models, tmp_path, layout):
     PIL.Image.fromarray(moving(1)[0]).save(tmp_path / "first.png")
     with create_run(
-        bundle, models[layout], story, tmp_path / "run", scale=1, image=tmp_path / "first.png",
+        bundle,
+        models[layout],
+        story,
+        tmp_path / "run",
+        scale=1,
+        image=tmp_path / "first.png",
         chunks=2,
-    ) as run:  # fmt: skip
+    ) as run:
         list(execute(run, bundle))
         assert len(read_video(run.video)[0]) == run.grid.num_frames
     want = encode(bundle.params["vae"], models[layout], moving(1))

@@ -24,9 +24,14 @@ from bvjax.train.optimizer import OptimizerConfig
 from data_pipelines.counter_source import IndexedBatches
 
 CONFIG = OneModelConfig(
-    steps=6, global_batch_size=4, device_batch_size=4, log_every=1, sample_every=0,
-    checkpoint_every=2, keep=3,
-)  # fmt: skip
+    steps=6,
+    global_batch_size=4,
+    device_batch_size=4,
+    log_every=1,
+    sample_every=0,
+    checkpoint_every=2,
+    keep=3,
+)
 OPTIMIZER = OptimizerConfig(lr=0.1, milestones=(0.5,), factors=(0.5,))
 COSINE = OptimizerConfig(lr=0.1, schedule="cosine", final_factor=0.1)
 

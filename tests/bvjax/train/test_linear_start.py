@@ -16,10 +16,17 @@ from bvjax.nets import vae
 from bvjax.train.linear_start import Halving, linear_start
 
 CONFIG = VAEConfig(
-    dim=16, z_dim=8, patch=4, dim_mult=(1, 1, 1), num_res_blocks=1, conv_impl="3d",
-    spatial_downsample=(False, False), temporal_downsample=(True, True),
-    latent_mean=(0.0,) * 8, latent_std=(1.0,) * 8,
-)  # fmt: skip
+    dim=16,
+    z_dim=8,
+    patch=4,
+    dim_mult=(1, 1, 1),
+    num_res_blocks=1,
+    conv_impl="3d",
+    spatial_downsample=(False, False),
+    temporal_downsample=(True, True),
+    latent_mean=(0.0,) * 8,
+    latent_std=(1.0,) * 8,
+)
 
 
 def moving_blobs(count: int, seed: int):

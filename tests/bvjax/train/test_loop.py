@@ -20,9 +20,15 @@ from bvjax.train.optimizer import OptimizerConfig
 from data_pipelines.counter_source import IndexedBatches
 
 CONFIG = OneModelConfig(
-    steps=6, global_batch_size=4, device_batch_size=2, log_every=1, sample_every=4,
-    checkpoint_every=3, keep=1, ema_decay=0.9,
-)  # fmt: skip
+    steps=6,
+    global_batch_size=4,
+    device_batch_size=2,
+    log_every=1,
+    sample_every=4,
+    checkpoint_every=3,
+    keep=1,
+    ema_decay=0.9,
+)
 OPTIMIZER = OptimizerConfig(lr=0.05, warmup_steps=2)
 
 

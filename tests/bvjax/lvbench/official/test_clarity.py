@@ -40,9 +40,14 @@ def test_scores_are_means_of_frames():
 
 @pytest.mark.parametrize(
     ("size", "want"),
-    [((480, 854), (287, 512)), ((480, 832), (295, 512)), ((720, 1280), (288, 512)),
-     ((512, 300), (512, 300)), ((1024, 3), (512, 1))],
-)  # fmt: skip
+    [
+        ((480, 854), (287, 512)),
+        ((480, 832), (295, 512)),
+        ((720, 1280), (288, 512)),
+        ((512, 300), (512, 300)),
+        ((1024, 3), (512, 1)),
+    ],
+)
 def test_frames_are_at_most_512_long(size, want):
     frames = np.full((1, *size, 3), 51, np.uint8)
     result = np.asarray(clarity.clarity_input(frames))

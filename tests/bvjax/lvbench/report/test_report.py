@@ -167,12 +167,19 @@ def test_what_moved_is_said_in_words():
 
 def test_numbers_are_written_for_people():
     assert [formatting.percent(x) for x in (0.4321, 0.0187, 0.00032, 0.0, None)] == [
-        f"43{UNIT}", f"1.9{UNIT}", f"0.032{UNIT}", f"0{UNIT}", DASH
-    ]  # fmt: skip
+        f"43{UNIT}",
+        f"1.9{UNIT}",
+        f"0.032{UNIT}",
+        f"0{UNIT}",
+        DASH,
+    ]
     assert formatting.percent(-0.4, signed=True) == f"\N{MINUS SIGN}40{UNIT}"
     assert [formatting.number(x) for x in (0.08441, 4.39842, 1234.567, float("nan"))] == [
-        "0.0844", "4.3984", "1,234.57", DASH
-    ]  # fmt: skip
+        "0.0844",
+        "4.3984",
+        "1,234.57",
+        DASH,
+    ]
     assert [formatting.duration(x) for x in (7.5, 72, 3671, 0)] == [
         "7.5 s",
         "1:12",

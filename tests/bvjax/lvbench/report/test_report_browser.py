@@ -13,9 +13,15 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-    "--enable-logging=stderr", "--virtual-time-budget=5000", "--window-size=1300,3000",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=5000",
+    "--window-size=1300,3000",
+)
 
 pytestmark = [
     pytest.mark.slow,

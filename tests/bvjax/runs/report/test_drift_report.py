@@ -56,12 +56,17 @@ def make_report(chunks):
     drift = {n: measure(clip(n), clip(n)[0] if n > 1 else None) for n in range(1, chunks + 1)}
     memory = {
         n: {
-            "retrieved": [{"chunk": c, "role": r, "score": 0.5} for c, r in ((0, "anchor"),
-                          (n - 1, "recent"), (1, "semantic")) if c < n],
-            "kept_ratio": [0.5, 1.0], "coverage": [0.98, 1.0], "clipped": [1.0, 0.0],
+            "retrieved": [
+                {"chunk": c, "role": r, "score": 0.5}
+                for c, r in ((0, "anchor"), (n - 1, "recent"), (1, "semantic"))
+                if c < n
+            ],
+            "kept_ratio": [0.5, 1.0],
+            "coverage": [0.98, 1.0],
+            "clipped": [1.0, 0.0],
         }
         for n in drift
-    }  # fmt: skip
+    }
     return drift_report.report([f"c{n}" for n in drift], drift, memory, {"seed": 3})
 
 
