@@ -73,10 +73,10 @@ def measure(model: ModelConfig, params: dict[str, Any], chunks: int, full: bool)
                     latents = programs.denoise(params["dit"], state, chunk_inputs)
                 jax.block_until_ready(latents)
             with clock.part("write memory"):
-                write = programs.write_anchor if anchor else programs.write
-                if write is not None and not (anchor and full):
+                write_memory = programs.write_anchor if anchor else programs.write
+                if write_memory is not None and not (anchor and full):
                     state = jax.block_until_ready(
-                        write(params["dit"], state, chunk_inputs, latents)
+                        write_memory(params["dit"], state, chunk_inputs, latents)
                     )
             if "vae" in params:
                 with clock.part("decode"):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from bvjax.generate.conditions import encode_captions
-from bvjax.loading import bundle as bundles
+from bvjax import placement
 from bvjax.loading.bundle import load_bundle
 
 
 @pytest.mark.parametrize("dtype, within", [("float32", 1e-5), ("bfloat16", 0.05)])
 def test_states_of_a_sharded_encoder(tiny, tmp_path, monkeypatch, dtype, within):
     monkeypatch.setenv("BVJAX_TEXT_CACHE", str(tmp_path))
-    monkeypatch.setattr(bundles, "LARGE_LEAF", 64)
+    monkeypatch.setattr(placement, "LARGE_LEAF", 64)
     config = tiny.variant(text={"dtype": dtype}).text
     bundle = load_bundle(tiny.weights)
     params = bundle.load_text(config)

@@ -37,7 +37,7 @@ MISSING = (
     "ml_collections", "sentencepiece", "tensorboardX", "tensorflow_datasets", "tokenizers",
     "transformers",
 )  # fmt: skip
-NEEDED = ("against_torch", "chunk_work", "everything", "history", "jax_side", "stages")
+NEEDED = ("against_torch", "chunk_work", "everything", "history", "jax_side", "chunk_parts")
 
 
 @pytest.fixture(scope="module")

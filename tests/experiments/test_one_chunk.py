@@ -32,4 +32,4 @@ def test_a_random_checkpoint_makes_a_chunk(tmp_path):
     deviation, peaks = one_chunk.run_chunk(path, model, clock)
     assert deviation > 0.1 and set(clock.seconds) == {"load", "compile", "denoise", "memory write"}
     text = one_chunk.report(model, clock, deviation, peaks)
-    assert "3 latent frames, 12 tokens, bfloat16 products" in text and "(2 steps)" in text
+    assert "3 latent frames, 12 tokens, bfloat16 matmuls" in text and "(2 steps)" in text
