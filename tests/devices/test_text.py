@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bvjax.generate.conditions import encode_captions
 from bvjax import placement
+from bvjax.generate.conditions import encode_captions
 from bvjax.loading.bundle import load_bundle
 
 
