@@ -124,7 +124,7 @@ def _bvjax_settings(dit: DiTConfig) -> dict[str, Any]:
 
 
 def _custom_class(module: str, name: str) -> dict[str, Any]:
-    """Returns the config keys by which diffusers finds a class that lies beside the weights."""
+    """Returns the config keys by which diffusers finds a class stored next to the weights."""
     return {"_class_name": name, "auto_map": {"AutoModel": f"{module}.{name}"}}
 
 

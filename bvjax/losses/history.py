@@ -194,10 +194,12 @@ def noise_history(
     return (1.0 - level) * latents + level * noise, sigma
 
 
-def revisiting(relevance: Float[Array, "b c c"], recent: int) -> Bool[Array, "b c"]:
-    """Chunks that have more to do with a chunk before the last `recent` ones than with any of these."""
+def revisiting(
+    relevance: Float[Array, "b c c"], recent: int, margin: float = 0.0
+) -> Bool[Array, "b c"]:
+    """Chunks that have more to do with a chunk before the last `recent` ones than with any of these, by `margin`."""
     ids = jnp.arange(relevance.shape[-1])
     gap = ids[:, None] - ids
     old = jnp.where(gap > recent, relevance, 0.0).max(axis=-1)
     late = jnp.where((gap > 0) & (gap <= recent), relevance, 0.0).max(axis=-1)
-    return old > late
+    return old > late + margin

@@ -1,6 +1,6 @@
-"""What an encoded example is, and what a source of examples has: all that training asks of a data set.
+"""An encoded example and a source of examples: all that training asks of a data set.
 
-An example is one clip of C chunks in the layout chunk.first="separate", as a dictionary of float32 arrays:
+An example is one clip of C chunks in the arrangement chunk.first="separate", as a dictionary of float32 arrays:
 
     latents    [1 + C L, h, w, z]  normalised latents: one of the first frame, then L of each chunk
     text       [C, T, Dt]          text states of each chunk's caption; rows past the caption are zeros

@@ -195,7 +195,7 @@ def open_folder(
         if spec != specs[0]:
             raise UserError(
                 f"the examples in {root / split} are of different models: {path.name} has "
-                f"{_told(spec)}, {files[0].name} has {_told(specs[0])}"
+                f"{_shapes_text(spec)}, {files[0].name} has {_shapes_text(specs[0])}"
             )
     return ExampleFolder(root, split, specs[0], null, tuple(items))
 
@@ -206,5 +206,5 @@ def how_to_make(command: str, root: Path, split: str = "") -> str:
     return f"; make them with {command} --out {quote(str(root))}{option}" if command else ""
 
 
-def _told(spec: ExampleSpec) -> str:
+def _shapes_text(spec: ExampleSpec) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in spec.shapes().items())

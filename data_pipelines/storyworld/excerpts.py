@@ -11,19 +11,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
+from bvjax.losses.history import revisiting
 from data_pipelines.encoded.encoders import Encoders
-from data_pipelines.storyworld.latents import chunk_truth, relevance_matrix
 from data_pipelines.storyworld.renderer import render
 from data_pipelines.storyworld.world import Story
 
 # Frames before a piece that are encoded and thrown away, a multiple of the VAE's temporal factor. With the weights of
 # `mini` the latents are then those of the whole story but for 0.2 % of their standard deviation (12 frames: 1.3 %).
 RUN_IN = 20
+RETURN_MARGIN = 0.2  # of relevance, below the weight of a shared place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +63,8 @@ def excerpt(
 
 def returning_targets(relevance: Float[np.ndarray, "c c"], num_recent: int = 2) -> list[int]:
     """Chunks, counted from 1, that show somebody or a place that some older chunk shows better than the recent ones."""
-    targets = []
-    for i in range(num_recent + 1, len(relevance)):
-        older, recent = relevance[i, : i - num_recent], relevance[i, i - num_recent : i]
-        if older.max() > recent.max() + 0.2:
-            targets.append(i + 1)
-    return targets
+    returns = revisiting(jnp.asarray(relevance)[None], num_recent, RETURN_MARGIN)[0]
+    return (1 + np.flatnonzero(returns)).tolist()
 
 
 def encode_excerpt(encoders: Encoders, part: Excerpt) -> Float[np.ndarray, "l h w z"]:
@@ -90,10 +88,12 @@ def encode_excerpt(encoders: Encoders, part: Excerpt) -> Float[np.ndarray, "l h 
     return np.concatenate(latents)
 
 
-def excerpt_relevance(part: Excerpt, grid: ChunkGrid) -> Float[np.ndarray, "c c"]:
-    """Returns the relevance of the chunks of an excerpt for each other."""
+def excerpt_relevance(
+    part: Excerpt, relevance: Float[np.ndarray, "c c"]
+) -> Float[np.ndarray, "k k"]:
+    """Returns the relevance of the chunks of an excerpt for each other, out of that of the whole story."""
     rows = np.array(part.chunks) - 1
-    return relevance_matrix(*chunk_truth(part.story, grid))[np.ix_(rows, rows)]
+    return relevance[np.ix_(rows, rows)]
 
 
 def _runs(chunks: Sequence[int]) -> list[tuple[int, int]]:

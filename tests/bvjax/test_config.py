@@ -90,7 +90,7 @@ def without_one_key(values):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_file_that_lacks_a_key_has_the_default_or_is_refused(preset):
-    """Where the rest does not fit the default, a sentence says what does not."""
+    """Names in a sentence the part that does not fit the default."""
     whole, refused = to_dict(get_preset(preset)), []
     for key, values in without_one_key(whole):
         try:

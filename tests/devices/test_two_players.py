@@ -1,4 +1,4 @@
-"""A generator and its critic with the batch cut over eight devices: the steps of one, and a run that goes on."""
+"""A generator and its critic with the batch sharded over eight devices: the steps of one, and a run that goes on."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(
 
 
 def test_single_latents_need_no_relevance(tiny, third):
-    """What chances of histories say does not matter where no chunk is denoised."""
+    """The chances of histories do not matter where no chunk is denoised."""
     changes = {"forcing.targets_per_chunk": 0, "history.oracle": 0.15}
     stages.make_stage(config(tiny, third, **changes))
 

@@ -24,7 +24,7 @@ CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 
 
 def command(monkeypatch, name: str, *words: str) -> Experiment:
-    """What `python -m experiments.train --config=NAME WORDS` trains."""
+    """Returns the experiment that `python -m experiments.train --config=NAME WORDS` trains."""
     words, _ = words_of_now([f"--config={CONFIGS / name}.py", *words])
     check_words(words)
     monkeypatch.setattr(sys, "argv", ["train", *words])

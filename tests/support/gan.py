@@ -186,7 +186,7 @@ def generate(params: Params, key: jax.Array, count: int) -> Array:
 
 
 def judge(params: Params, x: Array) -> Array:
-    """How real numbers look, [b, 1]."""
+    """Returns the logits that numbers are real, [b, 1]."""
     hidden = jax.nn.tanh(x @ params["hidden"]["kernel"] + params["hidden"]["bias"])
     return hidden @ params["dense"]["kernel"] + params["dense"]["bias"]
 

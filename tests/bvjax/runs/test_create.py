@@ -1,4 +1,4 @@
-"""What is refused before a run begins, and a run that is begun a second time."""
+"""Refusals before a run begins, and a run that is begun a second time."""
 
 import dataclasses
 
