@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bvjax import placement
 from bvjax.chunking import ChunkGrid
 from bvjax.denoiser.types import init_state
 from bvjax.errors import UserError
@@ -140,7 +141,7 @@ def test_a_bank_in_host_memory(tiny, conditions):
 
 
 def test_a_bundle_is_spread_over_the_devices(tiny, monkeypatch):
-    monkeypatch.setattr(bundles, "LARGE_LEAF", 64)
+    monkeypatch.setattr(placement, "LARGE_LEAF", 64)
     bundle = bundles.load_bundle(tiny.weights)
     assert dict(bundle.layout.mesh.shape) == dict(data=2, fsdp=1, context=2, tensor=2)
     kernel = bundle.params["dit"]["blocks"]["ffn"]["0"]["kernel"]
