@@ -69,6 +69,7 @@ TINY = _set(
 CPU = (
     Part("mini, stages", HERE + "chunk_parts", (*MINI, "--write-docs"), 300),
     Part("mini, by chunk", HERE + "history", (*MINI, *_set("sampler.steps=5"), "--write-docs"), 300),
+    Part("mini, training", HERE + "training_step", (*MINI, *_set("dit.remat=dots"), "--write-docs"), 300),
     Part("mini against PyTorch", HERE + "against_torch",
          (*MINI, "--pair", "chunk", "--pair", "vae", "--pair", "text", "--write-docs"), 240,
          torch=True),
@@ -127,6 +128,8 @@ def tiny(part: Part) -> Part:
         words += ["--repeat=1", "--networks=clip_b32", "--batch=1"]
     if "history" in part.module:
         words += ["--repeat", "1", "--chunks", "2", "3"]
+    if part.module.endswith(".training_step"):
+        words += ["--repeat=1", "--stages", "single latents"]
     if part.module.endswith(".attention"):
         words += ["--repeat=1", "--rows=64", "--heads=2x32"]
     return dataclasses.replace(part, arguments=tuple(words), limit=3 * part.limit)

@@ -33,6 +33,8 @@ def experiment() -> DiTExperiment:
                 similarity_keys=True,
                 spatial_position_embedding=True,
                 qk_init=2.0,
+                # On a CPU what is kept for the backward pass costs more than computing it again.
+                remat="dots",
             ),
         ),
         train=OneModelConfig(
