@@ -7,6 +7,8 @@ the importances, which are summed over tokens and heads once per chunk and layer
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -34,15 +36,18 @@ def attend(
     length: Int[Array, "b c"] | None = None,
     *,
     replicated: bool = False,
+    joint: bool = False,
 ) -> Float[Array, "b c n a k"]:
     """Attention of all queries over the concatenated rows of all parts.
 
     Args:
       length: valid rows of all parts together; they are a prefix.  Not with masks.
       replicated: the rows are on every device already (text), and only their heads are sharded.
+      joint: queries see the rows of all chunks, not only of their own.  Without lengths and masks.
     """
+    form = functools.partial(_attend_jointly if joint else _attend, layout)
     if layout.mesh is None:
-        return _attend(layout, q, parts, length)
+        return form(q, parts, length)
     batch = layout.rows(q.shape[0])
     tokens = P(batch, None, TOKENS, "tensor")
     rows = P(batch, None, None, "tensor") if replicated else tokens
@@ -52,9 +57,15 @@ def attend(
     def local(q, parts, length):
         if not replicated:
             parts = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=2, tiled=True), parts)
-        return _attend(layout, q, parts, length)
+        return form(q, parts, length)
 
     return layout.manual(local, (tokens, specs, P(batch)), tokens)(q, parts, length)
+
+
+def _attend_jointly(layout, q, parts, length):
+    """Returns `_attend` with the chunks of each video as one.  On a mesh their rows are in another order."""
+    one_row = lambda x: x.reshape(x.shape[0], 1, -1, *x.shape[3:])
+    return _attend(layout, one_row(q), jax.tree.map(one_row, parts), length).reshape(q.shape)
 
 
 def _attend(layout, q, parts, length):

@@ -18,6 +18,8 @@ and fps_projection/{0,2} are SkyReels-V2's (`fps_embedding`).  blocks/self_attn/
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +106,8 @@ class WanDiT(nn.Module):
     config: DiTConfig
     text_dim: int
     layout: Layout = ONE_DEVICE
+    # (tokens, cond) -> (tokens, anything), in place of the layers under "blocks".
+    blocks: Callable[[Array, Conditioning], tuple[Array, Any]] | None = None
 
     @nn.compact
     def __call__(
@@ -120,7 +124,7 @@ class WanDiT(nn.Module):
         self_context: SelfContext | None = None,
         keep_fn=None,
         fps: int | None = None,
-    ) -> tuple[Float[Array, "b c l h w z"], ChunkKV | None]:
+    ) -> tuple[Float[Array, "b c l h w z"], Any]:
         """One forward pass of all chunks, each on its own.
 
         Args:
@@ -138,7 +142,8 @@ class WanDiT(nn.Module):
           fps: frames per second of the video; only models with `fps_embedding` need it.  Static.
 
         Returns:
-          Float32 velocity, shaped as `latents` with `out_channels`, and the ChunkKV or None.
+          Float32 velocity, shaped as `latents` with `out_channels`, and the ChunkKV or None, or
+          what `blocks` returns second.
 
         Raises:
           UserError: `config.remat` is unknown, or shapes do not fit the patch, `text_dim` or each
@@ -185,17 +190,11 @@ class WanDiT(nn.Module):
             probe_visible=probe_visible,
             self_context=self_context,
         )
-        block = Block
-        if REMAT[config.remat] is not None:
-            block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False)
-        layers = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
-            length=config.num_layers,
-        )(config, return_kv=return_kv, keep_fn=keep_fn, layout=self.layout, name="blocks")
-        x, kv = layers(self._on_tokens(x.astype(jnp.float32)), context, cond)
+        x = self._on_tokens(x.astype(jnp.float32))
+        if self.blocks is not None:
+            x, second = self.blocks(x, cond)
+        else:
+            x, second = self._stacked(return_kv, keep_fn)(x, context, cond)
 
         out = _Head(config, self.layout, name="head")(x, e)
         velocity = rearrange(
@@ -204,7 +203,19 @@ class WanDiT(nn.Module):
         )  # fmt: skip
         if config.preconditioning == "linear":
             velocity = add_linear_guess(velocity, latents, sigma, config.latent_std)
-        return velocity, kv
+        return velocity, second
+
+    def _stacked(self, return_kv, keep_fn):
+        config, block = self.config, Block
+        if REMAT[config.remat] is not None:
+            block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False)
+        return nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=config.num_layers,
+        )(config, return_kv=return_kv, keep_fn=keep_fn, layout=self.layout, name="blocks")
 
     def _on_tokens(self, x: Float[Array, "b c n d"]) -> Float[Array, "b c n d"]:
         return self.layout.constrain(x, self.layout.rows(x.shape[0]), None, TOKENS)

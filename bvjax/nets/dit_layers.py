@@ -1,7 +1,8 @@
 """Layers of the Wan2.1 DiT with an explicit chunk axis, and what they exchange: context, chunk KV.
 
 Tokens are [batch, chunk, token, dim].  A chunk's tokens all see each other and the chunk's context
-rows, and never another chunk of the axis; history enters only as context.
+rows, and never another chunk of the axis; history enters only as context.  Layers that are `joint`
+have no context, and their chunks all see each other: those of a critic, `nets.discriminator`.
 """
 
 from __future__ import annotations
@@ -228,6 +229,7 @@ class SelfAttention(_Projections):
 
     return_kv: bool = False
     keep_fn: Callable[[Array], Array] | None = None
+    joint: bool = False
 
     def setup(self):
         super().setup()
@@ -262,7 +264,7 @@ class SelfAttention(_Projections):
             if similarity is not None:
                 similarity = per_row(self.layout, similarity, k.shape[2])
             parts.append(AttendedRows(self._alike(more[0], similarity), *more[1:]))
-        out = attend(self.layout, q, tuple(parts), length)
+        out = attend(self.layout, q, tuple(parts), length, joint=self.joint)
         return self.merge(out), ChunkKV(k, v, importance) if self.return_kv else None
 
     def _alike(self, keys, similarity):
@@ -351,6 +353,7 @@ class Block(nn.Module):
     return_kv: bool = False
     keep_fn: Callable[[Array], Array] | None = None
     layout: Layout = ONE_DEVICE
+    joint: bool = False  # chunks see each other; without context
 
     @nn.compact
     def __call__(
@@ -363,9 +366,17 @@ class Block(nn.Module):
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.moveaxis(
             modulation + cond.modulation, -2, 0
         )
-        y, kv = SelfAttention(
-            config, layout, return_kv=self.return_kv, keep_fn=self.keep_fn, name="self_attn"
-        )(LayerNorm(config.eps, layout, name="norm1")(x, shift_1, scale_1), context, cond)
+        attention = SelfAttention(
+            config,
+            layout,
+            return_kv=self.return_kv,
+            keep_fn=self.keep_fn,
+            joint=self.joint,
+            name="self_attn",
+        )
+        y, kv = attention(
+            LayerNorm(config.eps, layout, name="norm1")(x, shift_1, scale_1), context, cond
+        )
         x = x + per_frame(jnp.multiply, y, gate_1, layout=layout)
         norm3 = nn.LayerNorm(
             epsilon=config.eps, use_fast_variance=False, dtype=jnp.float32, name="norm3"
