@@ -128,9 +128,33 @@ SKYREELS = ModelConfig(
     guidance=GuidanceConfig(scale=6.0),
 )
 
+# The paper's model (section 5.1): post-trained from SkyReels-V2-DF-1.3B, whose DiT it has with its frame-rate
+# embedding and whose sampler it keeps, with T = 96 at 24 fps (15 chunks a minute), the bank (tau = 0.98, l = 2) and
+# shuffled noise (s = 4).  The paper's 480p is 854 x 480, which no patch divides; 832 x 480 is Wan's.
+BLOCKVID_1_3B = ModelConfig(
+    name="blockvid-1.3b",
+    dit=SKYREELS.dit,
+    sampler=SamplerConfig(steps=30, shift=8.0, corrector="skyreels"),
+    guidance=GuidanceConfig(scale=6.0),
+)
+
+# The same of the 14B model, which has no frame-rate embedding.
+BLOCKVID_14B = dataclasses.replace(BLOCKVID_1_3B, name="blockvid-14b", dit=WAN_14B.dit)
+
+# A checkpoint without a name is the first of these that has its sizes.
 PRESETS = {
     preset.name: preset
-    for preset in (MINI, WAN_1_3B, WAN_14B, SELF_FORCING, LONGLIVE, CAUSVID, SKYREELS)
+    for preset in (
+        MINI,
+        WAN_1_3B,
+        WAN_14B,
+        SELF_FORCING,
+        LONGLIVE,
+        CAUSVID,
+        SKYREELS,
+        BLOCKVID_1_3B,
+        BLOCKVID_14B,
+    )
 }
 
 

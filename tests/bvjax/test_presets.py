@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from bvjax import weights
+from bvjax.chunking import ChunkGrid
 from bvjax.denoiser.types import ChunkInput, init_state
 from bvjax.generate import steps
 from bvjax.generate.checks import check_model
@@ -16,6 +17,20 @@ from bvjax.presets import PRESETS, SKYREELS
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_generate(name):
     check_model(PRESETS[name])
+
+
+def test_the_papers_model_has_its_numbers():
+    """Section 5.1, and the DiT that it starts from."""
+    model = PRESETS["blockvid-1.3b"]
+    assert model.dit == SKYREELS.dit and model.dit.fps_embedding
+    grid = ChunkGrid.of(model, 15)
+    assert (grid.latents_per_chunk, grid.num_frames) == (24, 1 + 15 * 96)
+    assert 15 * grid.seconds_per_chunk == 60.0
+    assert (model.memory.tau, model.retrieval.num_retrieved, model.noise.shuffle) == (0.98, 2, 4)
+    assert model.memory.anchor and model.retrieval.kind == "semantic"
+    large = PRESETS["blockvid-14b"]
+    assert large.dit == PRESETS["wan-14b"].dit
+    assert dataclasses.replace(large, name=model.name, dit=model.dit) == model
 
 
 @pytest.mark.parametrize("changes", [{}, {"ar_step": 5, "causal_block": 5}])
