@@ -106,9 +106,12 @@ class Layout:
     def parameter(self, name: str, shape: tuple[int, ...]) -> Sharding:
         """The sharding of a DiT's parameter: features over `tensor`, the kernel's other axis over `fsdp`.
 
-        Those that are no layer's are replicated: 0.2 of 14 billion in the large model.
+        Those that are no layer's are replicated: 0.2 of 14 billion in the large model, and a critic's heads,
+        whose parts have the names of a layer's.
         """
         axes = [None] * len(shape)
+        if "blocks/" not in name:
+            return self.sharding(*axes)
         if name.endswith(_FEATURES):
             axes[1] = "tensor"
         elif name.endswith(_COLUMNS):
