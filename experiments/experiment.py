@@ -16,7 +16,9 @@ import ml_collections
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.losses.block_forcing import BlockForcingConfig
+from bvjax.losses.consistency import ConsistencyConfig
 from bvjax.losses.history import HistoryConfig
+from bvjax.losses.ode_regression import OdeConfig
 from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig, TargetsConfig
 from bvjax.losses.text_pretrain import TextLossConfig
 from bvjax.overrides import all_keys, from_dict, to_dict, unknown_key
@@ -108,10 +110,28 @@ class DiTExperiment(Experiment):
         return ForcingConfig(**vars(self.forcing), **sections)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConsistencyExperiment(DiTExperiment):
+    """A few-step generator by consistency distillation; `model` is the student."""
+
+    task: str = "consistency"
+    consistency: ConsistencyConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OdeExperiment(DiTExperiment):
+    """A few-step generator by ODE regression; `model` is the student."""
+
+    task: str = "ode"
+    ode: OdeConfig
+
+
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "vae": VAEExperiment,
     "text": TextExperiment,
     "dit": DiTExperiment,
+    "consistency": ConsistencyExperiment,
+    "ode": OdeExperiment,
 }
 
 

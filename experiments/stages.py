@@ -1,4 +1,4 @@
-"""The three stages of a model, each as a task, its data and its start: VAE, then text encoder, then DiT."""
+"""The stages of a model, each as a task, its data and its start: VAE, text encoder, DiT, few-step generator."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from absl import logging
 
 from bvjax.config import ChunkConfig, ModelConfig
 from bvjax.errors import UserError
+from bvjax.losses.consistency import ConsistencyDistillation
 from bvjax.losses.extras import check_extras
 from bvjax.losses.history import HistoryConfig
+from bvjax.losses.ode_regression import OdeRegression
+from bvjax.losses.teacher_forcing import TeacherForcing
 from bvjax.losses.text_pretrain import TextPretrainConfig
 from bvjax.memory.rules import check_generation
 from bvjax.sharding import Layout
 from bvjax.tokenizer import Tokenizer
+from bvjax.train.distillation import DistillationObjective, DistillationTask
 from bvjax.train.dit_objective import DiTObjective
 from bvjax.train.mesh import check_fits
 from bvjax.train.one_model import Objective, OneModelTask, training_layout
@@ -30,11 +34,13 @@ from data_pipelines.counter_source import IndexedBatches
 from data_pipelines.storyworld.clips import Clips, FreshClips
 from data_pipelines.storyworld.corpus import caption_corpus, train_tokenizer, write_vocabulary
 from data_pipelines.storyworld.text_data import LABELS, TextBatches
-from experiments.data_sets import open_data
+from experiments.data_sets import TrainingData, open_data
 from experiments.experiment import (
     ClipData,
+    ConsistencyExperiment,
     DiTExperiment,
     Experiment,
+    OdeExperiment,
     TextExperiment,
     VAEExperiment,
 )
@@ -200,6 +206,36 @@ def text_stage(experiment: TextExperiment, init_from: Path | None) -> Stage:
 # ---- DiT ----------------------------------------------------------------------------------------
 def dit_stage(experiment: DiTExperiment, init_from: Path | None) -> Stage:
     """Examples encoded by the two stages before, of the data set that `data.name` names."""
+    objective, examples = dit_objective(experiment)
+    start = initial_params(objective, init_from)
+    return Stage(one_model(experiment, objective, objective.layout), examples.make, start)
+
+
+def distillation_stage(
+    experiment: ConsistencyExperiment | OdeExperiment, init_from: Path | None
+) -> Stage:
+    """A student that starts as the model of `init_from`, which is its teacher; examples as of `dit_stage`."""
+    student, draw = experiment.model, experiment.draw
+    config, method = (
+        (experiment.ode, OdeRegression)
+        if isinstance(experiment, OdeExperiment)
+        else (experiment.consistency, ConsistencyDistillation)
+    )
+    if init_from is None:
+        raise UserError(
+            f"task {experiment.task} starts from trained weights: give --init-from, a weights folder of stage1"
+        )
+    method(TeacherForcing(student, draw, None), config)  # its checks, before anything is read
+    base, examples = dit_objective(experiment)
+    fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.name != "stage"}
+    objective = DistillationObjective(**fields, method=method(base.teacher, config))
+    start = initial_params(objective, init_from)
+    task = DistillationTask(objective, experiment.optimizer, experiment.train, base.layout)
+    return Stage(task, examples.make, start)
+
+
+def dit_objective(experiment: DiTExperiment) -> tuple[DiTObjective, TrainingData]:
+    """The DiT with the data that it trains on."""
     data, untrained, forcing = experiment.data, experiment.model, experiment.draw
     check_retrieval(untrained.retrieval.kind, forcing.history, forcing.targets_per_chunk)
     check_extras(forcing, data.extras)
@@ -221,8 +257,7 @@ def dit_stage(experiment: DiTExperiment, init_from: Path | None) -> Stage:
         weights_dtype=experiment.weights_dtype,
         layout=layout,
     )
-    start = initial_params(objective, init_from)
-    return Stage(one_model(experiment, objective, layout), examples.make, start)
+    return objective, examples
 
 
 def check_retrieval(kind: str, history: HistoryConfig, targets_per_chunk: int) -> None:
@@ -240,4 +275,6 @@ STAGES: dict[str, Callable[[Any, Path | None], Stage]] = {
     "vae": vae_stage,
     "text": text_stage,
     "dit": dit_stage,
+    "consistency": distillation_stage,
+    "ode": distillation_stage,
 }

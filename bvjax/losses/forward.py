@@ -133,17 +133,27 @@ class TeacherForward:
 
     # ---- contexts ------------------------------------------------------------------------------
     def context(
-        self, entries: ClipEntries, history: History, target: Int[Array, "b m"]
+        self,
+        entries: ClipEntries,
+        history: History,
+        target: Int[Array, "b m"],
+        sees: Bool[Array, "b m e"] | None = None,
     ) -> tuple[Context, Int[Array, "b m"]]:
-        """(K*, V*) of Eq. 9 for every target as masked rows [anchor | top-l | recent], and its RoPE time."""
+        """(K*, V*) of Eq. 9 for every target as masked rows [anchor | top-l | recent], and its RoPE time.
+
+        Args:
+            sees: entries of the history that are shown; None: all.  The others keep their times, as in the
+                null branch of guidance by the memory.
+        """
         kv = entries.kv
+        valid = history.valid if sees is None else history.valid & sees
         entry_positions, start = self.positions(history, target)
         theta = self.model.dit.rope_theta
         keys, values, mask = jax.vmap(
             lambda *of_layer: gather_context(
                 *of_layer,
                 history.index,
-                history.valid,
+                valid,
                 entry_positions,
                 theta,
                 self.layout,

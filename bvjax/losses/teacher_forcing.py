@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
@@ -26,10 +27,10 @@ from bvjax.losses.block_forcing import (
 )
 from bvjax.losses.clip import Clip
 from bvjax.losses.extras import check_extras
-from bvjax.losses.forward import TeacherForward
-from bvjax.losses.history import HistoryConfig, draw_history, revisiting
+from bvjax.losses.forward import ClipEntries, TeacherForward
+from bvjax.losses.history import History, HistoryConfig, draw_history, revisiting
 from bvjax.memory.rules import RULES, rule_of
-from bvjax.nets.dit import variances
+from bvjax.nets.dit import Context, variances
 from bvjax.random import normal, purpose_key
 from bvjax.sharding import ONE_DEVICE, Layout
 
@@ -117,6 +118,24 @@ class ForcingConfig(TargetsConfig):
             )
 
 
+@struct.dataclass
+class Targets:
+    """Chunks of clips to be denoised, with what each is shown."""
+
+    ids: Int[Array, "b m"]  # 1-based
+    history: History
+    latents: Float[Array, "b m l h w z"]  # clean
+    text: Float[Array, "b m t dt"]
+
+
+@struct.dataclass
+class Singles:
+    """Single latents to be denoised alone; k share a caption."""
+
+    latents: Float[Array, "b m k 1 h w z"]
+    text: Float[Array, "b m t dt"]
+
+
 @dataclasses.dataclass(frozen=True)
 class TeacherForcing:
     """The model with its training draw; `null_text` are the states of the empty caption."""
@@ -156,44 +175,68 @@ class TeacherForcing:
         loss, metrics = jnp.zeros(()), {}
         if forcing.targets_per_chunk:
             loss, metrics = self._block_loss(params, clip, key)
-        metrics["anchor"] = self._anchor_loss(params, clip, purpose_key(key, "anchor target"))
+        of_anchor, of_frames = purpose_key(key, "anchor target"), purpose_key(key, "frames")
+        metrics["anchor"] = self._alone_loss(params, self.draw_anchor(clip, of_anchor), of_anchor)
         loss += forcing.anchor_weight * metrics["anchor"]
         if forcing.frames:
-            metrics["frames"] = self._frames_loss(params, clip, purpose_key(key, "frames"))
+            singles = self.draw_frames(clip, of_frames)
+            metrics["frames"] = self._alone_loss(params, singles, of_frames)
             loss += forcing.frames_weight * metrics["frames"]
         return loss, metrics
 
-    def _block_loss(self, params, clip, key):
-        batch, chunks = clip.chunks.shape[:2]
-        forcing, forward = self.forcing, self.forward
-        target = self._targets(purpose_key(key, "targets"), clip)
+    def draw_targets(self, clip: Clip, key: Array) -> Targets:
+        """The chunks that are denoised, with what each is shown."""
+        ids = self._targets(purpose_key(key, "targets"), clip)
         history = draw_history(
             purpose_key(key, "history"),
-            target,
+            ids,
             clip.embedding,
             clip.relevance,
             self.model.retrieval,
-            forcing.history,
+            self.forcing.history,
             latents=clip.chunks,
         )
-        if forcing.history.never:
-            context, kept, (_, start) = None, jnp.zeros(()), forward.positions(history, target)
-        else:
-            entries = forward.entries(
-                params, clip, history, forcing.history, purpose_key(key, "bank")
-            )
-            context, start = forward.context(entries, history, target)
-            kept = entries.keep.astype(jnp.float32).mean()
+        rows = jnp.arange(len(ids))[:, None], ids - 1
+        return Targets(
+            ids=ids,
+            history=history,
+            latents=clip.chunks[rows],
+            text=self._caption(key, clip, rows, history.alone),
+        )
 
-        # ---- noisy targets
-        rows = jnp.arange(batch)[:, None], target - 1
-        x_start = clip.chunks[rows]
-        text = self._caption(key, clip, rows, history.alone)
-        sigma = self._sigma(purpose_key(key, "sigma"), target.reshape(-1, chunks), chunks)
-        sigma = sigma.reshape(target.shape)
+    def entries(self, params: Any, clip: Clip, targets: Targets, key: Array) -> ClipEntries | None:
+        """Entries of the clips' clean chunks by the network of `params`; None: no target is shown any."""
+        history = self.forcing.history
+        if history.never:
+            return None
+        return self.forward.entries(
+            params, clip, targets.history, history, purpose_key(key, "bank")
+        )
+
+    def context(
+        self,
+        entries: ClipEntries | None,
+        targets: Targets,
+        sees: Bool[Array, "b m e"] | None = None,
+    ) -> tuple[Context | None, Int[Array, "b m"]]:
+        """Contexts of the targets and their RoPE times; arguments are those of `TeacherForward.context`."""
+        if entries is None:
+            return None, self.forward.positions(targets.history, targets.ids)[1]
+        return self.forward.context(entries, targets.history, targets.ids, sees)
+
+    def _block_loss(self, params, clip, key):
+        chunks = clip.chunks.shape[1]
+        forcing, forward = self.forcing, self.forward
+        targets = self.draw_targets(clip, key)
+        history, x_start = targets.history, targets.latents
+        entries = self.entries(params, clip, targets, key)
+        context, start = self.context(entries, targets)
+        kept = jnp.zeros(()) if entries is None else entries.keep.astype(jnp.float32).mean()
+        sigma = self._sigma(purpose_key(key, "sigma"), targets.ids.reshape(-1, chunks), chunks)
+        sigma = sigma.reshape(targets.ids.shape)
         noise = normal(purpose_key(key, "noise"), x_start.shape)
         velocity = forward.velocity(
-            params, flow.interpolate(x_start, noise, sigma), sigma, text, context, start
+            params, flow.interpolate(x_start, noise, sigma), sigma, targets.text, context, start
         )
         x_cond, has_cond = self._reference(clip.chunks, history)
         losses = block_forcing_loss(velocity, noise, x_start, x_cond, has_cond, forcing.block)
@@ -221,13 +264,13 @@ class TeacherForcing:
             ids = jnp.where(instead, sampled, ids)
         return ids.reshape(batch, -1)
 
-    def _anchor_loss(self, params, clip, key):
-        """The anchor from caption 1, twice."""
+    def draw_anchor(self, clip: Clip, key: Array) -> Singles:
+        """The anchor under caption 1, twice."""
         latents = jnp.repeat(clip.anchor[:, :, None], 2, axis=2)
         rows = jnp.arange(latents.shape[0])[:, None], jnp.zeros((1, 1), int)
-        return self._alone_loss(params, latents, clip, rows, key)
+        return self._singles(latents, clip, rows, key)
 
-    def _frames_loss(self, params, clip, key):
+    def draw_frames(self, clip: Clip, key: Array) -> Singles:
         """Single latents from the later half of their chunks, where what a caption tells has come about."""
         batch, chunks, length = clip.chunks.shape[:3]
         shape = (batch, self.forcing.frames // FRAMES_A_CAPTION, FRAMES_A_CAPTION)
@@ -235,11 +278,28 @@ class TeacherForcing:
         latent = jax.random.randint(purpose_key(key, "latent"), shape, length // 2, length)
         row = jnp.arange(batch)[:, None]
         latents = clip.chunks[row[..., None], chunk[..., None], latent][:, :, :, None]
-        return self._alone_loss(params, latents, clip, (row, chunk), key)
+        return self._singles(latents, clip, (row, chunk), key)
 
-    def _alone_loss(self, params, latents, clip, rows, key):
-        """Plain flow matching of single latents [b, m, k, 1, h, w, z] without context; k share a caption."""
-        text = self._caption(key, clip, rows, jnp.ones(latents.shape[:2], bool))
+    def _singles(self, latents, clip, rows, key):
+        alone = jnp.ones(latents.shape[:2], bool)
+        return Singles(latents=latents, text=self._caption(key, clip, rows, alone))
+
+    def singles_velocity(
+        self,
+        params: Any,
+        noisy: Float[Array, "b m k 1 h w z"],
+        sigma: Float[Array, "b m k"],
+        text: Float[Array, "b m t dt"],
+    ) -> Float[Array, "b m k 1 h w z"]:
+        """Velocity of single latents without context; k of them share a caption."""
+        # Mapped over k, so that the keys and values of a caption's 64 rows are computed once for 16 k tokens.
+        return jax.vmap(
+            lambda noisy, sigma: self.forward.velocity(params, noisy, sigma, text, None, 0), 2, 2
+        )(noisy, sigma)
+
+    def _alone_loss(self, params, singles, key):
+        """Plain flow matching of single latents."""
+        latents = singles.latents
         sigma = draw_sigma(
             purpose_key(key, "sigma"),
             None,
@@ -248,10 +308,8 @@ class TeacherForcing:
             shift=self.forcing.levels.shift,
         )
         noise = normal(purpose_key(key, "noise"), latents.shape)
-        # Mapped over k, so that the keys and values of a caption's 64 rows are computed once for 16 k tokens.
-        velocity = jax.vmap(
-            lambda noisy, sigma: self.forward.velocity(params, noisy, sigma, text, None, 0), 2, 2
-        )(flow.interpolate(latents, noise, sigma), sigma)
+        noisy = flow.interpolate(latents, noise, sigma)
+        velocity = self.singles_velocity(params, noisy, sigma, singles.text)
         errors = jnp.square(velocity - flow.velocity(latents, noise)).mean(axis=(3, 4, 5, 6))
         return jnp.mean(self._weight(sigma) * errors)
 

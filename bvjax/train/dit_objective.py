@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class DiTObjective:
     part: str = "dit"
     axes: tuple[str, ...] = AXES
     frozen: tuple[str, ...] = ()
+    stage: str = "stage1"  # of what is exported, see `bvjax.stages`: Block Forcing
 
     @property
     def teacher(self) -> TeacherForcing:
@@ -59,11 +61,16 @@ class DiTObjective:
         return self.teacher.loss(params, make_clip(batch, self.teacher.grid), key)
 
     def sample(self, params: Params, folder: Path, step: int) -> dict[str, float]:
-        """A strip per held-out story: its own frames (through the VAE) over generated ones.
+        """Strips, see `draw`.
 
         Returns:
             The loss and its parts on the held-out stories, with the same noise at every step.
         """
+        self.draw(params, folder, step)
+        return self.heldout_loss(params)
+
+    def draw(self, params: Params, folder: Path, step: int) -> None:
+        """Writes a strip per held-out story: its own frames (through the VAE) over generated ones."""
         rows, layout = [], self.layout
         if layout.mesh is not None and mesh_error(self.model, dict(layout.mesh.shape)) is not None:
             layout = ONE_DEVICE
@@ -84,14 +91,19 @@ class DiTObjective:
             rows += [self._strip(truth), self._strip(latents)]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.concatenate(rows)).save(folder / f"{step:07d}.png")
-        return self.heldout_loss(params)
 
     def heldout_loss(self, params: Params) -> dict[str, float]:
         """Means over the held-out stories; far above those of training, there are too few stories."""
+        return self.heldout_means(functools.partial(self._loss, params))
+
+    def heldout_means(
+        self, loss_fn: Callable[[dict[str, np.ndarray], jax.Array], tuple[Array, dict[str, Array]]]
+    ) -> dict[str, float]:
+        """Means over the held-out stories of a loss of (story, key), with the same keys at every call."""
         parts = []
         for i in range(len(self.heldout["latents"])):
             story = {name: array[i : i + 1] for name, array in self.heldout.items()}
-            loss, metrics = self._loss(params, story, jax.random.key(i))
+            loss, metrics = loss_fn(story, jax.random.key(i))
             parts.append({"loss": loss, **metrics})
         return {f"heldout_{name}": float(np.mean([p[name] for p in parts])) for name in parts[0]}
 
@@ -110,5 +122,5 @@ class DiTObjective:
         model = dataclasses.replace(
             self.model, dit=dataclasses.replace(self.model.dit, matmul_precision="float32")
         )
-        meta = {"stage": "stage1", **meta}  # Block Forcing
+        meta = {"stage": self.stage, **meta}
         save_weights(folder, model, {"dit": params}, meta=meta, dtype=self.weights_dtype)

@@ -30,7 +30,7 @@ from bvjax.train.step import (
     average,
     ema_decay_at,
 )
-from bvjax.train.task import Params
+from bvjax.train.task import Params, State
 
 
 class Objective(Protocol):
@@ -102,7 +102,7 @@ class OneModelTask:
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One update, see `make_train_step`."""
         step = make_train_step(
-            self.objective.loss,
+            self.loss_of(state),
             self._optimizer(),
             self.rates["learning rate"],
             accum=mesh.accumulation_steps(*_sizes(self.config, self.layout)),
@@ -110,7 +110,11 @@ class OneModelTask:
         )
         return step(state, batch)
 
-    def sample(self, state: TrainState, folder: Path, step: int) -> dict[str, float]:
+    def loss_of(self, state: State) -> LossFn:
+        """The loss that a step from `state` descends; all of the state but `params` are constants in it."""
+        return self.objective.loss
+
+    def sample(self, state: State, folder: Path, step: int) -> dict[str, float]:
         return self.objective.sample(state.ema, folder, step)
 
     def export(self, state: TrainState, folder: Path, meta: dict[str, Any]) -> None:
@@ -147,7 +151,10 @@ def make_train_step(
         params, opt_state, norms = apply_gradients(optimizer, state.params, state.opt_state, grads)
         ema = average(state.ema, params, ema_decay_at(ema_decay, state.step))
         metrics |= {"lr": jnp.asarray(schedule(state.step), jnp.float32), **norms}
-        return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
+        new = dataclasses.replace(
+            state, step=state.step + 1, params=params, ema=ema, opt_state=opt_state
+        )
+        return new, metrics
 
     return train_step
 
