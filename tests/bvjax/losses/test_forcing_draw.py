@@ -47,7 +47,7 @@ class ToldForward(TeacherForward):
     def entries(self, params, clip, history, noise, key):
         return ClipEntries(None, jnp.ones(1), None)
 
-    def context(self, entries, history, target):
+    def context(self, entries, history, target, sees=None):
         return None, self.positions(history, target)[1]
 
 
