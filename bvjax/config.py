@@ -208,6 +208,7 @@ class DiTConfig:
     latent_std: tuple[float, ...] = ()  # of the latents by channel, for that guess; () = 1 each
     similarity_keys: bool = False  # keys of context entries tell how alike the captions are
     spatial_position_embedding: bool = False  # tokens get an embedding of their (h, w) besides RoPE
+    text_modulation: bool = False  # the mean of a caption's states is added to the time embedding
     fps_embedding: bool = False  # e0 gets an embedding of "16 fps" or "other", as in SkyReels-V2
     qk_init: float = 1.0  # first scale of norm_q: logits reach qk_init * sqrt(head_dim), 11 in Wan
     remat: str = "none"  # none | full | dots: what the backward pass recomputes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from bvjax.errors import UserError
+from bvjax.train.task import DataIterator
 
 Batch = dict[str, np.ndarray]
 
@@ -48,3 +50,31 @@ class IndexedBatches:
     def close(self) -> None:
         """Ends the background thread; the batch being made is dropped."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class Merged:
+    """Endless batches that hold the arrays of several iterators' batches; its state is a state of each."""
+
+    def __init__(self, iterators: Mapping[str, DataIterator]):
+        self._iterators = dict(iterators)
+
+    def __iter__(self) -> Merged:
+        return self
+
+    def __next__(self) -> Batch:
+        return {k: v for iterator in self._iterators.values() for k, v in next(iterator).items()}
+
+    def get_state(self) -> dict[str, Any]:
+        """The position of each iterator, by its name; bytes as text."""
+        states = {name: iterator.get_state() for name, iterator in self._iterators.items()}
+        return {k: v.decode() if isinstance(v, bytes) else v for k, v in states.items()}
+
+    def set_state(self, state: Any) -> None:
+        """Continues each; raises `UserError` for a state of other iterators."""
+        if not isinstance(state, dict) or set(state) != set(self._iterators):
+            raise UserError(
+                f"the data position must be one of {', '.join(self._iterators)}, not {state!r}"
+            )
+        for name, iterator in self._iterators.items():
+            value = state[name]
+            iterator.set_state(value.encode() if isinstance(value, str) else value)

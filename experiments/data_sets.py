@@ -1,12 +1,13 @@
 """The data sets of encoded examples that the DiT can be trained on, by name (`data.name`).
 
-A row of `DATA_SETS` opens a split of one as a `data_pipelines.encoded.example.Source`. A data set whose examples are
-made when they are asked for, or lie in other files, is another row.
+A row of `DATA_SETS` opens a split of one as a `data_pipelines.encoded.example.Source`, a row of `KEPT` those of one
+that is made while training goes on (`data_pipelines.encoded.kept`). Pictures may come with either, or alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +17,14 @@ from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.train.config import check_range
 from bvjax.train.task import DataIterator
+from data_pipelines.counter_source import Merged
 from data_pipelines.encoded.batches import batches, check_fits
 from data_pipelines.encoded.example import Source, known_extras
-from data_pipelines.encoded.folder import how_to_make, open_folder
+from data_pipelines.encoded.folder import how_to_make, open_folder, read_null_text
 from data_pipelines.encoded.manifest import check_weights
+from data_pipelines.encoded.replay import LOADERS, Replay
+from data_pipelines.storyworld.pictures import open_pictures
+from data_pipelines.storyworld.returns import open_returns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +32,14 @@ class DataConfig:
     """The section `data` of a config that trains the DiT."""
 
     weights: str  # folder with the VAE and the text encoder
-    latents: str  # folder of encoded examples
+    latents: str = ""  # folder of encoded examples; "" trains on pictures alone
+    pictures: str = ""  # folder that keeps encoded pictures (`data_pipelines.storyworld.pictures`)
+    # Of what is made while training goes on (pictures, and the data sets of `KEPT`):
+    first: int = 256  # examples that are there before the first step
+    fresh: int = 1  # that every step adds
+    most: int = 0  # in all; 0 = without end
+    loader: str = "pool"  # of `replay.LOADERS`: what makes them
+    workers: int = 1  # its processes; 0 = the process that trains
     name: str = "storyworld"  # of `DATA_SETS`
     extras: tuple[str, ...] = ()  # what examples are to have, see `encoded.example.EXTRAS`
     split: str = "train"
@@ -40,10 +52,18 @@ class DataConfig:
 
     def __post_init__(self):
         """Raises `UserError` for an unknown data set or extra, and for numbers out of bounds."""
-        if self.name not in DATA_SETS:
-            raise UserError(f"data.name is {self.name!r}; it can be {', '.join(DATA_SETS)}")
+        names = (*DATA_SETS, *KEPT)
+        for field, legal in {"name": names, "loader": tuple(LOADERS)}.items():
+            if getattr(self, field) not in legal:
+                raise UserError(
+                    f"data.{field} is {getattr(self, field)!r}; it can be {', '.join(legal)}"
+                )
+        if not (self.latents or self.pictures):
+            raise UserError(
+                "data.latents and data.pictures are both empty; one of them must name a folder"
+            )
         known_extras(self.extras)
-        check_range(self, "data", names=("stories", "seed"))
+        check_range(self, "data", names=("stories", "seed", "first", "fresh", "most", "workers"))
         check_range(
             self, "data", least=1, names=("heldout_stories", "sample_stories", "sample_chunks")
         )
@@ -65,6 +85,8 @@ def folder_of(command: str = "") -> Opener:
 
     return open_split
 
+
+KEPT = {"returns": open_returns}  # (folder of weights, folder, split) -> examples
 
 DATA_SETS: dict[str, Opener] = {
     "storyworld": folder_of("python -m data_pipelines.storyworld.encode"),
@@ -97,6 +119,23 @@ def open_data(data: DataConfig, model: ModelConfig, batch_size: int) -> Training
         UserError: the examples are missing, damaged, of another model or too few, or lack an extra.
     """
 
+    parts = []
+    if data.latents:
+        opened = _open_kept if data.name in KEPT else _open_clips
+        parts.append(opened(data, model, batch_size))
+    if data.pictures:
+        parts.append(_open_kept(data, model, batch_size, pictures=True))
+    if len(parts) == 1:
+        return parts[0]
+    clips, pictures = parts
+    return TrainingData(
+        heldout=clips.heldout | pictures.heldout,
+        null_text=clips.null_text,
+        make=lambda: Merged({"clips": clips.make(), "pictures": pictures.make()}),
+    )
+
+
+def _open_clips(data: DataConfig, model: ModelConfig, batch_size: int) -> TrainingData:
     def opened(split: str, examples: int | None) -> Source:
         source = DATA_SETS[data.name](data, model, split, examples)
         check_fits(source, model)
@@ -107,4 +146,22 @@ def open_data(data: DataConfig, model: ModelConfig, batch_size: int) -> Training
         heldout=next(batches(heldout, data.heldout_stories, 0)),
         null_text=heldout.null_text,
         make=lambda: batches(opened(data.split, data.stories or None), batch_size, data.seed),
+    )
+
+
+def _open_kept(
+    data: DataConfig, model: ModelConfig, batch_size: int, pictures: bool = False
+) -> TrainingData:
+    folder, open_split = data.latents, KEPT.get(data.name)
+    if pictures:
+        folder, open_split = data.pictures, open_pictures
+    opener = functools.partial(open_split, data.weights, folder)
+    replay = Replay(batch_size, data.first, data.fresh, data.most, data.seed)
+    heldout = opener(data.heldout_split)
+    return TrainingData(
+        heldout=heldout.batch(range(data.heldout_stories)),
+        null_text=read_null_text(folder),
+        make=lambda: LOADERS[data.loader](
+            functools.partial(opener, data.split), replay, data.workers
+        ),
     )

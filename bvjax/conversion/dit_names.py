@@ -52,6 +52,7 @@ def rows(dit: DiTConfig) -> list[Row]:
         ("fps_projection/2", "fps_projection.2", "fps_projection.net.2", LINEAR),
         # ours alone: `torch_classes` has modules that know them
         ("place_embedding", "place_embedding", "patch_embedding.place", MATRIX),
+        ("text_modulation", "text_modulation", f"{_EMBEDDER}.text_modulation", MATRIX),
         (
             "blocks/{i}/self_attn/similarity_key",
             "blocks.{i}.self_attn.similarity_key",

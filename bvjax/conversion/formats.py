@@ -115,6 +115,7 @@ def _bvjax_settings(dit: DiTConfig) -> dict[str, Any]:
     settings = {
         "preconditioning": dit.preconditioning,
         "spatial_position_embedding": dit.spatial_position_embedding,
+        "text_modulation": dit.text_modulation,
         "similarity_keys": dit.similarity_keys,
         "rope_theta": dit.rope_theta,
     }

@@ -25,6 +25,22 @@ class Clip:
     standalone: Float[Array, "b c t dt"] | None = None  # of captions that need no history
 
 
+@struct.dataclass
+class Pictures:
+    """A batch of sets of single latents, each with a caption that needs no other."""
+
+    latents: Float[Array, "b p h w z"]
+    text: Float[Array, "b p t dt"]
+
+
+def make_pictures(batch: Mapping[str, Array | np.ndarray]) -> Pictures | None:
+    """The pictures of a batch (`pictures` and `picture_text`); None where it has none."""
+    if "pictures" not in batch:
+        return None
+    latents, text = (jnp.asarray(batch[name]) for name in ("pictures", "picture_text"))
+    return Pictures(latents.astype(jnp.float32), text.astype(jnp.float32))
+
+
 def make_clip(batch: Mapping[str, Array | np.ndarray], grid: ChunkGrid) -> Clip:
     """Cut latents [b, 1 + C L, h, w, z] at the chunk boundaries of `grid`."""
     if grid.config.first != "separate":

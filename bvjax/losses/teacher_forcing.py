@@ -25,7 +25,7 @@ from bvjax.losses.block_forcing import (
     block_forcing_loss,
     semantic_reference,
 )
-from bvjax.losses.clip import Clip
+from bvjax.losses.clip import Clip, Pictures
 from bvjax.losses.extras import check_extras
 from bvjax.losses.forward import ClipEntries, TeacherForward
 from bvjax.losses.history import History, HistoryConfig, draw_history, revisiting
@@ -36,6 +36,9 @@ from bvjax.sharding import ONE_DEVICE, Layout
 
 WEIGHTINGS = ("velocity", "even")
 FRAMES_A_CAPTION = 4  # latents of one chunk among those that are denoised alone
+NOISES_A_PICTURE = (
+    4  # times a picture is denoised in a step, at levels that divide [0, 1] among them
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +89,14 @@ class TargetsConfig:
     frames: int = 0  # latents of a clip that are denoised alone, as images
     frames_weight: float = 1.0
     standalone: float = 0.0  # chance that a target without history gets the caption for that
+    pictures: int = 0  # pictures of an example that are denoised alone, of those that it has
+    pictures_weight: float = 1.0
 
     def __post_init__(self):
-        if min(self.targets_per_chunk, self.frames) < 0 or not self.targets_per_chunk + self.frames:
-            raise UserError(
-                f"forcing.targets_per_chunk is {self.targets_per_chunk} and forcing.frames "
-                f"{self.frames}; they must be >= 0 and not both zero"
-            )
+        counts = {name: getattr(self, name) for name in ("targets_per_chunk", "frames", "pictures")}
+        if min(counts.values()) < 0 or not any(counts.values()):
+            named = ", ".join(f"forcing.{name} is {count}" for name, count in counts.items())
+            raise UserError(f"{named}; they must be >= 0 and not all zero")
         for name in ("revisit_fraction", "standalone"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"forcing.{name} is {getattr(self, name)}; it must lie in [0, 1]")
@@ -165,11 +169,25 @@ class TeacherForcing:
         return TeacherForward(self.model, self.layout)
 
     def loss(
-        self, params: Any, clip: Clip, key: Array
+        self, params: Any, clip: Clip | None, key: Array, pictures: Pictures | None = None
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Block Forcing over all chunks, plus single latents alone: the anchor and `frames` others.
+        """Block Forcing over all chunks, plus single latents alone: the anchor, `frames` others, and pictures.
+
+        Args:
+            clip: None trains on pictures alone.
 
         Raises `UserError` for settings that need what the clip does not have."""
+        forcing = self.forcing
+        loss, metrics = jnp.zeros(()), {}
+        if clip is not None:
+            loss, metrics = self._clip_loss(params, clip, key)
+        if forcing.pictures and pictures is not None:
+            picture_key = purpose_key(key, "pictures")
+            metrics["pictures"] = self._pictures_loss(params, pictures, picture_key)
+            loss += forcing.pictures_weight * metrics["pictures"]
+        return loss, metrics
+
+    def _clip_loss(self, params, clip, key):
         forcing = self.forcing
         check_extras(forcing, [name for name, x in vars(clip).items() if x is not None])
         loss, metrics = jnp.zeros(()), {}
@@ -297,16 +315,32 @@ class TeacherForcing:
             lambda noisy, sigma: self.forward.velocity(params, noisy, sigma, text, None, 0), 2, 2
         )(noisy, sigma)
 
-    def _alone_loss(self, params, singles, key):
-        """Plain flow matching of single latents."""
+    def draw_pictures(self, pictures: Pictures, key: Array) -> Singles:
+        """Some pictures of each example, each several times."""
+        (batch, there), count = pictures.latents.shape[:2], self.forcing.pictures
+        order = jnp.argsort(self._draw(key, "which", (batch, there)), axis=1)[:, :count]
+        rows = jnp.arange(batch)[:, None], order
+        latents = jnp.repeat(pictures.latents[rows][:, :, None, None], NOISES_A_PICTURE, axis=2)
+        return Singles(latents=latents, text=self._dropped(key, pictures.text[rows]))
+
+    def _pictures_loss(self, params, pictures, key):
+        singles = self.draw_pictures(pictures, key)
+        # Each in a part of [0, 1] of its own: the mean over levels varies less.
+        u = self._draw(key, "level", singles.latents.shape[:3]) + jnp.arange(NOISES_A_PICTURE)
+        sigma = flow.shift_sigma(u / NOISES_A_PICTURE, self.forcing.levels.shift)
+        return self._alone_loss(params, singles, key, sigma)
+
+    def _alone_loss(self, params, singles, key, sigma=None):
+        """Plain flow matching of single latents, at levels of their own by default."""
         latents = singles.latents
-        sigma = draw_sigma(
-            purpose_key(key, "sigma"),
-            None,
-            "fixed",
-            latents.shape[:3],
-            shift=self.forcing.levels.shift,
-        )
+        if sigma is None:
+            sigma = draw_sigma(
+                purpose_key(key, "sigma"),
+                None,
+                "fixed",
+                latents.shape[:3],
+                shift=self.forcing.levels.shift,
+            )
         noise = normal(purpose_key(key, "noise"), latents.shape)
         noisy = flow.interpolate(latents, noise, sigma)
         velocity = self.singles_velocity(params, noisy, sigma, singles.text)
@@ -320,7 +354,11 @@ class TeacherForcing:
             # The purpose has the name it always had, so that runs draw what they drew.
             instead = self._draw(key, "described", alone.shape) < self.forcing.standalone
             text = jnp.where((alone & instead)[..., None, None], clip.standalone[rows], text)
-        drop = self._draw(key, "caption", alone.shape) < self.forcing.history.caption_drop
+        return self._dropped(key, text)
+
+    def _dropped(self, key, text):
+        """Captions [b, m, t, dt], some of them replaced by the empty one."""
+        drop = self._draw(key, "caption", text.shape[:2]) < self.forcing.history.caption_drop
         return jnp.where(drop[..., None, None], jnp.asarray(self.null_text, text.dtype), text)
 
     def _sigma(self, key, target, chunks):

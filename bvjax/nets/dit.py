@@ -174,6 +174,15 @@ class WanDiT(nn.Module):
         e = Mlp(
             config.dim, config.dim, nn.silu, jnp.float32, _NORMAL, "highest", name="time_embedding"
         )(sinusoid)
+        if config.text_modulation:
+            modulate = nn.Dense(
+                config.dim,
+                use_bias=False,
+                kernel_init=nn.initializers.zeros,
+                precision="highest",
+                name="text_modulation",
+            )
+            e = e + modulate(mean_state(text))[:, :, None]
         e0 = _TimeProjection(6 * config.dim, name="time_projection")(e)
         if config.fps_embedding:
             if fps is None:
@@ -257,6 +266,13 @@ def add_linear_guess(
     sigma = sigma.astype(jnp.float32)[..., None, None, None]
     v, s = variances(sigma, std)
     return (sigma - (1.0 - sigma) * v) / s * latents - out * jnp.sqrt(v / s)
+
+
+def mean_state(text: Float[Array, "b c t dt"]) -> Float[Array, "b c dt"]:
+    """The mean of the rows that belong to the caption: those after it are zeros."""
+    text = text.astype(jnp.float32)
+    rows = jnp.any(text != 0, axis=-1).sum(-1, keepdims=True)
+    return text.sum(axis=2) / jnp.maximum(rows, 1)
 
 
 def place_features(place: Int[Array, "*n 2"]) -> Float[Array, "*n f"]:

@@ -16,14 +16,17 @@ from PIL import Image
 from bvjax.config import ModelConfig
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.decoding import decode_piece
+from bvjax.generate.pictures import decode_first, generate_pictures
 from bvjax.generate.rollout import rollout
-from bvjax.losses.clip import make_clip
+from bvjax.losses.clip import make_clip, make_pictures
 from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing
 from bvjax.nets import dit
 from bvjax.placement import mesh_error
 from bvjax.sharding import AXES, ONE_DEVICE, Layout
 from bvjax.train.task import Params
 from bvjax.weights import save_weights
+
+SHEET = 48  # held-out pictures that a sample shows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +61,8 @@ class DiTObjective:
     def loss(
         self, params: Params, batch: dict[str, Array], key: jax.Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        return self.teacher.loss(params, make_clip(batch, self.teacher.grid), key)
+        clip = make_clip(batch, self.teacher.grid) if "latents" in batch else None
+        return self.teacher.loss(params, clip, key, make_pictures(batch))
 
     def sample(self, params: Params, folder: Path, step: int) -> dict[str, float]:
         """Strips, see `draw`.
@@ -70,7 +74,12 @@ class DiTObjective:
         return self.heldout_loss(params)
 
     def draw(self, params: Params, folder: Path, step: int) -> None:
-        """Writes a strip per held-out story: its own frames (through the VAE) over generated ones."""
+        """Writes a sheet of held-out pictures and a strip per held-out story: truth (through the VAE) over generated."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if "pictures" in self.heldout:
+            self._sheet(params).save(folder / f"{step:07d}_pictures.png")
+        if "latents" not in self.heldout:
+            return
         rows, layout = [], self.layout
         if layout.mesh is not None and mesh_error(self.model, dict(layout.mesh.shape)) is not None:
             layout = ONE_DEVICE
@@ -89,7 +98,6 @@ class DiTObjective:
             generated = rollout(placed, self.model, conditions, jax.random.key(i), layout=layout)
             latents = np.concatenate([generated.anchor, np.concatenate(generated.latents)])
             rows += [self._strip(truth), self._strip(latents)]
-        folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.concatenate(rows)).save(folder / f"{step:07d}.png")
 
     def heldout_loss(self, params: Params) -> dict[str, float]:
@@ -101,11 +109,35 @@ class DiTObjective:
     ) -> dict[str, float]:
         """Means over the held-out stories of a loss of (story, key), with the same keys at every call."""
         parts = []
-        for i in range(len(self.heldout["latents"])):
+        for i in range(len(next(iter(self.heldout.values())))):
             story = {name: array[i : i + 1] for name, array in self.heldout.items()}
             loss, metrics = loss_fn(story, jax.random.key(i))
             parts.append({"loss": loss, **metrics})
         return {f"heldout_{name}": float(np.mean([p[name] for p in parts])) for name in parts[0]}
+
+    def _sheet(self, params: Params) -> Image.Image:
+        """The first held-out pictures of each example, over what the model makes of their captions."""
+        latents, text = self.heldout["pictures"], self.heldout["picture_text"]
+        shown = slice(0, max(1, SHEET // len(latents)))
+        truth, captions = latents[:, shown], text[:, shown]
+        made = generate_pictures(
+            params,
+            self.model,
+            captions.reshape(-1, *text.shape[2:]),
+            self.null_text,
+            jax.random.key(0),
+        )
+        truth, made = (
+            decode_first(self.vae_params, self.model, one)
+            for one in (truth.reshape(made.shape), made)
+        )
+        columns = min(16, len(made))
+        lines = [
+            np.concatenate(list(frames[start : start + columns]), axis=1)
+            for start in range(0, len(made) - columns + 1, columns)
+            for frames in (truth, made)
+        ]
+        return Image.fromarray(np.concatenate(lines))
 
     @functools.cached_property
     def _loss(self):

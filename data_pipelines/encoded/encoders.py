@@ -37,11 +37,21 @@ class Encoders:
             functools.partial(vae.encode_stream, config=self.model.vae), static_argnames="first"
         )
 
+    @functools.cached_property
+    def _encode_clips(self):
+        return jax.jit(
+            lambda params, frames: vae.encode(params, self.model.vae, vae.to_float(frames))
+        )
+
     def text(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """States [n, T, Dt] and mean embeddings [n, Dt] of captions without time stamps."""
         ids, mask = self.tokenizer.encode(captions, self.model.text.max_length)
         states = self._text({"params": self.params["text"]}, ids, mask)
         return np.asarray(states), np.asarray(mean_embedding(states, mask))
+
+    def clips(self, frames: UInt8[np.ndarray, "b f h w 3"]) -> Float[np.ndarray, "b l h8 w8 z"]:
+        """Normalised latents of short clips of 1 + 4k frames, or of single pictures, all at once."""
+        return np.asarray(self._encode_clips(self.params["vae"], frames))
 
     def latents(self, frames: np.ndarray, piece: int = 96) -> Float[np.ndarray, "l h w z"]:
         """Normalised latents of uint8 frames [1 + 4k, H, W, 3], encoded piece by piece."""

@@ -17,7 +17,7 @@ from data_pipelines.storyworld.plan import make_story
 from data_pipelines.storyworld.renderer import render
 from data_pipelines.storyworld.world import CHUNK_SECONDS, ChunkPlan, Story
 
-STREAM = 2  # of the random numbers of pictures
+STREAM, CLIP_STREAM = 2, 3  # of the random numbers of pictures and of clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,31 @@ def settled(plan: ChunkPlan, fps: int) -> range:
     begin = ENTER[1] if any(beat.enter for beat in plan.actions) else 0.0
     end = LEAVE[0] if any(beat.leave for beat in plan.actions) else 1.0
     return range(max(1, int(np.ceil(begin * length))), int(end * length) + 1)
+
+
+def settled_clip(
+    index: int, steady: int, *, split: str, height: int, width: int, fps: int
+) -> tuple[UInt8[np.ndarray, "f h w 3"], str]:
+    """Returns a clip of panorama `index` from frame 0 to the end of its one chunk, and its caption that stands alone.
+
+    In its last `steady` frames all its subjects are on stage. It is a function of (split, index) alone, and its panorama
+    is that of `pictures`.
+    """
+    rng = np.random.default_rng([CLIP_STREAM, index])
+    scene = make_story(index, split)
+    length = int(CHUNK_SECONDS * fps)
+    while True:
+        other = make_story(int(2**41 + rng.integers(2**40)), split)
+        for k in map(int, rng.permutation(other.n_chunks)):
+            plan = other.chunks[k]
+            if plan.travel:
+                continue
+            moments = settled(plan, fps)
+            if moments.start <= length - steady + 1 and moments.stop == length + 1:
+                place = int(rng.integers(len(scene.places)))
+                story = recast(scene, other, k, place, scene.chunks[0].weather)
+                frames = render(story, range(length + 1), height=height, width=width, fps=fps)
+                return frames, standalone(rng, story, 0)
 
 
 def pictures(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bvjax.errors import UserError
 from bvjax.overrides import from_dict, to_dict
 from bvjax.train.dit_objective import DiTObjective
 from data_pipelines.encoded.example import EXTRAS, REQUIRED, ExampleSpec
 from data_pipelines.encoded.folder import example_path, write_example, write_null_text
+from data_pipelines.encoded.kept import open_kept
 from data_pipelines.encoded.manifest import claim
 from experiments import data_sets, stages, wiring
 from experiments.configs import mini_dit
@@ -102,7 +105,11 @@ def test_batches_have_the_extras_that_are_asked_for(tiny, third, extras):
         ((), {"history.oracle": 0.15}, "which history.oracle=0.15 needs: set"),
         ((), {"forcing.revisit_fraction": 0.7}, "which forcing.revisit_fraction=0.7 needs: set"),
         (("relevance",), {}, "which forcing.standalone=0.5 needs: set"),
-        ((), {"data.name": "films"}, "data.name is 'films'; it can be storyworld, lvbench, folder"),
+        (
+            (),
+            {"data.name": "films"},
+            "data.name is 'films'; it can be storyworld, lvbench, folder, clips, returns",
+        ),
         (("depth",), {}, "no extra 'depth'; the extras are relevance, standalone"),
         ((), {"data.heldout_stories": 0}, "data.heldout_stories is 0; it must be 1 to 2147483647"),
         ((), {"data.heldout_split": "test"}, "test holds 0 encoded examples, 1 are wanted"),
@@ -121,6 +128,55 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(
         wiring.train(config(tiny, third, extras, **changes), tmp_path / "run")
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def kept(encoders, split: str, index: int):
+    """A set of two pictures that says which one it is."""
+    rng = np.random.default_rng(index)
+    return {
+        "pictures": np.full((2, 4, 4, 16), index, np.float16),
+        "picture_text": rng.normal(size=(2, 64, 16)).astype(np.float16),
+    }
+
+
+@pytest.fixture
+def with_pictures(monkeypatch):
+    open_them = functools.partial(open_kept, make=kept, texts=("picture_text",))
+    monkeypatch.setattr(data_sets, "open_pictures", open_them)
+    return {"forcing.pictures": 1, "data.first": 4, "data.workers": 0}
+
+
+def test_pictures_come_beside_clips_or_alone(tiny, third, tmp_path, with_pictures):
+    changes = with_pictures | {"data.pictures": str(tmp_path / "pictures")}
+    stage = stages.make_stage(config(tiny, third, **changes))
+    batch, objective = next(data := stage.make_data()), stage.task.objective
+    assert set(batch) == set(objective.heldout) == {*REQUIRED, "pictures", "picture_text"}
+    assert batch["pictures"].shape == (2, 2, 4, 4, 16)
+    assert batch["pictures"][:, 0, 0, 0, 0].tolist()[0] == 4  # the new one of the first batch
+    state = json.loads(json.dumps(data.get_state()))
+    following, resumed = next(data), stage.make_data()
+    resumed.set_state(state)
+    for name, array in next(resumed).items():
+        np.testing.assert_array_equal(array, following[name])
+    alone = changes | {"data.latents": "", "forcing.targets_per_chunk": 0, "forcing.frames": 0}
+    stage = stages.make_stage(config(tiny, third, **alone))
+    assert set(next(stage.make_data())) == {"pictures", "picture_text"}
+    with pytest.raises(UserError, match="both empty"):
+        config(tiny, third, **alone | {"data.pictures": ""})
+
+
+@pytest.mark.slow
+def test_the_dit_trains_on_pictures_alone(tiny, third, tmp_path, with_pictures):
+    changes = with_pictures | {
+        "data.pictures": str(tmp_path / "pictures"), "data.latents": "", "train.sample_every": 2,
+        "forcing.targets_per_chunk": 0, "forcing.frames": 0,
+    }  # fmt: skip
+    assert wiring.train(config(tiny, third, **changes), tmp_path / "run") is None
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert np.isfinite([float(row["pictures"]) for row in rows]).all()
+    sheet = Image.open(tmp_path / "run" / "samples" / "0000002_pictures.png")
+    assert sheet.size == (4 * 32, 2 * 32)  # two examples' two pictures, over what was generated
 
 
 def test_single_latents_need_no_relevance(tiny, third):

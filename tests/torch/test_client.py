@@ -55,7 +55,7 @@ MODELS = {
         "mixed",
         dit=dataclasses.replace(
             WAN, preconditioning="linear", latent_std=(0.5, 1.0, 2.0, 0.1), rope_theta=300.0,
-            patch=(1, 1, 2), spatial_position_embedding=True,
+            patch=(1, 1, 2), spatial_position_embedding=True, text_modulation=True,
         ),
         vae=VAEConfig(
             dim=3, z_dim=4, patch=2, dim_mult=(1, 3, 2, 4), num_res_blocks=2,

@@ -14,7 +14,10 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+from diffusers.models.transformers.transformer_wan import (
+    WanRotaryPosEmbed,
+    WanTimeTextImageEmbedding,
+)
 
 WAVELENGTHS = 6  # from 2 pi to 64 pi tokens
 
@@ -44,6 +47,22 @@ class PlacedPatches(torch.nn.Conv3d):
         return tokens + self.place(features).permute(2, 0, 1)[:, None].to(tokens.dtype)
 
 
+class ModulatedEmbedder(WanTimeTextImageEmbedding):
+    """Embeddings of time and text, with a linear map of the caption's mean state added to that of time.
+
+    Rows of the text after the caption are zeros and do not count.
+    """
+
+    def forward(self, timestep, encoder_hidden_states, *args, **kwargs):
+        rows = (encoder_hidden_states != 0).any(-1).sum(-1, keepdim=True).clamp(min=1)
+        text = self.text_modulation(encoder_hidden_states.sum(1) / rows)
+        temb, _, states, image = super().forward(timestep, encoder_hidden_states, *args, **kwargs)
+        if temb.shape[0] != text.shape[0]:  # a time for each token: [b n, d]
+            text = text.repeat_interleave(temb.shape[0] // text.shape[0], dim=0)
+        temb = temb + (text if temb.ndim == 2 else text[:, None]).to(temb.dtype)
+        return temb, self.time_proj(self.act_fn(temb)), states, image
+
+
 class BvjaxTransformer3DModel(WanTransformer3DModel):
     """`WanTransformer3DModel` and, each switched on by the configuration:
 
@@ -53,6 +72,7 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
         latents_spread: for that guess, the standard deviation of each latent channel after
             normalising; None for 1.
         spatial_position_embedding: tokens are told their row and column, not by RoPE alone.
+        text_modulation: the mean of a caption's states is added to the time embedding.
         similarity_keys: the weights have a vector for each head that attention to *earlier* chunks
             uses.  This class sees one chunk, so it keeps them and does not use them.
         rope_theta: base of RoPE's frequencies.
@@ -80,6 +100,7 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
         preconditioning: str = "none",
         latents_spread: list[float] | None = None,
         spatial_position_embedding: bool = False,
+        text_modulation: bool = False,
         similarity_keys: bool = False,
         rope_theta: float = 10000.0,
     ):
@@ -97,6 +118,11 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
         if spatial_position_embedding:
             width = num_attention_heads * attention_head_dim
             self.patch_embedding = PlacedPatches(in_channels, width, patch_size)
+        if text_modulation:
+            self.condition_embedder.__class__ = ModulatedEmbedder
+            self.condition_embedder.text_modulation = torch.nn.Linear(
+                text_dim, num_attention_heads * attention_head_dim, bias=False
+            )
         if similarity_keys:
             for block in self.blocks:
                 block.attn1.similarity_key = torch.nn.Parameter(

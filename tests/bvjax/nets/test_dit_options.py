@@ -104,3 +104,33 @@ def test_similarity_adds_the_same_to_a_query_s_logit_of_every_row_of_an_entry():
     assert np.abs(ones - zeros).max() > 1e-3 and np.abs(some - ones).max() > 1e-3
     with pytest.raises(UserError, match="needs the similarity"):
         velocity(config, latents, context_rows(None))
+
+
+def test_the_mean_state_of_a_caption_enters_the_modulation():
+    """A model that is given `text_modulation` starts unchanged; zeros after a caption do not count."""
+    config = dataclasses.replace(CFG, text_modulation=True)
+    latents = jax.random.normal(jax.random.key(3), (1, 1, FRAMES, SIDE, SIDE, 4))
+    text = jax.random.normal(jax.random.key(4), (1, 1, 5, DT)).at[:, :, 3:].set(0)
+    np.testing.assert_allclose(
+        dit.mean_state(text)[0, 0], np.asarray(text)[0, 0, :3].mean(0), rtol=1e-6
+    )
+    np.testing.assert_array_equal(dit.mean_state(jnp.zeros((1, 1, 2, 3))), 0)
+    net = dit.WanDiT(config, DT)
+    inputs = (latents, jnp.full((1, 1), 0.5), text, positions())
+    params = random_params(config)
+    kernel = params["text_modulation"]["kernel"]
+    params["text_modulation"]["kernel"] = jnp.zeros_like(kernel)
+    plain = {name: value for name, value in params.items() if name != "text_modulation"}
+    before = dit.WanDiT(CFG, DT).apply({"params": plain}, *inputs)[0]
+    np.testing.assert_array_equal(net.apply({"params": params}, *inputs)[0], before)
+    params["text_modulation"]["kernel"] = kernel
+    after = net.apply({"params": params}, *inputs)[0]
+    assert np.abs(after - before).max() > 1e-3
+    # Added to the time embedding: the same caption at that embedding plus its map.
+    shift = dit.mean_state(text) @ params["text_modulation"]["kernel"]
+    moved = {**plain, "time_embedding": {**plain["time_embedding"]}}
+    last = dict(moved["time_embedding"]["2"])
+    last["bias"] = last["bias"] + shift[0, 0]
+    moved["time_embedding"]["2"] = last
+    expected = dit.WanDiT(CFG, DT).apply({"params": moved}, *inputs)[0]
+    np.testing.assert_allclose(after, expected, atol=1e-5)

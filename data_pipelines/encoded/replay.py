@@ -1,0 +1,127 @@
+"""An endless order of examples that are made while training goes on: each new one, and older ones again.
+
+Making an example costs more than a step of training can wait for, and showing it once would waste it. Batch i has
+`fresh` examples that no batch had before it, and the others are drawn from all that there were until then. They are
+made ahead of the training by a pool of processes (`pooled_batches`), or by Grain's (`grain_batches`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+
+import grain.python as grain
+import numpy as np
+from jaxtyping import Int
+
+from bvjax.errors import UserError
+from data_pipelines.counter_source import IndexedBatches
+from data_pipelines.encoded.kept import Arrays, KeptExamples
+
+AHEAD = 16  # batches whose new examples are in the making
+ENDLESS = 2**40
+Opener = Callable[[], KeptExamples]  # picklable: each process opens the examples for itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """The examples of each batch, a function of the batch's number alone.
+
+    Args:
+        size: examples of a batch.
+        first: examples that are there before the first batch.
+        fresh: examples that every batch adds.
+        most: beyond so many no new ones are added; 0 = always.
+        seed: of the draw.
+    """
+
+    size: int
+    first: int
+    fresh: int = 1
+    most: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        """Raises `UserError` for counts that make no batch."""
+        if self.first < self.size:
+            raise UserError(
+                f"data.first is {self.first}; a batch of {self.size} needs as many at least"
+            )
+        if not 0 <= self.fresh <= self.size:
+            raise UserError(f"data.fresh is {self.fresh}; it can be 0 to {self.size}")
+
+    def known(self, batch: int) -> int:
+        """Returns how many examples batch `batch` and those before it use: 0 to `known` - 1."""
+        known = self.first + (batch + 1) * self.fresh
+        return min(known, max(self.most, self.first)) if self.most else known
+
+    def indices(self, batch: int) -> Int[np.ndarray, "b"]:
+        """Returns the examples of a batch, each once."""
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, batch]))
+        before, known = self.known(batch - 1), self.known(batch)
+        new = np.arange(before, known)
+        return np.concatenate([new, rng.choice(before, self.size - len(new), replace=False)])
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(opener: Opener) -> KeptExamples:
+    return opener()
+
+
+def _write(opener: Opener, index: int) -> None:
+    source = _opened(opener)
+    if source.missing([index]):
+        source.write(index)
+
+
+def _lower_priority() -> None:
+    os.nice(5)  # the step of training comes first
+
+
+def pooled_batches(opener: Opener, replay: Replay, workers: int) -> IndexedBatches:
+    """Endless batches whose missing examples `workers` processes make ahead; its state is the next batch's number.
+
+    Args:
+        opener: opens the examples; picklable and hashable, such as a `functools.partial` of a function of a module.
+        replay: which examples are in which batch.
+        workers: 0 makes them in the thread that prepares batches.
+    """
+    pool = None
+    if workers:
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_lower_priority)
+    waiting: dict[int, Future] = {}
+
+    def make(batch: int) -> Arrays:
+        source, indices = _opened(opener), replay.indices(batch)
+        if pool is not None:
+            soon = range(replay.known(batch), replay.known(batch + AHEAD))
+            for index in source.missing([*map(int, indices), *soon]):
+                if index not in waiting:
+                    waiting[index] = pool.submit(_write, opener, index)
+            for index in indices:
+                if int(index) in waiting:
+                    waiting.pop(int(index)).result()
+        return source.batch(indices)
+
+    return IndexedBatches(make)
+
+
+def grain_batches(opener: Opener, replay: Replay, workers: int) -> grain.DatasetIterator:
+    """The same batches through Grain, each made by one of its `workers` processes (0: threads)."""
+    make = functools.partial(_batch, opener, replay)
+    dataset = grain.MapDataset.range(ENDLESS).map(make)
+    iterator = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+    if workers:
+        iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(iterator)
+
+
+def _batch(opener: Opener, replay: Replay, batch: int) -> Arrays:
+    return _opened(opener).batch(replay.indices(batch))
+
+
+LOADERS = {"pool": pooled_batches, "grain": grain_batches}

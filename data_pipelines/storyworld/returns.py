@@ -1,0 +1,71 @@
+"""Encoded excerpts in which somebody comes back: what the DiT learns the use of its memory from.
+
+An example is a clip of few chunks (`excerpts`): the two of a story that show best who and what its last chunk shows,
+the two before that one, and the last itself. To training it is a story of that many chunks. The latents are those of
+the whole story, at a third of its rendering.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bvjax.chunking import ChunkGrid
+from bvjax.errors import UserError
+from bvjax.story import split_times
+from data_pipelines.encoded.encoders import Encoders
+from data_pipelines.encoded.kept import KeptExamples, open_kept
+from data_pipelines.storyworld.excerpts import (
+    encode_excerpt,
+    excerpt,
+    excerpt_relevance,
+    returning_targets,
+)
+from data_pipelines.storyworld.latents import (
+    chunk_truth,
+    relevance_matrix,
+    standalone_captions,
+)
+from data_pipelines.storyworld.plan import make_story
+
+STREAM = 4  # of the random numbers of targets
+
+
+def encode_return(encoders: Encoders, split: str, index: int) -> dict[str, np.ndarray]:
+    """Returns the excerpt of story `index` as an encoded example (`encoded.example`) with its extras.
+
+    The target is drawn from the chunks in which somebody or a place returns, or from all that have a whole past
+    where there are none; it is a function of (split, index) alone.
+    """
+    story, retrieval = make_story(index, split), encoders.model.retrieval
+    grid = ChunkGrid.of(encoders.model, story.n_chunks)
+    relevance = relevance_matrix(*chunk_truth(story, grid))
+    past = retrieval.num_retrieved + retrieval.num_recent
+    if story.n_chunks <= past:
+        raise UserError(f"a story of {story.n_chunks} chunks has none with {past} before it")
+    whole = range(past + 1, story.n_chunks + 1)
+    returns = [i for i in returning_targets(relevance, retrieval.num_recent) if i in whole]
+    target = int(np.random.default_rng([STREAM, index]).choice(returns or list(whole)))
+    part = excerpt(
+        story,
+        target,
+        relevance,
+        num_retrieved=retrieval.num_retrieved,
+        num_recent=retrieval.num_recent,
+    )
+    rows = [chunk - 1 for chunk in part.chunks]
+    text, embedding = encoders.text([split_times(story.captions[row])[0] for row in rows])
+    standalone, _ = encoders.text([standalone_captions(encoders, story)[row] for row in rows])
+    return {
+        "latents": encode_excerpt(encoders, part).astype(np.float16),
+        "text": text.astype(np.float16),
+        "embedding": embedding.astype(np.float32),
+        "standalone": standalone.astype(np.float16),
+        "relevance": excerpt_relevance(part, relevance).astype(np.float32),
+    }
+
+
+def open_returns(weights: str | Path, root: str | Path, split: str) -> KeptExamples:
+    """Returns the excerpts of a split, kept in `root`; raises as `open_kept`."""
+    return open_kept(weights, root, split, encode_return, ("text", "standalone"))
