@@ -36,9 +36,7 @@ from bvjax.sharding import ONE_DEVICE, Layout
 
 WEIGHTINGS = ("velocity", "even")
 FRAMES_A_CAPTION = 4  # latents of one chunk among those that are denoised alone
-NOISES_A_PICTURE = (
-    4  # times a picture is denoised in a step, at levels that divide [0, 1] among them
-)
+NOISES_A_PICTURE = 4  # times that a picture is denoised in a step
 
 
 @dataclasses.dataclass(frozen=True)
