@@ -8,6 +8,7 @@ ones, so it cannot learn a generator's habits.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
@@ -21,6 +22,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from safetensors import safe_open
 
+from bvjax.errors import UserError
 from bvjax.files import parse_json
 from bvjax.nets.vae import to_float
 from bvjax.weights import load_tensors, save_tensors
@@ -57,9 +59,40 @@ class JudgeNet(nn.Module):
         return {head: nn.Dense(len(names), name=head)(seen) for head, names in HEADS.items()}
 
 
-def init_params(key: Array) -> dict[str, Any]:
+class AttentionNet(nn.Module):
+    """About 300,000 parameters; frames of `size` pixels a side, whose patches of 8 attend to each other."""
+
+    width: int = 96
+    layers: int = 3
+    heads: int = 4
+    size: int = 64
+
+    @nn.compact
+    def __call__(self, frames: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "n k"]]:
+        """Logits per head of frames in [-1, 1]."""
+        x = rearrange(frames, "n (h a) (w b) c -> n h w (a b c)", a=4, b=4)
+        x = nn.gelu(nn.Dense(self.width, name="pixels")(x))
+        x = nn.Conv(self.width, (3, 3), (2, 2), name="patches")(x)
+        x = rearrange(x, "n h w d -> n (h w) d")
+        position = self.param("position", nn.initializers.normal(0.02), (1, x.shape[1] + 1, self.width))
+        reader = jnp.zeros((len(x), 1, self.width), x.dtype)
+        x = jnp.concatenate([reader, x], axis=1) + position
+        for _ in range(self.layers):
+            normed = nn.LayerNorm()(x)
+            x = x + nn.MultiHeadDotProductAttention(self.heads)(normed, normed)
+            hidden = nn.gelu(nn.Dense(2 * self.width)(nn.LayerNorm()(x)))
+            x = x + nn.Dense(self.width)(hidden)
+        read = nn.LayerNorm()(x[:, 0])
+        return {head: nn.Dense(len(names), name=head)(read) for head, names in HEADS.items()}
+
+
+# Two that have nothing in common: one may serve in choices and losses, and the other only reports.
+NETS: dict[str, nn.Module] = {"conv": JudgeNet(), "attention": AttentionNet()}
+
+
+def init_params(key: Array, net: str = "conv") -> dict[str, Any]:
     """Fresh float32 parameters: LeCun normal kernels cut from one draw, which compiles faster."""
-    shapes = jax.eval_shape(JudgeNet().init, key, jnp.zeros((1, 16, 16, 3)))["params"]
+    shapes = jax.eval_shape(NETS[net].init, key, jnp.zeros((1, 64, 64, 3)))["params"]
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
     sizes = [math.prod(leaf.shape) for path, leaf in leaves if path[-1].key == "kernel"]
     pieces = iter(jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1].tolist()))
@@ -67,14 +100,16 @@ def init_params(key: Array) -> dict[str, Any]:
     def fill(path, leaf):
         if path[-1].key != "kernel":
             return (jnp.ones if path[-1].key == "scale" else jnp.zeros)(leaf.shape)
-        return next(pieces).reshape(leaf.shape) * math.prod(leaf.shape[:-1]) ** -0.5
+        outputs = leaf.shape[1:] if path[-2].key in ("query", "key", "value") else leaf.shape[-1:]
+        fan_in = math.prod(leaf.shape) // math.prod(outputs)
+        return next(pieces).reshape(leaf.shape) * fan_in**-0.5
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
-@jax.jit
-def _logits(params: Any, frames: UInt8[Array, "n h w 3"]) -> dict[str, Array]:
-    return JudgeNet().apply({"params": params}, to_float(frames))
+@functools.partial(jax.jit, static_argnames="net")
+def _logits(params: Any, frames: UInt8[Array, "n h w 3"], net: str) -> dict[str, Array]:
+    return NETS[net].apply({"params": params}, to_float(frames))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +118,7 @@ class Judge:
 
     params: Any
     metadata: dict[str, Any]
+    net: str = "conv"  # of `NETS`
 
     def logits(self, frames: UInt8[np.ndarray, "n h w 3"]) -> dict[str, Float[np.ndarray, "n k"]]:
         """Logits of each frame, computed in pieces of one size so that one program serves all."""
@@ -91,7 +127,7 @@ class Judge:
             piece = frames[start : start + _AT_ONCE]
             padded = np.zeros((_AT_ONCE, *piece.shape[1:]), np.uint8)
             padded[: len(piece)] = piece
-            logits = jax.device_get(_logits(self.params, padded))
+            logits = jax.device_get(_logits(self.params, padded, self.net))
             pieces.append({head: rows[: len(piece)] for head, rows in logits.items()})
         return {head: np.concatenate([p[head] for p in pieces]) for head in pieces[0]}
 
@@ -115,12 +151,19 @@ class Judge:
 
 def save_judge(path: Path, judge: Judge) -> None:
     """One safetensors file, with `Judge.metadata` under the key `about`."""
-    save_tensors(path, judge.params, {"about": json.dumps(judge.metadata)})
+    metadata = {"about": json.dumps(judge.metadata), "net": judge.net}
+    save_tensors(path, judge.params, metadata)
 
 
 def load_judge(path: Path = DEFAULT) -> Judge:
     """Raises `UserError` when the file is missing, damaged or of another network."""
-    params = load_tensors(path, jax.eval_shape(init_params, jax.random.key(0)))
+    if not path.is_file():
+        raise UserError(f"there is no judge {path}")
     with safe_open(path, "numpy") as file:
-        metadata = parse_json((file.metadata() or {}).get("about", "{}"), f"the metadata of {path}")
-    return Judge(params, metadata)
+        stored = file.metadata() or {}
+    net = stored.get("net", "conv")  # before there were two, all were that
+    if net not in NETS:
+        raise UserError(f"{path} is a judge of the kind {net!r}; it can be {', '.join(NETS)}")
+    like = jax.eval_shape(functools.partial(init_params, net=net), jax.random.key(0))
+    metadata = parse_json(stored.get("about", "{}"), f"the metadata of {path}")
+    return Judge(load_tensors(path, like), metadata, net)

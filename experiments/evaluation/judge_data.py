@@ -25,6 +25,7 @@ from data_pipelines.storyworld import (
     render,
     truth,
 )
+from data_pipelines.storyworld.recast import pictures as recast_panorama
 from experiments.evaluation.judge import HEADS, Judge
 from experiments.evaluation.sightings import Labels, alone, label_frames, settled
 
@@ -44,10 +45,7 @@ class Pictures:
 
     @staticmethod
     def join(parts: list[Pictures]) -> Pictures:
-        def stack(name):
-            return np.concatenate([getattr(part.labels, name) for part in parts])
-
-        labels = Labels(*(stack(field.name) for field in dataclasses.fields(Labels)))
+        labels = labels_of([part.labels for part in parts])
         return Pictures(np.concatenate([part.frames for part in parts]), labels)
 
 
@@ -106,6 +104,41 @@ def training_pictures(
     picked = [np.asarray(x)[:, USED, ...].reshape(-1, *x.shape[2:]) for x in (rendered, rebuilt)]
     twice = Labels(*(np.tile(getattr(labels, f.name), 2) for f in dataclasses.fields(Labels)))
     return Pictures(np.concatenate(picked), twice)
+
+
+def recast_pictures(
+    number: int, clips: int, model: ModelConfig, vae_params: Any, seed: int = 0
+) -> Pictures:
+    """First frames of train panorama `number`, `clips` of them, rendered and reconstructed.
+
+    The data of the second judge: other pictures than the first judge's moments of stories, and casts of all pairs too.
+    """
+    c, rng = model.chunk, np.random.default_rng([seed, number, 1])
+    size = dict(height=c.height, width=c.width, fps=c.fps)
+    drawn, labels = [], []
+    for picture in recast_panorama(number, clips, split="train", **size):
+        story = recast(picture.story, rng)
+        drawn.append(render(story, [picture.frame], **size))
+        facts = truth(story, [picture.frame], **size)
+        labels.append(label_frames(story, facts, c.height, c.width))
+    rendered = np.stack(drawn)
+    worn = rng.uniform(0, LATENT_NOISE, clips) * (rng.random(clips) < 0.5)
+    rebuilt = reconstruct(
+        vae_params, model.vae, rendered, worn.astype(np.float32), jax.random.key(number)
+    )
+    twice = [
+        Pictures(np.asarray(frames)[:, 0], labels_of(labels)) for frames in (rendered, rebuilt)
+    ]
+    return Pictures.join(twice)
+
+
+def labels_of(parts: list[Labels]) -> Labels:
+    """Labels of frames one after the other."""
+    names = [field.name for field in dataclasses.fields(Labels)]
+    return Labels(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+PICTURES = {"conv": training_pictures, "attention": recast_pictures}  # what each judge learns from
 
 
 def heldout_units(number: int, model: ModelConfig, count: int = UNITS) -> Iterator[Unit]:

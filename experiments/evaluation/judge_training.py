@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from bvjax.nets.vae import to_float
 from bvjax.random import normal
-from experiments.evaluation.judge import HEADS, JudgeNet, init_params
+from experiments.evaluation.judge import HEADS, NETS, init_params
 from experiments.evaluation.judge_data import Pictures
 from experiments.evaluation.sightings import EMPTY, UNSURE
 
-PEAK_RATE, SMOOTHING, SHIFT = 3e-3, 0.05, 4
+PEAK_RATES = {"conv": 3e-3, "attention": 1e-3}
+SMOOTHING, SHIFT = 0.05, 4
 
 
 def augment(key: Array, frames: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
@@ -48,11 +49,14 @@ def blur(x: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
 
 
 def judge_loss(
-    params: Any, frames: Float[Array, "n h w 3"], labels: dict[str, Int[Array, "n"]]
+    params: Any,
+    frames: Float[Array, "n h w 3"],
+    labels: dict[str, Int[Array, "n"]],
+    net: str = "conv",
 ) -> Float[Array, ""]:
     """Cross-entropy of the heads; a frame without a subject should leave the judge undecided."""
     total = 0.0
-    for head, logits in JudgeNet().apply({"params": params}, frames).items():
+    for head, logits in NETS[net].apply({"params": params}, frames).items():
         label, classes = labels[head], logits.shape[-1]
         target = optax.smooth_labels(jax.nn.one_hot(label, classes), SMOOTHING)
         target = jnp.where((label == EMPTY)[:, None], 1.0 / classes, target)
@@ -62,16 +66,20 @@ def judge_loss(
     return total
 
 
-def train(pictures: Pictures, steps: int, batch: int, seed: int, progress=tqdm) -> Any:
+def train(
+    pictures: Pictures, steps: int, batch: int, seed: int, net: str = "conv", progress=tqdm
+) -> Any:
     """Parameters after `steps` updates of AdamW over random batches."""
-    optimizer = optax.adamw(optax.cosine_onecycle_schedule(steps, PEAK_RATE), weight_decay=1e-3)
-    key, params = jax.random.key(seed), init_params(jax.random.key(seed))
+    optimizer = optax.adamw(
+        optax.cosine_onecycle_schedule(steps, PEAK_RATES[net]), weight_decay=1e-3
+    )
+    key, params = jax.random.key(seed), init_params(jax.random.key(seed), net)
     state, rng = optimizer.init(params), np.random.default_rng(seed)
 
     @jax.jit
     def update(params, state, frames, labels, key):
         frames = augment(key, to_float(frames))
-        loss, grads = jax.value_and_grad(judge_loss)(params, frames, labels)
+        loss, grads = jax.value_and_grad(judge_loss)(params, frames, labels, net)
         changes, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, changes), state, loss
 

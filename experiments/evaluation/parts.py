@@ -16,14 +16,23 @@ from bvjax.errors import UserError
 from bvjax.memory.rules import RULES
 from bvjax.versions import versions
 from data_pipelines.storyworld import make_story
-from experiments.evaluation import captions, drift, memory, memory_scores, minutes, reconstruction
+from experiments.evaluation import (
+    captions,
+    drift,
+    memory,
+    memory_scores,
+    minutes,
+    pictures,
+    reconstruction,
+)
 from experiments.evaluation.cases import Case, find_cases, story_cases
 from experiments.evaluation.judge import Judge, load_judge
 from experiments.evaluation.judge_data import accuracy, heldout_units, score_unit
 from experiments.evaluation.results import Record, Results
 from experiments.evaluation.under_test import SPLIT, EncodedStories, UnderTest
 
-PARTS = ("reconstruction", "judge", "captions", "memory", "minutes", "drift")
+PARTS = ("reconstruction", "judge", "pictures", "captions", "memory", "minutes", "drift")
+PICTURES_AT_ONCE = 32
 MINUTE_ARMS = tuple(RULES)
 DRIFT_ARMS = ("semantic", "rolling", "full")
 
@@ -121,6 +130,22 @@ class Evaluation:
                 records[str(number)] = {"units": scored}
                 self.results.save()
         return accuracy([unit for record in records.values() for unit in record["units"]])
+
+    def pictures(self) -> dict[str, Any]:
+        judge, records = self.loaded_judge, self.records("pictures")
+        seeds = range(self.first_seed, self.first_seed + self.amounts.stories)
+        missing = [seed for seed in seeds if str(seed) not in records]
+        for start in self.each(range(0, len(missing), PICTURES_AT_ONCE), "pictures"):
+            found = {
+                seed: pictures.asked(seed, self.tested)
+                for seed in missing[start : start + PICTURES_AT_ONCE]
+            }
+            items = {seed: item for seed, item in found.items() if item is not None}
+            frames = pictures.generate(self.tested, [*items.values()], self.seed + start)
+            made = pictures.judge_pictures(judge, [*items.values()], frames)
+            records.update(zip(map(str, items), made, strict=True))
+            self.results.save()
+        return captions.summary(records)
 
     def captions(self) -> dict[str, Any]:
         judge, records = self.loaded_judge, self.records("captions")

@@ -18,6 +18,7 @@ def table(parts: dict[str, Any]) -> str:
     writers = {
         "reconstruction": _reconstruction,
         "judge": _judge,
+        "pictures": _captions,
         "captions": _captions,
         "memory": _memory,
         "minutes": _minutes,
@@ -40,6 +41,7 @@ def table(parts: dict[str, Any]) -> str:
 TITLES = {
     "reconstruction": "VAE reconstruction of held-out stories",
     "judge": "Accuracy of the judge",
+    "pictures": "Words have a look: the first frame alone",
     "captions": "Captions matter: the first chunk",
     "memory": "Memory (a): ground-truth history, only the return chunk generated",
     "minutes": "Memory (b): whole self-generated minutes",
