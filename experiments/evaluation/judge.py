@@ -74,7 +74,9 @@ class AttentionNet(nn.Module):
         x = nn.gelu(nn.Dense(self.width, name="pixels")(x))
         x = nn.Conv(self.width, (3, 3), (2, 2), name="patches")(x)
         x = rearrange(x, "n h w d -> n (h w) d")
-        position = self.param("position", nn.initializers.normal(0.02), (1, x.shape[1] + 1, self.width))
+        position = self.param(
+            "position", nn.initializers.normal(0.02), (1, x.shape[1] + 1, self.width)
+        )
         reader = jnp.zeros((len(x), 1, self.width), x.dtype)
         x = jnp.concatenate([reader, x], axis=1) + position
         for _ in range(self.layers):
