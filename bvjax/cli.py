@@ -12,7 +12,7 @@ import pathlib
 import shlex
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bvjax import cli_evaluate, console
 from bvjax.errors import UserError
@@ -143,8 +143,11 @@ def _parser() -> argparse.ArgumentParser:
         "--batch",
         type=int,
         metavar="N",
-        help="videos of a step of training (default: the size of the axis data)",
+        help="videos of a step of training (default: the size of the axis data); of more than that "
+        "gradients are accumulated",
     )
+    add("--targets", type=int, metavar="N",
+        help="chunks of a video that are drawn and denoised in training (default: all, twice)")  # fmt: skip
     add("--decode", action="store_true", help="compile the decoding of a chunk too (minutes more)")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change the configuration; may be repeated")  # fmt: skip
@@ -293,8 +296,12 @@ def _plan(args: argparse.Namespace) -> None:
             raise UserError("--decode is of --phase generate; training decodes nothing")
     elif args.batch is not None:
         raise UserError("--batch is of --phase train; one video is generated at a time")
+    elif args.targets is not None:
+        raise UserError("--targets is of --phase train; all chunks are generated")
     chip, devices = topology_devices(args.topology)
-    options = {"batch": args.batch} if args.phase == "train" else {"decode": args.decode}
+    options: dict[str, Any] = {"decode": args.decode}
+    if args.phase == "train":
+        options = {"batch": args.batch, "targets": args.targets or 0}
     plan = report.make_plan(
         model,
         args.topology,

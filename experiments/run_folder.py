@@ -24,6 +24,10 @@ FREE = (
     "train.keep",
     "train.mesh",
     "data.cache_dir",
+    # The same loss in less memory or time.
+    "model.dit.remat",
+    "forcing.targets_at_once",
+    "forcing.text_rows",
 )
 
 

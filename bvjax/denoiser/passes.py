@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.memory.positions import time_bases
-from bvjax.nets.dit import ChunkKV, Context, SelfContext, WanDiT
+from bvjax.nets.dit import ChunkKV, Context, Entries, SelfContext, WanDiT
 from bvjax.sharding import Layout
 
 
@@ -65,15 +65,22 @@ def predict_velocity(
     model: ModelConfig,
     latents: Float[Array, "b c l h w z"],
     sigma: Float[Array, "b c"] | Float[Array, "b c l"],
-    text: Float[Array, "b c t d"],
+    text: Float[Array, "b ct t d"],
     positions: Int[Array, "b c n 3"],
     context: Context | None,
     self_context: SelfContext | None = None,
+    entries: Entries | None = None,
+    text_zeros: int = 0,
 ) -> Float[Array, "b c l h w z"]:
-    """Velocity of noisy chunks given their context."""
+    """Velocity of noisy chunks given what they see; all arguments as `WanDiT` takes them."""
     inputs = (latents, sigma, text, positions, context)
     output: Any = net.apply(
-        {"params": params}, *inputs, self_context=self_context, fps=model.chunk.fps
+        {"params": params},
+        *inputs,
+        self_context=self_context,
+        entries=entries,
+        fps=model.chunk.fps,
+        text_zeros=text_zeros,
     )
     return output[0]
 
@@ -90,6 +97,7 @@ def clean_pass(
     probes: tuple[Int[Array, "p"], Int[Array, "p"]],
     self_context: SelfContext | None = None,
     keep_fn: Callable[[Float[Array, "b c n"]], Bool[Array, "b c n"]] | None = None,
+    text_zeros: int = 0,
 ) -> ChunkKV:
     """Keys, values and importances of clean latents (Algorithm 2, lines 2-9).
 
@@ -98,10 +106,12 @@ def clean_pass(
         probes: tokens and how many keys each sees (`importance.probe_indices`).
         self_context: chunks of the same sequence that each sees, through the rows that `keep_fn`
             keeps of them by their importances.
+        text_zeros: as `WanDiT` takes it.
     """
     index, visible = probes
     output: Any = net.apply(
         {"params": params}, latents, sigma, text, positions, context, index, visible,
         return_kv=True, self_context=self_context, keep_fn=keep_fn, fps=model.chunk.fps,
+        text_zeros=text_zeros,
     )  # fmt: skip
     return output[1]

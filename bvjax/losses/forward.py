@@ -2,21 +2,22 @@
 
 A clip's clean chunks are encoded once, each alone (or, with `build.context="with"`, each seeing its own
 context), exactly as the bank's entries are at generation time, and by the same passes of the network
-(`bvjax.denoiser`).  An entry serves many targets, and a target costs little more than itself.
+(`bvjax.denoiser`).  Where targets are few, only the chunks that they see are encoded.
 
-The keep set is a boolean key mask here and a gather at generation; for equal indices the two are equal.
+The rows that a target sees are gathered in each layer, where the backward pass gathers them again: no two layers'
+contexts are there at a time.  The keep set is a boolean key mask here and a gather at generation; for equal indices
+the two are equal.  Rows that cannot be seen are moved away before they are multiplied where a slot holds fewer
+rows than a chunk has.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.chunking import ChunkGrid
@@ -28,23 +29,34 @@ from bvjax.denoiser.passes import (
     network,
     predict_velocity,
 )
+from bvjax.errors import UserError
 from bvjax.losses.clip import Clip
 from bvjax.losses.history import History, HistoryConfig, noise_history
 from bvjax.memory.importance import keep_mask, probe_indices
-from bvjax.nets.dit import ChunkKV, Context, SelfContext, WanDiT
-from bvjax.nets.dit_layers import gather_context, per_row
+from bvjax.nets.dit import ChunkKV, Context, Entries, SelfContext, WanDiT
 from bvjax.nets.rope import angles, apply_rope
 from bvjax.random import purpose_key
-from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
+from bvjax.sharding import ONE_DEVICE, Layout
 
 
 @struct.dataclass
 class ClipEntries:
-    """Entries of all chunks of a batch of clips, and of their anchors."""
+    """Entries of chunks of a batch of clips, and of their anchors."""
 
     kv: ChunkKV
     keep: Bool[Array, "y b c n"]
     anchor_kv: ChunkKV
+    # Whether they are those of the targets, target by target, and not all chunks of the clip.
+    by_target: bool = struct.field(pytree_node=False, default=False)
+
+
+@struct.dataclass
+class TargetContext:
+    """The memory as targets see it: entries, which of their rows, and the anchor."""
+
+    entries: ClipEntries
+    selection: SelfContext
+    anchor: Bool[Array, "b m"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +68,15 @@ class TeacherForward:
 
     model: ModelConfig
     layout: Layout = ONE_DEVICE
+    targets_at_once: int = 0  # 0: all; else as many go through the network at a time
 
     @property
     def grid(self) -> ChunkGrid:
         return ChunkGrid.of(self.model)
+
+    def text_zeros(self, text: Float[Array, "b c t dt"]) -> int:
+        """How many rows of zeros states of text lack at their end, which the network counts all the same."""
+        return max(self.model.text.max_length - text.shape[2], 0)
 
     @property
     def dit(self) -> WanDiT:
@@ -71,11 +88,20 @@ class TeacherForward:
     ) -> ClipEntries:
         """Entries of the (slightly noised) clean chunks and of the anchor, under their own captions.
 
+        They are all chunks of the clip, or only those that the targets see if these are fewer.
+
         Args:
-            history: what each chunk sees with `build.context="with"`: as its first noisy copy.
+            history: what the targets see. With `build.context="with"` the first targets are all chunks, and what
+                they see is what these chunks see when they are encoded.
             noise: how clean the chunks are.
         """
         noised, sigma = noise_history(purpose_key(key, "chunks"), clip.chunks, noise)
+        text = clip.text
+        sources = history.index.reshape(len(text), -1)
+        by_target = self.model.build.context == "none" and 0 < sources.shape[1] < text.shape[1]
+        if by_target:
+            rows = jnp.arange(len(text))[:, None], sources
+            noised, sigma, text = noised[rows], sigma[rows], text[rows]
         anchor, anchor_sigma = noise_history(purpose_key(key, "anchor"), clip.anchor, noise)
         anchor_kv, _ = self.encode(
             params, anchor, anchor_sigma, clip.text[:, :1], purpose_key(key, "anchor probes")
@@ -97,8 +123,8 @@ class TeacherForward:
                 "start": start,
             }
         probes = purpose_key(key, "probes")
-        kv, keep = self.encode(params, noised, sigma, clip.text, probes, **extra)
-        return ClipEntries(kv, keep, anchor_kv)
+        kv, keep = self.encode(params, noised, sigma, text, probes, **extra)
+        return ClipEntries(kv, keep, anchor_kv, by_target)
 
     def encode(
         self,
@@ -127,7 +153,7 @@ class TeacherForward:
 
         kv = clean_pass(
             self.dit, params, self.model, chunks, sigma, text, positions, context, probes,
-            self_context, keep_fn,
+            self_context, keep_fn, self.text_zeros(text),
         )  # fmt: skip
         return kv, keep_fn(kv.importance)
 
@@ -138,45 +164,33 @@ class TeacherForward:
         history: History,
         target: Int[Array, "b m"],
         sees: Bool[Array, "b m e"] | None = None,
-    ) -> tuple[Context, Int[Array, "b m"]]:
-        """(K*, V*) of Eq. 9 for every target as masked rows [anchor | top-l | recent], and its RoPE time.
+    ) -> tuple[TargetContext, Int[Array, "b m"]]:
+        """(K*, V*) of Eq. 9 for every target, [anchor | top-l | recent], and its RoPE time.
 
         Args:
             sees: entries of the history that are shown; None: all.  The others keep their times, as in the
                 null branch of guidance by the memory.
         """
-        kv = entries.kv
-        valid = history.valid if sees is None else history.valid & sees
         entry_positions, start = self.positions(history, target)
-        theta = self.model.dit.rope_theta
-        keys, values, mask = jax.vmap(
-            lambda *of_layer: gather_context(
-                *of_layer,
-                history.index,
-                valid,
-                entry_positions,
-                theta,
-                self.layout,
-                history.dense,
-            )
-        )(kv.keys, kv.values, entries.keep)
-        similarity = per_row(self.layout, history.similarity, kv.keys.shape[3])
-        similarity = jnp.broadcast_to(similarity, mask.shape)
-        rows = Context(keys=keys, values=values, mask=mask, similarity=similarity)
-        anchor = self.anchor_rows(entries.anchor_kv, history.anchor)
-        if anchor is not None:
-            rows = self._joined(anchor, rows)
-        return rows, start
+        selection = SelfContext(
+            index=None if entries.by_target else history.index,
+            valid=history.valid if sees is None else history.valid & sees,
+            entry_positions=entry_positions,
+            similarity=history.similarity,
+            dense=history.dense,
+            most_rows=self.most_rows(entries),
+        )
+        return TargetContext(entries, selection, history.anchor), start
 
-    def _joined(self, anchor: Context, rows: Context) -> Context:
-        """Returns both concatenated; on a mesh each device joins its own shards, without collectives."""
-        join = functools.partial(jax.tree.map, lambda a, b: jnp.concatenate([a, b], axis=3))
-        if self.layout.mesh is None:
-            return join(anchor, rows)
-        lead = None, self.layout.rows(rows.mask.shape[1]), None, TOKENS
-        heads, alone = PartitionSpec(*lead, "tensor"), PartitionSpec(*lead)
-        specs = Context(keys=heads, values=heads, mask=alone, similarity=alone)
-        return self.layout.manual(join, (specs, specs), specs)(anchor, rows)
+    def most_rows(self, entries: ClipEntries) -> int | None:
+        """Rows that a target can see, its own among them; None where no slot holds less than a chunk."""
+        tokens, retrieval = entries.kv.keys.shape[3], self.model.retrieval
+        kept = self.model.memory.capacity
+        if kept >= tokens:
+            return None
+        recent = tokens if retrieval.dense_recent else kept
+        anchor = entries.anchor_kv.keys.shape[3] if self.model.memory.anchor else 0
+        return tokens + anchor + retrieval.num_retrieved * kept + retrieval.num_recent * recent
 
     def anchor_rows(self, anchor_kv: ChunkKV, visible: Bool[Array, "b m"]) -> Context | None:
         """The anchor's rows, at time 0 for every target that is shown them; None when it is off."""
@@ -224,13 +238,54 @@ class TeacherForward:
         params: Any,
         noisy: Float[Array, "b m l h w z"],
         sigma: Float[Array, "b m"],
-        text: Float[Array, "b m t dt"],
-        context: Context | None,
+        text: Float[Array, "b mt t dt"],
+        context: TargetContext | None,
         start: Int[Array, "b m"] | int,
     ) -> Float[Array, "b m l h w z"]:
-        """Velocity of noisy chunks that begin at RoPE time `start`, given their context."""
+        """Velocity of noisy chunks that begin at RoPE time `start`, given their context.
+
+        Chunks that follow each other may share a caption: m must be a multiple of mt.
+        """
         start = jnp.broadcast_to(jnp.asarray(start), noisy.shape[:2])
         positions = chunk_positions(self.model, noisy.shape[2], start)
-        return predict_velocity(
-            self.dit, params, self.model, noisy, sigma, text, positions, context
-        )
+        inputs = noisy, sigma, text, positions
+        if context is None:
+            return predict_velocity(
+                self.dit, params, self.model, *inputs, None, text_zeros=self.text_zeros(text)
+            )
+        kv = context.entries.kv
+        entries = Entries(kv.keys, kv.values, context.entries.keep)
+
+        def denoise(inputs, selection, anchor, entries, anchor_kv):
+            return predict_velocity(
+                self.dit, params, self.model, *inputs, self.anchor_rows(anchor_kv, anchor),
+                self_context=selection, entries=entries, text_zeros=self.text_zeros(text),
+            )  # fmt: skip
+
+        of_targets = inputs, context.selection, context.anchor
+        anchor_kv = context.entries.anchor_kv
+        targets, at_once = noisy.shape[1], self.targets_at_once
+        if not at_once or at_once >= targets:
+            return denoise(*of_targets, entries, anchor_kv)
+        if targets % at_once:
+            raise UserError(
+                f"forcing.targets_at_once is {at_once}; it must divide the {targets} targets of a clip"
+            )
+
+        def groups(x):
+            return jnp.moveaxis(x.reshape(len(x), -1, at_once, *x.shape[2:]), 1, 0)
+
+        sources = None
+        if context.selection.index is None:  # entries too are those of one group of targets
+            by_group = lambda x: jnp.moveaxis(
+                x.reshape(*x.shape[:2], targets // at_once, -1, *x.shape[3:]), 2, 0
+            )
+            sources = jax.tree.map(by_group, entries)
+
+        @jax.checkpoint
+        def of_group(group):
+            of_targets, sources = group
+            return denoise(*of_targets, entries if sources is None else sources, anchor_kv)
+
+        out = jax.lax.map(of_group, (jax.tree.map(groups, of_targets), sources))
+        return jnp.moveaxis(out, 0, 1).reshape(noisy.shape)

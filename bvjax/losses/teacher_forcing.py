@@ -1,8 +1,8 @@
 """Teacher forcing with the semantic sparse KV bank: the loss that trains the DiT.
 
-What each target is shown, its caption and its level of noise are drawn; every chunk is then denoised
-`targets_per_chunk` times against the kept rows of the few earlier chunks that its drawn history names, by
-the forward pass of `losses.forward`.
+What each target is shown, its caption and its level of noise are drawn; every chunk, or the few that are drawn as
+targets, is then denoised against the kept rows of the few earlier chunks that its drawn history names, by the
+forward pass of `losses.forward`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -27,10 +28,10 @@ from bvjax.losses.block_forcing import (
 )
 from bvjax.losses.clip import Clip, Pictures
 from bvjax.losses.extras import check_extras
-from bvjax.losses.forward import ClipEntries, TeacherForward
+from bvjax.losses.forward import ClipEntries, TargetContext, TeacherForward
 from bvjax.losses.history import History, HistoryConfig, draw_history, revisiting
 from bvjax.memory.rules import RULES, rule_of
-from bvjax.nets.dit import Context, variances
+from bvjax.nets.dit import variances
 from bvjax.random import normal, purpose_key
 from bvjax.sharding import ONE_DEVICE, Layout
 
@@ -81,7 +82,13 @@ class TargetsConfig:
     """The chunks of a clip that are denoised, and the weight of each."""
 
     targets_per_chunk: int = 2  # times each chunk of a clip is denoised in a step
-    # Share of the targets after a chunk's first that goes to `revisiting` chunks.
+    # Chunks of a clip that are drawn and denoised in a step; 0: all of them, `targets_per_chunk` times.
+    drawn_targets: int = 0
+    targets_at_once: int = 0  # go through the network together; 0: all.  Memory falls with it.
+    # Rows of text states that the network is given; the zeros behind them count and are not computed.  0 = all.  A
+    # longer caption makes the loss NaN.
+    text_rows: int = 0
+    # Share of the targets after a chunk's first, or of those that are drawn, that goes to `revisiting` chunks.
     revisit_fraction: float = 0.0
     anchor_weight: float = 0.15  # weight of the loss of the anchor alone
     frames: int = 0  # latents of a clip that are denoised alone, as images
@@ -95,6 +102,9 @@ class TargetsConfig:
         if min(counts.values()) < 0 or not any(counts.values()):
             named = ", ".join(f"forcing.{name} is {count}" for name, count in counts.items())
             raise UserError(f"{named}; they must be >= 0 and not all zero")
+        for name in ("drawn_targets", "targets_at_once", "text_rows"):
+            if getattr(self, name) < 0:
+                raise UserError(f"forcing.{name} is {getattr(self, name)}; it must be >= 0")
         for name in ("revisit_fraction", "standalone"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"forcing.{name} is {getattr(self, name)}; it must lie in [0, 1]")
@@ -114,10 +124,11 @@ class ForcingConfig(TargetsConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.revisit_fraction and self.levels.role == "progressive":
-            raise UserError(
-                "levels.role='progressive' needs all chunks in order; set forcing.revisit_fraction=0"
-            )
+        for name in ("revisit_fraction", "drawn_targets"):
+            if getattr(self, name) and self.levels.role == "progressive":
+                raise UserError(
+                    f"levels.role='progressive' needs all chunks in order; set forcing.{name}=0"
+                )
 
 
 @struct.dataclass
@@ -148,8 +159,13 @@ class TeacherForcing:
     layout: Layout = ONE_DEVICE
 
     def __post_init__(self):
-        """Raises `UserError` for an unknown retrieval rule and for what only generation has."""
+        """Raises `UserError` for an unknown retrieval rule, what only generation has, and too few rows of text."""
         rule_of(self.model.retrieval.kind)
+        rows = self.forcing.text_rows
+        if rows and np.any(self.null_text[rows:]):
+            raise UserError(
+                f"forcing.text_rows is {rows}; the states of the empty caption have more that are not zeros"
+            )
         for name in ("label", "context_noise"):
             value = getattr(self.model.build, name)
             if value:
@@ -164,7 +180,7 @@ class TeacherForcing:
 
     @property
     def forward(self) -> TeacherForward:
-        return TeacherForward(self.model, self.layout)
+        return TeacherForward(self.model, self.layout, self.forcing.targets_at_once)
 
     def loss(
         self, params: Any, clip: Clip | None, key: Array, pictures: Pictures | None = None
@@ -178,9 +194,12 @@ class TeacherForcing:
         forcing = self.forcing
         loss, metrics = jnp.zeros(()), {}
         if clip is not None:
+            text, standalone = self._text_rows(clip.text), self._text_rows(clip.standalone)
+            clip = dataclasses.replace(clip, text=text, standalone=standalone)
             loss, metrics = self._clip_loss(params, clip, key)
         if forcing.pictures and pictures is not None:
             picture_key = purpose_key(key, "pictures")
+            pictures = dataclasses.replace(pictures, text=self._text_rows(pictures.text))
             metrics["pictures"] = self._pictures_loss(params, pictures, picture_key)
             loss += forcing.pictures_weight * metrics["pictures"]
         return loss, metrics
@@ -203,15 +222,7 @@ class TeacherForcing:
     def draw_targets(self, clip: Clip, key: Array) -> Targets:
         """The chunks that are denoised, with what each is shown."""
         ids = self._targets(purpose_key(key, "targets"), clip)
-        history = draw_history(
-            purpose_key(key, "history"),
-            ids,
-            clip.embedding,
-            clip.relevance,
-            self.model.retrieval,
-            self.forcing.history,
-            latents=clip.chunks,
-        )
+        history = self._history(purpose_key(key, "history"), clip, ids)
         rows = jnp.arange(len(ids))[:, None], ids - 1
         return Targets(
             ids=ids,
@@ -225,16 +236,18 @@ class TeacherForcing:
         history = self.forcing.history
         if history.never:
             return None
-        return self.forward.entries(
-            params, clip, targets.history, history, purpose_key(key, "bank")
-        )
+        seen = targets.history  # by the chunks that are encoded, with build.context="with"
+        if self.forcing.drawn_targets and self.model.build.context == "with":
+            every = jnp.broadcast_to(jnp.arange(1, clip.text.shape[1] + 1), clip.text.shape[:2])
+            seen = self._history(purpose_key(key, "history of entries"), clip, every)
+        return self.forward.entries(params, clip, seen, history, purpose_key(key, "bank"))
 
     def context(
         self,
         entries: ClipEntries | None,
         targets: Targets,
         sees: Bool[Array, "b m e"] | None = None,
-    ) -> tuple[Context | None, Int[Array, "b m"]]:
+    ) -> tuple[TargetContext | None, Int[Array, "b m"]]:
         """Contexts of the targets and their RoPE times; arguments are those of `TeacherForward.context`."""
         if entries is None:
             return None, self.forward.positions(targets.history, targets.ids)[1]
@@ -248,8 +261,8 @@ class TeacherForcing:
         entries = self.entries(params, clip, targets, key)
         context, start = self.context(entries, targets)
         kept = jnp.zeros(()) if entries is None else entries.keep.astype(jnp.float32).mean()
-        sigma = self._sigma(purpose_key(key, "sigma"), targets.ids.reshape(-1, chunks), chunks)
-        sigma = sigma.reshape(targets.ids.shape)
+        by_clip = targets.ids if forcing.drawn_targets else targets.ids.reshape(-1, chunks)
+        sigma = self._sigma(purpose_key(key, "sigma"), by_clip, chunks).reshape(targets.ids.shape)
         noise = normal(purpose_key(key, "noise"), x_start.shape)
         velocity = forward.velocity(
             params, flow.interpolate(x_start, noise, sigma), sigma, targets.text, context, start
@@ -266,17 +279,38 @@ class TeacherForcing:
             metrics[f"flow_{kind}"] = jnp.where(chosen.any(), mean, plain.mean())
         return loss, metrics
 
+    def _history(self, key, clip, ids):
+        return draw_history(
+            key,
+            ids,
+            clip.embedding,
+            clip.relevance,
+            self.model.retrieval,
+            self.forcing.history,
+            latents=clip.chunks,
+        )
+
     def _targets(self, key, clip):
-        """Chunk ids [b, targets_per_chunk * c]: all chunks once, then again with some `revisiting` instead."""
+        """Chunk ids: all chunks once, then again, [b, targets_per_chunk * c], or [b, drawn_targets] different ones.
+
+        Some of them are `revisiting` chunks instead, of all chunks only after the first time.
+        """
         batch, chunks = clip.chunks.shape[:2]
-        times = self.forcing.targets_per_chunk
-        ids = jnp.broadcast_to(jnp.arange(1, chunks + 1), (batch, times, chunks))
+        drawn, times = self.forcing.drawn_targets, self.forcing.targets_per_chunk
+        if drawn > chunks:
+            raise UserError(f"forcing.drawn_targets is {drawn}; clips have {chunks} chunks")
+        if drawn:
+            order = jnp.argsort(self._draw(key, "drawn", (batch, chunks)), axis=1)
+            ids = 1 + order[:, None, :drawn]
+        else:
+            ids = jnp.broadcast_to(jnp.arange(1, chunks + 1), (batch, times, chunks))
         if self.forcing.revisit_fraction:
             chance = revisiting(clip.relevance, self.model.retrieval.num_recent).astype(jnp.float32)
             logits = jnp.log(chance)[:, None, None]
             sampled = 1 + jax.random.categorical(purpose_key(key, "chunk"), logits, shape=ids.shape)
             instead = self._draw(key, "instead", ids.shape) < self.forcing.revisit_fraction
-            instead &= (jnp.arange(times) > 0)[:, None] & (chance > 0).any(-1)[:, None, None]
+            again = drawn > 0 or (jnp.arange(times) > 0)[:, None]
+            instead &= again & (chance > 0).any(-1)[:, None, None]
             ids = jnp.where(instead, sampled, ids)
         return ids.reshape(batch, -1)
 
@@ -308,10 +342,10 @@ class TeacherForcing:
         text: Float[Array, "b m t dt"],
     ) -> Float[Array, "b m k 1 h w z"]:
         """Velocity of single latents without context; k of them share a caption."""
-        # Mapped over k, so that the keys and values of a caption's 64 rows are computed once for 16 k tokens.
-        return jax.vmap(
-            lambda noisy, sigma: self.forward.velocity(params, noisy, sigma, text, None, 0), 2, 2
-        )(noisy, sigma)
+        # k neighbours of the chunk axis share a caption, whose keys and values are then computed once.
+        chunks = noisy.reshape(len(noisy), -1, *noisy.shape[3:])
+        levels = sigma.reshape(len(sigma), -1)
+        return self.forward.velocity(params, chunks, levels, text, None, 0).reshape(noisy.shape)
 
     def draw_pictures(self, pictures: Pictures, key: Array) -> Singles:
         """Some pictures of each example, each several times."""
@@ -357,7 +391,15 @@ class TeacherForcing:
     def _dropped(self, key, text):
         """Captions [b, m, t, dt], some of them replaced by the empty one."""
         drop = self._draw(key, "caption", text.shape[:2]) < self.forcing.history.caption_drop
-        return jnp.where(drop[..., None, None], jnp.asarray(self.null_text, text.dtype), text)
+        null = jnp.asarray(self.null_text[: text.shape[2]], text.dtype)
+        return jnp.where(drop[..., None, None], null, text)
+
+    def _text_rows(self, text):
+        """Text states [b, c, t, dt] without the zeros behind the first `text_rows`; NaN where there are others."""
+        rows = self.forcing.text_rows
+        if text is None or not 0 < rows < text.shape[2]:
+            return text
+        return jnp.where(jnp.any(text[:, :, rows:] != 0), jnp.nan, text[:, :, :rows])
 
     def _sigma(self, key, target, chunks):
         """Levels of the targets [n, m], chunks of videos of `chunks` chunks."""

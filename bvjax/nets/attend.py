@@ -37,15 +37,21 @@ def attend(
     *,
     replicated: bool = False,
     joint: bool = False,
+    last_count: int = 1,
+    most_keys: int | None = None,
 ) -> Float[Array, "b c n a k"]:
     """Attention of all queries over the concatenated rows of all parts.
 
     Args:
       length: valid rows of all parts together; they are a prefix.  Not with masks.
       replicated: the rows are on every device already (text), and only their heads are sharded.
+        Rows then may have fewer chunks than `q`, each for several that follow each other.
       joint: queries see the rows of all chunks, not only of their own.  Without lengths and masks.
+      last_count: the last row counts as so many.
+      most_keys: of all rows at most so many are seen, whatever the masks.
     """
-    form = functools.partial(_attend_jointly if joint else _attend, layout)
+    options = dict(last_count=last_count, most_keys=most_keys)
+    form = functools.partial(_attend_jointly if joint else _attend, layout, options)
     if layout.mesh is None:
         return form(q, parts, length)
     batch = layout.rows(q.shape[0])
@@ -62,13 +68,17 @@ def attend(
     return layout.manual(local, (tokens, specs, P(batch)), tokens)(q, parts, length)
 
 
-def _attend_jointly(layout, q, parts, length):
+def _attend_jointly(layout, options, q, parts, length):
     """Returns `_attend` with the chunks of each video as one.  On a mesh their rows are in another order."""
     one_row = lambda x: x.reshape(x.shape[0], 1, -1, *x.shape[3:])
-    return _attend(layout, one_row(q), jax.tree.map(one_row, parts), length).reshape(q.shape)
+    rows = jax.tree.map(one_row, parts)
+    return _attend(layout, options, one_row(q), rows, length).reshape(q.shape)
 
 
-def _attend(layout, q, parts, length):
+def _attend(layout, options, q, parts, length):
+    shape = q.shape
+    if shape[1] != parts[0].keys.shape[1]:  # queries of all chunks that share rows, in one chunk
+        q = q.reshape(shape[0], parts[0].keys.shape[1], -1, *shape[3:])
     masks = None
     if any(part.mask is not None for part in parts):
         part_masks = (jnp.ones(p.keys.shape[:3], bool) if p.mask is None else p.mask for p in parts)
@@ -78,9 +88,16 @@ def _attend(layout, q, parts, length):
     else:
         keys = jnp.concatenate([part.keys for part in parts], axis=2)
         values = jnp.concatenate([part.values for part in parts], axis=2)
-    return attention(
-        q, keys, values, kv_length=length, kv_mask=masks, implementation=layout.kernels
+    out = attention(
+        q,
+        keys,
+        values,
+        kv_length=length,
+        kv_mask=masks,
+        implementation=layout.kernels,
+        **options,
     )
+    return out.reshape(shape)
 
 
 def importance(

@@ -199,7 +199,7 @@ def _run(params, config, model, latents, sigma, text, layout):
 
     def blocks(x, cond):
         def one(x, layer):
-            return block.apply({"params": layer}, x, None, cond)[0], None
+            return block.apply({"params": layer}, x, None, None, cond)[0], None
 
         if dit.REMAT[trunk.remat] is not None:
             one = jax.checkpoint(one, policy=dit.REMAT[trunk.remat], prevent_cse=False)

@@ -36,6 +36,7 @@ from bvjax.nets.dit_layers import (
     ChunkKV,
     Conditioning,
     Context,
+    Entries,
     LayerNorm,
     Mlp,
     SelfContext,
@@ -43,7 +44,15 @@ from bvjax.nets.dit_layers import (
 from bvjax.nets.rope import angles
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 
-__all__ = ["ChunkKV", "Context", "SelfContext", "WanDiT", "init_params", "timestep_embedding"]
+__all__ = [
+    "ChunkKV",
+    "Context",
+    "Entries",
+    "SelfContext",
+    "WanDiT",
+    "init_params",
+    "timestep_embedding",
+]
 
 # What the backward pass recomputes -> the policy for nn.remat (None: no remat at all).
 REMAT = {
@@ -114,7 +123,7 @@ class WanDiT(nn.Module):
         self,
         latents: Float[Array, "b c l h w z"],
         sigma: Float[Array, "b c"] | Float[Array, "b c l"],
-        text: Float[Array, "b c t dt"],
+        text: Float[Array, "b ct t dt"],
         positions: Int[Array, "b c n 3"],
         context: Context | None = None,
         probe_index: Int[Array, "p"] | None = None,
@@ -122,8 +131,10 @@ class WanDiT(nn.Module):
         *,
         return_kv: bool = False,
         self_context: SelfContext | None = None,
+        entries: Entries | None = None,
         keep_fn=None,
         fps: int | None = None,
+        text_zeros: int = 0,
     ) -> tuple[Float[Array, "b c l h w z"], Any]:
         """One forward pass of all chunks, each on its own.
 
@@ -131,15 +142,20 @@ class WanDiT(nn.Module):
           latents: noisy (or clean) latents.
           sigma: noise level in [0, 1] per chunk or per latent frame; the timestep is 1000 sigma.
           text: text states; rows past the caption are zeros and are attended like the others.
+            Chunks that follow each other may share a caption: c must be a multiple of ct.
           positions: RoPE positions (t, h, w) of each chunk's own tokens.
           context: rows of earlier chunks that each chunk may attend; None for none.
           probe_index: tokens whose queries score the chunk's keys (Alg. 2); None: zero importance.
           probe_visible: how many of the chunk's first keys each probe sees; None for all.
           return_kv: whether to return the chunks' keys, values and importance.  Static.
-          self_context: chunks of this same sequence to attend as well, layer by layer, through the
-            rows that `keep_fn` keeps (teacher forcing with `build.context = "with"`).
+          self_context: chunks to attend as well, their rows gathered layer by layer, where they are
+            computed again in the backward pass: those of `entries` through the rows that these keep, or
+            of this same sequence through those that `keep_fn` keeps (`build.context = "with"`).
+          entries: what `self_context` reads; None: this sequence.
           keep_fn: importance [b, c, n] -> kept rows bool [b, c, n]; None keeps all.  Static.
           fps: frames per second of the video; only models with `fps_embedding` need it.  Static.
+          text_zeros: rows of zeros that come after those of `text`; all are alike, so one is computed
+            and counts as so many.  Static.
 
         Returns:
           Float32 velocity, shaped as `latents` with `out_channels`, and the ChunkKV or None, or
@@ -182,7 +198,8 @@ class WanDiT(nn.Module):
                 precision="highest",
                 name="text_modulation",
             )
-            e = e + modulate(mean_state(text))[:, :, None]
+            mean = modulate(mean_state(text))[:, :, None]
+            e = e + jnp.repeat(mean, latents.shape[1] // text.shape[1], axis=1)
         e0 = _TimeProjection(6 * config.dim, name="time_projection")(e)
         if config.fps_embedding:
             if fps is None:
@@ -191,6 +208,8 @@ class WanDiT(nn.Module):
         embed_text = Mlp(
             config.dim, config.dim, nn.gelu, config.dtype, _NORMAL, name="text_embedding"
         )
+        if text_zeros:
+            text = jnp.pad(text, ((0, 0), (0, 0), (0, 1), (0, 0)))
         cond = Conditioning(
             modulation=e0.reshape(*e.shape[:-1], 6, config.dim),
             text=embed_text(text),
@@ -198,12 +217,13 @@ class WanDiT(nn.Module):
             probe_index=probe_index,
             probe_visible=probe_visible,
             self_context=self_context,
+            last_text_row=max(text_zeros, 1),
         )
         x = self._on_tokens(x.astype(jnp.float32))
         if self.blocks is not None:
             x, second = self.blocks(x, cond)
         else:
-            x, second = self._stacked(return_kv, keep_fn)(x, context, cond)
+            x, second = self._stacked(return_kv, keep_fn)(x, context, entries, cond)
 
         out = _Head(config, self.layout, name="head")(x, e)
         velocity = rearrange(
@@ -222,7 +242,7 @@ class WanDiT(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast),
             length=config.num_layers,
         )(config, return_kv=return_kv, keep_fn=keep_fn, layout=self.layout, name="blocks")
 
@@ -310,6 +330,8 @@ def _check(config, text_dim, latents, sigma, text, positions, context):
         raise UserError(f"latents have {channels} channels; this model takes {config.in_channels}")
     if text.shape[-1] != text_dim:
         raise UserError(f"text states have width {text.shape[-1]}; this model takes {text_dim}")
+    if latents.shape[1] % text.shape[1]:
+        raise UserError(f"{latents.shape[1]} chunks cannot share {text.shape[1]} captions")
     tokens = int(np.prod(size)) // int(np.prod(config.patch))
     if positions.shape[-2] != tokens:
         raise UserError(f"got {positions.shape[-2]} positions for {tokens} tokens a chunk")

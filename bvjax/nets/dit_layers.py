@@ -51,17 +51,29 @@ class ChunkKV:
 
 
 @struct.dataclass
-class SelfContext:
-    """The chunks of the same sequence that each chunk attends (`build.context = "with"`).
+class Entries:
+    """Keys (before RoPE) and values of encoded chunks, and the rows that their memory keeps."""
 
-    Causality lies in `index`: it must name earlier chunks wherever `valid` is true.
+    keys: Float[Array, "y b s n a k"]
+    values: Float[Array, "y b s n a k"]
+    keep: Bool[Array, "y b s n"]
+
+
+@struct.dataclass
+class SelfContext:
+    """The sources that each chunk attends: `Entries`, or chunks of the same sequence (`build.context = "with"`).
+
+    Causality lies in `index`: it must name earlier chunks wherever `valid` is true.  Without it the sources
+    lie in the order of the chunks that see them: those of the first, those of the second, ...
     """
 
-    index: Int[Array, "b c e"]  # source along the chunk axis
+    index: Int[Array, "b c e"] | None  # source along the chunk axis
     valid: Bool[Array, "b c e"]
     entry_positions: Int[Array, "b c e n 3"]  # RoPE positions of the source's tokens from here
     similarity: Float[Array, "b c e"] | None = None  # for `dit.similarity_keys`
     dense: Bool[Array, "b c e"] | None = None  # read with all rows, not the kept ones; None: never
+    # Rows that a chunk can see at most, its own and those of its `Context` too; None: all there are.
+    most_rows: int | None = struct.field(pytree_node=False, default=None)
 
 
 @struct.dataclass
@@ -69,18 +81,19 @@ class Conditioning:
     """Inputs that all layers share."""
 
     modulation: Float[Array, "b c f 6 d"]  # f = 1: one sigma a chunk; f = L: one a latent frame
-    text: Float[Array, "b c t d"]
+    text: Float[Array, "b ct t d"]
     angles: Float[Array, "b c n half"]
     probe_index: Int[Array, "p"] | None
     probe_visible: Int[Array, "p"] | None
     self_context: SelfContext | None
+    last_text_row: int = struct.field(pytree_node=False, default=1)  # how many rows it stands for
 
 
 def gather_context(
     keys: Float[Array, "b c n a k"],
     values: Float[Array, "b c n a k"],
     keep: Bool[Array, "b c n"],
-    index: Int[Array, "b m e"],
+    index: Int[Array, "b m e"] | None,
     valid: Bool[Array, "b m e"],
     entry_positions: Int[Array, "b m e n 3"],
     theta: float,
@@ -90,8 +103,8 @@ def gather_context(
     """Rows of the source chunks of each target, roped at the positions they have for that target.
 
     Returns keys, values and the mask of visible rows (kept by their source, or any of an entry that is
-    `dense`, and of a valid entry), with s = e * n.  One layer; `jax.vmap` it over the first three
-    arguments for a stack of layers.
+    `dense`, and of a valid entry), with s = e * n.  One layer.  Without `index` c is m * e: the sources
+    are those of the first target, then those of the second, ...
     On a mesh each device makes the rows of those tokens and heads that it has, and nothing moves:
     their order is another one, which attention does not see.
     """
@@ -104,7 +117,11 @@ def gather_context(
     rows, mask_spec = P(batch, None, TOKENS, "tensor"), P(batch, None, TOKENS)
     gather = layout.manual(
         functools.partial(_gathered, layout.kernels, theta),
-        (rows, rows, mask_spec, P(batch), P(batch), P(batch), P(batch, None, None, TOKENS)),
+        (
+            *(rows, rows, mask_spec),
+            *(None if index is None else P(batch), P(batch), P(batch)),
+            P(batch, None, None, TOKENS),
+        ),
         (rows, rows, mask_spec),
     )
     return gather(*arrays)
@@ -120,19 +137,20 @@ def per_row(
 
 
 def _gathered(implementation, theta, keys, values, keep, index, valid, dense, entry_positions):
-    # A matmul with one-hot rows, not an indexed read: the gradient of a read is a scatter, which
-    # XLA:CPU does one element at a time.
-    one_hot = jax.nn.one_hot(index, keys.shape[1], dtype=keys.dtype)
-
     def pick(source):
+        if index is None:
+            return source.reshape(*valid.shape, *source.shape[2:])
+        # A matmul with one-hot rows, not an indexed read: the gradient of a read is a scatter, which
+        # XLA:CPU does one element at a time.
+        one_hot = jax.nn.one_hot(index, source.shape[1], dtype=source.dtype)
         flat = source.reshape(*source.shape[:2], -1)
         return jnp.einsum("bmec,bcf->bmef", one_hot, flat).reshape(*index.shape, *source.shape[2:])
 
     rotation = angles(entry_positions, keys.shape[-1], theta)
     gathered = apply_rope(pick(keys), rotation, implementation)
-    kept = jax.vmap(lambda row, i: row[i])(keep, index)
+    kept = pick(keep) if index is None else jax.vmap(lambda row, i: row[i])(keep, index)
     mask = (kept | dense[..., None]) & valid[..., None]
-    lead, rows = index.shape[:2], index.shape[2] * keys.shape[2]
+    lead, rows = valid.shape[:2], valid.shape[2] * keys.shape[2]
     return (
         gathered.reshape(*lead, rows, *keys.shape[3:]),
         pick(values).reshape(*lead, rows, *values.shape[3:]),
@@ -240,7 +258,11 @@ class SelfAttention(_Projections):
             )
 
     def __call__(
-        self, x: Float[Array, "b c n d"], context: Context | None, cond: Conditioning
+        self,
+        x: Float[Array, "b c n d"],
+        context: Context | None,
+        entries: Entries | None,
+        cond: Conditioning,
     ) -> tuple[Float[Array, "b c n d"], ChunkKV | None]:
         q, k, v = self.qkv(x, x)
         q, roped = (apply_rope(x, cond.angles, self.layout.kernels) for x in (q, k))
@@ -253,18 +275,26 @@ class SelfAttention(_Projections):
             else:
                 mask = _row_mask(context)
             parts.append(AttendedRows(keys, context.values.astype(v.dtype), mask))
+        most_rows = None
         if cond.self_context is not None:
-            keep = jnp.ones(k.shape[:3], bool) if self.keep_fn is None else self.keep_fn(importance)
-            source = cond.self_context
+            if entries is None:
+                kept = (
+                    jnp.ones(k.shape[:3], bool)
+                    if self.keep_fn is None
+                    else self.keep_fn(importance)
+                )
+                entries = Entries(k, v, kept)
+            source, most_rows = cond.self_context, cond.self_context.most_rows
             more = gather_context(
-                k, v, keep, source.index, source.valid, source.entry_positions,
-                self.config.rope_theta, self.layout, source.dense,
+                entries.keys.astype(k.dtype), entries.values.astype(v.dtype), entries.keep,
+                source.index, source.valid, source.entry_positions, self.config.rope_theta,
+                self.layout, source.dense,
             )  # fmt: skip
             similarity = source.similarity
             if similarity is not None:
-                similarity = per_row(self.layout, similarity, k.shape[2])
+                similarity = per_row(self.layout, similarity, entries.keys.shape[2])
             parts.append(AttendedRows(self._alike(more[0], similarity), *more[1:]))
-        out = attend(self.layout, q, tuple(parts), length, joint=self.joint)
+        out = attend(self.layout, q, tuple(parts), length, joint=self.joint, most_keys=most_rows)
         return self.merge(out), ChunkKV(k, v, importance) if self.return_kv else None
 
     def _alike(self, keys, similarity):
@@ -294,10 +324,11 @@ class CrossAttention(_Projections):
     memory_rows = None
 
     def __call__(
-        self, x: Float[Array, "b c n d"], text: Float[Array, "b c t d"]
+        self, x: Float[Array, "b c n d"], text: Float[Array, "b ct t d"], last_count: int = 1
     ) -> Float[Array, "b c n d"]:
         q, k, v = self.qkv(x, text)
-        return self.merge(attend(self.layout, q, (AttendedRows(k, v),), replicated=True))
+        rows = (AttendedRows(k, v),)
+        return self.merge(attend(self.layout, q, rows, replicated=True, last_count=last_count))
 
 
 class LayerNorm(nn.Module):
@@ -346,7 +377,7 @@ class Block(nn.Module):
     """Self-attention and FFN modulated by sigma, and un-gated cross-attention between them.
 
     The residual stream, norms and modulation are float32; matmuls are `config.dtype`.  The call
-    signature is that of an `nn.scan` body: the carry first, this layer's context second.
+    signature is that of an `nn.scan` body: the carry first, this layer's context and entries then.
     """
 
     config: DiTConfig
@@ -357,7 +388,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b c n d"], context: Context | None, cond: Conditioning
+        self,
+        x: Float[Array, "b c n d"],
+        context: Context | None,
+        entries: Entries | None,
+        cond: Conditioning,
     ) -> tuple[Float[Array, "b c n d"], ChunkKV | None]:
         config, layout = self.config, self.layout
         modulation = self.param(
@@ -375,13 +410,14 @@ class Block(nn.Module):
             name="self_attn",
         )
         y, kv = attention(
-            LayerNorm(config.eps, layout, name="norm1")(x, shift_1, scale_1), context, cond
+            LayerNorm(config.eps, layout, name="norm1")(x, shift_1, scale_1), context, entries, cond
         )
         x = x + per_frame(jnp.multiply, y, gate_1, layout=layout)
         norm3 = nn.LayerNorm(
             epsilon=config.eps, use_fast_variance=False, dtype=jnp.float32, name="norm3"
         )
-        x = x + CrossAttention(config, layout, name="cross_attn")(norm3(x), cond.text)
+        cross = CrossAttention(config, layout, name="cross_attn")
+        x = x + cross(norm3(x), cond.text, cond.last_text_row)
         ffn = Mlp(
             config.ffn_dim,
             config.dim,

@@ -9,7 +9,10 @@ from bvjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """`link` is what one device can receive from its neighbours along one mesh axis."""
+    """`link` is what one device can receive from its neighbours along one mesh axis, `network` from other hosts.
+
+    None: links between hosts are as those inside of one.
+    """
 
     name: str
     flops: float  # bfloat16 FLOP/s
@@ -17,11 +20,14 @@ class Chip:
     bandwidth: float  # bytes/s of its memory
     link: float  # bytes/s
     source: str
+    network: float | None = None  # bytes/s
 
 
 _TPU = "https://cloud.google.com/tpu/docs/"
 # Two links of a torus axis, one to each neighbour: https://jax-ml.github.io/scaling-book/tpus/
-# NVLink of the fourth generation: 900 GB/s in both directions together.
+# NVLink of the fourth generation: 900 GB/s in both directions together.  Between hosts a GPU has 400 Gbit/s of
+# InfiniBand: https://docs.nvidia.com/dgx/dgxh100-user-guide/introduction-to-dgxh100.html
+_INFINIBAND = 50e9
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -35,6 +41,7 @@ CHIPS = {
             3.35e12,
             450e9,
             "https://www.nvidia.com/en-us/data-center/h100/ (SXM)",
+            _INFINIBAND,
         ),
         Chip(
             "h200",
@@ -43,6 +50,7 @@ CHIPS = {
             4.8e12,
             450e9,
             "https://www.nvidia.com/en-us/data-center/h200/ (SXM)",
+            _INFINIBAND,
         ),
     )
 }

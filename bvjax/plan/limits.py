@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from bvjax.plan.chips import Chip
+from bvjax.plan.hlo import Collective
 from bvjax.plan.program import Program, TooLarge
 from bvjax.sharding import AXES, Layout
 
@@ -38,17 +39,39 @@ def usable_bytes(chip: Chip) -> float:
 def least_seconds(
     layout: Layout, chip: Chip, programs: Sequence[Program], work: int, moved: int
 ) -> dict[str, float]:
-    """Lower bounds of the time of a chunk or step: matmuls ("products"), memory and links of one device."""
-    received = 0.0
-    for each in (c for p in programs for c in p.collectives):
-        group = math.prod(layout.size(axis) for axis in each.axes if axis in AXES)
-        share = {"all-reduce": 2, "reduce-scatter": group}.get(each.kind, 1)
-        received += share * each.received * (group - 1) / group
-    return {
+    """Lower bounds of the time of a chunk or step: matmuls ("products"), memory and links of one device.
+
+    There is none of links where nothing was compiled: what would be sent is not known.
+    """
+    bounds = {
         "products": work / (layout.mesh.size * chip.flops),
         "memory": moved / chip.bandwidth,
-        "links": received / chip.link,
     }
+    if programs:
+        sent = (c for p in programs for c in p.collectives)
+        bounds["links"] = sum(_seconds_of(each, layout, chip) for each in sent)
+    return bounds
+
+
+def _seconds_of(collective: Collective, layout: Layout, chip: Chip) -> float:
+    """The least time of a collective: inside a host, or through the network that all devices of a host share."""
+    group = math.prod(layout.size(axis) for axis in collective.axes if axis in AXES)
+    share = {"all-reduce": 2, "reduce-scatter": group}.get(collective.kind, 1)
+    whole = share * collective.received
+    seconds = whole * (group - 1) / group / chip.link
+    hosts = hosts_of_group(layout, collective.axes)
+    if chip.network is None or hosts == 1:
+        return seconds
+    return max(seconds, whole * (hosts - 1) / hosts / (chip.network * group / hosts))
+
+
+def hosts_of_group(layout: Layout, axes: Sequence[str]) -> int:
+    """How many hosts the devices of one group along `axes` of the mesh belong to."""
+    mesh = layout.mesh
+    if mesh is None:
+        return 1
+    first = tuple(slice(None) if axis in axes else slice(0, 1) for axis in mesh.axis_names)
+    return len({device.process_index for device in mesh.devices[first].flat})
 
 
 def mesh_option(sizes: dict[str, int]) -> str:

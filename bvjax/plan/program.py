@@ -38,6 +38,18 @@ class Program:
     collectives: tuple[Collective, ...]
 
 
+# Words of compilers that refuse a program for its size, and of the size of all of it.
+_TOO_LARGE = (
+    "RESOURCE_EXHAUSTED",
+    "Ran out of memory",
+    "out of memory",
+    "Exceeded hbm capacity",
+    "would exceed memory",
+    "exceeds available memory",
+)
+_USED = r"(?:Used|Program hbm requirement|Total hbm usage >=) ([\d.]+)([KMGT])\b"
+
+
 class TooLarge(Exception):
     """The compiler refused a program because it does not fit."""
 
@@ -159,7 +171,7 @@ def compile_program(name: str, lowered, layout: Layout) -> Program:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
-        if "RESOURCE_EXHAUSTED" not in text and "Ran out of memory" not in text:
+        if not any(words in text for words in _TOO_LARGE):
             raise
         raise TooLarge(name, needed_bytes(text), text) from error
     memory, text = compiled.memory_analysis(), compiled.as_text()
@@ -175,7 +187,7 @@ def compile_program(name: str, lowered, layout: Layout) -> Program:
 
 def needed_bytes(text: str) -> int | None:
     """Bytes that the program wants, from the compiler's message (`Used 28.1G of 15.75G hbm`)."""
-    match = re.search(r"Used ([\d.]+)([KMGT]) of", text)
+    match = re.search(_USED, text)
     if not match:
         return None
     return int(float(match.group(1)) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[match.group(2)])

@@ -55,7 +55,10 @@ def memory(plan: AnyPlan, width: int) -> list[str]:
             f"{each.largest.shape}), outputs {in_bytes(each.outputs)}"
         )
     verdict = "fits" if plan.fits else "does not fit"
-    lines.append(f"  {in_bytes(plan.needed)} at once: {verdict}" if plan.needed else f"  {verdict}")
+    if plan.needed:
+        share = plan.needed / plan.chip.memory
+        verdict = f"{in_bytes(plan.needed)} at once: {verdict} ({share:.0%} of the memory)"
+    lines.append(f"  {verdict}")
     if plan.problem:
         lines += ["  " + line for line in excerpt(plan.problem)]
     return lines + [f"  would fit: {remedy}" for remedy in plan.remedies]
@@ -71,6 +74,7 @@ def least_times(plan: AnyPlan, unit: str) -> list[str]:
             f"  {bound_name:<12}{in_seconds(seconds):>12}"
             for bound_name, seconds in plan.seconds.items()
         ),
+        *([] if plan.programs else ["  links            unknown: nothing was compiled"]),
         f"  bound by {bound}: {in_seconds(roofline)} a {unit}, ",
     ]
 
@@ -79,8 +83,8 @@ def peaks(chip: Chip) -> str:
     """The published peaks that bound the times."""
     return (
         f"peaks of {chip.name}: {chip.flops / 1e12:.0f} TFLOP/s bfloat16, "
-        f"{chip.bandwidth / 1e9:.0f} GB/s memory, {chip.link / 1e9:.0f} GB/s a mesh axis "
-        f"({chip.source})"
+        f"{chip.bandwidth / 1e9:.0f} GB/s memory, {chip.link / 1e9:.0f} GB/s a mesh axis"
+        f"{f', {chip.network / 1e9:.0f} GB/s between hosts' if chip.network else ''} ({chip.source})"
     )
 
 

@@ -25,12 +25,16 @@ STEPS = 1000  # of the run whose schedule is compiled; costs do not depend on it
 Batch = dict[str, jax.ShapeDtypeStruct]
 
 
-def make_objective(model: ModelConfig, layout: Layout) -> DiTObjective:
-    """The DiT's, with the default draw of histories and noise."""
+def make_objective(model: ModelConfig, layout: Layout, targets: int = 0) -> DiTObjective:
+    """The DiT's, with the default draw of histories and noise.
+
+    Args:
+        targets: chunks of a video that are drawn and denoised; 0: all of them, as often as by default.
+    """
     null_text = np.zeros((model.text.max_length, model.text.dim), np.float32)
     return DiTObjective(
         model=model,
-        forcing=ForcingConfig(),
+        forcing=ForcingConfig(drawn_targets=targets),
         null_text=null_text,
         heldout={},
         vae_params=None,
@@ -57,20 +61,19 @@ def inputs(objective: DiTObjective, videos: int, chunks: int) -> tuple[TrainStat
         name: jax.ShapeDtypeStruct((videos, *shape), jnp.float32, sharding=sharding)
         for name, shape in shapes.items()
     }
-    return shapes_of(_task(objective)), batch
+    return shapes_of(_task(objective, videos)), batch
 
 
 def compile_step(
     objective: DiTObjective, state: TrainState, batch: Batch, say: Callable[[str], object]
 ) -> Program:
     """The step that `train.loop` runs; raises `TooLarge`."""
-    step = jitted_step(_task(objective), state)
+    step = jitted_step(_task(objective, batch["text"].shape[0]), state)
     say("compiling the training step")
     return compile_program("train step", step.lower(state, batch), objective.layout)
 
 
-def _task(objective: DiTObjective) -> OneModelTask:
-    """All examples of a step at once."""
-    data = objective.layout.size("data")
-    config = OneModelConfig(steps=STEPS, global_batch_size=data, device_batch_size=1)
+def _task(objective: DiTObjective, videos: int) -> OneModelTask:
+    """One example at a time on each device of the axis `data`; of more the gradients are accumulated."""
+    config = OneModelConfig(steps=STEPS, global_batch_size=videos, device_batch_size=1)
     return OneModelTask(objective, OptimizerConfig(), config, objective.layout)

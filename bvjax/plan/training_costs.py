@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from bvjax import flops
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.plan.program import sharded_bytes
 from bvjax.plan.training import Batch, inputs
-from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
+from bvjax.sharding import ONE_DEVICE, TOKENS
 from bvjax.train.dit_objective import DiTObjective
 from bvjax.train.state import TrainState
 
@@ -40,19 +41,17 @@ def _part(path: str) -> str:
 def memory_parts(objective: DiTObjective, state: TrainState, batch: Batch) -> dict[str, int]:
     """Bytes on one device: the state and a batch, then what a step must keep between two passes.
 
-    `context` are the keys and values of the rows that targets see, of all layers; `layer inputs`
-    the residual stream before each layer, from which the backward pass goes on.
+    `entries` are the keys and values of the encoded chunks, of all layers, with their gradients; `inputs`
+    the residual stream before each layer, from which the backward pass goes on. Both are of the videos that
+    are on the devices at once, one for each of the axis `data`.
     """
     dit, layout = objective.model.dit, objective.layout
-    videos, chunks = batch["text"].shape[0] // layout.size("data"), batch["text"].shape[1]
-    tokens, latent = (
-        objective.teacher.grid.tokens_per_chunk,
-        objective.teacher.grid.tokens_per_latent,
-    )
-    entries = objective.model.retrieval.num_retrieved + objective.model.retrieval.num_recent
-    targets, rows = objective.forcing.targets_per_chunk * chunks, layout.size(*TOKENS)
-    seen = targets * (entries * tokens + objective.model.memory.anchor * latent) + chunks * tokens
+    chunks, grid = batch["text"].shape[1], objective.teacher.grid
+    targets, encoded = counts(objective, chunks)
+    rows = layout.size(*TOKENS)
+    kept = encoded * grid.tokens_per_chunk + objective.model.memory.anchor * grid.tokens_per_latent
     width = 2 * dit.dim * jnp.dtype(dit.dtype).itemsize
+    at_once = objective.forcing.targets_at_once or targets
     params = sharded_bytes(state.params)
     return dict(
         weights=params,
@@ -60,22 +59,46 @@ def memory_parts(objective: DiTObjective, state: TrainState, batch: Batch) -> di
         optimizer=sharded_bytes(state.opt_state),
         gradients=params,
         batch=sharded_bytes(batch),
-        context=videos * dit.num_layers * seen * width // (rows * layout.size("tensor")),
-        inputs=videos * dit.num_layers * (targets + chunks) * tokens * dit.dim * 4 // rows,
+        entries=2 * dit.num_layers * kept * width // (rows * layout.size("tensor")),
+        inputs=dit.num_layers * (at_once + encoded) * grid.tokens_per_chunk * dit.dim * 4 // rows,
     )
 
 
-def traffic(model: ModelConfig, layout: Layout, parts: dict[str, int]) -> dict[str, int]:
+def counts(objective: DiTObjective, chunks: int) -> tuple[int, int]:
+    """(targets of a video, chunks of it that are encoded for them)."""
+    forcing, retrieval = objective.forcing, objective.model.retrieval
+    targets = forcing.drawn_targets or forcing.targets_per_chunk * chunks
+    sources = targets * (retrieval.num_retrieved + retrieval.num_recent)
+    return targets, min(sources, chunks) if objective.model.build.context == "none" else chunks
+
+
+def rows_seen(model: ModelConfig) -> int:
+    """Rows that a target's queries are multiplied with: its own, the anchor's, and those that slots can hold."""
+    grid, retrieval = ChunkGrid.of(model), model.retrieval
+    tokens = grid.tokens_per_chunk
+    kept = min(model.memory.capacity, tokens)
+    recent = tokens if retrieval.dense_recent else kept
+    anchor = model.memory.anchor * grid.tokens_per_latent
+    return tokens + anchor + retrieval.num_retrieved * kept + retrieval.num_recent * recent
+
+
+def traffic(
+    objective: DiTObjective, parts: dict[str, int], videos: int, chunks: int
+) -> dict[str, int]:
     """Bytes that one device reads and writes for a step, at least.
 
-    Weights are read in each of three passes (forward, recomputed, backward) as they are multiplied
-    and whole, whatever `fsdp`; so is the context, on all devices that share its rows.
+    Weights are read in each of three passes (forward, recomputed, backward) of each accumulated part as
+    they are multiplied and whole, whatever `fsdp`; so is the context of every target, on all devices that
+    share its rows.
     """
-    width = jnp.dtype(model.dit.dtype).itemsize
+    model, layout = objective.model, objective.layout
+    width, parts_of_step = jnp.dtype(model.dit.dtype).itemsize, videos // layout.size("data")
     state = parts["weights"] + parts["average"] + parts["optimizer"] + parts["gradients"]
+    targets, _ = counts(objective, chunks)
+    row = 2 * model.dit.num_layers * model.dit.dim * width // layout.size("tensor")
     return {
         "state": 2 * state,
-        "weights": 3 * parts["weights"] * layout.size("fsdp") * width // 4,
-        "context": 3 * parts["context"] * layout.size(*TOKENS),
-        "layer inputs": 2 * parts["inputs"],
+        "weights": 3 * parts_of_step * parts["weights"] * layout.size("fsdp") * width // 4,
+        "context": 3 * parts_of_step * targets * rows_seen(model) * row,
+        "layer inputs": 2 * parts_of_step * parts["inputs"],
     }

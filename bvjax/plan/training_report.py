@@ -28,9 +28,11 @@ class TrainingPlan:
     chip: Chip
     mesh: dict[str, int]
     videos: int  # of a step
+    at_once: int  # of them; the gradients of the others are accumulated
     chunks: int  # of a video
     seconds_of_video: float  # of one of them
-    targets_per_chunk: int  # times each chunk is denoised
+    targets: int  # chunks of a video that are denoised, some perhaps twice
+    encoded: int  # chunks of a video that are encoded as entries
     remat: str
     fits: bool
     needed: int | None  # None: the compiler gave up before it knew
@@ -47,6 +49,12 @@ class TrainingPlan:
         """Seconds of a step if all that can overlap does."""
         return max(self.seconds.values())
 
+    @property
+    def utilisation(self) -> float:
+        """The share of the peak that the roofline allows (MFU): what is computed a second time does not count."""
+        once = sum(work for part, work in self.flops.items() if not part.endswith("recomputed"))
+        return once / (self.roofline * math.prod(self.mesh.values()) * self.chip.flops)
+
 
 def make_plan(
     model: ModelConfig,
@@ -57,12 +65,15 @@ def make_plan(
     minutes: float,
     batch: int | None,
     say: Callable[[str], object],
+    targets: int = 0,
 ) -> TrainingPlan:
     """Compiles the step and works out the rest.
 
     Args:
       minutes: of each video, rounded up to whole chunks.
-      batch: videos of a step; None: one for each device of the axis `data`.
+      batch: videos of a step; None: one for each device of the axis `data`, which is how many go through
+        the network at once.
+      targets: chunks of a video that are drawn and denoised; 0: all of them, as often as by default.
 
     Raises:
       UserError: the mesh does not fit the model, the devices or the batch, or the model is none
@@ -78,7 +89,11 @@ def make_plan(
     if model.dit.remat == "none":
         model = dataclasses.replace(model, dit=dataclasses.replace(model.dit, remat="full"))
     chunks = math.ceil(minutes * 60 * model.chunk.fps / model.chunk.frames)
-    objective = training.make_objective(model, layout)
+    if not 0 <= targets <= chunks:
+        raise UserError(
+            f"`targets` is {targets}; videos have {chunks} chunks, and 0 is all of them"
+        )
+    objective = training.make_objective(model, layout, targets)
     state, batch = training.inputs(objective, videos, chunks)
     parts = training_costs.memory_parts(objective, state, batch)
     work = training_costs.step_flops(
@@ -91,13 +106,15 @@ def make_plan(
         parts["temporaries"] = max(needed - sum(parts.values()), 0)
     available = usable_bytes(chip)
     fits = not problem and needed is not None and needed <= available
-    traffic = training_costs.traffic(model, layout, parts)
+    traffic = training_costs.traffic(objective, parts, videos, chunks)
+    denoised, encoded = training_costs.counts(objective, chunks)
     return TrainingPlan(
-        topology=topology, chip=chip, mesh=dict(layout.mesh.shape), videos=videos, chunks=chunks,
+        topology=topology, chip=chip, mesh=dict(layout.mesh.shape), videos=videos, at_once=data,
+        chunks=chunks, targets=denoised, encoded=encoded,
         seconds_of_video=chunks * model.chunk.frames / model.chunk.fps,
-        targets_per_chunk=objective.forcing.targets_per_chunk, remat=model.dit.remat, fits=fits, needed=needed, parts=parts,
+        remat=model.dit.remat, fits=fits, needed=needed, parts=parts,
         programs=programs, problem=problem,
-        remedies=() if fits else tuple(remedies(model, sizes, parts, available, chunks)),
+        remedies=() if fits else tuple(remedies(model, sizes, parts, available, chunks, targets)),
         flops=dict(work), traffic=traffic,
         seconds=least_seconds(layout, chip, programs, work.total(), sum(traffic.values())),
     )  # fmt: skip
@@ -111,12 +128,17 @@ def choose_mesh(model: ModelConfig, count: int) -> dict[str, int]:
 
 
 def remedies(
-    model: ModelConfig, sizes: dict[str, int], parts: dict[str, int], available: float, chunks: int
+    model: ModelConfig,
+    sizes: dict[str, int],
+    parts: dict[str, int],
+    available: float,
+    chunks: int,
+    targets: int = 0,
 ) -> list[str]:
     """Single changes after which the parts would fit, by arithmetic, the mildest first."""
     full = {axis: sizes.get(axis, 1) for axis in AXES}
     of_state = ("weights", "average", "optimizer", "gradients")
-    of_tokens = ("context", "inputs", "temporaries")
+    of_tokens = ("entries", "inputs", "temporaries")
 
     def total(factor: int, *sharded: str) -> float:
         return sum(size / (factor if part in sharded else 1) for part, size in parts.items())
@@ -124,11 +146,14 @@ def remedies(
     sharded_parts = {
         "context": of_tokens,
         "fsdp": of_state + of_tokens,
-        "tensor": (*of_state, "context", "temporaries"),
+        "tensor": (*of_state, "entries", "temporaries"),
     }
     changes = []
     if model.dit.remat != "full" and total(2, "temporaries") <= available:
         changes.append("--set dit.remat=full")
+    fewer = targets or 2 * chunks
+    if fewer > 1 and total(fewer, *of_tokens) <= available:
+        changes.append("--targets 1")
     for factor in (2, 4, 8, 16):
         for axis, sharded in sharded_parts.items():
             more = full | {axis: full[axis] * factor}
@@ -146,8 +171,8 @@ def lines(plan: TrainingPlan) -> list[str]:
     """The report as a person reads it."""
     result = [
         text.title(plan),
-        f"a step: {plan.videos} video(s) of {plan.seconds_of_video:g} s ({plan.chunks} chunks), each "
-        f"chunk encoded once and denoised {plan.targets_per_chunk} times, all videos at once",
+        f"a step: {plan.videos} video(s) of {plan.seconds_of_video:g} s ({plan.chunks} chunks), {plan.at_once} at "
+        f"once; of each {plan.encoded} chunk(s) encoded and {plan.targets} target(s) denoised",
         f"assumed: AdamW, float32 weights with a moving average, dit.remat={plan.remat}, the "
         "default history and noise",
         *text.memory(plan, 14),
@@ -160,9 +185,11 @@ def lines(plan: TrainingPlan) -> list[str]:
     result += [f"  {line}" for each in plan.programs for line in text.collectives(each)]
     *times, bound = text.least_times(plan, "step")
     rate = plan.videos * plan.seconds_of_video / plan.roofline
-    return [*result, *times, f"{bound}{rate:.3g} s of video a second", "", text.peaks(plan.chip)]
+    bound += f"{rate:.3g} s of video a second"
+    utilised = f"  of the peak at most {plan.utilisation:.0%} then (MFU: nothing counted that is computed twice)"
+    return [*result, *times, bound, utilised, "", text.peaks(plan.chip)]
 
 
 def as_json(plan: TrainingPlan) -> dict[str, Any]:
     """The plan as numbers."""
-    return dataclasses.asdict(plan) | {"roofline": plan.roofline}
+    return dataclasses.asdict(plan) | {"roofline": plan.roofline, "utilisation": plan.utilisation}

@@ -30,6 +30,7 @@ CASES = [
     (dict(data=2, fsdp=2, context=2), "none", ForcingConfig(frames=4), 2, False),
     (dict(tensor=2), "with", SMALL, 1, False),
     (dict(context=2, tensor=2), "with", SMALL, 1, True),
+    (dict(data=2, fsdp=2), "none", ForcingConfig(drawn_targets=1), 2, False),
 ]
 
 
@@ -81,7 +82,7 @@ def step(tiny, build, forcing, layout, accum, dense):
 
 
 @pytest.mark.parametrize(
-    "sizes, build, forcing, accum, dense", CASES, ids=["rows", "heads", "whole"]
+    "sizes, build, forcing, accum, dense", CASES, ids=["rows", "heads", "whole", "drawn"]
 )
 def test_a_step_on_a_mesh_is_that_of_one_device(tiny, sizes, build, forcing, accum, dense):
     layout = layout_of(sizes)

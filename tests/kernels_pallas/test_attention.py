@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels_pallas import attention as attention_module
+from kernels_pallas import attention_gpu
 from kernels_pallas.attention import attention as eager_attention
 from tests.kernels_pallas import oracle
 
-attention = jax.jit(eager_attention, static_argnames=("scale", "return_lse", "implementation"))
+STATIC = ("scale", "return_lse", "last_count", "most_keys", "implementation")
+attention = jax.jit(eager_attention, static_argnames=STATIC)
 FORMS = ("xla", "mapped")
 LEAD, HEADS, DIM = (2, 2), 3, 8
 
@@ -72,6 +75,51 @@ def test_unseen_rows_get_no_gradient_and_nothing_is_nan(form):
     _, dk, dv = gradients
     assert not np.any(dk[1, 1, 3:]) and not np.any(dv[1, 1, 3:])
     assert np.any(dk[1, 1, :3]) and np.any(dv[1, 1, :3])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_last_key_counts_as_so_many(form):
+    q, k, v = draw(4, 3, 5)
+    more = lambda x: jnp.concatenate([x, *[x[:, :, -1:]] * 3], axis=2)
+    mask = jnp.ones((*LEAD, 5), bool).at[0, 0, 1].set(False).at[0, 1, 4].set(False)
+    got = attention(q, k, v, kv_mask=mask, last_count=4, return_lse=True, implementation=form)
+    want = slow(q, more(k), more(v), np.asarray(more(mask[..., None])[..., 0]), DIM**-0.5)
+    np.testing.assert_allclose(got[0], want[0], atol=2e-6)
+    np.testing.assert_allclose(got[1], want[1], atol=1e-5)
+    repeated = attention_module._repeated(*(x[0] for x in (k, v)), jnp.array([5, 4]), None, 4)
+    assert repeated[0].shape == (2, 8, HEADS, DIM) and repeated[2].tolist() == [8, 4]
+    with pytest.raises(ValueError, match="last_count is 0"):
+        attention(q, k, v, last_count=0)
+
+
+def test_no_more_keys_are_multiplied_than_can_be_seen():
+    """Of 9 keys at most 4 are seen: with gradients they give what the masked 9 give."""
+    q, k, v = draw(5, 3, 9)
+    mask = np.zeros((*LEAD, 9), bool)
+    mask[0, 0, [1, 4, 8]], mask[0, 1, :4], mask[1, 0, 7] = True, True, True
+
+    def loss(q, k, v, most):
+        out = eager_attention(
+            q, k, v, kv_mask=jnp.asarray(mask), most_keys=most, implementation="xla"
+        )
+        return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape)))
+
+    grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)), static_argnums=3)
+    want, got = (jax.tree.leaves(grad(q, k, v, most)) for most in (None, 4))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    widths = str(jax.make_jaxpr(grad, static_argnums=3)(q, k, v, 4))
+    assert "f32[4,3,3,4]" in widths and "f32[4,3,3,9]" not in widths  # logits
+
+
+def test_shards_of_odd_lengths_are_padded_for_cudnn():
+    q, k, v = (x[0] for x in draw(6, 3, 5))
+    padded = attention_gpu._even(q, k, v, None)
+    assert [x.shape[1] for x in padded[:3]] == [4, 6, 6] and padded[3].tolist() == [5, 5]
+    want = eager_attention(q, k, v, implementation="xla")
+    got = eager_attention(*padded[:3], kv_length=padded[3], implementation="xla")
+    np.testing.assert_allclose(got[:, :3], want, atol=2e-6)
+    assert attention_gpu._even(q[:, :2], k[:, :4], v[:, :4], None)[3] is None
 
 
 def test_forms_agree_on_gradients():

@@ -36,8 +36,9 @@ ENDS = {
 def test_both_reports_tell_the_same_figures(end):
     chunk = report.Plan(**BOTH, **ENDS[end], minutes=0.5, padding=0.1, dense_history=10**12)
     step = training_report.TrainingPlan(
-        **BOTH, **ENDS[end], videos=2, seconds_of_video=4.0, targets_per_chunk=3, remat="full"
-    )
+        **BOTH, **ENDS[end], videos=2, at_once=1, seconds_of_video=4.0, targets=3, encoded=5,
+        remat="full",
+    )  # fmt: skip
     told = [
         " ".join(" ".join(line.split()) for line in made)
         for made in (report.lines(chunk), training_report.lines(step))
@@ -50,9 +51,14 @@ def test_both_reports_tell_the_same_figures(end):
         assert "peaks of v5e: 197 TFLOP/s bfloat16, 819 GB/s memory, 90 GB/s a mesh axis" in text
         if end == "fits":
             assert "temporaries 3.00 GB (the largest 100.00 MB, bf16[8]), outputs 5 B" in text
-            assert "3.00 GB at once: fits" in text
+            assert "3.00 GB at once: fits (17% of the memory)" in text
             assert "all-gather over context: 6 of 6.00 MB together" in text
         else:
             assert "does not fit denoise: too large Size: 3 would fit: --a" in text
     assert "16.00 s for 0.5 minute(s) (8 chunks)" in told[0]
-    assert "a step: 2 video(s) of 4 s (8 chunks)" in told[1] and "4 s of video a second" in told[1]
+    assert "a step: 2 video(s) of 4 s (8 chunks), 1 at once; of each 5 chunk(s) enc" in told[1]
+    # 1 TFLOP in the 2 s of the links, on 8 chips of 197 TFLOP/s
+    assert "of the peak at most 0% then (MFU" in told[1]
+    assert step.utilisation == pytest.approx(1 / (2 * 8 * 197))
+    assert ("links unknown: nothing was compiled" in told[1]) == (end == "refused")
+    assert "4 s of video a second" in told[1]
