@@ -21,9 +21,15 @@ class IndexedBatches:
     has ready is not part of the state, so a resumed run sees the batches of an unbroken one.
     """
 
-    def __init__(self, make_batch: Callable[[int], Batch], start: int = 0):
+    def __init__(
+        self,
+        make_batch: Callable[[int], Batch],
+        start: int = 0,
+        on_close: Callable[[], None] = lambda: None,
+    ):
         self._make_batch = make_batch
         self._next = start
+        self._on_close = on_close
         self._ahead: Future[Batch] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
 
@@ -48,7 +54,8 @@ class IndexedBatches:
         self._next, self._ahead = state, None
 
     def close(self) -> None:
-        """Ends the background thread; the batch being made is dropped."""
+        """Ends the background thread, and what else makes batches; the batch being made is dropped."""
+        self._on_close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
@@ -64,6 +71,11 @@ class Merged:
     def __next__(self) -> Batch:
         return {k: v for iterator in self._iterators.values() for k, v in next(iterator).items()}
 
+    def close(self) -> None:
+        """Closes those that can be."""
+        for iterator in self._iterators.values():
+            close(iterator)
+
     def get_state(self) -> dict[str, Any]:
         """The position of each iterator, by its name; bytes as text."""
         states = {name: iterator.get_state() for name, iterator in self._iterators.items()}
@@ -78,3 +90,10 @@ class Merged:
         for name, iterator in self._iterators.items():
             value = state[name]
             iterator.set_state(value.encode() if isinstance(value, str) else value)
+
+
+def close(iterator: DataIterator) -> None:
+    """Ends the threads and processes of an iterator that has any."""
+    end = getattr(iterator, "close", None)
+    if end is not None:
+        end()

@@ -18,7 +18,6 @@ from bvjax.errors import UserError
 from bvjax.train.config import check_range
 from bvjax.train.task import DataIterator
 from data_pipelines.counter_source import Merged
-from data_pipelines.encoded.batches import batches, check_fits
 from data_pipelines.encoded.example import Source, known_extras
 from data_pipelines.encoded.folder import how_to_make, open_folder, read_null_text
 from data_pipelines.encoded.manifest import check_weights
@@ -136,6 +135,8 @@ def open_data(data: DataConfig, model: ModelConfig, batch_size: int) -> Training
 
 
 def _open_clips(data: DataConfig, model: ModelConfig, batch_size: int) -> TrainingData:
+    from data_pipelines.encoded.batches import batches, check_fits  # here, because it needs Grain
+
     def opened(split: str, examples: int | None) -> Source:
         source = DATA_SETS[data.name](data, model, split, examples)
         check_fits(source, model)

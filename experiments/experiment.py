@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import ml_collections
+from typing import TYPE_CHECKING, Any
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
@@ -27,6 +25,9 @@ from bvjax.train.optimizer import OptimizerConfig
 from bvjax.train.vae_objective import VAELossConfig
 from experiments.data_sets import DataConfig
 from experiments.old_configs import up_to_date
+
+if TYPE_CHECKING:
+    import ml_collections
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +149,8 @@ def check_words(words: list[str]) -> None:
 
 def as_config(experiment: Experiment) -> ml_collections.ConfigDict:
     """The experiment as the command line changes it: what `get_config` of a config file returns."""
+    import ml_collections  # here, because training without a command line of it needs none
+
     # Built once more, so that a whole number where a number is wanted is one: the command line keeps types.
     typed = from_dict(type(experiment), to_dict(experiment))
     return ml_collections.ConfigDict(to_dict(typed, lists=False))

@@ -11,6 +11,7 @@ from absl import logging
 from bvjax.errors import UserError
 from bvjax.overrides import to_dict
 from bvjax.train.loop import fit
+from data_pipelines.counter_source import close
 from experiments.experiment import Experiment
 from experiments.run_folder import check_same, claim, make_writable
 from experiments.stages import make_stage
@@ -38,16 +39,20 @@ def train(
         claim(workdir, content)
         make_writable(folder if weights else workdir)
 
-    result = fit(
-        stage.task,
-        stage.make_data(),
-        experiment.train,
-        workdir,
-        stage.start_from,
-        extend=extend,
-        begun_with=begun.get("train.steps"),
-        begin=begin,
-    )
+    data = stage.make_data()
+    try:
+        result = fit(
+            stage.task,
+            data,
+            experiment.train,
+            workdir,
+            stage.start_from,
+            extend=extend,
+            begun_with=begun.get("train.steps"),
+            begin=begin,
+        )
+    finally:
+        close(data)
     if result.stopped_by is None:
         meta = {
             "config": content,

@@ -1,4 +1,4 @@
-"""Scalars over time: tensorboardX event files and one metrics.csv in the run's folder."""
+"""Scalars over time: one metrics.csv in the run's folder, and event files where tensorboardX is installed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import csv
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from tensorboardX import SummaryWriter
+from absl import logging
 
 
 class MetricWriter:
@@ -23,7 +24,7 @@ class MetricWriter:
             self._rows = [row for row in self._read() if _step(row) <= start_step]
         self._columns = _columns(self._rows)
         self._rewrite()
-        self._events = SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=30)
+        self._events = _event_writer(folder, start_step)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds scalars of `step`; several writes of one step share a row."""
@@ -40,11 +41,13 @@ class MetricWriter:
         else:
             with open(self._path, "a", newline="", encoding="utf-8") as f:
                 csv.DictWriter(f, self._columns, restval="").writerow(self._rows[-1])
-        for name, value in scalars.items():
-            self._events.add_scalar(name, float(value), step)
+        if self._events is not None:
+            for name, value in scalars.items():
+                self._events.add_scalar(name, float(value), step)
 
     def close(self) -> None:
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
     def _read(self) -> list[dict[str, str]]:
         """The rows of the file; a damaged one is left out, for the training does not need them."""
@@ -69,6 +72,15 @@ class MetricWriter:
             table.writeheader()
             table.writerows(self._rows)
         os.replace(temporary, self._path)
+
+
+def _event_writer(folder: Path, start_step: int) -> Any | None:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        logging.info("no tensorboardX here: the scalars go to metrics.csv alone")
+        return None
+    return SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=30)
 
 
 def _step(row: Mapping[str, str]) -> int:

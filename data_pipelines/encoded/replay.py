@@ -13,12 +13,14 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.sharedctypes import Synchronized
 
-import grain.python as grain
+import jax
 import numpy as np
 from jaxtyping import Int
 
 from bvjax.errors import UserError
+from bvjax.train.task import DataIterator
 from data_pipelines.counter_source import IndexedBatches
 from data_pipelines.encoded.kept import Arrays, KeptExamples
 
@@ -78,8 +80,15 @@ def _write(opener: Opener, index: int) -> None:
         source.write(index)
 
 
-def _lower_priority() -> None:
-    os.nice(5)  # the step of training comes first
+def _begin_worker(started: Synchronized[int]) -> None:
+    """Leaves the accelerator, and the step of training, to the process that trains."""
+    jax.config.update("jax_platforms", "cpu")
+    os.nice(5)
+    if hasattr(os, "sched_setaffinity"):  # a core each, so that XLA starts one thread in each
+        with started.get_lock():
+            number, started.value = started.value, started.value + 1
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
 
 
 def pooled_batches(opener: Opener, replay: Replay, workers: int) -> IndexedBatches:
@@ -92,7 +101,10 @@ def pooled_batches(opener: Opener, replay: Replay, workers: int) -> IndexedBatch
     """
     pool = None
     if workers:
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_lower_priority)
+        processes = get_context("spawn")
+        pool = ProcessPoolExecutor(
+            workers, processes, initializer=_begin_worker, initargs=(processes.Value("i", 0),)
+        )
     waiting: dict[int, Future] = {}
 
     def make(batch: int) -> Arrays:
@@ -107,11 +119,17 @@ def pooled_batches(opener: Opener, replay: Replay, workers: int) -> IndexedBatch
                     waiting.pop(int(index)).result()
         return source.batch(indices)
 
-    return IndexedBatches(make)
+    def close() -> None:
+        if pool is not None:  # else what is in the making is waited for when Python ends
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    return IndexedBatches(make, on_close=close)
 
 
-def grain_batches(opener: Opener, replay: Replay, workers: int) -> grain.DatasetIterator:
+def grain_batches(opener: Opener, replay: Replay, workers: int) -> DataIterator:
     """The same batches through Grain, each made by one of its `workers` processes (0: threads)."""
+    import grain.python as grain  # here, because the pool needs none
+
     make = functools.partial(_batch, opener, replay)
     dataset = grain.MapDataset.range(ENDLESS).map(make)
     iterator = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))

@@ -12,13 +12,15 @@ alternative, is task "ode" with a section `ode` (`losses.ode_regression`); see `
 from __future__ import annotations
 
 from dataclasses import replace
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from bvjax.config import GuidanceConfig, SamplerConfig
 from bvjax.losses.consistency import ConsistencyConfig
 from experiments.configs import mini_dit
 from experiments.experiment import ConsistencyExperiment, DiTExperiment, as_config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def student() -> DiTExperiment:

@@ -9,8 +9,7 @@ python -m data_pipelines.storyworld.encode --weights=runs/mini --out=data/latent
 from __future__ import annotations
 
 from dataclasses import replace
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.history import HistoryConfig, shares
@@ -20,6 +19,9 @@ from bvjax.train.config import OneModelConfig
 from bvjax.train.optimizer import OptimizerConfig
 from experiments.data_sets import DataConfig
 from experiments.experiment import DiTExperiment, as_config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def experiment() -> DiTExperiment:

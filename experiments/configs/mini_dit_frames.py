@@ -16,11 +16,13 @@ python -m experiments.train --config=experiments/configs/mini_dit.py --workdir=r
 from __future__ import annotations
 
 from dataclasses import replace
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from experiments.configs import mini_dit
 from experiments.experiment import DiTExperiment, as_config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def experiment() -> DiTExperiment:

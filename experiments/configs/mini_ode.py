@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from bvjax.losses.ode_regression import OdeConfig
 from experiments.configs import mini_consistency, mini_dit
 from experiments.experiment import OdeExperiment, as_config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def experiment() -> OdeExperiment:

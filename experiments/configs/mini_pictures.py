@@ -7,12 +7,14 @@ alike.  Then chunks with history; a model that starts with it to copy from hardl
 from __future__ import annotations
 
 from dataclasses import replace
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from experiments.configs import mini_dit, mini_vae_next
 from experiments.data_sets import DataConfig
 from experiments.experiment import DiTExperiment, as_config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def experiment() -> DiTExperiment:

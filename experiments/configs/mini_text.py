@@ -5,13 +5,16 @@ The tokenizer is learned first, from the captions of `tokenizer_stories` stories
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from bvjax.losses.text_pretrain import TextLossConfig
 from bvjax.presets import get_preset
 from bvjax.train.config import OneModelConfig
 from bvjax.train.optimizer import OptimizerConfig
 from experiments.experiment import CaptionData, TextExperiment, as_config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def experiment() -> TextExperiment:

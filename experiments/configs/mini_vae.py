@@ -12,13 +12,16 @@ python -m data_pipelines.storyworld.builder --out data/tfds --stories 240 --held
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from bvjax.presets import get_preset
 from bvjax.train.config import OneModelConfig
 from bvjax.train.optimizer import OptimizerConfig
 from bvjax.train.vae_objective import VAELossConfig
 from experiments.experiment import ClipData, VAEExperiment, as_config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def experiment() -> VAEExperiment:

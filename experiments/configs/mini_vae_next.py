@@ -6,11 +6,14 @@ The model card has its curve, and the rates that were too large.
 from __future__ import annotations
 
 from dataclasses import replace
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from experiments.configs import mini_vae
 from experiments.experiment import VAEExperiment, as_config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
 
 LATENT_CHANNELS = 48  # one decibel more than 32, from the linear start on
 

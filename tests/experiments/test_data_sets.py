@@ -18,7 +18,7 @@ from data_pipelines.encoded.example import EXTRAS, REQUIRED, ExampleSpec
 from data_pipelines.encoded.folder import example_path, write_example, write_null_text
 from data_pipelines.encoded.kept import open_kept
 from data_pipelines.encoded.manifest import claim
-from experiments import data_sets, stages, wiring
+from experiments import data_sets, export, stages, wiring
 from experiments.configs import mini_dit
 from experiments.data_sets import DataConfig
 from experiments.experiment import DiTExperiment, as_config, experiment_of
@@ -177,6 +177,10 @@ def test_the_dit_trains_on_pictures_alone(tiny, third, tmp_path, with_pictures):
     assert np.isfinite([float(row["pictures"]) for row in rows]).all()
     sheet = Image.open(tmp_path / "run" / "samples" / "0000002_pictures.png")
     assert sheet.size == (4 * 32, 2 * 32)  # two examples' two pictures, over what was generated
+    assert export.export(tmp_path / "run", tmp_path / "exported") == 2
+    for name in ("dit.safetensors",):
+        written = [tmp_path / folder / name for folder in ("run/weights", "exported")]
+        assert written[0].read_bytes() == written[1].read_bytes()
 
 
 def test_single_latents_need_no_relevance(tiny, third):
