@@ -8,9 +8,10 @@ STAMP_TORCH := $(VENV_TORCH)/.installed
 VENV_AOT := .venv-aot
 STAMP_AOT := $(VENV_AOT)/.installed
 OUT ?= runs/demo
+ROOT ?= runs/train_mini
 STORY ?= experiments/stories/fox.json
 
-.PHONY: help setup setup-torch setup-aot demo test test-slow test-torch test-aot test-accelerator performance-docs parity-docs lint lock clean
+.PHONY: help setup setup-torch setup-aot demo test test-slow test-torch test-aot test-accelerator train-mini performance-docs parity-docs lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -62,6 +63,9 @@ test-aot: setup-aot  ## programs compiled for TPUs and GPUs: do they fit, what d
 # Not with the settings of the other tests, which are for CPUs.
 test-accelerator:  ## the tests that need an accelerator, with the Python that has one (PYTHON=...)
 	$(PYTHON) -m pytest -q -rs --confcutdir=tests/accelerator tests/accelerator
+
+train-mini: setup  ## the model that ships, from nothing: about nine hours on two cores; stops and goes on (ROOT=...)
+	$(PY) -m experiments.train_mini --root $(ROOT)
 
 performance-docs: setup-torch  ## docs/performance.md: what things cost on this CPU (twenty minutes)
 	PYTHON=$(VENV_TORCH)/bin/python experiments/benchmarks/run_cpu.sh
