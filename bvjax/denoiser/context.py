@@ -14,7 +14,7 @@ from bvjax.denoiser.passes import entry_times
 from bvjax.denoiser.types import ChunkInput, MemoryState
 from bvjax.memory import retrieval
 from bvjax.memory.bank import KVBank
-from bvjax.memory.retrieval import GatheredEntries, Selection
+from bvjax.memory.retrieval import GatheredEntries, SelectedBank, Selection
 from bvjax.memory.slot_table import SlotTable
 from bvjax.nets.dit import Context
 from bvjax.random import purpose_key
@@ -62,8 +62,11 @@ def prepare_context(
             and where the branches are paired the context is that of both.
     """
     bank = state.bank
-    selection = bank.selection if isinstance(bank, GatheredEntries) else None
-    if selection is None:
+    if isinstance(bank, SelectedBank):
+        bank, selection = bank.bank, bank.selection
+    elif isinstance(bank, GatheredEntries):
+        selection = bank.selection
+    else:
         selection = select_entries(model, bank, inputs)
     entry_base, start = entry_times(
         model, selection.chunk_id, selection.valid, inputs.chunk_id, model.memory.anchor

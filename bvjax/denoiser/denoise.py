@@ -35,11 +35,8 @@ def denoise_anchor(
     Args:
         graded: static; as of `denoise_chunk`.
     """
-    grid = ChunkGrid.of(model)
-    noise = anchor_noise(inputs.key, (1, *grid.latent_size, model.dit.in_channels))
-    positions = chunk_positions(model, 1, jnp.int32(0))
-    net = network(model, layout.for_tokens(len(positions)))
-    velocity = _guided(net, params, model, inputs, positions, model.guidance.scale)
+    velocity = anchor_velocity(params, model, inputs, layout)
+    noise = noise_of_anchor(model, inputs)
     return solve(model.sampler, velocity, noise, solver_key(inputs), graded)[0]
 
 
@@ -68,15 +65,8 @@ def denoise_chunk(
     Returns:
         float32 [W, h, w, z]: L latents, with chunk.first="overlap" P more in front.
     """
-    grid = ChunkGrid.of(model)
     chunk_context = prepare_context(model, state, inputs, layout, guided=True)
-    frame = (*grid.latent_size, model.dit.in_channels)
-    number = grid.number_of(inputs.chunk_id)
-    noise = initial_noise(model.noise, inputs.key, number, (grid.latents_per_chunk, *frame))
-    if grid.overlap_latents:
-        head = anchor_noise(inputs.key, (grid.overlap_latents, *frame))
-        noise = jnp.concatenate([head, noise], axis=1)
-    noise = layout.constrain(noise)  # each device draws all of it
+    noise = noise_of_chunk(model, inputs, layout)
     velocity = window_velocity(params, model, inputs, chunk_context, layout)
     key, history = solver_key(inputs), None if prefix is None else prefix[None]
     fixed = 0 if prefix is None else len(prefix)
@@ -123,6 +113,34 @@ def window_velocity(
         chunk_context.null_context,
         model.sampler.causal_block,
     )
+
+
+def anchor_velocity(
+    params: Any, model: ModelConfig, inputs: ChunkInput, layout: Layout = ONE_DEVICE
+) -> Velocity:
+    """The guided velocity of the anchor, [1, 1, h, w, z], as the solvers want it."""
+    positions = chunk_positions(model, 1, jnp.int32(0))
+    net = network(model, layout.for_tokens(len(positions)))
+    return _guided(net, params, model, inputs, positions, model.guidance.scale)
+
+
+def noise_of_anchor(model: ModelConfig, inputs: ChunkInput) -> Float[Array, "1 1 h w z"]:
+    """The sample that the anchor begins with, at sigma 1."""
+    return anchor_noise(inputs.key, (1, *ChunkGrid.of(model).latent_size, model.dit.in_channels))
+
+
+def noise_of_chunk(
+    model: ModelConfig, inputs: ChunkInput, layout: Layout = ONE_DEVICE
+) -> Float[Array, "1 W h w z"]:
+    """The sample that a chunk's window begins with, at sigma 1 (Eq. 12, 13)."""
+    grid = ChunkGrid.of(model)
+    frame = (*grid.latent_size, model.dit.in_channels)
+    number = grid.number_of(inputs.chunk_id)
+    noise = initial_noise(model.noise, inputs.key, number, (grid.latents_per_chunk, *frame))
+    if grid.overlap_latents:
+        head = anchor_noise(inputs.key, (grid.overlap_latents, *frame))
+        noise = jnp.concatenate([head, noise], axis=1)
+    return layout.constrain(noise)  # each device draws all of it
 
 
 def solver_key(inputs: ChunkInput) -> Key[Array, ""]:

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from bvjax.config import ModelConfig
 from bvjax.memory import bank as kv_bank
 from bvjax.memory.bank import Entry, KVBank, PendingEntry
-from bvjax.memory.retrieval import GatheredEntries
+from bvjax.memory.retrieval import GatheredEntries, SelectedBank
 from bvjax.memory.storage import storage_dtype
 from bvjax.sharding import ONE_DEVICE, Layout
 
@@ -45,9 +45,9 @@ class ChunkInput:
 
 @struct.dataclass
 class MemoryState:
-    """The memory of a video from chunk to chunk, or the entries of it that one chunk sees (`GatheredEntries`)."""
+    """The memory of a video from chunk to chunk, or the entries of it that one chunk sees (the other two types)."""
 
-    bank: KVBank | GatheredEntries
+    bank: KVBank | GatheredEntries | SelectedBank
     null_bank: KVBank | GatheredEntries | None  # with guidance.bank="two": under the null caption
 
 

@@ -167,9 +167,67 @@ def renoise_step(
     This is the sampler of consistency models that Self-Forcing uses; at sigma_next = 0 it returns
     x0.
     """
-    x0 = flow.x0_from_velocity(x, v, sigma)
-    fresh = gaussian(purpose_key(key, "fresh noise", index), x.shape[0], x.shape[1:])
+    return _renoise(flow.x0_from_velocity(x, v, sigma), sigma_next, key, index)
+
+
+def _renoise(x0, sigma_next, key, index):
+    fresh = gaussian(purpose_key(key, "fresh noise", index), x0.shape[0], x0.shape[1:])
     return flow.interpolate(x0, fresh, sigma_next)
+
+
+def solve_to_exit(
+    sampler: SamplerConfig,
+    velocity_fn: VelocityFn,
+    noise: Float[Array, "b ..."],
+    key: Key[Array, ""],
+    exit_step: Int[Array, ""],
+) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
+    """The first `exit_step` + 1 evaluations of the few-step sampler, and none after them.
+
+    Not differentiable: the number of evaluations is traced.  `exit_x0` is the last of them again.
+
+    Args:
+        sampler: of kind few_step.
+        velocity_fn, noise, key: as of `solve`.
+        exit_step: the evaluation to stop at, 0 the first; at the last, x0 is what `solve` returns.
+
+    Returns:
+        The sample that evaluation `exit_step` was given, and the x0 that it predicts, float32.
+
+    Raises:
+        UserError: the sampler has another kind, and as `sigmas`.
+    """
+    levels, labels = _few_step_levels(sampler)
+
+    def body(i, carry):
+        x, *_ = carry
+        v = velocity_fn(x, labels[i]).astype(jnp.float32)
+        x0 = flow.x0_from_velocity(x, v, levels[i])
+        return _renoise(x0, levels[i + 1], key, i), x, x0
+
+    noise = noise.astype(jnp.float32)
+    first = jnp.int32(0)
+    _, x, x0 = jax.lax.fori_loop(first, exit_step + 1, body, (noise, noise, noise))
+    return x, x0
+
+
+def exit_x0(
+    sampler: SamplerConfig,
+    velocity_fn: VelocityFn,
+    x: Float[Array, "b ..."],
+    exit_step: Int[Array, ""],
+) -> Float[Array, "b ..."]:
+    """The x0 that evaluation `exit_step` of the few-step sampler predicts from `x`; differentiable."""
+    levels, labels = _few_step_levels(sampler)
+    v = velocity_fn(x, labels[exit_step]).astype(jnp.float32)
+    return flow.x0_from_velocity(x, v, levels[exit_step])
+
+
+def _few_step_levels(sampler):
+    """`sigmas`, and the labels of all but the last."""
+    if sampler.kind != "few_step":
+        raise UserError(f"sampler.kind is {sampler.kind!r}; an exit step needs few_step")
+    return jnp.asarray(sigmas(sampler)), jnp.asarray(timesteps(sampler) / np.float32(TRAIN_STEPS))
 
 
 def _grid(sampler: SamplerConfig) -> Float[np.ndarray, "levels"]:

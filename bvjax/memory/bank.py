@@ -17,7 +17,8 @@ sparse by the length that is read, and it becomes sparse when it leaves the rece
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, TypeVar
 
 import flax.struct
 import jax
@@ -78,6 +79,9 @@ class Entry:
     stored: Int[Array, "Y B"]
     key_scales: Float[Array, "Y B cap A"] | None = None
     value_scales: Float[Array, "Y B cap A"] | None = None
+
+
+Rows = TypeVar("Rows", KVBank, Entry)
 
 
 @flax.struct.dataclass
@@ -195,10 +199,12 @@ def shardings(bank: KVBank, layout: Layout) -> KVBank:
     return bank.replace(**{name: layout.sharding(*names) for name, names in axes(bank).items()})
 
 
-def shard(rows: KVBank | Entry, layout: Layout) -> KVBank | Entry:
+def shard(rows: Rows, layout: Layout) -> Rows:
     """Returns `rows` sharded as `axes` says."""
     specs = axes(rows).items()
-    return rows.replace(**{n: layout.constrain(getattr(rows, n), *spec) for n, spec in specs})
+    return dataclasses.replace(
+        rows, **{n: layout.constrain(getattr(rows, n), *spec) for n, spec in specs}
+    )
 
 
 def keep_rows(
@@ -305,12 +311,27 @@ def write(
       UserError: unknown `memory.evict`.  ValueError: one of bank and entry has scales, or
         `latents` are missing.
     """
+    table, slot = insert(slot_table_of(bank), embedding, chunk_id, memory, num_recent, latents)
+    return put(bank, entry, table, slot, kernels)
+
+
+def put(
+    bank: KVBank,
+    entry: PendingEntry | Entry,
+    table: SlotTable,
+    slot: Int[Array, "B"],
+    kernels: str = "auto",
+) -> KVBank:
+    """The bank with an entry in `slot`, and the table that goes with it; see `write`.
+
+    Raises:
+      ValueError: one of bank and entry has scales.
+    """
     rows = entry.rows if isinstance(entry, PendingEntry) else entry
     if (bank.key_scales is None) != (rows.key_scales is None):
         raise ValueError(
             f"an entry of {rows.keys.dtype} is no entry of a bank of {bank.keys.dtype}"
         )
-    table, slot = insert(slot_table_of(bank), embedding, chunk_id, memory, num_recent, latents)
     batch = jnp.arange(slot.shape[0])
 
     def set_field(name, value):

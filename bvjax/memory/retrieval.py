@@ -62,6 +62,14 @@ class GatheredEntries:
         return jnp.stack([entry.stored for entry in self.entries], axis=2)
 
 
+@flax.struct.dataclass
+class SelectedBank:
+    """A bank, and the entries of it that one chunk sees."""
+
+    bank: KVBank
+    selection: Selection
+
+
 def select(
     scores: Float[Array, "B slot"],
     chunk_id: Int[Array, "B slot"],

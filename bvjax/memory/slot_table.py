@@ -68,15 +68,29 @@ def insert(
       UserError: unknown `memory.evict`.  ValueError: `latents` are missing.
     """
     slot = _choose_slot(table, embedding, chunk_id, memory, num_recent)
+    return set_row(table, slot, embedding, chunk_id, latents), slot
+
+
+def set_row(
+    table: SlotTable,
+    slot: Int[Array, "B"],
+    embedding: Float[Array, "B Dt"],
+    chunk_id: Int[Array, ""],
+    latents: Float[Array, "B k h w z"] | None = None,
+) -> SlotTable:
+    """The table with chunk `chunk_id` in `slot`; a slot that there is not leaves it as it is.
+
+    Raises:
+      ValueError: `latents` are missing.
+    """
     rows = jnp.arange(slot.shape[0])
     set_rows = lambda field, value: field.at[rows, slot].set(value, mode="drop")
-    inserted = SlotTable(
+    return SlotTable(
         embedding=set_rows(table.embedding, embedding.astype(jnp.float32)),
         chunk_id=set_rows(table.chunk_id, jnp.asarray(chunk_id, jnp.int32)),
         valid=set_rows(table.valid, True),
         latents=None if table.latents is None else set_rows(table.latents, _padded(table, latents)),
     )
-    return inserted, slot
 
 
 def _padded(
