@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,10 @@ from bvjax.train.task import DataIterator
 from data_pipelines.counter_source import Merged
 from data_pipelines.encoded.example import Source, known_extras
 from data_pipelines.encoded.folder import how_to_make, open_folder, read_null_text
+from data_pipelines.encoded.intact import EXAMPLE
 from data_pipelines.encoded.manifest import check_weights
 from data_pipelines.encoded.replay import LOADERS, Replay
+from data_pipelines.row_batches import share
 from data_pipelines.storyworld.pictures import open_pictures
 from data_pipelines.storyworld.returns import open_returns
 
@@ -48,6 +50,7 @@ class DataConfig:
     sample_stories: int = 2  # of them, drawn as strips
     sample_chunks: int = 5
     seed: int = 0
+    max_damaged: int = 10  # examples left out because they cannot be read; more are refused
 
     def __post_init__(self):
         """Raises `UserError` for an unknown data set or extra, and for numbers out of bounds."""
@@ -62,7 +65,11 @@ class DataConfig:
                 "data.latents and data.pictures are both empty; one of them must name a folder"
             )
         known_extras(self.extras)
-        check_range(self, "data", names=("stories", "seed", "first", "fresh", "most", "workers"))
+        check_range(
+            self,
+            "data",
+            names=("stories", "seed", "first", "fresh", "most", "workers", "max_damaged"),
+        )
         check_range(
             self, "data", least=1, names=("heldout_stories", "sample_stories", "sample_chunks")
         )
@@ -106,13 +113,16 @@ class TrainingData:
     make: Callable[[], DataIterator]
 
 
-def open_data(data: DataConfig, model: ModelConfig, batch_size: int) -> TrainingData:
+def open_data(
+    data: DataConfig, model: ModelConfig, batch_size: int, rows: Sequence[int] | None = None
+) -> TrainingData:
     """Opens the held-out split; the training split is opened by `make`.
 
     Args:
         data: the section.
         model: the model that is trained, with the VAE and the text encoder that encode.
         batch_size: examples of an update.
+        rows: those of each batch that this process reads; None: all.
 
     Raises:
         UserError: the examples are missing, damaged, of another model or too few, or lack an extra.
@@ -121,9 +131,9 @@ def open_data(data: DataConfig, model: ModelConfig, batch_size: int) -> Training
     parts = []
     if data.latents:
         opened = _open_kept if data.name in KEPT else _open_clips
-        parts.append(opened(data, model, batch_size))
+        parts.append(opened(data, model, batch_size, rows))
     if data.pictures:
-        parts.append(_open_kept(data, model, batch_size, pictures=True))
+        parts.append(_open_kept(data, model, batch_size, rows, pictures=True))
     if len(parts) == 1:
         return parts[0]
     clips, pictures = parts
@@ -134,7 +144,9 @@ def open_data(data: DataConfig, model: ModelConfig, batch_size: int) -> Training
     )
 
 
-def _open_clips(data: DataConfig, model: ModelConfig, batch_size: int) -> TrainingData:
+def _open_clips(
+    data: DataConfig, model: ModelConfig, batch_size: int, rows: Sequence[int] | None
+) -> TrainingData:
     from data_pipelines.encoded.batches import batches, check_fits  # here, because it needs Grain
 
     def opened(split: str, examples: int | None) -> Source:
@@ -144,14 +156,25 @@ def _open_clips(data: DataConfig, model: ModelConfig, batch_size: int) -> Traini
 
     heldout = opened(data.heldout_split, None)
     return TrainingData(
-        heldout=next(batches(heldout, data.heldout_stories, 0)),
+        heldout=without_numbers(next(batches(heldout, data.heldout_stories, 0))),
         null_text=heldout.null_text,
-        make=lambda: batches(opened(data.split, data.stories or None), batch_size, data.seed),
+        make=lambda: batches(
+            opened(data.split, data.stories or None), batch_size, data.seed, rows, data.max_damaged
+        ),
     )
 
 
+def without_numbers(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A batch without the numbers of its examples."""
+    return {name: array for name, array in batch.items() if name != EXAMPLE}
+
+
 def _open_kept(
-    data: DataConfig, model: ModelConfig, batch_size: int, pictures: bool = False
+    data: DataConfig,
+    model: ModelConfig,
+    batch_size: int,
+    rows: Sequence[int] | None,
+    pictures: bool = False,
 ) -> TrainingData:
     folder, open_split = data.latents, KEPT.get(data.name)
     if pictures:
@@ -162,7 +185,9 @@ def _open_kept(
     return TrainingData(
         heldout=heldout.batch(range(data.heldout_stories)),
         null_text=read_null_text(folder),
-        make=lambda: LOADERS[data.loader](
-            functools.partial(opener, data.split), replay, data.workers
+        make=lambda: share(
+            LOADERS[data.loader](functools.partial(opener, data.split), replay, data.workers),
+            batch_size,
+            rows,
         ),
     )

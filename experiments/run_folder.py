@@ -22,12 +22,15 @@ FREE = (
     "train.sample_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.max_skipped",
+    "train.hang_seconds",
     "train.mesh",
     "data.cache_dir",
     # The same loss in less memory or time.
     "model.dit.remat",
     "forcing.targets_at_once",
     "forcing.text_rows",
+    "data.max_damaged",
 )
 
 

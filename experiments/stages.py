@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import jax
 from absl import logging
 
 from bvjax.config import ChunkConfig, ModelConfig
+from bvjax.distributed import exchange
 from bvjax.errors import UserError
 from bvjax.losses.consistency import ConsistencyDistillation
 from bvjax.losses.extras import check_extras
@@ -24,13 +25,14 @@ from bvjax.sharding import Layout
 from bvjax.tokenizer import Tokenizer
 from bvjax.train.distillation import DistillationObjective, DistillationTask
 from bvjax.train.dit_objective import DiTObjective
-from bvjax.train.mesh import check_fits
+from bvjax.train.mesh import check_fits, local_rows
 from bvjax.train.one_model import Objective, OneModelTask, training_layout
 from bvjax.train.task import DataIterator, Params, Task
 from bvjax.train.text_objective import TextObjective
 from bvjax.train.vae_objective import VAEObjective
 from bvjax.weights import load_config, load_tensors, load_weights
 from data_pipelines.counter_source import IndexedBatches
+from data_pipelines.row_batches import take_rows
 from data_pipelines.storyworld.clips import Clips, FreshClips
 from data_pipelines.storyworld.corpus import caption_corpus, train_tokenizer, write_vocabulary
 from data_pipelines.storyworld.text_data import LABELS, TextBatches
@@ -45,8 +47,8 @@ from experiments.experiment import (
     VAEExperiment,
 )
 
-# What makes the clips of a split, and what makes an endless iterator over them in batches of a size.
-ClipSource = tuple[Callable[..., Any], Callable[[Any, int], DataIterator]]
+# What makes the clips of a split, and what makes an endless iterator over rows of them in batches of a size.
+ClipSource = tuple[Callable[..., Any], Callable[..., DataIterator]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +123,7 @@ def vae_stage(experiment: VAEExperiment, init_from: Path | None) -> Stage:
             )
         objective = objective.with_latents_of(load_config(init_from).vae)
     task, size = one_model(experiment, objective, layout), experiment.train.global_batch_size
-    return Stage(task, lambda: iterate(crops, size), start)
+    return Stage(task, lambda: iterate(crops, size, local_rows(layout, size)), start)
 
 
 def check_clip_size(data: ClipData, model: ModelConfig) -> None:
@@ -139,11 +141,12 @@ def rendered_clips(data: ClipData, chunk: ChunkConfig) -> ClipSource:
     """Rendered in process, or read from the cache of rendered stories where it has them."""
     cache = Path(data.cache_dir) if data.cache_dir else None
 
-    def iterate(clips: Clips, size: int) -> DataIterator:
+    def iterate(clips: Clips, size: int, rows: Sequence[int] | None = None) -> DataIterator:
         if not data.stories:
-            return IndexedBatches(functools.partial(FreshClips(clips).batch, size=size))
+            make_batch = functools.partial(FreshClips(clips).batch, size=size)
+            return IndexedBatches(take_rows(make_batch, rows))
         logging.info("%d of %d stories are in the cache", clips.check_cache(), clips.stories)
-        return IndexedBatches(functools.partial(clips.batch, size=size))
+        return IndexedBatches(take_rows(functools.partial(clips.batch, size=size), rows))
 
     return functools.partial(Clips, cache=cache, **_clip_size(data, chunk)), iterate
 
@@ -154,7 +157,7 @@ def tfds_clips(data: ClipData, chunk: ChunkConfig) -> ClipSource:
     from data_pipelines.storyworld.grain_clips import GrainClips
 
     clips = functools.partial(GrainClips, data.data_dir, **_clip_size(data, chunk))
-    return clips, lambda clips, size: clips.batches(size)
+    return clips, lambda clips, size, rows=None: clips.batches(size, rows)
 
 
 def _clip_size(data: ClipData, chunk: ChunkConfig) -> dict[str, int]:
@@ -172,11 +175,16 @@ def text_stage(experiment: TextExperiment, init_from: Path | None) -> Stage:
     model, data = experiment.model, experiment.data
     folder = Path(data.tokenizer_dir)
     tokenizer_file, vocabulary = folder / "tokenizer.model", folder / "vocabulary.txt"
-    if not (tokenizer_file.exists() and vocabulary.exists()):
+
+    def make_tokenizer() -> None:
+        if tokenizer_file.exists() and vocabulary.exists():
+            return
         captions = caption_corpus(range(data.tokenizer_stories), data.split)
         folder.mkdir(parents=True, exist_ok=True)
         train_tokenizer(captions, tokenizer_file, model.text.vocab_size)
         write_vocabulary(captions, vocabulary)
+
+    exchange.on_main(make_tokenizer)
     tokenizer = Tokenizer(tokenizer_file)
     losses = TextPretrainConfig(
         text=model.text,
@@ -198,7 +206,8 @@ def text_stage(experiment: TextExperiment, init_from: Path | None) -> Stage:
     )
     source = TextBatches(tokenizer, length, data.split)
     size = experiment.train.global_batch_size
-    make_data = lambda: IndexedBatches(functools.partial(source.batch, size=size))
+    make_batch = functools.partial(source.batch, size=size)
+    make_data = lambda: IndexedBatches(take_rows(make_batch, local_rows(layout, size)))
     start = initial_params(objective, init_from)
     return Stage(one_model(experiment, objective, layout), make_data, start)
 
@@ -245,7 +254,8 @@ def dit_objective(experiment: DiTExperiment) -> tuple[DiTObjective, TrainingData
     # The VAE and text sections are as they were trained, latent statistics included.
     dit = dataclasses.replace(untrained.dit, latent_std=trained.vae.latent_scale)
     model = dataclasses.replace(untrained, dit=dit, vae=trained.vae, text=trained.text)
-    examples = open_data(data, model, experiment.train.global_batch_size)
+    size = experiment.train.global_batch_size
+    examples = open_data(data, model, size, local_rows(layout, size))
     objective = DiTObjective(
         model=model,
         forcing=forcing,

@@ -6,8 +6,12 @@ Start it again with the same words to resume.  Any key of the config can be set 
 line: --config.train.steps=1000, --config.model.vae.dim=96.  Another number of steps than a run was
 begun with needs --extend: its learning rate keeps its schedule, and behind that its last value.
 
-Exit codes: 0 finished or stopped by SIGTERM (state saved), 1 the loss is not finite, 2 something about
-the command or a file is wrong, 130 stopped by Ctrl-C (state saved).
+Several processes, one a machine or one a device, are one run: each is started with the same words. SLURM's srun,
+Open MPI's mpirun and TPU machines say how many there are; else --coordinator, --num-processes and --process-id do.
+
+Exit codes: 0 finished; 42 stopped by SIGTERM (state saved) or hung for train.hang_seconds, the same command goes on;
+1 the loss is not finite, or the disk is full; 2 something about the command or a file is wrong; 130 stopped by
+Ctrl-C (state saved).
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from bvjax import compilation, console
+from bvjax.distributed import start
+from bvjax.distributed.cluster import Options
 from bvjax.errors import UserError
 from experiments import wiring
 from experiments.experiment import Experiment, check_words, experiment_of
@@ -33,6 +39,9 @@ _INIT_FROM = flags.DEFINE_string("init-from", None, "Weights folder or .safetens
 _EXTEND = flags.DEFINE_bool(
     "extend", False, "Let train.steps differ from what the run in WORKDIR was begun with."
 )
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num-processes", None, "Of the run.")
+_PROCESS_ID = flags.DEFINE_integer("process-id", None, "Of this one, from 0 on.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -43,6 +52,10 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}")
     compilation.keep_programs()
+    return start.run(_train, Options(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value))
+
+
+def _train() -> int:
     try:
         with (
             console.going_on(console.AGAIN),
@@ -57,7 +70,7 @@ def main(argv: list[str]) -> int:
             )
     except FloatingPointError as error:
         return console.say(f"stopped: {error}", 1)
-    return 130 if stopped_by == signal.SIGINT else 0
+    return {None: 0, signal.SIGINT: 130}.get(stopped_by, start.RESTART)
 
 
 def _experiment() -> Experiment:

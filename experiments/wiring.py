@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 from absl import logging
 
+from bvjax.distributed import exchange
 from bvjax.errors import UserError
 from bvjax.overrides import to_dict
 from bvjax.train.loop import fit
@@ -31,7 +32,7 @@ def train(
     Returns the signal that stopped it, None when it reached its last step.
     """
     content = to_dict(experiment)
-    begun = check_same(workdir, content)
+    begun = exchange.on_main(lambda: check_same(workdir, content))
     stage = make_stage(experiment, None if init_from is None else Path(init_from))
     folder = Path(weights) if weights else workdir / "weights"
 

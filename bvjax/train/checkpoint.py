@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from bvjax.distributed import exchange
 from bvjax.errors import UserError
 from bvjax.files import read_json_object, sha256_of, write_json
 from bvjax.plain_text import whole_number
@@ -144,9 +145,9 @@ def restore_newest(
         UserError: no checkpoint is intact, or the newest that is does not fit `like`.
     """
     damaged: dict[int, str] = {}
-    for step in steps_of(folder):
+    for step in exchange.on_main(lambda: steps_of(folder)):
         try:
-            saved = _open(Path(folder) / str(step), step)
+            saved = _open_everywhere(Path(folder) / str(step), step)
             accept(saved)
             state = _read_state(saved, like)
             if data is not None:
@@ -173,7 +174,25 @@ class _Damaged(Exception):
     """A checkpoint is not what was written; the message says which file."""
 
 
-def _open(folder: Path, step: int) -> Saved:
+def _open_everywhere(folder: Path, step: int) -> Saved:
+    """`_open`, whose files process 0 alone compares with their checksums: all processes go on from one checkpoint."""
+
+    def verdict() -> str | None:
+        try:
+            _open(folder, step)
+        except _Damaged as error:
+            return str(error)
+        return None
+
+    if jax.process_count() == 1:
+        return _open(folder, step)
+    reason = exchange.on_main(verdict)
+    if reason is not None:
+        raise _Damaged(reason)
+    return _open(folder, step, compare=False)
+
+
+def _open(folder: Path, step: int, compare: bool = True) -> Saved:
     names = _files(folder)
     sealed = (folder / CHECKSUMS).exists()
     try:
@@ -183,7 +202,7 @@ def _open(folder: Path, step: int) -> Saved:
         for name, checksum in sums.items():
             if name not in names:
                 raise _Damaged(f"{name} is missing")
-            if sha256_of(folder / name) != checksum:
+            if compare and sha256_of(folder / name) != checksum:
                 raise _Damaged(f"{name} is not what was written")
         content = read_json_object(folder / DATA)
         plan = Plan.parse(content["plan"]) if "plan" in content else None

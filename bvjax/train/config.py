@@ -20,10 +20,13 @@ class LoopConfig:
     sample_every: int = 1000
     checkpoint_every: int = 500
     keep: int = 2  # checkpoints
+    max_skipped: int = 10  # updates left out because they were not finite; one more stops the run
+    hang_seconds: int = 3600  # without a step the process prints where it is, and ends; 0 = never
 
     def __post_init__(self):
         check_range(self, "train", least=1, names=("steps", "global_batch_size", "keep"))
         check_range(self, "train", names=("log_every", "sample_every", "checkpoint_every"))
+        check_range(self, "train", names=("max_skipped", "hang_seconds"))
         check_range(self, "train", least=-MOST, names=("seed",))
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from PIL import Image
 
 from bvjax.config import ModelConfig
+from bvjax.distributed import exchange
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.decoding import decode_piece
 from bvjax.generate.pictures import decode_first, generate_pictures
@@ -74,18 +75,33 @@ class DiTObjective:
         return self.heldout_loss(params)
 
     def draw(self, params: Params, folder: Path, step: int) -> None:
-        """Writes a sheet of held-out pictures and a strip per held-out story: truth (through the VAE) over generated."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Writes a sheet of held-out pictures and a strip per held-out story: truth (through the VAE) over generated.
+
+        Where the layout does not fit generation, it is made on one device, with several processes on process 0's.
+        """
+        layout = self.layout
+        fits = layout.mesh is None or mesh_error(self.model, dict(layout.mesh.shape)) is None
+        if "latents" in self.heldout:
+            if fits:
+                self._draw_strips(params, layout, folder, step)
+            elif jax.process_count() > 1:
+                local = exchange.local_copy(params)
+                exchange.on_main(lambda: self._draw_strips(local, ONE_DEVICE, folder, step))
+            else:
+                local = jax.device_put(params, ONE_DEVICE.sharding())
+                self._draw_strips(local, ONE_DEVICE, folder, step)
         if "pictures" in self.heldout:
-            self._sheet(params).save(folder / f"{step:07d}_pictures.png")
-        if "latents" not in self.heldout:
-            return
-        rows, layout = [], self.layout
-        if layout.mesh is not None and mesh_error(self.model, dict(layout.mesh.shape)) is not None:
-            layout = ONE_DEVICE
-        placed = params
-        if layout != self.layout:
-            placed = jax.device_put(params, layout.sharding())
+            local = exchange.local_copy(params) if jax.process_count() > 1 else params
+
+            def draw_sheet() -> None:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._sheet(local).save(folder / f"{step:07d}_pictures.png")
+
+            exchange.on_main(draw_sheet)
+
+    def _draw_strips(self, params: Params, layout: Layout, folder: Path, step: int) -> None:
+        """Generates on `layout`, in every process that has a part of it; process 0 writes the picture."""
+        rows = []
         for i in range(self.sample_stories):
             truth = self.heldout["latents"][
                 i, : 1 + self.sample_chunks * self.teacher.grid.latents_per_chunk
@@ -95,10 +111,12 @@ class DiTObjective:
                 embedding=self.heldout["embedding"][i, : self.sample_chunks],
                 null_text=self.null_text[None],
             )
-            generated = rollout(placed, self.model, conditions, jax.random.key(i), layout=layout)
+            generated = rollout(params, self.model, conditions, jax.random.key(i), layout=layout)
             latents = np.concatenate([generated.anchor, np.concatenate(generated.latents)])
             rows += [self._strip(truth), self._strip(latents)]
-        Image.fromarray(np.concatenate(rows)).save(folder / f"{step:07d}.png")
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.concatenate(rows)).save(folder / f"{step:07d}.png")
 
     def heldout_loss(self, params: Params) -> dict[str, float]:
         """Means over the held-out stories; far above those of training, there are too few stories."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -14,15 +13,21 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from bvjax.distributed import exchange
+from bvjax.distributed.start import RESTART, is_main
+from bvjax.distributed.watchdog import Watchdog
 from bvjax.errors import UserError
 from bvjax.train.checkpoint import Checkpoints, Restored, Saved, restore_newest, set_aside, steps_of
 from bvjax.train.config import LoopConfig
-from bvjax.train.mesh import batch_sharding
-from bvjax.train.metrics import MetricWriter
+from bvjax.train.mesh import local_rows, place_batch
+from bvjax.train.metrics import MetricWriter, NoWriter
 from bvjax.train.plan import Plan, go_on, new_plan
 from bvjax.train.signals import StopRequest
 from bvjax.train.step import compile_step
+from bvjax.train.step_metrics import StepMetrics, due
 from bvjax.train.task import DataIterator, Params, State, Task, shapes_of
+
+EXAMPLE = "example"  # of a batch: the numbers of its examples, for messages; not handed to the task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +67,14 @@ def fit(
         FloatingPointError: a metric is not finite; the last good checkpoint is untouched.
     """
     folder, plan = Path(workdir) / "checkpoints", new_plan(config.steps)
-    if steps_of(folder):
+    if exchange.on_main(lambda: steps_of(folder)):
         restored, plan, change = _restore(task, data, config, folder, extend, begun_with)
-        begin()
+        exchange.on_main(begin)
         _tell(restored, change, folder)
         set_aside(folder, [*restored.damaged])
         state, start = restored.state, restored.saved.step
     else:
-        begin()
+        exchange.on_main(begin)
         params = start_from() if callable(start_from) else start_from
         make = functools.partial(task.init_state, config.seed)
         state = jax.jit(make, out_shardings=task.shardings(shapes_of(task, params)))(params)
@@ -78,36 +83,83 @@ def fit(
         logging.info("%s: %s parameters", name, f"{sum(x.size for x in jax.tree.leaves(params)):,}")
 
     task = task.with_schedule_end(plan.schedule_end)
-    train_step, where = compile_step(task, state), batch_sharding(task.layout)
-    checkpoints, writer = Checkpoints(folder, config.keep), MetricWriter(workdir, start)
-    metrics = StepMetrics(writer, config, start, checkpoints)
+    train_step = compile_step(task, state)
+    size = config.global_batch_size
+    rows, total = local_rows(task.layout, size), exchange.Sum()
+    checkpoints = Checkpoints(folder, config.keep)
+    writer = MetricWriter(workdir, start) if is_main() else NoWriter()
+    seen = _Seen(data, rows, getattr(task, "micro_batches", 0))
+    metrics = StepMetrics(writer, config, start, lambda: checkpoints.latest, seen.names)
+    bar = functools.partial(tqdm, unit="step", disable=None if is_main() else True, mininterval=1.0)
     try:
         with (
             StopRequest() as stop,
-            tqdm(
-                total=config.steps, initial=start, unit="step", disable=None, mininterval=1.0
-            ) as bar,
+            Watchdog(config.hang_seconds, RESTART) as watchdog,
+            bar(total=config.steps, initial=start) as progress,
         ):
             for step in range(start + 1, config.steps + 1):
-                batch = jax.device_put(_next(data, step, config), where)
+                batch = place_batch(
+                    task.layout, seen.take(step, _next(data, step, config, rows)), size
+                )
                 state, scalars = train_step(state, batch)
-                metrics.record(step, scalars)
-                bar.update()
-                last = step == config.steps or stop.signum is not None
-                if last or _due(step, config.checkpoint_every):
+                metrics.record(step, scalars, total(stop.votes()))
+                progress.update()
+                watchdog.beat(f"step {step + 1}")
+                stopped_by = _agreed(stop, metrics.sums)
+                last = step == config.steps or stopped_by is not None
+                if last or due(step, config.checkpoint_every):
                     metrics.flush()  # a state is saved only once its own metrics are known finite
                     checkpoints.save(step, state, data.get_state(), plan)
-                if last or _due(step, config.sample_every):
+                if due(step, config.sample_every) or (last and config.sample_every):
                     metrics.flush()
-                    if stop.signum is None:
+                    if stopped_by is None:
                         metrics.log(step, _sample(task, state, Path(workdir) / "samples", step))
-                if stop.signum is not None:
-                    logging.info("signal %d: saved step %d and stopping", stop.signum, step)
+                watchdog.beat(f"step {step + 1}")
+                if stopped_by is not None:
+                    logging.info("signal %d: saved step %d and stopping", stopped_by, step)
                     break
-        return LoopResult(state, metrics.last, stop.signum)
+            else:
+                stopped_by = None
+        return LoopResult(state, metrics.last, stopped_by)
     finally:
         checkpoints.close()
         writer.close()
+
+
+def _agreed(stop: StopRequest, sums: np.ndarray) -> int | None:
+    """The signal for which all processes stop after this step, or None.
+
+    One process alone stops at once. Of several each one's wish goes along with its step, and all of them read the
+    sum after the same one: no process is a step ahead of another when the state is saved.
+    """
+    if jax.process_count() == 1:
+        return stop.signum
+    wanted = [s for s, count in zip(stop.signums, sums, strict=False) if count]
+    return wanted[0] if wanted else None
+
+
+class _Seen:
+    """The examples of the last steps' batches, for messages."""
+
+    def __init__(self, data: DataIterator, rows: Sequence[int], micro_batches: int):
+        self._rows, self._micro_batches = np.array(rows), micro_batches
+        self._steps: deque[tuple[int, np.ndarray | None]] = deque(maxlen=3)
+        self._name_of = getattr(data, "name_of", lambda number: f"number {number}")
+
+    def take(self, step: int, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the batch without the numbers of its examples, which are kept."""
+        self._steps.append((step, batch.get(EXAMPLE)))
+        return {name: array for name, array in batch.items() if name != EXAMPLE}
+
+    def names(self, step: int, part: int) -> list[str]:
+        """The names of this process' examples of a step, of its micro batch `part` alone where that is known."""
+        numbers = dict(self._steps).get(step)
+        if numbers is None:
+            return []
+        chosen = numbers
+        if part >= 0 and self._micro_batches:
+            chosen = numbers[self._rows % self._micro_batches == part]
+        return [self._name_of(int(number)) for number in chosen]
 
 
 def _restore(
@@ -155,80 +207,9 @@ def _sample(task: Task, state: State, folder: Path, step: int) -> dict[str, floa
         return {}
 
 
-class StepMetrics:
-    """Takes each step's metrics, reads them one step late, and writes their means.
-
-    Reading step t-1 after step t was dispatched keeps the device busy.
-    """
-
-    def __init__(
-        self, writer: MetricWriter, config: LoopConfig, start: int, checkpoints: Checkpoints
-    ):
-        self.last: dict[str, float] = {}
-        self._writer, self._config, self._checkpoints = writer, config, checkpoints
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
-        self._interval: list[dict[str, float]] = []
-        self._first = start + 1
-        self._clock, self._clock_step = time.monotonic(), start
-
-    def record(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        previous, self._pending = self._pending, (step, metrics)
-        self._read(previous)
-
-    def flush(self) -> None:
-        """Reads the metrics of the newest step too (waits for the device)."""
-        previous, self._pending = self._pending, None
-        self._read(previous)
-
-    def log(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes scalars that do not come from the step."""
-        if scalars:
-            self._writer.write(step, scalars)
-            self.last |= scalars
-            logging.info("step %d: %s", step, _format(scalars))
-        self._clock, self._clock_step = time.monotonic(), step
-
-    def _read(self, pending: tuple[int, dict[str, jax.Array]] | None) -> None:
-        if pending is None:
-            return
-        step, metrics = pending[0], {k: float(v) for k, v in jax.device_get(pending[1]).items()}
-        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if bad:
-            latest = self._checkpoints.latest
-            good = "there is no checkpoint yet"
-            if latest is not None:
-                good = f"the last good checkpoint is that of step {latest}"
-            raise FloatingPointError(f"{', '.join(bad)} not finite at step {step}; {good}")
-        self._interval.append(metrics)
-        if step == self._first:  # what came before was compilation
-            self._clock, self._clock_step = time.monotonic(), step
-        if _due(step, self._config.log_every) or step == self._config.steps:
-            self._write(step)
-
-    def _write(self, step: int) -> None:
-        means = {k: float(np.mean([m[k] for m in self._interval])) for k in self._interval[0]}
-        now = time.monotonic()
-        rate = (step - self._clock_step) / max(now - self._clock, 1e-9)
-        self._interval, self._clock, self._clock_step = [], now, step
-        means |= {
-            "steps_per_second": rate,
-            "examples_per_second": rate * self._config.global_batch_size,
-        }
-        self._writer.write(step, means)
-        self.last |= means
-        remaining = f", {(self._config.steps - step) / rate / 60:.1f} min left" if rate > 0 else ""
-        logging.info("step %d/%d: %s%s", step, self._config.steps, _format(means), remaining)
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-def _format(scalars: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-
-
-def _next(data: DataIterator, step: int, config: LoopConfig) -> dict[str, np.ndarray]:
+def _next(
+    data: DataIterator, step: int, config: LoopConfig, rows: Sequence[int]
+) -> dict[str, np.ndarray]:
     try:
         batch = next(data)
     except StopIteration:
@@ -236,8 +217,9 @@ def _next(data: DataIterator, step: int, config: LoopConfig) -> dict[str, np.nda
             f"the data ended before step {step} of {config.steps}; it has to repeat"
         ) from None
     sizes = {name: len(value) for name, value in batch.items()}
-    if any(size != config.global_batch_size for size in sizes.values()):
+    if any(size != len(rows) for size in sizes.values()):
+        here = "" if len(rows) == config.global_batch_size else f", {len(rows)} of them here"
         raise UserError(
-            f"a batch has sizes {sizes}, global_batch_size is {config.global_batch_size}"
+            f"a batch has sizes {sizes}, global_batch_size is {config.global_batch_size}{here}"
         )
     return batch

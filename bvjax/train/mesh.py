@@ -7,9 +7,11 @@ A batch is sharded over `data`.  Parameters, their moving average and the optimi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Sharding
 from jax.tree_util import DictKey
 
@@ -21,7 +23,8 @@ from bvjax.train.task import Params, State
 
 
 def training_layout(mesh: str, axes: tuple[str, ...], name: str) -> Layout:
-    """The layout of `data=2,fsdp=4` for training what is called `name`; "" is the first device alone.
+    """The layout of `data=2,fsdp=4` for training what is called `name`; "" is the first device alone, or
+    with several processes all devices along `data`.
 
     Args:
         axes: those that it can be sharded over.
@@ -30,6 +33,8 @@ def training_layout(mesh: str, axes: tuple[str, ...], name: str) -> Layout:
         UserError: no such axis, another number of devices, or an axis that is not one of `axes`.
     """
     sizes = parse_mesh(mesh)
+    if not sizes and jax.process_count() > 1:
+        sizes = {"data": jax.device_count()}
     unsupported = [axis for axis, size in sizes.items() if axis not in axes and size > 1]
     if unsupported:
         raise UserError(
@@ -81,6 +86,28 @@ def _name(path) -> str:
 def batch_sharding(layout: Layout) -> Sharding:
     """Returns the sharding of every leaf of a batch: over `data`, along its first axis."""
     return layout.sharding("data")
+
+
+def local_rows(layout: Layout, size: int) -> tuple[int, ...]:
+    """The rows of a batch of `size` that this process' devices hold, in ascending order.
+
+    Which examples a row has does not depend on the number of processes, so that all of them together read each
+    example once.
+    """
+    where = batch_sharding(layout).addressable_devices_indices_map((size,))
+    rows = {row for index in where.values() if index for row in range(*index[0].indices(size))}
+    return tuple(sorted(rows))
+
+
+def place_batch(layout: Layout, rows: Mapping[str, np.ndarray], size: int) -> dict[str, jax.Array]:
+    """A batch of `size` examples on the devices, of the `local_rows` that this process has read."""
+    where = batch_sharding(layout)
+    if where.is_fully_addressable:
+        return jax.device_put(dict(rows), where)
+    return {
+        name: jax.make_array_from_process_local_data(where, array, (size, *array.shape[1:]))
+        for name, array in rows.items()
+    }
 
 
 def accumulation_steps(global_batch: int, device_batch: int, data: int) -> int:

@@ -49,6 +49,7 @@ class MetricWriter:
         if self._events is not None:
             self._events.close()
 
+    # ---- inside -------------------------------------------------------------------------------
     def _read(self) -> list[dict[str, str]]:
         """The rows of the file; a damaged one is left out, for the training does not need them."""
         with open(self._path, newline="", encoding="utf-8", errors="replace") as f:
@@ -74,6 +75,7 @@ class MetricWriter:
         os.replace(temporary, self._path)
 
 
+<<<<<<< HEAD
 def _event_writer(folder: Path, start_step: int) -> Any | None:
     try:
         from tensorboardX import SummaryWriter
@@ -81,6 +83,19 @@ def _event_writer(folder: Path, start_step: int) -> Any | None:
         logging.info("no tensorboardX here: the scalars go to metrics.csv alone")
         return None
     return SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=30)
+=======
+class NoWriter(MetricWriter):
+    """Writes nothing: what processes other than the first have."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+>>>>>>> a244b96 (Runs of several processes: found and started by the command, process 0 writes, each reads its rows, all stop at one step; updates and examples that are not finite are left out, named and counted; a watchdog)
 
 
 def _step(row: Mapping[str, str]) -> int:

@@ -16,6 +16,7 @@ import optax
 from absl import logging
 from jaxtyping import Array, Float
 
+from bvjax.distributed import exchange
 from bvjax.sharding import ONE_DEVICE, Layout
 from bvjax.train import mesh
 from bvjax.train.config import OneModelConfig
@@ -29,6 +30,8 @@ from bvjax.train.step import (
     apply_gradients,
     average,
     ema_decay_at,
+    is_finite,
+    keep_unless,
 )
 from bvjax.train.task import Params, State
 
@@ -86,6 +89,11 @@ class OneModelTask:
         end = self.config.steps if self.schedule_end is None else self.schedule_end
         return {"learning rate": learning_rate(self.optimizer, end)}
 
+    @property
+    def micro_batches(self) -> int:
+        """How many make an update."""
+        return mesh.accumulation_steps(*_sizes(self.config, self.layout))
+
     def with_schedule_end(self, end: int) -> OneModelTask:
         return dataclasses.replace(self, schedule_end=end)
 
@@ -105,7 +113,7 @@ class OneModelTask:
             self.loss_of(state),
             self._optimizer(),
             self.rates["learning rate"],
-            accum=mesh.accumulation_steps(*_sizes(self.config, self.layout)),
+            accum=self.micro_batches,
             ema_decay=self.config.ema_decay,
         )
         return step(state, batch)
@@ -115,10 +123,16 @@ class OneModelTask:
         return self.objective.loss
 
     def sample(self, state: State, folder: Path, step: int) -> dict[str, float]:
+        """Samples of the objective; a network that every process has whole is sampled by process 0 alone."""
+        if jax.process_count() > 1 and len(self.objective.axes) == 1:
+            params = exchange.local_copy(state.ema)
+            return exchange.on_main(lambda: self.objective.sample(params, folder, step))
         return self.objective.sample(state.ema, folder, step)
 
     def export(self, state: TrainState, folder: Path, meta: dict[str, Any]) -> None:
-        self.objective.export(jax.device_get(state.ema), folder, meta)
+        params = exchange.whole(state.ema)
+        if jax.process_index() == 0:
+            self.objective.export(params, folder, meta)
 
     def _optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.optimizer, self.rates["learning rate"], self.objective.frozen)
@@ -135,7 +149,8 @@ def make_train_step(
     """The update (state, batch) -> (state, metrics), to be jitted.
 
     Metrics are float32 scalars: those of the loss, `loss`, `lr`, and the global norms `grad_norm`
-    (before clipping), `update_norm` and `param_norm` (after the update).
+    (before clipping), `update_norm` and `param_norm` (after the update).  Where the loss or `grad_norm` is not finite
+    the state stays but for its step, and `skipped` is 1.
 
     Args:
         loss_fn: (params, batch, key) -> (mean loss over the batch, dict of scalars).
@@ -147,10 +162,15 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = step_key(state.key, state.step)
-        metrics, grads = accumulate(loss_fn, state.params, batch, key, accum)
+        metrics, grads = accumulate(loss_fn, state.params, batch, key, accum, locate=True)
         params, opt_state, norms = apply_gradients(optimizer, state.params, state.opt_state, grads)
         ema = average(state.ema, params, ema_decay_at(ema_decay, state.step))
         metrics |= {"lr": jnp.asarray(schedule(state.step), jnp.float32), **norms}
+        finite = is_finite(metrics, "loss", "grad_norm")
+        params, ema, opt_state = keep_unless(
+            finite, (params, ema, opt_state), (state.params, state.ema, state.opt_state)
+        )
+        metrics["skipped"] = 1.0 - finite.astype(jnp.float32)
         new = dataclasses.replace(
             state, step=state.step + 1, params=params, ema=ema, opt_state=opt_state
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +32,17 @@ def compile_step(task: Task, state: State) -> jax.stages.Wrapped:
 
 
 def accumulate(
-    loss_fn: LossFn, params: Params, batch: Batch, key: jax.Array, accum: int
+    loss_fn: LossFn,
+    params: Params,
+    batch: Batch,
+    key: jax.Array,
+    accum: int,
+    locate: bool = False,
 ) -> tuple[Metrics, Params]:
     """Mean metrics (with "loss") and mean gradients over `accum` micro batches of the batch.
 
-    Micro batch i takes the examples i, i + accum, ..., see `split`.  It draws from fold_in(key, i).
+    Micro batch i takes the examples i, i + accum, ..., see `split`.  It draws from fold_in(key, i).  With `locate`
+    there is a metric `bad_part`: the first micro batch whose loss is not finite, or -1.
     """
 
     def one(micro: Batch, index: Array) -> tuple[Metrics, Params]:
@@ -44,18 +51,26 @@ def accumulate(
         metrics = jax.tree.map(lambda m: jnp.asarray(m, jnp.float32), dict(metrics, loss=loss))
         return metrics, grads
 
+    def located(metrics: Metrics, losses: Array) -> Metrics:
+        bad = ~jnp.isfinite(losses)
+        part = jnp.where(bad.any(), jnp.argmax(bad), -1).astype(jnp.float32)
+        return {**metrics, "bad_part": part} if locate else metrics
+
     if accum == 1:
-        return one(batch, jnp.zeros((), jnp.int32))
+        metrics, grads = one(batch, jnp.zeros((), jnp.int32))
+        return located(metrics, metrics["loss"][None]), grads
 
     micros = split(batch, accum)
     shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], micros), jnp.zeros((), jnp.int32))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def body(total, xs):
-        return jax.tree.map(jnp.add, total, one(*xs)), None
+        metrics, grads = one(*xs)
+        return jax.tree.map(jnp.add, total, (metrics, grads)), metrics["loss"]
 
-    total, _ = jax.lax.scan(body, zeros, (micros, jnp.arange(accum)))
-    return jax.tree.map(lambda x: x / accum, total)
+    total, losses = jax.lax.scan(body, zeros, (micros, jnp.arange(accum)))
+    metrics, grads = jax.tree.map(lambda x: x / accum, total)
+    return located(metrics, losses), grads
 
 
 def split(batch: Batch, parts: int) -> Batch:
@@ -84,6 +99,19 @@ def apply_gradients(
         "param_norm": optax.global_norm(params),
     }
     return params, opt_state, norms
+
+
+def is_finite(metrics: Metrics, *names: str) -> Array:
+    """Whether metrics of these names are finite: a bool scalar."""
+    return jnp.stack([jnp.isfinite(metrics[name]) for name in names]).all()
+
+
+def keep_unless(finite: Array, new: Any, old: Any) -> Any:
+    """The pytree `new` where an update is finite, else `old`: a clip with NaN changes nothing.
+
+    `finite` must not depend on `new` (the loss and the norm of the gradients do not), or both would be in memory.
+    """
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
 
 def ema_decay_at(decay: float, updates: Array, start: int = 0) -> Array:

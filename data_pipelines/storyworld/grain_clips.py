@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
+from data_pipelines.row_batches import row_batches
 from data_pipelines.storyworld.builder import storyworld_source
 from data_pipelines.storyworld.clips import Video, random_square
 from data_pipelines.storyworld.example import story_frames
@@ -62,13 +63,13 @@ class GrainClips:
         """Batch `index` of the endless sequence, without walking there."""
         return self._dataset.batch(size)[index]
 
-    def batches(self, size: int) -> grain.DatasetIterator:
-        """The endless sequence itself; its get_state/set_state resume it exactly.
+    def batches(self, size: int, rows: Sequence[int] | None = None) -> grain.DatasetIterator:
+        """The endless sequence itself, or `rows` of its batches; its get_state/set_state resume it exactly.
 
         Two batches are read ahead in one background thread and are not part of the state.
         """
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-        return iter(self._dataset.batch(size).to_iter_dataset(options))
+        return iter(row_batches(self._dataset, size, rows).to_iter_dataset(options))
 
 
 def random_clip(

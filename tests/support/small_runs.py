@@ -44,8 +44,8 @@ SMALL_DIT = dataclasses.replace(
 CHUNKS = 2  # of a story
 
 
-def make_stories(weights_folder: Path, root: Path) -> None:
-    """A weights folder with a VAE and a text encoder, and three encoded stories and one held-out one."""
+def make_stories(weights_folder: Path, root: Path, train: int = 3) -> None:
+    """A weights folder with a VAE and a text encoder, and `train` encoded stories and one held-out one."""
     model, rng = SMALL_DIT, np.random.default_rng(0)
     params = {
         part: jax.tree.map(
@@ -60,7 +60,7 @@ def make_stories(weights_folder: Path, root: Path) -> None:
     claim(root, weights_folder, model)
     text = (model.text.max_length, model.text.dim)
     np.save(root / "null_text.npy", rng.normal(size=text).astype(np.float16))
-    for split, count in (("train", 3), ("heldout", 1)):
+    for split, count in (("train", train), ("heldout", 1)):
         (root / split).mkdir()
         for number in range(count):
             np.savez(

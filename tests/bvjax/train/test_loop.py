@@ -14,7 +14,7 @@ import pytest
 from bvjax.errors import UserError
 from bvjax.train.checkpoint import Checkpoints
 from bvjax.train.config import OneModelConfig
-from bvjax.train.loop import fit
+from bvjax.train.loop import EXAMPLE, fit
 from bvjax.train.one_model import OneModelTask
 from bvjax.train.optimizer import OptimizerConfig
 from data_pipelines.counter_source import IndexedBatches
@@ -28,6 +28,7 @@ CONFIG = OneModelConfig(
     checkpoint_every=3,
     keep=1,
     ema_decay=0.9,
+    max_skipped=0,
 )
 OPTIMIZER = OptimizerConfig(lr=0.05, warmup_steps=2)
 
@@ -139,6 +140,40 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, poison):
     assert [row["step"] for row in rows(tmp_path)] == [str(s) for s in range(1, poison + 1)]
     result = train(batches(), CONFIG, tmp_path)  # with the cause gone
     assert result.state.step == 6
+
+
+def test_a_batch_with_nan_is_left_out_named_and_counted(tmp_path, caplog):
+    class Named(IndexedBatches):
+        def __next__(self):
+            batch = super().__next__()
+            return batch | {EXAMPLE: 10 * self.get_state() + np.arange(4)}
+
+        def name_of(self, number):
+            return f"clip {number}"
+
+    poisoned = lambda *steps: Named(lambda i: make_batch(i) | poison(i, steps))
+    poison = lambda i, steps: {"x": np.full((4, 3), np.nan, np.float32)} if i in steps else {}
+    config = dataclasses.replace(CONFIG, max_skipped=1)
+    result = train(poisoned(3), config, tmp_path / "one")
+    assert result.state.step == 6 and result.metrics["skipped_updates"] == 1
+    assert "update 4 is left out" in caplog.text and "clip 40, clip 42" in caplog.text
+    assert "clip 41" not in caplog.text  # of the other micro batch
+
+    class Without(OneModelTask):
+        def train_step(self, state, batch):
+            new, metrics = super().train_step(state, batch)
+            kept = state.replace(step=state.step + 1)
+            fourth = state.step == 3
+            return jax.tree.map(lambda a, b: jnp.where(fourth, b, a), new, kept), metrics
+
+    expected = fit(Without(Regression(), OPTIMIZER, config), batches(), config, tmp_path / "want")
+    jax.tree.map(  # as if the update had not been
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        result.state,
+        expected.state,
+    )
+    with pytest.raises(FloatingPointError, match="at step 5; .* of step 3; .*max_skipped=1"):
+        train(poisoned(3, 4), config, tmp_path / "two")
 
 
 def test_start_from_given_parameters(tmp_path):
