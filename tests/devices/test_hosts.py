@@ -1,0 +1,177 @@
+"""Two processes of four devices are one of eight, however they are stopped, by the loop that trains everything."""
+
+from __future__ import annotations
+
+import csv
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bvjax.distributed.start import RESTART
+from tests.devices.hosts import BATCH, EVERY, EXAMPLES, STEPS
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def begin(workdir, processes=2, devices=4, **options):
+    env = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}",
+    }
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    each: list[list[str]] = [[]]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"--coordinator=localhost:{free.getsockname()[1]}"
+        count = f"--num-processes={processes}"
+        each = [[address, count, f"--process-id={i}"] for i in range(processes)]
+    command = [sys.executable, "-m", "tests.devices.hosts", str(workdir), *words]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return [subprocess.Popen([*command, *own], env=env, cwd=ROOT, **pipes) for own in each]
+
+
+def end(running, *codes):
+    """What the processes said; they are asserted to end with these exit codes, by default 0."""
+    texts = [process.communicate(timeout=400)[0] for process in running]
+    found = [process.returncode for process in running]
+    assert found == [*(codes or [0] * len(running))], "\n----\n".join(texts)[-8000:]
+    return texts
+
+
+def rows(workdir):
+    with open(workdir / "metrics.csv", newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def column(workdir, name="loss"):
+    return np.array([float(row[name]) for row in rows(workdir)])
+
+
+def wait_for(workdir, step):
+    for _ in range(20000):
+        if (workdir / "metrics.csv").exists() and len(rows(workdir)) >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} never came")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A run of one process of eight devices."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    end(begin(workdir, 1, 8))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A run of two processes that nothing stops."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    end(begin(workdir))
+    return workdir
+
+
+def test_two_processes_train_to_the_losses_of_one(one, two):
+    np.testing.assert_allclose(column(two), column(one), rtol=1e-5)
+    assert column(two, "seen").tolist() == column(one, "seen").tolist()  # the same examples
+    assert [row["step"] for row in rows(two)] == [str(n) for n in range(1, STEPS + 1)]
+    kernels = [np.load(run / "weights" / "kernel.npy") for run in (one, two)]
+    np.testing.assert_allclose(*kernels, rtol=1e-5)
+    assert len(list(two.glob("events.out.tfevents.*"))) == 1
+    # Each process reads its own half of every batch (and at most two batches ahead), not all of it.
+    read = [len((two / f"read_{i}.log").read_text().split()) for i in range(2)]
+    assert all(STEPS * BATCH / 2 <= n <= (STEPS + 3) * BATCH / 2 for n in read), read
+
+
+def test_arrays_sharded_over_processes_are_exported_whole(one, tmp_path):
+    end(begin(tmp_path / "run", mesh="fsdp=8"))  # of a batch that each process has whole
+    assert np.load(tmp_path / "run" / "weights" / "kernel.npy").shape == (1, 8, 4)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_sigterm_to_any_process_saves_a_step_that_all_agree_on(one, tmp_path, which):
+    running = begin(tmp_path / "run", pause=0.2)
+    wait_for(tmp_path / "run", 2)
+    running[which].send_signal(signal.SIGTERM)
+    texts = end(running, RESTART, RESTART)
+    steps = [text.rpartition('"step": ')[2].partition("}")[0] for text in texts]
+    assert steps[0] == steps[1] and 2 <= int(steps[0]) < STEPS
+    assert (tmp_path / "run" / "checkpoints" / steps[0] / "checksums.json").exists()
+    # It goes on in one process of eight, of four or of one device: no example is lost or doubled.
+    end(begin(tmp_path / "run", 1, 8))
+    np.testing.assert_allclose(column(tmp_path / "run"), column(one), rtol=1e-5)
+    assert column(tmp_path / "run", "seen").tolist() == column(one, "seen").tolist()
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_run_goes_on_with_other_numbers_of_devices(one, tmp_path, devices):
+    running = begin(tmp_path / "run", pause=0.2)
+    wait_for(tmp_path / "run", 2)
+    running[1].send_signal(signal.SIGTERM)
+    end(running, RESTART, RESTART)
+    end(begin(tmp_path / "run", 1, devices, mesh=f"data={devices}" if devices > 1 else ""))
+    assert column(tmp_path / "run", "seen").sum() > 0
+    assert len(rows(tmp_path / "run")) == STEPS
+
+
+def kill_once(workdir, step, which):
+    running = begin(workdir, pause=0.1)
+    wait_for(workdir, step)
+    running[which].kill()
+    for process in running:
+        process.communicate(timeout=400)
+    assert all(process.returncode != 0 for process in running)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_process_that_is_killed_costs_the_interval_alone(two, tmp_path, seed):
+    draw = random.Random(seed)
+    step, which = draw.randrange(EVERY, STEPS - 2), draw.randrange(2)
+    kill_once(tmp_path / "run", step, which)
+    kept = max(
+        int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()
+    )
+    assert step - kept < 2 * EVERY
+    end(begin(tmp_path / "run"))
+    for name in ("loss", "seen", "grad_norm", "param_norm"):
+        assert column(tmp_path / "run", name).tolist() == column(two, name).tolist()  # bit-equal
+    np.testing.assert_array_equal(
+        *(np.load(run / "weights" / "kernel.npy") for run in (two, tmp_path / "run"))
+    )
+
+
+def test_a_clip_that_makes_the_loss_nan_is_left_out_named_and_counted(tmp_path):
+    texts = end(begin(tmp_path / "run", nan=5, max_skipped=4))
+    told = [text for text in texts if "is left out" in text and "clip_5" in text]
+    assert len(told) >= 1 and column(tmp_path / "run", "skipped_updates").max() >= 1
+    texts = end(begin(tmp_path / "other", nan=5, max_skipped=0), 1, 1)
+    assert all("not finite at step" in text for text in texts)
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_all(two, tmp_path):
+    running = begin(tmp_path / "run", pause=0.3)
+    wait_for(tmp_path / "run", 2 * EVERY + 2)
+    running[0].send_signal(signal.SIGTERM)
+    end(running, RESTART, RESTART)
+    newest = max(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
+    part = next(p for p in (tmp_path / "run" / "checkpoints" / str(newest)).rglob("d/*"))
+    part.write_bytes(part.read_bytes()[:-1])
+    texts = end(begin(tmp_path / "run"))
+    assert f"{newest} is damaged" in texts[0]
+    assert column(tmp_path / "run").tolist() == column(two).tolist()
+
+
+def test_a_hang_prints_the_stacks_of_all_processes(tmp_path):
+    texts = end(begin(tmp_path / "run", hang=4, hang_seconds=30), RESTART, RESTART)
+    assert "wait_for_ever" in texts[1]
+    assert "process 1: step" in texts[1] and EXAMPLES
