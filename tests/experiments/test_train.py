@@ -27,6 +27,7 @@ from small_runs import SMALL
 
 from bvjax import console, presets
 from bvjax.config import ModelConfig
+from bvjax.distributed.start import RESTART
 from bvjax.errors import UserError
 from bvjax.overrides import to_dict
 from bvjax.train.vae_objective import VAEObjective
@@ -225,8 +226,10 @@ def test_exit_codes(monkeypatch, capsys, tmp_path):
 
     for flag in ("_CONFIG", "_WORKDIR", "_INIT_FROM", "_WEIGHTS", "_EXTEND"):
         monkeypatch.setattr(train, flag, SimpleNamespace(value=str(tmp_path)))
+    for flag in ("_COORDINATOR", "_NUM_PROCESSES", "_PROCESS_ID"):
+        monkeypatch.setattr(train, flag, SimpleNamespace(value=None))
     monkeypatch.setattr(train, "_experiment", smoke)
-    for outcome, code in ((None, 0), (signal.SIGTERM, 0), (signal.SIGINT, 130)):
+    for outcome, code in ((None, 0), (signal.SIGTERM, RESTART), (signal.SIGINT, 130)):
         monkeypatch.setattr(train.wiring, "train", lambda *a, outcome=outcome, **k: outcome)
         assert command() == code
 

@@ -25,6 +25,7 @@ from data_pipelines.encoded.folder import (
     write_example,
     write_null_text,
 )
+from data_pipelines.encoded.intact import EXAMPLE
 from data_pipelines.encoded.manifest import check_weights, claim
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "encoded_stories"
@@ -88,11 +89,12 @@ def test_a_batch_stacks_whole_examples(root):
         "embedding": ((2, CHUNKS, WIDTH), "float32"),
         "relevance": ((2, CHUNKS, CHUNKS), "float32"),
         "standalone": ((2, CHUNKS, ROWS, WIDTH), "float32"),
+        EXAMPLE: ((2,), "int32"),
     }
     for row, number in enumerate(who(batch)):
         for name in ("text", "standalone", "embedding"):
             np.testing.assert_array_equal(batch[name][row], arrays(number)[name].astype(np.float32))
-    assert set(next(batches(open_folder(root, "train"), 2, seed=0))) == set(REQUIRED)
+    assert set(next(batches(open_folder(root, "train"), 2, seed=0))) == {*REQUIRED, EXAMPLE}
 
 
 def test_text_states_are_stored_without_their_padding(root, tmp_path):

@@ -12,6 +12,7 @@ from data_pipelines.encoded.batches import batches, check_fits
 from data_pipelines.encoded.encoders import load_encoders
 from data_pipelines.encoded.example import REQUIRED
 from data_pipelines.encoded.folder import open_folder
+from data_pipelines.encoded.intact import EXAMPLE
 from data_pipelines.encoded.manifest import check_weights
 from data_pipelines.lvbench import builder
 from data_pipelines.lvbench import encode as encode_module
@@ -58,7 +59,7 @@ def test_videos_become_examples(rows, tiny, tmp_path):
     source = open_folder(tmp_path, "train")
     check_fits(source, tiny.model)
     assert len(source) == 2 and source.spec.chunks == 2 and source.spec.extras == ()
-    assert set(next(batches(source, 2, 0))) == set(REQUIRED)
+    assert set(next(batches(source, 2, 0))) == {*REQUIRED, EXAMPLE}
     encoders = load_encoders(tiny.weights)
     for item, (_, frames, captions) in zip(source, windows(rows[0], tiny.model, 2), strict=True):
         states, embedding = encoders.text(captions)
