@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain.python as grain
 import numpy as np
+
+from data_pipelines.counter_source import close
+
+if TYPE_CHECKING:
+    import grain.python as grain
 
 
 def row_batches(
@@ -24,6 +28,8 @@ def row_batches(
     def batch(index: int) -> dict[str, np.ndarray]:
         parts = [examples[index * size + row] for row in chosen]
         return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+    import grain.python as grain  # here, because `share` and `take_rows` need no Grain
 
     return grain.MapDataset.range(len(examples) // size).map(batch)
 
@@ -49,6 +55,10 @@ class Share:
 
     def __next__(self) -> dict[str, np.ndarray]:
         return {name: array[self._rows] for name, array in next(self._batches).items()}
+
+    def close(self) -> None:
+        """Closes the iterator, where it can be."""
+        close(self._batches)
 
     def get_state(self) -> Any:
         """The position of the whole batches."""

@@ -75,15 +75,6 @@ class MetricWriter:
         os.replace(temporary, self._path)
 
 
-<<<<<<< HEAD
-def _event_writer(folder: Path, start_step: int) -> Any | None:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        logging.info("no tensorboardX here: the scalars go to metrics.csv alone")
-        return None
-    return SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=30)
-=======
 class NoWriter(MetricWriter):
     """Writes nothing: what processes other than the first have."""
 
@@ -95,7 +86,15 @@ class NoWriter(MetricWriter):
 
     def close(self) -> None:
         pass
->>>>>>> a244b96 (Runs of several processes: found and started by the command, process 0 writes, each reads its rows, all stop at one step; updates and examples that are not finite are left out, named and counted; a watchdog)
+
+
+def _event_writer(folder: Path, start_step: int) -> Any | None:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        logging.info("no tensorboardX here: the scalars go to metrics.csv alone")
+        return None
+    return SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=30)
 
 
 def _step(row: Mapping[str, str]) -> int:
