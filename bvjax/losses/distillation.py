@@ -173,4 +173,5 @@ class Distillation:
         return Drawn(singles.latents, 3, lambda params: velocity(params, singles.text), teacher)
 
     def _null(self, text):
-        return jnp.broadcast_to(jnp.asarray(self.forcing.null_text, text.dtype), text.shape)
+        null = jnp.asarray(self.forcing.null_text[: text.shape[2]], text.dtype)
+        return jnp.broadcast_to(null, text.shape)

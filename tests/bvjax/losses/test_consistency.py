@@ -228,22 +228,15 @@ def test_the_null_branch_of_the_memory_forgets_what_was_retrieved_and_nothing_mo
         entries = forcing.entries(params, clip, targets, key)
         valid = targets.history.valid
         sees = valid & ~jnp.array([True, False])  # [retrieved | recent]
-        whole, start = forcing.context(entries, targets)
-        less, start_less = forcing.context(entries, targets, sees)
-        return whole, less, start, start_less, valid
+        return forcing.context(entries, targets), forcing.context(entries, targets, sees)
 
-    whole, less, start, start_less, valid = contexts(params)
+    (whole, start), (less, start_less) = contexts(params)
     np.testing.assert_array_equal(start, start_less)
-    np.testing.assert_array_equal(whole.keys, less.keys)  # times are those of the whole selection
-    assert valid[0].tolist() == [[0, 0], [0, 1], [1, 1], [1, 1]]
-    tokens = 2 * 4
-    anchor, retrieved, recent = np.split(np.asarray(whole.mask), [4, 4 + tokens], axis=-1)
-    anchor_less, retrieved_less, recent_less = np.split(
-        np.asarray(less.mask), [4, 4 + tokens], axis=-1
-    )
-    np.testing.assert_array_equal(anchor, anchor_less)
-    np.testing.assert_array_equal(recent, recent_less)
-    assert retrieved.any() and not retrieved_less.any()
+    # Times are those of the whole selection.
+    np.testing.assert_array_equal(whole.selection.entry_positions, less.selection.entry_positions)
+    np.testing.assert_array_equal(whole.anchor, less.anchor)
+    assert whole.selection.valid[0].tolist() == [[0, 0], [0, 1], [1, 1], [1, 1]]
+    assert less.selection.valid[0].tolist() == [[0, 0], [0, 1], [0, 1], [0, 1]]
 
 
 @pytest.mark.slow
