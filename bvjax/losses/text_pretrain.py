@@ -61,7 +61,7 @@ def init_params(config: TextPretrainConfig, key: Array) -> dict[str, Any]:
         "heads": {
             "label_kernel": kernel,
             # A caption has few of the labels.  From 0 this bias would pull all embeddings together.
-            "label_bias": jnp.full((config.num_labels,), -3.0),
+            "label_bias": jnp.full((config.num_labels,), -3.0, jnp.float32),
             "token_bias": jnp.zeros((config.text.vocab_size,)),
         },
     }

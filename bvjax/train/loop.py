@@ -76,7 +76,12 @@ def fit(
     else:
         exchange.on_main(begin)
         params = start_from() if callable(start_from) else start_from
-        make = functools.partial(task.init_state, config.seed)
+
+        def make(params: Params | None) -> State:
+            # A weakly typed leaf would make the second step be traced and compiled again.
+            state = task.init_state(config.seed, params)
+            return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+
         state = jax.jit(make, out_shardings=task.shardings(shapes_of(task, params)))(params)
         start = 0
     for name, params in task.parameters(state).items():

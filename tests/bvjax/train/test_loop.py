@@ -183,6 +183,23 @@ def test_start_from_given_parameters(tmp_path):
     np.testing.assert_allclose(result.state.params["dense"]["kernel"], 9.0, atol=0.1)
 
 
+def test_a_step_is_traced_once_whatever_types_a_task_begins_with(tmp_path):
+    traces = []
+
+    class Weak(Regression):
+        def init(self, key):
+            return {"dense": {"kernel": jnp.full((3, 2), 0.5), "bias": jnp.zeros(2)}}
+
+    class Counted(OneModelTask):
+        def train_step(self, state, batch):
+            traces.append(batch)
+            return super().train_step(state, batch)
+
+    assert Weak().init(None)["dense"]["kernel"].weak_type
+    fit(Counted(Weak(), OPTIMIZER, CONFIG), batches(), CONFIG, tmp_path)
+    assert len(traces) == 1
+
+
 def test_wrong_batches_are_refused(tmp_path):
     small = dataclasses.replace(CONFIG, global_batch_size=6)
     with pytest.raises(UserError, match="global_batch_size is 6"):
