@@ -107,19 +107,18 @@ def test_sigterm_to_any_process_saves_a_step_that_all_agree_on(one, tmp_path, wh
     steps = [text.rpartition('"step": ')[2].partition("}")[0] for text in texts]
     assert steps[0] == steps[1] and 2 <= int(steps[0]) < STEPS
     assert (tmp_path / "run" / "checkpoints" / steps[0] / "checksums.json").exists()
-    # It goes on in one process of eight, of four or of one device: no example is lost or doubled.
+    # It goes on in one process of eight devices: no example is lost or doubled.
     end(begin(tmp_path / "run", 1, 8))
     np.testing.assert_allclose(column(tmp_path / "run"), column(one), rtol=1e-5)
     assert column(tmp_path / "run", "seen").tolist() == column(one, "seen").tolist()
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-def test_a_run_goes_on_with_other_numbers_of_devices(one, tmp_path, devices):
+def test_a_run_goes_on_with_another_number_of_devices(one, tmp_path):
     running = begin(tmp_path / "run", pause=0.2)
     wait_for(tmp_path / "run", 2)
     running[1].send_signal(signal.SIGTERM)
     end(running, RESTART, RESTART)
-    end(begin(tmp_path / "run", 1, devices, mesh=f"data={devices}" if devices > 1 else ""))
+    end(begin(tmp_path / "run", 1, 1, mesh=""))
     assert column(tmp_path / "run", "seen").sum() > 0
     assert len(rows(tmp_path / "run")) == STEPS
 
@@ -133,7 +132,7 @@ def kill_once(workdir, step, which):
     assert all(process.returncode != 0 for process in running)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))  # process 1 is killed, then process 0
 def test_a_process_that_is_killed_costs_the_interval_alone(two, tmp_path, seed):
     draw = random.Random(seed)
     step, which = draw.randrange(EVERY, STEPS - 2), draw.randrange(2)
@@ -151,9 +150,11 @@ def test_a_process_that_is_killed_costs_the_interval_alone(two, tmp_path, seed):
 
 
 def test_a_clip_that_makes_the_loss_nan_is_left_out_named_and_counted(tmp_path):
-    texts = end(begin(tmp_path / "run", nan=5, max_skipped=4))
-    told = [text for text in texts if "is left out" in text and "clip_5" in text]
-    assert len(told) >= 1 and column(tmp_path / "run", "skipped_updates").max() >= 1
+    updates = 5  # of the run's have the clip: 12 batches of 8 are 4.6 times the 21 examples
+    texts = end(begin(tmp_path / "run", nan=5, max_skipped=updates))
+    told = [line for text in texts for line in text.splitlines() if "is left out" in line]
+    assert sum("clip_5" in line for line in told) == updates  # by the process that read it
+    assert rows(tmp_path / "run")[-1]["skipped_updates"] == f"{updates}.0"
     texts = end(begin(tmp_path / "other", nan=5, max_skipped=0), 1, 1)
     assert all("not finite at step" in text for text in texts)
 
