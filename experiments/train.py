@@ -8,6 +8,7 @@ begun with needs --extend: its learning rate keeps its schedule, and behind that
 
 Several processes, one a machine or one a device, are one run: each is started with the same words. SLURM's srun,
 Open MPI's mpirun and TPU machines say how many there are; else --coordinator, --num-processes and --process-id do.
+`python -m experiments.launch` writes what starts them on a cluster.
 
 Exit codes: 0 finished; 42 stopped by SIGTERM (state saved) or hung for train.hang_seconds, the same command goes on;
 1 the loss is not finite, or the disk is full; 2 something about the command or a file is wrong; 130 stopped by
@@ -52,6 +53,11 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}")
     compilation.keep_programs()
+    for name, text in (("workdir", _WORKDIR.value), ("weights", _WEIGHTS.value)):
+        if text is not None and "://" in text:
+            raise UserError(
+                f"`{name}` is {text!r}; it must be a folder of a disk, object stores are not supported yet"
+            )
     return start.run(_train, Options(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value))
 
 

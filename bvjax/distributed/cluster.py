@@ -48,7 +48,12 @@ class Cluster:
             process_id=self.process_id,
             local_device_ids=None if self.local_devices is None else [*self.local_devices],
         )
-        return {name: value for name, value in given.items() if value is not None}
+        arguments = {name: value for name, value in given.items() if value is not None}
+        if self.coordinator is not None:
+            # Nothing is left to be found. JAX would still give a task of SLURM or Open MPI one device of its machine,
+            # that of its local number, where `local_devices` is None: all.
+            arguments["cluster_detection_method"] = "deactivate"
+        return arguments
 
 
 def find(options: Options, environ: Mapping[str, str], tpu: bool | None = None) -> Cluster | None:

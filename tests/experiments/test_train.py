@@ -196,6 +196,17 @@ def test_configs_are_complete_and_locked(name):
     assert experiment_of(json.loads(json.dumps(to_dict(experiment)))) == experiment
 
 
+def test_the_command_refuses_object_stores(tmp_path):
+    config = f"--config={CONFIGS / 'mini_vae.py'}"
+    done = run(config, "--workdir=gs://bucket/run")
+    assert done.returncode == 2 and done.stderr == (
+        "error: --workdir is 'gs://bucket/run'; it must be a folder of a disk, object stores are not supported yet\n"
+    )
+    done = run(config, f"--workdir={tmp_path / 'run'}", "--weights=gs://bucket/weights")
+    assert done.returncode == 2 and done.stderr.startswith("error: --weights is 'gs://bucket")
+    assert not (ROOT / "gs:").exists() and not (tmp_path / "run").exists()
+
+
 def test_the_command_refuses_unknown_keys_and_bad_values(tmp_path):
     config, workdir = f"--config={CONFIGS / 'mini_vae.py'}", f"--workdir={tmp_path / 'run'}"
     done = run(config, workdir, "--config.train.stepz=3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from jax._src.clusters import ClusterEnv
 
 from bvjax.distributed.cluster import Cluster, Options, find, first_host
 from bvjax.errors import UserError
@@ -37,7 +38,12 @@ def test_a_process_alone_is_no_cluster():
 def test_the_command_line_wins():
     found = find(Options("a.b:99", 3, 2), SLURM, tpu=False)
     assert found == Cluster("the command line", "a.b:99", 3, 2)
-    assert found.arguments() == dict(coordinator_address="a.b:99", num_processes=3, process_id=2)
+    assert found.arguments() == dict(
+        coordinator_address="a.b:99",
+        num_processes=3,
+        process_id=2,
+        cluster_detection_method="deactivate",
+    )
 
 
 def test_variables_of_jax():
@@ -67,6 +73,20 @@ def test_variables_of_jax():
 def test_slurm_with_one_or_several_devices_a_process(changes, devices):
     found = find(Options(), SLURM | changes, tpu=False)
     assert found == Cluster("SLURM", f"gpu007:{61440 + 8200 % 4096}", 8, 5, devices)
+
+
+def test_jax_does_not_choose_devices_where_all_are_meant(monkeypatch):
+    env = SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_STEP_TASKS_PER_NODE": "1(x8)"}
+    monkeypatch.setattr("os.environ", env)
+    # Without this word JAX gives a task of SLURM the device of its local number.
+    chosen = ClusterEnv.auto_detect_unset_distributed_params("gpu007:1", 8, 5, None, None, 300)
+    assert chosen[3] == [1]
+    arguments = find(Options(), env, tpu=False).arguments()
+    assert arguments["cluster_detection_method"] == "deactivate"
+    assert "local_device_ids" not in arguments
+    # A TPU's processes are found by JAX.
+    tpu = find(Options(), {"TPU_WORKER_HOSTNAMES": "a,b"}, tpu=True)
+    assert tpu.arguments() == {}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Files that start a run on a cluster: `job` (what is started), a module for each launcher, `flags` (XLA's), `checks`."""
