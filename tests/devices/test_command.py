@@ -20,7 +20,7 @@ from bvjax.weights import load_weights
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "support" / "small_dit.py"
-FIXED = ("loss", "block", "anchor", "frames", "grad_norm", "param_norm")
+FIXED = ("loss", "block", "anchor", "grad_norm", "param_norm")
 
 
 def begin(folder, workdir, processes, devices, *words, data="data=8"):
@@ -95,15 +95,13 @@ def test_weights_sharded_over_processes_are_exported_whole(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 4, 8])
+@pytest.mark.parametrize("devices", [1, 8])
 def test_a_run_of_two_processes_goes_on_in_one(folder, devices):
     workdir = f"from_two_{devices}"
     stop_after(folder, workdir, begin(folder, workdir, 2, 4), 2)
-    batch = f"--config.train.device_batch_size={8 // devices}"
-    del batch  # accumulation changes what is drawn where keys are those of micro batches
     end(begin(folder, workdir, 1, devices, data=f"data={devices}" if devices > 1 else ""))
     assert [row["step"] for row in rows(folder / workdir)] == list("123456")
-    if devices == 8:
+    if devices == 8:  # keys are those of micro batches: with accumulation other noise is drawn
         np.testing.assert_allclose(losses(folder / workdir), losses(folder / "one"), rtol=1e-5)
 
 
@@ -111,10 +109,12 @@ def stop_after(
     folder, workdir, running, step, signum=signal.SIGTERM, which=1, codes=(RESTART, RESTART)
 ):
     """Sends a signal to one process once `step` is logged, and waits for all."""
-    for _ in range(3000):
-        path = folder / workdir / "metrics.csv"
+    path = folder / workdir / "metrics.csv"
+    for _ in range(15000):
         if path.exists() and len(rows(folder / workdir)) >= step:
             break
         time.sleep(0.02)
+    else:
+        raise AssertionError(f"step {step} never came")
     running[which].send_signal(signum)
     return end(running, *codes)
