@@ -173,29 +173,65 @@ def pack(
     Raises:
       ValueError: `implementation` is unknown, or that kernel cannot hold such rows.
     """
-    axis, rows = lengths.ndim - 1, parts.shape[lengths.ndim]
+    rows = parts.shape[lengths.ndim]
     first, count = window or (0, lengths.shape[-1] * rows)
     lengths = lengths.astype(jnp.int32)
     entry_slots = jnp.arange(lengths.shape[-1], dtype=jnp.int32) if slots is None else slots
     slots = jnp.broadcast_to(entry_slots, lengths.shape).astype(jnp.int32)
     length = lengths.sum(-1, dtype=jnp.int32)
     form = _form("pack", implementation, parts)
+    if form == "xla":
+        entry, row, valid = packed_rows(lengths, first, count)
+        rows = _pack_in_one_gather(parts, jnp.take_along_axis(slots, entry, axis=-1), row, valid)
+        if angles is None:
+            return rows, length
+        # A form of this kernel says nothing about that of the rotation.
+        where = implementation if implementation in PLATFORMS else "auto"
+        return rotate(rows, angles, where), length
+    move = _pack_differentiably if jnp.issubdtype(parts.dtype, jnp.inexact) else _pack_by_kernel
+    return move(form, count, parts, lengths, slots, angles, jnp.asarray(first, jnp.int32)), length
+
+
+def _pack_by_kernel(form, count, parts, lengths, slots, angles, first):
+    axis, rows = lengths.ndim - 1, parts.shape[lengths.ndim]
     if form == "mosaic":
-        flat = _flat(axis, parts, lengths, slots, angles)
-        packed = kv_gather_tpu.pack(*flat, first, count)
+        packed = kv_gather_tpu.pack(*_flat(axis, parts, lengths, slots, angles), first, count)
     else:
         entry, row, valid = packed_rows(lengths, first, count)
         slot = jnp.take_along_axis(slots, entry, axis=-1)
-        if form == "xla":
-            rows = _pack_in_one_gather(parts, slot, row, valid)
-            if angles is None:
-                return rows, length
-            # A form of this kernel says nothing about that of the rotation.
-            where = implementation if implementation in PLATFORMS else "auto"
-            return rotate(rows, angles, where), length
         source = jnp.where(valid, slot * rows + row, -1)
         packed = kv_gather_gpu.pack(*_flat(axis, parts, source, angles))
-    return packed.reshape(*length.shape, count, *parts.shape[axis + 2 :]), length
+    return packed.reshape(*lengths.shape[:-1], count, *parts.shape[axis + 2 :])
+
+
+# The kernels have no derivative of their own.
+_pack_differentiably = jax.custom_vjp(_pack_by_kernel, nondiff_argnums=(0, 1))
+
+
+def _pack_forward(form, count, parts, lengths, slots, angles, first):
+    # Of `parts` only the shape is needed: an array without elements holds it.
+    like = parts[..., None][..., :0]
+    packed = _pack_by_kernel(form, count, parts, lengths, slots, angles, first)
+    return packed, (like, lengths, slots, angles, first)
+
+
+def _pack_backward(form, count, residuals, cotangent):
+    """Returns the cotangent of `parts`: packed rows, turned back, where they came from; the angles have none."""
+    like, lengths, slots, angles, first = residuals
+    entry, row, valid = packed_rows(lengths, first, count)
+    slot = jnp.take_along_axis(slots, entry, axis=-1)
+    if angles is not None:
+        cotangent = rotate(cotangent, -angles)
+    valid = valid.reshape(*valid.shape, *(1,) * (cotangent.ndim - valid.ndim))
+    rows = jnp.where(valid, cotangent, jnp.zeros((), cotangent.dtype))
+    lead = jnp.indices(slot.shape, sparse=True)[:-1]
+    parts = jnp.zeros(like.shape[:-1], like.dtype)
+    at = parts.at[(*lead, slot, row)]
+    no_angles = None if angles is None else jnp.zeros_like(angles)
+    return at.add(rows, mode="drop"), None, None, no_angles, None
+
+
+_pack_differentiably.defvjp(_pack_forward, _pack_backward)
 
 
 def packed_rows(

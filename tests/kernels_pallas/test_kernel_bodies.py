@@ -205,3 +205,28 @@ def test_the_checks_can_fail(monkeypatch):
     )
     with pytest.raises(AssertionError):
         check_pack("triton", "float32", 7, [3] * 8, (0, 16), False, 0)
+
+
+@kernels
+def test_pack_has_the_derivative_of_its_twin(kernel, monkeypatch):
+    """Slots that two entries read, rows that are turned, and a window of them."""
+    module, rng = GATHER[kernel], np.random.default_rng(4)
+    monkeypatch.setattr(module, "pack", functools.partial(module.pack, interpret=True))
+    parts, weights = draw(rng, "float32", 2, 4, 16, 2, 8), draw(rng, "float32", 2, 30, 2, 8)
+    lengths = jnp.array([[9, 0, 16], [3, 16, 1]], jnp.int32)
+    slots = jnp.array([[2, 0, 2], [1, 3, 0]], jnp.int32)
+    angles = draw(rng, "float32", 2, 30, 4)
+
+    def gradient(implementation):
+        def scalar(parts, first):
+            packed, _ = kv_gather.pack(
+                parts, lengths, slots, angles=angles, window=(first, 30),
+                implementation=implementation,
+            )  # fmt: skip
+            return jnp.sum(weights * packed)
+
+        return run(jax.grad(scalar), parts, jnp.int32(4))
+
+    got, want = gradient(kernel), gradient("xla")
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    assert np.any(want) and not np.array_equal(got, parts)
