@@ -232,7 +232,7 @@ def distillation_stage(
     )
     if init_from is None:
         raise UserError(
-            f"task {experiment.task} starts from trained weights: give --init-from, a weights folder of stage1"
+            f"task {experiment.task} starts from trained weights: give `init_from`, a weights folder of stage1"
         )
     method(TeacherForcing(student, draw, None), config)  # its checks, before anything is read
     base, examples = dit_objective(experiment)

@@ -64,7 +64,7 @@ class DistillationTask(OneModelTask):
         """The state before the first step; `params` are the teacher's.  Raises `UserError` without them."""
         if params is None:
             raise UserError(
-                "a few-step generator starts from trained weights: give --init-from, a weights folder of stage1"
+                "a few-step generator starts from trained weights: give `init_from`, a weights folder of stage1"
             )
         state = super().init_state(seed, params)
         return DistillationState(**vars(state), teacher=jax.tree.map(jnp.copy, params))

@@ -77,7 +77,7 @@ def test_the_student_aims_at_its_average_and_the_teacher_stays(task, tiny):
 
 
 def test_it_starts_from_weights_or_not_at_all(task):
-    with pytest.raises(UserError, match="starts from trained weights: give --init-from"):
+    with pytest.raises(UserError, match="starts from trained weights: give `init_from`"):
         task.init_state(0)
 
 
