@@ -87,7 +87,9 @@ def test_two_processes_train_to_the_losses_of_one(folder):
 
 @pytest.mark.slow
 def test_weights_sharded_over_processes_are_exported_whole(folder):
-    end(begin(folder, "sharded", 2, 4, data="fsdp=4,data=2"))
+    # Without accumulation, as the other run: keys are those of micro batches.
+    batch = "--config.train.device_batch_size=4"
+    end(begin(folder, "sharded", 2, 4, batch, data="fsdp=4,data=2"))
     np.testing.assert_allclose(
         losses(folder / "sharded")[:, 0], losses(folder / "one")[:, 0], rtol=1e-4
     )
@@ -95,14 +97,12 @@ def test_weights_sharded_over_processes_are_exported_whole(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 8])
-def test_a_run_of_two_processes_goes_on_in_one(folder, devices):
-    workdir = f"from_two_{devices}"
+def test_a_run_of_two_processes_goes_on_in_one(folder):
+    workdir = "from_two"
     stop_after(folder, workdir, begin(folder, workdir, 2, 4), 2)
-    end(begin(folder, workdir, 1, devices, data=f"data={devices}" if devices > 1 else ""))
+    end(begin(folder, workdir, 1, 8))
     assert [row["step"] for row in rows(folder / workdir)] == list("123456")
-    if devices == 8:  # keys are those of micro batches: with accumulation other noise is drawn
-        np.testing.assert_allclose(losses(folder / workdir), losses(folder / "one"), rtol=1e-5)
+    np.testing.assert_allclose(losses(folder / workdir), losses(folder / "one"), rtol=1e-5)
 
 
 def stop_after(
