@@ -1,4 +1,9 @@
-"""Stages of training: the samplers that a checkpoint allows, and what to expect of it."""
+"""Stages of training: the samplers that a checkpoint allows, and what to expect of it.
+
+The stage says what weights were trained on and by which losses.  Whether they leap to clean latents in a few steps is
+a property of the sampler that they were trained with (`sampler` beside `stage` in a weights folder's config.json):
+Self Forcing, stage 2, trains a few-step generator, but stage 2 by Block Forcing alone does not.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +14,26 @@ from bvjax.memory.rules import rule_of
 STAGES = ("pretrained", "stage1", "stage2", "few-step")
 
 
-def check_sampler(stage: str | None, kind: str) -> None:
+def check_sampler(stage: str | None, kind: str, trained_with: str | None = None) -> None:
     """Raises `UserError` when `sampler.kind` cannot sample weights of this stage; None is unknown.
 
     A few-step model leaps to clean latents from three or four levels and never learned the velocity
     between them; any other was never taught to leap.
+
+    Args:
+        stage: of `STAGES`; few-step are distilled weights of which no more is known.
+        kind: the sampler's.
+        trained_with: the kind of sampler that the weights were trained with, where it was recorded.
     """
-    if stage is None:
-        return
-    if stage not in STAGES:
+    if stage not in (None, *STAGES):
         raise UserError(f"the stage of these weights is {stage!r}; it can be {', '.join(STAGES)}")
-    if stage == "few-step" and kind != "few_step":
-        raise UserError(
-            f"these weights are of stage few-step: sampler.kind must be few_step, not {kind}"
-        )
-    if stage != "few-step" and kind == "few_step":
+    if trained_with is None and stage is None:
+        return
+    few = trained_with == "few_step" if trained_with else stage == "few-step"
+    if few and kind != "few_step":
+        of = "of stage few-step" if stage == "few-step" else "trained with sampler few_step"
+        raise UserError(f"these weights are {of}: sampler.kind must be few_step, not {kind}")
+    if not few and kind == "few_step":
         raise UserError(
             f"these weights are of stage {stage}: sampler.kind few_step is for few-step weights; "
             "use unipc or euler"

@@ -315,8 +315,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not all(isinstance(value, dict) for value in objects):
         raise UserError(f"{path} is damaged: model, made and what is in made must be objects")
     for part, entry in stored["made"].items():
-        if not isinstance(entry.get("stage"), str | None):
-            raise UserError(f"{path} is damaged: the stage of {part} must be a word")
+        for name in ("stage", "sampler"):
+            if not isinstance(entry.get(name), str | None):
+                raise UserError(f"{path} is damaged: the {name} of {part} must be a word")
     return stored
 
 

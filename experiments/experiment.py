@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
+from bvjax.losses.adversarial import AdversarialConfig
 from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.consistency import ConsistencyConfig
+from bvjax.losses.critic_levels import CriticLevelsConfig
 from bvjax.losses.history import HistoryConfig
 from bvjax.losses.ode_regression import OdeConfig
+from bvjax.losses.self_forcing import SelfForcingConfig
 from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig, TargetsConfig
 from bvjax.losses.text_pretrain import TextLossConfig
+from bvjax.nets.discriminator import DiscriminatorConfig
 from bvjax.overrides import all_keys, from_dict, to_dict, unknown_key
 from bvjax.train.config import OneModelConfig, check_range
 from bvjax.train.optimizer import OptimizerConfig
@@ -127,12 +131,27 @@ class OdeExperiment(DiTExperiment):
     ode: OdeConfig
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelfForcingExperiment(DiTExperiment):
+    """Training of a few-step DiT on its own rollouts; `optimizer` is the generator's."""
+
+    task: str = "self_forcing"
+    self_forcing: SelfForcingConfig
+    adversarial: AdversarialConfig = AdversarialConfig()
+    critic_levels: CriticLevelsConfig = CriticLevelsConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    critic_optimizer: OptimizerConfig
+    # Weights folder or .safetensors of the real score of dmd, which stays as it is.
+    teacher: str = ""
+
+
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "vae": VAEExperiment,
     "text": TextExperiment,
     "dit": DiTExperiment,
     "consistency": ConsistencyExperiment,
     "ode": OdeExperiment,
+    "self_forcing": SelfForcingExperiment,
 }
 
 
@@ -176,7 +195,9 @@ def experiment_of(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Expe
         raise UserError(f"there is no task {task!r}; the tasks are: {', '.join(EXPERIMENTS)}")
     for field in dataclasses.fields(EXPERIMENTS[task]):
         section = content.get(field.name)
-        if field.name not in ("task", "weights_dtype") and not isinstance(section, Mapping):
+        if field.name not in ("task", "weights_dtype", "teacher") and not isinstance(
+            section, Mapping
+        ):
             raise UserError(
                 f"the config has no section {field.name}; experiments/configs has whole ones"
             )

@@ -18,15 +18,18 @@ from bvjax.losses.consistency import ConsistencyDistillation
 from bvjax.losses.extras import check_extras
 from bvjax.losses.history import HistoryConfig
 from bvjax.losses.ode_regression import OdeRegression
+from bvjax.losses.self_forcing import SelfForcing
 from bvjax.losses.teacher_forcing import TeacherForcing
 from bvjax.losses.text_pretrain import TextPretrainConfig
 from bvjax.memory.rules import check_generation
 from bvjax.sharding import Layout
 from bvjax.tokenizer import Tokenizer
+from bvjax.train import self_forcing_task
 from bvjax.train.distillation import DistillationObjective, DistillationTask
 from bvjax.train.dit_objective import DiTObjective
 from bvjax.train.mesh import check_fits, local_rows
 from bvjax.train.one_model import Objective, OneModelTask, training_layout
+from bvjax.train.self_forcing_task import SelfForcingTask
 from bvjax.train.task import DataIterator, Params, Task
 from bvjax.train.text_objective import TextObjective
 from bvjax.train.vae_objective import VAEObjective
@@ -43,6 +46,7 @@ from experiments.experiment import (
     DiTExperiment,
     Experiment,
     OdeExperiment,
+    SelfForcingExperiment,
     TextExperiment,
     VAEExperiment,
 )
@@ -243,12 +247,20 @@ def distillation_stage(
     return Stage(task, examples.make, start)
 
 
-def dit_objective(experiment: DiTExperiment) -> tuple[DiTObjective, TrainingData]:
-    """The DiT with the data that it trains on."""
+def dit_objective(
+    experiment: DiTExperiment, axes: tuple[str, ...] = DiTObjective.axes, stage: str = "stage1"
+) -> tuple[DiTObjective, TrainingData]:
+    """The DiT with the data that it trains on.
+
+    Args:
+        experiment: the whole run.
+        axes: those of a mesh that it can be sharded over.
+        stage: of what is exported.
+    """
     data, untrained, forcing = experiment.data, experiment.model, experiment.draw
     check_retrieval(untrained.retrieval.kind, forcing.history, forcing.targets_per_chunk)
     check_extras(forcing, data.extras)
-    layout = training_layout(experiment.train, DiTObjective.axes, "dit")
+    layout = training_layout(experiment.train, axes, "dit")
     check_fits(untrained, layout)
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))
     # The VAE and text sections are as they were trained, latent statistics included.
@@ -266,8 +278,40 @@ def dit_objective(experiment: DiTExperiment) -> tuple[DiTObjective, TrainingData
         sample_chunks=data.sample_chunks,
         weights_dtype=experiment.weights_dtype,
         layout=layout,
+        stage=stage,
     )
     return objective, examples
+
+
+def self_forcing_stage(experiment: SelfForcingExperiment, init_from: Path | None) -> Stage:
+    """A few-step generator on its own rollouts, begun from the weights in `init_from`, and Block Forcing on examples."""
+    if init_from is None:
+        raise UserError(
+            "Self Forcing trains a generator that can leap already: give the weights that it starts from with "
+            "`init_from`"
+        )
+    matches = experiment.self_forcing.matches
+    if matches and not experiment.teacher:
+        raise UserError(
+            f"self_forcing.objective {experiment.self_forcing.objective!r} needs a real score: give its weights, a "
+            "folder or a file, as `teacher`"
+        )
+    objective, examples = dit_objective(experiment, self_forcing_task.AXES, "stage2")
+    judge = SelfForcing(
+        model=objective.model,
+        config=experiment.self_forcing,
+        adversarial=experiment.adversarial,
+        levels=experiment.critic_levels,
+        critic=experiment.discriminator,
+        null_text=objective.null_text,
+        layout=objective.layout,
+    )
+    optimizers = experiment.optimizer, experiment.critic_optimizer
+    task = SelfForcingTask(objective, judge, *optimizers, experiment.train, objective.layout)
+    start = {"generator": initial_params(objective, init_from)}
+    if matches:
+        start["teacher"] = initial_params(objective, Path(experiment.teacher))
+    return Stage(task, examples.make, start)
 
 
 def check_retrieval(kind: str, history: HistoryConfig, targets_per_chunk: int) -> None:
@@ -287,4 +331,5 @@ STAGES: dict[str, Callable[[Any, Path | None], Stage]] = {
     "dit": dit_stage,
     "consistency": distillation_stage,
     "ode": distillation_stage,
+    "self_forcing": self_forcing_stage,
 }

@@ -228,6 +228,8 @@ def _entries(
             "tensors": len(plan.infos),
             "parameters": architecture.count_parameters(plan.infos),
         }
+        if sampler := provenance(source).get("sampler"):
+            entries[source.part]["sampler"] = sampler
         applied_loras = [
             *provenance(source).get("lora", []),
             *(

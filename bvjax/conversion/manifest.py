@@ -54,6 +54,8 @@ def check_metadata(path: Path, part: str, metadata: Any) -> dict[str, Any]:
         problem = "is no object"
     elif metadata.get("stage") not in (None, *STAGES):
         problem = f"has the stage {str(metadata['stage'])[:40]!r}; it can be {', '.join(STAGES)}"
+    elif not isinstance(metadata.get("sampler"), str | None):
+        problem = "has a sampler that is no word"
     elif not isinstance(metadata.get("lora", []), list):
         problem = "has a lora that is no list"
     if problem:

@@ -73,6 +73,7 @@ class Bundle:
     text_sha256: str  # of those that decide the text states
     stage: str | None = None  # what its training made the DiT; None when not recorded
     layout: Layout = ONE_DEVICE  # the devices that generate with it
+    sampler: str | None = None  # the kind that the DiT was trained with, where that was recorded
 
     def load_text(self, config: TextConfig) -> Any:
         """The text encoder's parameters in the dtype of `config`, for the caller to free.
@@ -148,6 +149,7 @@ def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bun
     words = folder / VOCABULARY
     known_words = frozenset(read_text(words, "the word list").split()) if words.exists() else None
     parts = [folder / f"{part}.safetensors" for part in weights.PARTS]
+    made = weights.load_made(folder, "dit")
     layout = choose_layout(model) if layout is None else layout
     return Bundle(
         folder,
@@ -157,8 +159,9 @@ def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bun
         known_words,
         hash_files([*parts, file]),
         hash_files([folder / "text.safetensors", file]),
-        weights.load_made(folder, "dit").get("stage"),
+        made.get("stage"),
         layout,
+        made.get("sampler"),
     )
 
 

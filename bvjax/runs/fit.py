@@ -32,7 +32,7 @@ def check_weights(run: RunDir, bundle: Bundle) -> None:
 
 def check_fit(bundle: Bundle, model: ModelConfig) -> None:
     """Raises `UserError` for a configuration that these weights cannot be used with."""
-    check_sampler(bundle.stage, model.sampler.kind)
+    check_sampler(bundle.stage, model.sampler.kind, bundle.sampler)
     _check_architecture(bundle.model, model)
 
 

@@ -50,7 +50,7 @@ class DiTObjective:
     part: str = "dit"
     axes: tuple[str, ...] = AXES
     frozen: tuple[str, ...] = ()
-    stage: str = "stage1"  # of what is exported, see `bvjax.stages`: Block Forcing
+    stage: str = "stage1"  # of what is exported, see `bvjax.stages`
 
     @property
     def teacher(self) -> TeacherForcing:
@@ -173,4 +173,6 @@ class DiTObjective:
             self.model, dit=dataclasses.replace(self.model.dit, matmul_precision="float32")
         )
         meta = {"stage": self.stage, **meta}
+        if model.sampler.kind == "few_step":
+            meta["sampler"] = model.sampler.kind
         save_weights(folder, model, {"dit": params}, meta=meta, dtype=self.weights_dtype)

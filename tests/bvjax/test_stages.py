@@ -20,6 +20,8 @@ def test_many_steps(stage, kind):
 def test_few_steps():
     check_sampler("few-step", "few_step")
     check_sampler(None, "few_step")
+    for stage in ("stage1", "stage2", None):
+        check_sampler(stage, "few_step", "few_step")
 
 
 def test_samplers_that_do_not_fit():
@@ -29,6 +31,12 @@ def test_samplers_that_do_not_fit():
         check_sampler("few-step", "unipc")
     with pytest.raises(UserError, match="of stage stage1: sampler.kind few_step is for few-step"):
         check_sampler("stage1", "few_step")
+    with pytest.raises(
+        UserError, match="trained with sampler few_step: sampler.kind must be few_s"
+    ):
+        check_sampler("stage2", "unipc", "few_step")
+    with pytest.raises(UserError, match="of stage stage2: sampler.kind few_step is for few-step"):
+        check_sampler("stage2", "few_step")
     with pytest.raises(UserError, match="'stage9'; it can be pretrained, stage1, stage2, few-step"):
         check_sampler("stage9", "unipc")
 

@@ -1,0 +1,344 @@
+"""The task of stage 2: a few-step generator trained on its own rollouts, with its critics, and by Block Forcing.
+
+A step is `critic_updates` updates of the critics and then one of the generator, each with the next window of every
+rollout.  In the generator's, L = w_sf L_SF + w_bf L_BF (Eq. 1, 5): L_SF of the window, L_BF of the batch's examples.
+Where rollouts live on (`self_forcing.live`) one that is over begins an example of the batch; else each update rolls
+all of them out anew, and L_SF and L_BF are of the same clips.
+
+On a mesh videos are sharded over `data`, each device rolls its own out, and everything else is replicated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, UInt32
+
+from bvjax.losses.clip import make_clip
+from bvjax.losses.self_forcing import SelfForcing, SelfForcingConfig
+from bvjax.losses.self_rollout import Live, SelfRollout, Story, Window
+from bvjax.nets import discriminator
+from bvjax.random import purpose_key
+from bvjax.sharding import ONE_DEVICE, Layout
+from bvjax.train import mesh
+from bvjax.train.config import OneModelConfig
+from bvjax.train.dit_objective import DiTObjective
+from bvjax.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from bvjax.train.players import Player, new_player, updated
+from bvjax.train.state import step_key
+from bvjax.train.step import accumulate, average, ema_decay_at, split
+from bvjax.train.task import Batch, Metrics, Params
+
+AXES = ("data",)  # of a mesh that it can be sharded over
+
+
+@flax.struct.dataclass
+class SelfForcingState:
+    """The players, what fixes randomness, and the rollouts that go on.  None: this objective has none."""
+
+    step: Int[Array, ""]  # updates of the generator
+    generator: Player
+    ema: Params
+    critics: dict[str, Player]  # discriminator, fake_score
+    teacher: Params | None  # of the real score; it stays as it is
+    live: Live | None  # a batch of rollouts
+    key: UInt32[Array, "words"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SelfForcingTask:
+    """Trains the generator of `objective` with the critics of `judge`.
+
+    `objective.heldout` says how large the stories are.  Samples and exports are of the moving average and, under
+    `raw`, of the generator as it is: early in a run the average is far worse.
+    """
+
+    objective: DiTObjective
+    judge: SelfForcing
+    optimizer: OptimizerConfig
+    critic_optimizer: OptimizerConfig
+    config: OneModelConfig
+    layout: Layout = ONE_DEVICE
+    schedule_end: int | None = None  # None: config.steps
+    name: str = "dit"
+
+    def __post_init__(self):
+        """Raises `UserError` for stories shorter than a window, and for batches that do not divide."""
+        self.rollout.check_story(len(self.objective.heldout["text"][0]))
+        self._accum  # noqa: B018
+
+    @property
+    def settings(self) -> SelfForcingConfig:
+        return self.judge.config
+
+    @property
+    def rollout(self) -> SelfRollout:
+        model, settings = self.objective.model, self.settings
+        return SelfRollout(model, self.objective.null_text, settings.window, settings.live)
+
+    @property
+    def critic_updates(self) -> int:
+        """Updates of the critics in a step."""
+        return self.settings.critic_updates if self.settings.critics else 0
+
+    @property
+    def _accum(self) -> int:
+        """Micro batches of an update."""
+        config = self.config
+        data = self.layout.size("data")
+        return mesh.accumulation_steps(config.global_batch_size, config.device_batch_size, data)
+
+    # ---- schedules -----------------------------------------------------------------------------
+    @property
+    def _end(self) -> int:
+        return self.config.steps if self.schedule_end is None else self.schedule_end
+
+    @property
+    def _critic_schedule(self) -> optax.Schedule:
+        """The critics' rate, by their updates since the warm-up of the heads or since its beginning."""
+        updates = self._end * self.critic_updates - self.settings.warmup_updates
+        return learning_rate(self.critic_optimizer, max(updates, 1))
+
+    @property
+    def rates(self) -> Mapping[str, optax.Schedule]:
+        rates = {"generator's learning rate": learning_rate(self.optimizer, self._end)}
+        if self.critic_updates:
+            schedule, warmup = self._critic_schedule, self.settings.warmup_updates
+
+            def of_critics(step):
+                done = step * self.critic_updates
+                return schedule(jnp.where(done < warmup, done, done - warmup))
+
+            rates["critics' learning rate"] = of_critics
+        return rates
+
+    def with_schedule_end(self, end: int) -> SelfForcingTask:
+        return dataclasses.replace(self, schedule_end=end)
+
+    def _optimizers(self) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+        """The generator's and the critics'; each counts its own updates."""
+        schedule = learning_rate(self.optimizer, self._end)
+        return (
+            make_optimizer(self.optimizer, schedule),
+            make_optimizer(self.critic_optimizer, self._critic_schedule),
+        )
+
+    # ---- state ---------------------------------------------------------------------------------
+    def init_state(self, seed: int, params: Params | None = None) -> SelfForcingState:
+        """The state before the first step.
+
+        Args:
+            seed: of all random numbers.
+            params: {"generator": ..., "teacher": ...}; without a teacher the start of the generator is it.
+        """
+        init, critic, base = jax.random.split(jax.random.key(seed), 3)
+        start = {"generator": self.objective.init(init)} if params is None else params
+        own, teacher = start["generator"], start.get("teacher", start["generator"])
+        optimizer, other = self._optimizers()
+        critics = {}
+        if self.settings.plays:
+            begun = discriminator.init_params(self.judge.critic, self.objective.model, own, critic)
+            critics["discriminator"] = new_player(begun, other)
+        if self.settings.matches:
+            critics["fake_score"] = new_player(jax.tree.map(jnp.copy, teacher), other)
+        return SelfForcingState(
+            step=jnp.zeros((), jnp.int32),
+            generator=new_player(own, optimizer),
+            ema=jax.tree.map(jnp.copy, own),
+            critics=critics,
+            teacher=jax.tree.map(jnp.copy, teacher) if self.settings.matches else None,
+            live=self._no_rollouts() if self.settings.live and self._rolls else None,
+            key=jax.random.key_data(base),
+        )
+
+    def _no_rollouts(self) -> Live:
+        """As many rollouts that are over as a batch has examples."""
+        example = {name: jnp.asarray(x[:1]) for name, x in self.objective.heldout.items()}
+        story = jax.tree.map(lambda x: x[0], self._stories(example))
+        over = self.rollout.over(story)
+        count = self.config.global_batch_size
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), over)
+
+    def parameters(self, state: SelfForcingState) -> Mapping[str, Params]:
+        critics = {name.replace("_", " "): player.params for name, player in state.critics.items()}
+        return {"generator": state.generator.params, **critics}
+
+    def shardings(self, state: SelfForcingState) -> SelfForcingState:
+        placed = mesh.state_shardings(self.layout, state)
+        rows = mesh.batch_sharding(self.layout)
+        return dataclasses.replace(placed, live=jax.tree.map(lambda _: rows, state.live))
+
+    # ---- step ----------------------------------------------------------------------------------
+    @property
+    def _rolls(self) -> bool:
+        """Whether there is anything to do with rollouts."""
+        return bool(self.settings.critics) and self.settings.w_sf > 0
+
+    def train_step(self, state: SelfForcingState, batch: Batch) -> tuple[SelfForcingState, Metrics]:
+        key = step_key(state.key, state.step)
+        own, other = self._optimizers()
+        updates = self.critic_updates
+        critics, live = state.critics, state.live
+        metrics: Metrics = {}
+
+        def update(carry, index):
+            key_of_update, count = jax.random.fold_in(key, index), state.step * updates + index
+            return self._update_critics(
+                state.generator.params, *carry, batch, other, key_of_update, count
+            )
+
+        if updates:
+            (critics, live), values = jax.lax.scan(update, (critics, live), jnp.arange(updates))
+            metrics |= {name: value.mean() for name, value in values.items()}
+            metrics["critic_lr"] = jnp.float32(self.rates["critics' learning rate"](state.step))
+        given = {name: player.params for name, player in critics.items()}
+        given |= {} if state.teacher is None else {"teacher": state.teacher}
+        live, grads, values = self._generator_gradient(
+            state, given, live, batch, jax.random.fold_in(key, updates)
+        )
+        generator, norms = updated(state.generator, grads, own)
+        rate = self.rates["generator's learning rate"](state.step)
+        values |= norms | {"lr": jnp.float32(rate)}
+        metrics |= {f"generator_{name}": value for name, value in values.items()}
+        decay = ema_decay_at(self.config.ema_decay, state.step, self.settings.ema_start)
+        new = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            generator=generator,
+            critics=critics,
+            ema=average(state.ema, generator.params, decay),
+            live=live,
+        )
+        return new, metrics
+
+    def _update_critics(self, generator, critics, live, batch, optimizer, key, count):
+        """Both critics on the next windows of the generator as it is."""
+        rolled, windows = self._windows(generator, live, batch, key)
+        live = None if live is None else rolled
+        new, metrics, warmup = {}, {}, self.settings.warmup_updates
+        losses = {
+            "discriminator": self.judge.discriminator_loss,
+            "fake_score": self.judge.fake_score_loss,
+        }
+        for name, player in critics.items():
+            values, grads = accumulate(
+                losses[name], player.params, windows, purpose_key(key, name), self._accum
+            )
+            only: dict[str, Any] = {}
+            if name == "discriminator" and warmup:
+                only = {"only": "heads", "alone": count < warmup, "anew": count == warmup}
+            new[name], norms = updated(player, grads, optimizer, **only)
+            metrics |= {f"{name}_{n}": value for n, value in (values | norms).items()}
+        return (new, live), metrics
+
+    def _generator_gradient(self, state, critics, live, batch, key):
+        """The gradient of the generator's loss, and scalars of it."""
+        params, settings = state.generator.params, self.settings
+        accum = self._accum
+        metrics: Metrics = {"loss": jnp.zeros(())}
+        total = jax.tree.map(jnp.zeros_like, params)
+        if settings.w_bf:
+            values, grads = accumulate(
+                self.objective.loss, params, batch, purpose_key(key, "block forcing"), accum
+            )
+            metrics |= {"bf_loss" if n == "loss" else n: value for n, value in values.items()}
+            metrics["loss"] = settings.w_bf * metrics["bf_loss"]
+            total = jax.tree.map(lambda g: settings.w_bf * g, grads)
+        if self._rolls:
+            rolled, windows = self._windows(params, live, batch, key)
+            live = None if live is None else rolled
+            cotangents, values = self._video_gradients(critics, windows, key, accum)
+            grads = self._pull_back(params, rolled, windows, cotangents)
+            # Heads that are not warm yet have nothing to say.
+            warm = (state.step + 1) * self.critic_updates > settings.warmup_updates
+            weight = settings.w_sf * jnp.where(warm, 1.0, 0.0)
+            total = jax.tree.map(lambda t, g: t + weight * g, total, grads)
+            metrics |= values
+            metrics["loss"] += weight * metrics["sf_loss"]
+        return live, total, metrics
+
+    def _video_gradients(self, critics, windows, key, accum):
+        """Cotangents of windows and anchors, micro batch by micro batch."""
+
+        def one(inputs):
+            micro, index = inputs
+            micro_key = jax.random.fold_in(purpose_key(key, "judge"), index)
+            window, anchor, metrics = self.judge.video_gradient(critics, micro, micro_key)
+            return (window / accum, anchor / accum), metrics
+
+        if accum == 1:
+            return one((windows, jnp.int32(0)))
+        cotangents, metrics = jax.lax.map(one, (split(windows, accum), jnp.arange(accum)))
+        joined = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), cotangents)
+        return joined, jax.tree.map(jnp.mean, metrics)
+
+    # ---- rollouts ------------------------------------------------------------------------------
+    def _stories(self, batch: Batch) -> Story:
+        clip = make_clip(batch, self.rollout.grid)
+        missing = self.objective.model.text.max_length - clip.text.shape[2]
+        text = jnp.pad(clip.text, ((0, 0), (0, 0), (0, missing), (0, 0)))  # as generation has it
+        return Story(text, clip.embedding, clip.anchor[:, 0], clip.chunks)
+
+    def _windows(self, params, live, batch, key) -> tuple[Live, Window]:
+        """The next window of each rollout."""
+        stories, rollout = self._stories(batch), self.rollout
+        seeds = jnp.arange(len(stories.text))
+        exit_key = purpose_key(key, "exit step")
+        exit_step = jax.random.randint(exit_key, (), 0, rollout.last_step + 1)
+        base = jax.random.key_data(purpose_key(key, "rollouts"))
+
+        def one(constants, video):
+            params, base, exit_step = constants
+            live, story, seed = video
+            own_key = jax.random.fold_in(jax.random.wrap_key_data(base), seed)
+            return rollout.next_window(params, live, story, own_key, exit_step)
+
+        constants = jax.lax.stop_gradient(params), base, exit_step
+        return self._each_video(one, constants, (live, stories, seeds))
+
+    def _each_video(self, fn: Callable, constants: Any, videos: Any) -> Any:
+        """`fn` of the constants and of one video after the other; on a mesh each device has its own."""
+
+        def local(constants, videos):
+            return jax.lax.map(lambda video: fn(constants, video), videos)
+
+        if self.layout.mesh is None:
+            return local(constants, videos)
+        return self.layout.manual(local, (P(), P("data")), P("data"))(constants, videos)
+
+    def _pull_back(self, params, live, windows, cotangents):
+        """The gradient of all windows: the sum over videos."""
+        rollout = self.rollout
+
+        def local(params, videos):
+            def one(total, video):
+                live, window, (cotangent, of_anchor) = video
+                grads = rollout.pull_back(params, live.bank, window, cotangent, of_anchor)
+                return jax.tree.map(jnp.add, total, grads), None
+
+            return jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params), videos)[0]
+
+        videos = (live, windows, cotangents)
+        if self.layout.mesh is None:
+            return local(params, videos)
+        summed = lambda *inputs: jax.lax.psum(local(*inputs), "data")
+        return self.layout.manual(summed, (P(), P("data")), P())(params, videos)
+
+    # ---- results -------------------------------------------------------------------------------
+    def sample(self, state: SelfForcingState, folder: Path, step: int) -> dict[str, float]:
+        scalars = self.objective.sample(state.ema, folder, step)
+        raw = self.objective.sample(state.generator.params, folder / "raw", step)
+        return scalars | {f"raw_{name}": value for name, value in raw.items()}
+
+    def export(self, state: SelfForcingState, folder: Path, meta: dict[str, Any]) -> None:
+        """Writes the moving average, and under `raw` the generator as it is."""
+        self.objective.export(jax.device_get(state.ema), folder, meta)
+        self.objective.export(jax.device_get(state.generator.params), folder / "raw", meta)

@@ -1,0 +1,171 @@
+"""The task of Self Forcing: what an update is made of, what persists, and what stops it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from few_step import CHUNKS, examples, random_params
+from self_forcing import make_task
+
+from bvjax.errors import UserError
+from bvjax.losses.self_forcing import SelfForcing, SelfForcingConfig
+from bvjax.train.checkpoint import Checkpoints
+from bvjax.train.loop import fit
+from data_pipelines.counter_source import IndexedBatches
+
+
+def same(a, b) -> bool:
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def state_of(task, params=None):
+    return jax.jit(task.init_state, static_argnums=0)(0, params or {"generator": random_params()})
+
+
+@pytest.mark.slow
+def test_a_step_trains_every_player_and_rollouts_go_on():
+    """One program for all exit steps and all places in a story; the minute's end begins another story."""
+    task = make_task(objective="gan+dmd", warmup_updates=2)
+    start = {"generator": random_params(), "teacher": random_params(2)}
+    state = before = state_of(task, start)
+    step = jax.jit(task.train_step)
+    done, names, reals = [], None, []
+    for i in range(4):
+        state, metrics = step(state, examples(2, seed=i))
+        assert names in (None, set(metrics)) and all(np.isfinite(x) for x in metrics.values())
+        names = set(metrics)
+        done.append(int(state.live.done[0]))
+        reals.append(np.asarray(state.live.story.chunks[0, 0]))
+        heads, trunk = (
+            not same(
+                state.critics["discriminator"].params[part],
+                before.critics["discriminator"].params[part],
+            )
+            for part in ("heads", "trunk")
+        )
+        assert heads and trunk == (i > 0)  # the two updates of the first step warm the heads up
+    assert step._cache_size() == 1
+    assert set(done) <= {2, 3, 4} and state.step == 4
+    assert same(state.teacher, before.teacher) and same(state.teacher, start["teacher"])
+    assert not same(state.critics["fake_score"].params, before.critics["fake_score"].params)
+    assert not same(state.generator.params, before.generator.params)
+    stories = [examples(2, seed=i)["latents"][:, 1:2] for i in range(4)]
+    assert all(any(np.allclose(real, x) for s in stories for x in s) for real in reals)
+    assert {n.split("_")[0] for n in names} == {"generator", "critic", "discriminator", "fake"}
+
+
+@pytest.mark.slow
+def test_an_update_is_the_weighted_sum_of_both_losses():
+    """Eq. 1 and 5 in one update: its gradient is linear in their weights."""
+    share, key, grads = examples(2), jax.random.key(5), {}
+    for weights in ((1.0, 0.0), (0.0, 1.0), (2.0, 3.0)):
+        task = make_task(live=False, window=CHUNKS, w_sf=weights[0], w_bf=weights[1])
+        state = state_of(task)
+        critic = jax.tree.map(lambda x: x + 0.1, state.critics["discriminator"].params)
+        given = {"discriminator": critic}
+        _, grads[weights], metrics = jax.jit(task._generator_gradient)(
+            state, given, None, share, key
+        )
+        assert metrics["loss"] == pytest.approx(
+            weights[0] * metrics.get("sf_loss", 0.0) + weights[1] * metrics.get("bf_loss", 0.0)
+        )
+    one, other, both = grads.values()
+    jax.tree.map(
+        lambda a, b, c: np.testing.assert_allclose(2 * a + 3 * b, c, rtol=1e-4, atol=1e-6),
+        one, other, both,
+    )  # fmt: skip
+    for part in (one, other):
+        assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(part)) > 1e-5
+
+
+@pytest.mark.slow
+def test_a_rollout_in_the_middle_of_its_story_is_resumed_bit_equal(tmp_path):
+    def run(workdir, cut=None):
+        def make(index: int):
+            if index == cut:
+                raise KeyboardInterrupt
+            return examples(2, seed=index)
+
+        task = make_task(critic_updates=2)
+        start = {"generator": random_params()}
+        return fit(task, IndexedBatches(make), task.config, workdir, start)
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", cut=2)
+    assert Checkpoints(tmp_path / "cut" / "checkpoints", keep=2).latest is not None
+    resumed = run(tmp_path / "cut")
+    assert same(resumed.state, whole.state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Poisoned(SelfForcing):
+    """A judge whose word to one player is NaN."""
+
+    player: str = ""
+
+    def discriminator_loss(self, params, windows, key):
+        loss, metrics = super().discriminator_loss(params, windows, key)
+        return loss * (jnp.nan if self.player == "discriminator" else 1.0), metrics
+
+    def video_gradient(self, critics, windows, key):
+        window, anchor, metrics = super().video_gradient(critics, windows, key)
+        return window * (jnp.nan if self.player == "generator" else 1.0), anchor, metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("player", ["generator", "discriminator"])
+def test_nan_in_either_player_names_it(tmp_path, player):
+    task = make_task()
+    task = dataclasses.replace(task, judge=Poisoned(**vars(task.judge), player=player))
+    data = IndexedBatches(lambda i: examples(2, seed=i))
+    with pytest.raises(FloatingPointError, match=f"{player}_") as error:
+        fit(task, data, task.config, tmp_path, {"generator": random_params()})
+    assert player == "discriminator" or "discriminator_" not in str(error.value)
+    assert str(error.value).endswith("there is no checkpoint yet")
+
+
+def test_state_without_rollouts_or_critics():
+    """Nothing is kept that an objective does not need."""
+    state = jax.eval_shape(lambda: make_task(objective="none").init_state(0))
+    assert state.critics == {} and state.teacher is None and state.live is None
+    state = jax.eval_shape(lambda: make_task(live=False).init_state(0))
+    assert set(state.critics) == {"discriminator"} and state.live is None
+    state = jax.eval_shape(lambda: make_task(objective="dmd").init_state(0))
+    assert set(state.critics) == {"fake_score"} and state.teacher is not None
+    assert state.live.bank.bank.keys.shape[:4] == (1, 1, 1, 4 + 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"window": 5},
+            "self_forcing.window is 5, but the stories have 4 chunks; it must be 1 to 4",
+        ),
+        ({"device_batch": 3}, "2 is not a multiple of data=1 x device_batch_size 3"),
+        ({"objective": "wgan"}, "objective is 'wgan'; it can be gan, dmd, gan\\+dmd, none"),
+        ({"w_sf": -1.0}, "self_forcing.w_sf is -1.0; it must be 0 or more"),
+        ({"w_bf": 0.0, "objective": "none"}, "nothing is left to train with"),
+        ({"critic_updates": 0}, "self_forcing.critic_updates is 0; it must be 1 or more"),
+    ],
+)
+def test_bad_settings_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        make_task(**changes)
+
+
+def test_rates_are_counted_in_updates_of_each_player():
+    task = make_task(steps=10, warmup_updates=4)
+    rates = task.rates
+    assert float(rates["critics' learning rate"](0)) == pytest.approx(1e-2)
+    assert float(rates["critics' learning rate"](2)) == pytest.approx(1e-2)  # anew after 4 updates
+    assert float(rates["critics' learning rate"](10)) == pytest.approx(0.0, abs=1e-6)
+    assert set(make_task(objective="none").rates) == {"generator's learning rate"}
+    assert SelfForcingConfig().critics == ("discriminator",)
