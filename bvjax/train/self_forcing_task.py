@@ -22,6 +22,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, UInt32
 
+from bvjax.distributed import exchange
 from bvjax.losses.clip import make_clip
 from bvjax.losses.self_forcing import SelfForcing, SelfForcingConfig
 from bvjax.losses.self_rollout import Live, SelfRollout, Story, Window
@@ -73,7 +74,7 @@ class SelfForcingTask:
     def __post_init__(self):
         """Raises `UserError` for stories shorter than a window, and for batches that do not divide."""
         self.rollout.check_story(len(self.objective.heldout["text"][0]))
-        self._accum  # noqa: B018
+        self.micro_batches  # noqa: B018
 
     @property
     def settings(self) -> SelfForcingConfig:
@@ -90,8 +91,8 @@ class SelfForcingTask:
         return self.settings.critic_updates if self.settings.critics else 0
 
     @property
-    def _accum(self) -> int:
-        """Micro batches of an update."""
+    def micro_batches(self) -> int:
+        """How many make an update of a network."""
         config = self.config
         data = self.layout.size("data")
         return mesh.accumulation_steps(config.global_batch_size, config.device_batch_size, data)
@@ -230,7 +231,7 @@ class SelfForcingTask:
         }
         for name, player in critics.items():
             values, grads = accumulate(
-                losses[name], player.params, windows, purpose_key(key, name), self._accum
+                losses[name], player.params, windows, purpose_key(key, name), self.micro_batches
             )
             only: dict[str, Any] = {}
             if name == "discriminator" and warmup:
@@ -242,7 +243,7 @@ class SelfForcingTask:
     def _generator_gradient(self, state, critics, live, batch, key):
         """The gradient of the generator's loss, and scalars of it."""
         params, settings = state.generator.params, self.settings
-        accum = self._accum
+        accum = self.micro_batches
         metrics: Metrics = {"loss": jnp.zeros(())}
         total = jax.tree.map(jnp.zeros_like, params)
         if settings.w_bf:
@@ -334,11 +335,14 @@ class SelfForcingTask:
 
     # ---- results -------------------------------------------------------------------------------
     def sample(self, state: SelfForcingState, folder: Path, step: int) -> dict[str, float]:
+        """Samples of the average and, in the folder `raw`, of the generator as it is."""
         scalars = self.objective.sample(state.ema, folder, step)
         raw = self.objective.sample(state.generator.params, folder / "raw", step)
         return scalars | {f"raw_{name}": value for name, value in raw.items()}
 
     def export(self, state: SelfForcingState, folder: Path, meta: dict[str, Any]) -> None:
         """Writes the moving average, and under `raw` the generator as it is."""
-        self.objective.export(jax.device_get(state.ema), folder, meta)
-        self.objective.export(jax.device_get(state.generator.params), folder / "raw", meta)
+        average, raw = exchange.whole((state.ema, state.generator.params))
+        if jax.process_index() == 0:
+            self.objective.export(average, folder, meta)
+            self.objective.export(raw, folder / "raw", meta)
