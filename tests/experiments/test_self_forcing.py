@@ -132,7 +132,7 @@ def test_stage_2_trains_stops_goes_on_and_exports(place, tmp_path, monkeypatch):
         ({"adversarial.kind": "wgan"}, "adversarial.kind is 'wgan'; it can be nonsaturating or"),
         (
             {"train.mesh": "fsdp=2"},
-            "the generator is trained over the axis data alone, without fsdp",
+            "the dit is trained over the axis data alone, without fsdp",
         ),
         (
             {"teacher": ""},
