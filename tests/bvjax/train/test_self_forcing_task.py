@@ -13,7 +13,7 @@ from few_step import examples, random_params
 from self_forcing import make_task
 
 from bvjax.errors import UserError
-from bvjax.losses.self_forcing import SelfForcing, SelfForcingConfig
+from bvjax.losses.self_forcing import SelfForcingConfig
 from bvjax.train.checkpoint import Checkpoints
 from bvjax.train.loop import fit
 from bvjax.train.self_forcing_task import SelfForcingTask
@@ -94,31 +94,15 @@ def test_an_update_is_the_weighted_sum_of_both_losses(warmup):
         assert (metrics["sf_loss"], metrics["bf_loss"]) == (0.5, 1.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Poisoned(SelfForcing):
-    """A judge whose word to one player is NaN where the encoded window has a value that is far too large or small."""
-
-    def discriminator_loss(self, params, windows, key):
-        loss, metrics = super().discriminator_loss(params, windows, key)
-        return loss * jnp.where(windows.real.max() > 50.0, jnp.nan, 1.0), metrics
-
-    def video_gradient(self, critics, windows, key):
-        window, anchor, metrics = super().video_gradient(critics, windows, key)
-        return window * jnp.where(windows.real.min() < -50.0, jnp.nan, 1.0), anchor, metrics
-
-
-def run(workdir, cut=None, value=0.0):
-    """Trains; all chunks have `value` in one place, and a person interrupts before batch `cut`."""
+def run(workdir, cut=None):
+    """Trains; a person interrupts before batch `cut`."""
 
     def make(index: int):
         if index == cut:
             raise KeyboardInterrupt
-        batch = examples(2, seed=index)
-        batch["latents"][:, 1:, 0, 0, 0] += value
-        return batch
+        return examples(2, seed=index)
 
     task = make_task(steps=3)
-    task = dataclasses.replace(task, judge=Poisoned(**vars(task.judge)))
     return fit(task, IndexedBatches(make), task.config, workdir, {"generator": random_params()})
 
 
@@ -129,15 +113,6 @@ def test_a_rollout_in_the_middle_of_its_story_is_resumed_bit_equal(tmp_path):
         run(tmp_path / "cut", cut=1)
     assert Checkpoints(tmp_path / "cut" / "checkpoints", keep=2).latest is not None
     assert same(run(tmp_path / "cut").state, whole.state)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("player", "value"), [("generator", -100.0), ("discriminator", 100.0)])
-def test_nan_in_either_player_names_it(tmp_path, player, value):
-    with pytest.raises(FloatingPointError, match=f"{player}_") as error:
-        run(tmp_path, value=value)
-    assert player == "discriminator" or "discriminator_" not in str(error.value)
-    assert str(error.value).endswith("there is no checkpoint yet")
 
 
 def test_state_without_rollouts_or_critics():
