@@ -294,7 +294,7 @@ def self_forcing_stage(experiment: SelfForcingExperiment, init_from: Path | None
     if matches and not experiment.teacher:
         raise UserError(
             f"self_forcing.objective {experiment.self_forcing.objective!r} needs a real score: give its weights, a "
-            "folder or a file, as `teacher`"
+            "folder or a file, in the key teacher"
         )
     objective, examples = dit_objective(experiment, self_forcing_task.AXES, "stage2")
     judge = SelfForcing(

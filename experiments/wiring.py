@@ -10,10 +10,13 @@ from absl import logging
 
 from bvjax.distributed import exchange
 from bvjax.errors import UserError
+from bvjax.files import read_json_object
 from bvjax.overrides import to_dict
+from bvjax.train.checkpoint import restore_newest
 from bvjax.train.loop import fit
+from bvjax.train.task import shapes_of
 from data_pipelines.counter_source import close
-from experiments.experiment import Experiment
+from experiments.experiment import Experiment, experiment_of
 from experiments.run_folder import check_same, claim, make_writable
 from experiments.stages import make_stage
 
@@ -73,6 +76,21 @@ def train(
             raise
         logging.info("wrote the %s into %s", stage.task.name, folder)
     return result.stopped_by
+
+
+def export(workdir: Path, out: Path) -> int:
+    """Returns the step whose weights it wrote.
+
+    Raises:
+        UserError: the run has no config, no intact checkpoint, or data that is no longer there.
+    """
+    content = read_json_object(workdir / "config.json")
+    stage = make_stage(experiment_of(content))
+    make_writable(out)
+    restored = restore_newest(workdir / "checkpoints", shapes_of(stage.task))
+    meta = {"config": content, "commit": git_commit(), "step": restored.saved.step}
+    stage.task.export(restored.state, out, meta)
+    return restored.saved.step
 
 
 def git_commit() -> str | None:

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bvjax.errors import UserError
+from bvjax.files import parse_json
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ def broadcast(value: Any) -> Any:
     """What process 0 gives, of what JSON has, in every process."""
     if jax.process_count() == 1:
         return value
-    return json.loads(broadcast_bytes(json.dumps(value).encode()))
+    return parse_json(broadcast_bytes(json.dumps(value).encode()), "what process 0 sends")
 
 
 def on_main(work: Callable[[], T]) -> T:

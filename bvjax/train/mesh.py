@@ -39,7 +39,7 @@ def training_layout(mesh: str, axes: tuple[str, ...], name: str) -> Layout:
     if unsupported:
         raise UserError(
             f"train.mesh is {mesh!r}; the {name} is trained over the axis {', '.join(axes)} alone, without "
-            f"{', '.join(unsupported)}: its parameters are small"
+            f"{', '.join(unsupported)}"
         )
     return ONE_DEVICE if math.prod(sizes.values()) == 1 else make_layout(sizes)
 

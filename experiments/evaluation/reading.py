@@ -9,27 +9,19 @@ answer is a line `number,species,colour`; "cannot tell" counts as wrong. The sec
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from absl import flags, logging
-from jaxtyping import UInt8
-from PIL import Image, ImageDraw
 
 from bvjax import console
 from bvjax.errors import UserError
 from bvjax.files import read_json, read_text, write_atomic
-from bvjax.lvbench.intervals import rate
 from data_pipelines.storyworld import COLOURS, SPECIES
 from experiments.evaluation.pictures import answers, asked, generate
+from experiments.evaluation.sheets import HEADS, count_answers, sheets
 from experiments.evaluation.under_test import UnderTest
-
-COLUMNS, ROWS, SCALE, LABEL = 4, 4, 3, 14  # of a sheet; times that pixels are enlarged
-HEADS = ("species", "colour")
 
 _WEIGHTS = flags.DEFINE_string(
     "weights", "bvjax/assets/mini", "Weights folder whose pictures are read."
@@ -41,56 +33,6 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", lower_bound=0)
 _SET = flags.DEFINE_multi_string("set", [], "Override of the model, e.g. sampler.steps=10.")
 _ANSWERS = flags.DEFINE_string("answers", None, "File of answers to count.")
 _READER = flags.DEFINE_string("reader", None, "Who read: a person or a model, and what they knew.")
-
-
-def sheets(frames: UInt8[np.ndarray, "n h w 3"], first: int = 1) -> list[Image.Image]:
-    """Numbered pictures, sixteen on a sheet, enlarged smoothly."""
-    pages, height, width = [], frames.shape[1] * SCALE, frames.shape[2] * SCALE
-    for start in range(0, len(frames), COLUMNS * ROWS):
-        part = frames[start : start + COLUMNS * ROWS]
-        page = Image.new("RGB", (COLUMNS * (width + 6), ROWS * (height + LABEL + 4)), "white")
-        draw = ImageDraw.Draw(page)
-        for i, frame in enumerate(part):
-            x, y = i % COLUMNS * (width + 6), i // COLUMNS * (height + LABEL + 4)
-            draw.text((x + 2, y + 1), str(first + start + i), fill="black")
-            large = Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)
-            page.paste(large, (x, y + LABEL))
-        pages.append(page)
-    return pages
-
-
-def count_answers(key: list[dict[str, str]], text: str) -> dict[str, Any]:
-    """Rates of right answers, with intervals.
-
-    Args:
-        key: what each picture was to show.
-        text: lines `number,species,colour`, numbers from 1; a picture without a line is wrong.
-
-    Raises:
-        UserError: a line is not one, or names what is not in the lists.
-    """
-    given: dict[int, tuple[str, ...]] = {}
-    for line in csv.reader(text.splitlines()):
-        if not line or line[0].strip().lower() in ("number", ""):
-            continue
-        cells = [cell.strip().lower() for cell in line]
-        if len(cells) != 3 or not cells[0].isdigit() or not 1 <= int(cells[0]) <= len(key):
-            raise UserError(
-                f"an answer is number,species,colour with a number from 1 to {len(key)}, not {','.join(line)!r}"
-            )
-        for cell, names in zip(cells[1:], (SPECIES, COLOURS), strict=True):
-            if cell not in (*names, "cannot tell"):
-                raise UserError(f"{cell!r} is none of {', '.join(names)}, cannot tell")
-        given[int(cells[0])] = tuple(cells[1:])
-    right = [
-        [
-            head_given == truth[head]
-            for head, head_given in zip(HEADS, given.get(i, ("", "")), strict=True)
-        ]
-        for i, truth in enumerate(key, 1)
-    ]
-    rates = {head: rate([row[i] for row in right]) for i, head in enumerate(HEADS)}
-    return rates | {"both": rate([all(row) for row in right])}
 
 
 def draw_sheets(out: Path) -> None:

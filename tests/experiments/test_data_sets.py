@@ -18,7 +18,7 @@ from data_pipelines.encoded.example import EXTRAS, REQUIRED, ExampleSpec
 from data_pipelines.encoded.folder import example_path, write_example, write_null_text
 from data_pipelines.encoded.kept import open_kept
 from data_pipelines.encoded.manifest import claim
-from experiments import data_sets, export, stages, wiring
+from experiments import data_sets, stages, wiring
 from experiments.configs import mini_dit
 from experiments.data_sets import DataConfig
 from experiments.experiment import DiTExperiment, as_config, experiment_of
@@ -84,7 +84,7 @@ def test_batches_have_the_extras_that_are_asked_for(tiny, third, extras):
     changes = {} if "standalone" in extras else {"forcing.standalone": 0.0}
     stage = stages.make_stage(config(tiny, third, extras, **changes))
     batch, objective = next(stage.make_data()), stage.task.objective
-    assert set(batch) == set(objective.heldout) == {*REQUIRED, *extras}
+    assert set(batch) - {"example"} == set(objective.heldout) == {*REQUIRED, *extras}
     assert batch["latents"].shape == (2, 1 + 2 * CHUNKS, 4, 4, 16)
     assert objective.heldout["text"].shape == (2, CHUNKS, 64, 16)
     np.testing.assert_array_equal(batch["text"][:, :, 20:], 0)
@@ -150,7 +150,8 @@ def test_pictures_come_beside_clips_or_alone(tiny, third, tmp_path, with_picture
     changes = with_pictures | {"data.pictures": str(tmp_path / "pictures")}
     stage = stages.make_stage(config(tiny, third, **changes))
     batch, objective = next(data := stage.make_data()), stage.task.objective
-    assert set(batch) == set(objective.heldout) == {*REQUIRED, "pictures", "picture_text"}
+    arrays = {*REQUIRED, "pictures", "picture_text"}
+    assert set(batch) - {"example"} == set(objective.heldout) == arrays
     assert batch["pictures"].shape == (2, 2, 4, 4, 16)
     assert batch["pictures"][:, 0, 0, 0, 0].tolist()[0] == 4  # the new one of the first batch
     state = json.loads(json.dumps(data.get_state()))
@@ -177,7 +178,7 @@ def test_the_dit_trains_on_pictures_alone(tiny, third, tmp_path, with_pictures):
     assert np.isfinite([float(row["pictures"]) for row in rows]).all()
     sheet = Image.open(tmp_path / "run" / "samples" / "0000002_pictures.png")
     assert sheet.size == (4 * 32, 2 * 32)  # two examples' two pictures, over what was generated
-    assert export.export(tmp_path / "run", tmp_path / "exported") == 2
+    assert wiring.export(tmp_path / "run", tmp_path / "exported") == 2
     for name in ("dit.safetensors",):
         written = [tmp_path / folder / name for folder in ("run/weights", "exported")]
         assert written[0].read_bytes() == written[1].read_bytes()

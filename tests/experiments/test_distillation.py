@@ -39,7 +39,9 @@ def test_the_teacher_is_guided_as_mini_is_and_the_student_is_not(task):
 @pytest.mark.parametrize("task", CONFIGS)
 def test_what_cannot_be_distilled_is_refused_before_anything_is_read(task, tmp_path):
     experiment = CONFIGS[task].experiment()
-    with pytest.raises(UserError, match=f"task {task} starts from trained weights: give --init-fr"):
+    with pytest.raises(
+        UserError, match=f"task {task} starts from trained weights: give `init_from`"
+    ):
         stages.make_stage(experiment)
     for section, message in (
         ({"guidance": GuidanceConfig(scale=4.0)}, "guidance.scale is 4 .* must have scale 1"),

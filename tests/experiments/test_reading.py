@@ -10,7 +10,7 @@ import pytest
 from bvjax.errors import UserError
 from bvjax.presets import get_preset
 from data_pipelines.storyworld.captions import mentions
-from experiments.evaluation import pictures, reading
+from experiments.evaluation import pictures, sheets
 from experiments.evaluation.judge import HEADS
 
 
@@ -50,21 +50,21 @@ def test_pictures_are_judged_by_their_truth():
 def test_sheets_hold_every_picture_once_and_enlarged():
     frames = np.zeros((18, 8, 8, 3), np.uint8)
     frames[17] = (255, 0, 0)
-    pages = reading.sheets(frames)
+    pages = sheets.sheets(frames)
     assert len(pages) == 2
     red = (np.asarray(pages[1]) == (255, 0, 0)).all(-1)
-    assert red.sum() == (8 * reading.SCALE) ** 2
+    assert red.sum() == (8 * sheets.SCALE) ** 2
 
 
 KEY = [{"species": "fox", "colour": "red"}, {"species": "owl", "colour": "blue"}]
 
 
 def test_answers_are_counted_and_silence_is_wrong():
-    result = reading.count_answers(KEY, "number,species,colour\n1,Fox, red\n2,owl,cannot tell\n")
+    result = sheets.count_answers(KEY, "number,species,colour\n1,Fox, red\n2,owl,cannot tell\n")
     assert [result[head]["rate"] for head in ("species", "colour", "both")] == [1.0, 0.5, 0.5]
-    assert reading.count_answers(KEY, "2,fox,blue")["species"]["rate"] == 0.0
-    assert reading.count_answers(KEY, "")["both"] == {"rate": 0.0, "n": 2} | {
-        bound: reading.count_answers(KEY, "")["both"][bound] for bound in ("low", "high")
+    assert sheets.count_answers(KEY, "2,fox,blue")["species"]["rate"] == 0.0
+    assert sheets.count_answers(KEY, "")["both"] == {"rate": 0.0, "n": 2} | {
+        bound: sheets.count_answers(KEY, "")["both"][bound] for bound in ("low", "high")
     }
 
 
@@ -78,4 +78,4 @@ def test_answers_are_counted_and_silence_is_wrong():
 )
 def test_what_is_no_answer_is_refused(line, message):
     with pytest.raises(UserError, match=message):
-        reading.count_answers(KEY, line)
+        sheets.count_answers(KEY, line)

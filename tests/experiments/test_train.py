@@ -155,7 +155,8 @@ def test_every_key_is_read(trained, monkeypatch):
     with noted_reads(experiment) as read:
         stages.make_stage(experiment)
     unread = fields(experiment, "train", "optimizer", "data", "vae") - trained[1] - read
-    assert unread == {"optimizer.milestones", "optimizer.factors"}  # of "stepwise"
+    # Of "stepwise", and of an update that is not finite.
+    assert unread == {"optimizer.milestones", "optimizer.factors", "train.max_skipped"}
 
 
 def test_every_key_of_the_text_config_is_read(tmp_path, monkeypatch):
@@ -172,9 +173,9 @@ def test_every_key_of_the_dit_config_is_read(monkeypatch):
     opened = SimpleNamespace(heldout={}, null_text=np.zeros((1, 1)), make=lambda: iter([{}]))
     monkeypatch.setattr(stages, "open_data", lambda *a: opened)
     # What `open_data` reads is tested where it is.
-    of_data = {
-        f"data.{name}" for name in ("latents", "name", "split", "stories", "heldout_split", "seed")
-    }
+    names = ("latents", "name", "split", "stories", "heldout_split", "seed", "max_damaged")
+    kept = ("pictures", "first", "fresh", "most", "loader", "workers")
+    of_data = {f"data.{name}" for name in (*names, *kept)}
     assert unread_by_stage(experiment_of(load("mini_dit"))) == of_data
 
 
