@@ -9,6 +9,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from small_runs import SMALL_DIT, make_stories
 
 from bvjax import weights
@@ -71,7 +72,18 @@ class Cut:
         return next(self.data)
 
 
+@pytest.fixture
+def programs_are_not_kept():
+    """Writing the whole step of stage 2 into the cache of compiled programs has ended the process once, inside JAX."""
+    for kept in (False, True):
+        jax.config.update("jax_enable_compilation_cache", kept)
+        compilation_cache.reset_cache()  # else what was set before holds
+        if not kept:
+            yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("programs_are_not_kept")
 def test_stage_2_trains_stops_goes_on_and_exports(place, tmp_path, monkeypatch):
     """Stopped in the middle of a story's rollout, it ends with the very weights of a run that was not."""
     monkeypatch.setattr(DiTObjective, "sample", lambda *args: {"heldout_loss": 1.0})
