@@ -61,7 +61,7 @@ class ChunkStep:
         for i, label in enumerate(work.labels.tolist()):
             sigma, following = work.levels[i : i + 2].tolist()
             v = self._pass(x, label, self._text, self._cache)
-            if work.model.config.guided:
+            if work.model.guidance.guided:
                 null = self._pass(x, label, self._null, self._null_cache)
                 v = null + work.scale * (v - null)
             if self._fresh:
