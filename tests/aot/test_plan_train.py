@@ -30,7 +30,9 @@ def test_a_step_of_mini_fits():
     assert max(c.times for c in layers) >= get_preset("mini").dit.num_layers, text
     # Weights, keys and values are gathered; gradients are summed; videos stay where they are.
     assert {c.axes for c in step.collectives if c.kind == "all-gather"} == {("fsdp",)}, text
-    assert {c.kind for c in step.collectives} <= {"all-gather", "all-reduce", "reduce-scatter"}
+    # Rows that a target sees are packed on the device that holds them: some move to a neighbour.
+    moves = {"all-gather", "all-reduce", "reduce-scatter", "collective-permute"}
+    assert {c.kind for c in step.collectives} <= moves, text
 
 
 @pytest.mark.parametrize("topology", ["h100:2x8", "v5p:2x2x4"])
