@@ -182,11 +182,14 @@ def _open_kept(
     opener = functools.partial(open_split, data.weights, folder)
     replay = Replay(batch_size, data.first, data.fresh, data.most, data.seed)
     heldout = opener(data.heldout_split)
+    train = dataclasses.replace(heldout, split=data.split)  # by the same encoders
     return TrainingData(
         heldout=heldout.batch(range(data.heldout_stories)),
         null_text=read_null_text(folder),
         make=lambda: share(
-            LOADERS[data.loader](functools.partial(opener, data.split), replay, data.workers),
+            LOADERS[data.loader](
+                train, functools.partial(opener, data.split), replay, data.workers
+            ),
             batch_size,
             rows,
         ),

@@ -5,8 +5,6 @@ python -m experiments.export --workdir=runs/dit --out=runs/mini
 
 from __future__ import annotations
 
-import sys
-
 from absl import flags, logging
 
 from bvjax import console
@@ -17,18 +15,13 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=T
 _OUT = flags.DEFINE_string("out", None, "Weights folder that gets the trained part.", required=True)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}")
     out = console.path(_OUT.value)
-    try:
-        step = export(console.path(_WORKDIR.value), out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    step = export(console.path(_WORKDIR.value), out)
     print(f"wrote the weights of step {step} into {out}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ PORTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line says about processes; None: nothing."""
+    """The command line's words about processes; None: it has none."""
 
     coordinator: str | None = None  # HOST:PORT of process 0
     num_processes: int | None = None

@@ -29,7 +29,7 @@ def barrier(name: str) -> None:
 
 
 def broadcast_bytes(content: bytes) -> bytes:
-    """What process 0 gives, in every process."""
+    """Hands the bytes of process 0 to every process."""
     if jax.process_count() == 1:
         return content
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
@@ -40,14 +40,14 @@ def broadcast_bytes(content: bytes) -> bytes:
 
 
 def broadcast(value: Any) -> Any:
-    """What process 0 gives, of what JSON has, in every process."""
+    """Hands a value of process 0, of a kind that JSON has, to every process."""
     if jax.process_count() == 1:
         return value
     return parse_json(broadcast_bytes(json.dumps(value).encode()), "what process 0 sends")
 
 
 def on_main(work: Callable[[], T]) -> T:
-    """What `work`, which runs in process 0 alone, returns, of what JSON has; a `UserError` is raised in all."""
+    """Runs `work` in process 0 alone and returns its result, of a kind that JSON has, in all; so is a `UserError` raised."""
     if jax.process_count() == 1:
         return work()
     answer: dict[str, Any] = {}

@@ -92,7 +92,7 @@ def _leave(code: int) -> None:
 
 @contextlib.contextmanager
 def quiet_elsewhere() -> Iterator[None]:
-    """What is printed inside is printed by process 0 alone."""
+    """Lets process 0 alone print what is printed inside."""
     if is_main():
         yield
         return

@@ -103,7 +103,7 @@ class Drawn:
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """What `forcing` draws, with velocities; `forcing.model` is the student's."""
+    """The draws of `forcing`, with velocities; `forcing.model` is the student's."""
 
     forcing: TeacherForcing
     config: TeacherConfig

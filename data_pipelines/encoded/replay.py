@@ -91,11 +91,15 @@ def _begin_worker(started: Synchronized[int]) -> None:
         os.sched_setaffinity(0, {cores[number % len(cores)]})
 
 
-def pooled_batches(opener: Opener, replay: Replay, workers: int) -> IndexedBatches:
+def pooled_batches(
+    source: KeptExamples, opener: Opener, replay: Replay, workers: int
+) -> IndexedBatches:
     """Endless batches whose missing examples `workers` processes make ahead; its state is the next batch's number.
 
     Args:
-        opener: opens the examples; picklable and hashable, such as a `functools.partial` of a function of a module.
+        source: the examples.
+        opener: opens them in a worker: picklable and hashable, such as a `functools.partial` of a function of a
+            module.
         replay: which examples are in which batch.
         workers: 0 makes them in the thread that prepares batches.
     """
@@ -108,7 +112,7 @@ def pooled_batches(opener: Opener, replay: Replay, workers: int) -> IndexedBatch
     waiting: dict[int, Future] = {}
 
     def make(batch: int) -> Arrays:
-        source, indices = _opened(opener), replay.indices(batch)
+        indices = replay.indices(batch)
         if pool is not None:
             soon = range(replay.known(batch), replay.known(batch + AHEAD))
             for index in source.missing([*map(int, indices), *soon]):
@@ -126,11 +130,16 @@ def pooled_batches(opener: Opener, replay: Replay, workers: int) -> IndexedBatch
     return IndexedBatches(make, on_close=close)
 
 
-def grain_batches(opener: Opener, replay: Replay, workers: int) -> DataIterator:
+def grain_batches(
+    source: KeptExamples, opener: Opener, replay: Replay, workers: int
+) -> DataIterator:
     """The same batches through Grain, each made by one of its `workers` processes (0: threads)."""
     import grain.python as grain  # here, because the pool needs none
 
-    make = functools.partial(_batch, opener, replay)
+    def here(batch: int) -> Arrays:
+        return source.batch(replay.indices(batch))
+
+    make = functools.partial(_batch, opener, replay) if workers else here
     dataset = grain.MapDataset.range(ENDLESS).map(make)
     iterator = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if workers:

@@ -21,13 +21,19 @@ STREAM, CLIP_STREAM = 2, 3  # of the random numbers of pictures and of clips
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A frame with a caption that needs no other frame to be understood."""
+class Moment:
+    """A frame that is not drawn yet, with a caption that needs no other frame to be understood."""
 
-    pixels: UInt8[np.ndarray, "h w 3"]
     caption: str
     story: Story  # of one chunk, which the frame is from
     frame: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture(Moment):
+    """The same, drawn."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
 
 
 def recast(scene: Story, other: Story, chunk: int, place: int, weather: str) -> Story:
@@ -83,10 +89,8 @@ def settled_clip(
                 return frames, standalone(rng, story, 0)
 
 
-def pictures(
-    index: int, count: int, *, split: str, height: int, width: int, fps: int
-) -> list[Picture]:
-    """Returns `count` pictures of panorama `index`, a function of (split, index) alone.
+def moments(index: int, count: int, *, split: str, fps: int) -> list[Moment]:
+    """Returns `count` moments of panorama `index`, a function of (split, index) alone.
 
     Each has a cast, a chunk and a moment of its own; half of them are in each of two weathers, so that the
     panorama is lit twice at most.
@@ -103,8 +107,16 @@ def pictures(
         light = lights[2 * i // count]
         story = recast(scene, other, int(rng.choice(still)), place, light)
         frame = int(rng.choice(settled(story.chunks[0], fps)))
-        chosen.append((story, frame, standalone(rng, story, 0)))
+        chosen.append(Moment(standalone(rng, story, 0), story, frame))
+    return chosen
+
+
+def pictures(
+    index: int, count: int, *, split: str, height: int, width: int, fps: int
+) -> list[Picture]:
+    """Returns the `moments` of panorama `index`, drawn."""
+    size = dict(height=height, width=width, fps=fps)
     return [
-        Picture(render(story, [frame], height=height, width=width, fps=fps)[0], text, story, frame)
-        for story, frame, text in chosen
+        Picture(**vars(moment), pixels=render(moment.story, [moment.frame], **size)[0])
+        for moment in moments(index, count, split=split, fps=fps)
     ]

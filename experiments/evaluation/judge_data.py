@@ -25,7 +25,7 @@ from data_pipelines.storyworld import (
     render,
     truth,
 )
-from data_pipelines.storyworld.recast import pictures as recast_panorama
+from data_pipelines.storyworld.recast import moments
 from experiments.evaluation.judge import HEADS, Judge
 from experiments.evaluation.sightings import Labels, alone, label_frames, settled
 
@@ -85,6 +85,19 @@ def recast(story: Story, rng: np.random.Generator) -> Story:
     return dataclasses.replace(story, subjects=subjects)
 
 
+def worn(
+    rendered: UInt8[np.ndarray, "b f h w 3"],
+    rng: np.random.Generator,
+    number: int,
+    model: ModelConfig,
+    vae_params: Any,
+) -> UInt8[np.ndarray, "b f h w 3"]:
+    """Clips through the VAE, half of them with noise on their latents."""
+    noise = rng.uniform(0, LATENT_NOISE, len(rendered)) * (rng.random(len(rendered)) < 0.5)
+    key = jax.random.key(number)
+    return np.asarray(reconstruct(vae_params, model.vae, rendered, noise.astype(np.float32), key))
+
+
 def training_pictures(
     number: int, clips: int, model: ModelConfig, vae_params: Any, seed: int = 0
 ) -> Pictures:
@@ -95,15 +108,11 @@ def training_pictures(
     starts = rng.integers(0, num_frames(story, c.fps) - CLIP, clips)
     frames = [start + i for start in starts for i in range(CLIP)]
     rendered = render(story, frames, **size).reshape(clips, CLIP, c.height, c.width, 3)
-    worn = rng.uniform(0, LATENT_NOISE, clips) * (rng.random(clips) < 0.5)
-    rebuilt = reconstruct(
-        vae_params, model.vae, rendered, worn.astype(np.float32), jax.random.key(number)
-    )
+    rebuilt = worn(rendered, rng, number, model, vae_params)
     used = [start + i for start in starts for i in USED]
     labels = label_frames(story, truth(story, used, **size), c.height, c.width)
-    picked = [np.asarray(x)[:, USED, ...].reshape(-1, *x.shape[2:]) for x in (rendered, rebuilt)]
-    twice = Labels(*(np.tile(getattr(labels, f.name), 2) for f in dataclasses.fields(Labels)))
-    return Pictures(np.concatenate(picked), twice)
+    picked = [x[:, USED, ...].reshape(-1, *x.shape[2:]) for x in (rendered, rebuilt)]
+    return Pictures.join([Pictures(frames, labels) for frames in picked])
 
 
 def recast_pictures(
@@ -116,20 +125,15 @@ def recast_pictures(
     c, rng = model.chunk, np.random.default_rng([seed, number, 1])
     size = dict(height=c.height, width=c.width, fps=c.fps)
     drawn, labels = [], []
-    for picture in recast_panorama(number, clips, split="train", **size):
-        story = recast(picture.story, rng)
-        drawn.append(render(story, [picture.frame], **size))
-        facts = truth(story, [picture.frame], **size)
+    for moment in moments(number, clips, split="train", fps=c.fps):
+        story = recast(moment.story, rng)
+        drawn.append(render(story, [moment.frame], **size))
+        facts = truth(story, [moment.frame], **size)
         labels.append(label_frames(story, facts, c.height, c.width))
     rendered = np.stack(drawn)
-    worn = rng.uniform(0, LATENT_NOISE, clips) * (rng.random(clips) < 0.5)
-    rebuilt = reconstruct(
-        vae_params, model.vae, rendered, worn.astype(np.float32), jax.random.key(number)
-    )
-    twice = [
-        Pictures(np.asarray(frames)[:, 0], labels_of(labels)) for frames in (rendered, rebuilt)
-    ]
-    return Pictures.join(twice)
+    rebuilt = worn(rendered, rng, number, model, vae_params)
+    both = labels_of(labels)
+    return Pictures.join([Pictures(frames[:, 0], both) for frames in (rendered, rebuilt)])
 
 
 def labels_of(parts: list[Labels]) -> Labels:

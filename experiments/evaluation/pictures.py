@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 
 from bvjax.config import ChunkConfig
 from bvjax.generate.pictures import decode_first, generate_pictures
-from data_pipelines.storyworld import COLOURS, PLACES, SPECIES, truth
-from data_pipelines.storyworld.recast import Picture, pictures
+from data_pipelines.storyworld import COLOURS, PLACES, SPECIES, render, truth
+from data_pipelines.storyworld.recast import Moment, moments
 from data_pipelines.storyworld.world import HELD_OUT_COMBOS
 from experiments.evaluation.judge import HEADS, Judge
 from experiments.evaluation.results import Record
@@ -38,26 +38,27 @@ class Asked:
 def asked(index: int, tested: UnderTest) -> Asked | None:
     """Returns a picture of held-out panorama `index` with one subject, wholly in view; None if none has."""
     c = tested.model.chunk
-    size = dict(height=c.height, width=c.width, fps=c.fps)
-    for picture in pictures(index, TRIES, split=SPLIT, **size):
-        cast = picture.story.chunks[0].subjects
-        if len(cast) == 1 and _alone(picture, cast[0], c):
+    for moment in moments(index, TRIES, split=SPLIT, fps=c.fps):
+        cast = moment.story.chunks[0].subjects
+        if len(cast) == 1 and _alone(moment, cast[0], c):
             break
     else:
         return None
-    subject = picture.story.subjects[cast[0]]
+    subject = moment.story.subjects[cast[0]]
     named = {
         "species": SPECIES.index(subject.species),
         "colour": COLOURS.index(subject.colour),
-        "place": PLACES.index(picture.story.places[picture.story.chunks[0].place].kind),
+        "place": PLACES.index(moment.story.places[moment.story.chunks[0].place].kind),
     }
     unseen = (subject.species, subject.colour) in HELD_OUT_COMBOS
-    return Asked(picture.caption, picture.pixels, named, unseen)
+    size = dict(height=c.height, width=c.width, fps=c.fps)
+    pixels = render(moment.story, [moment.frame], **size)[0]
+    return Asked(moment.caption, pixels, named, unseen)
 
 
-def _alone(picture: Picture, subject: int, chunk: ChunkConfig) -> bool:
+def _alone(moment: Moment, subject: int, chunk: ChunkConfig) -> bool:
     height, width = chunk.height, chunk.width
-    facts = truth(picture.story, [picture.frame], height=height, width=width, fps=chunk.fps)
+    facts = truth(moment.story, [moment.frame], height=height, width=width, fps=chunk.fps)
     x0, _, x1, _ = facts.boxes[0, subject]
     others = in_frame(facts, height, width)[0].sum() > 1
     return bool(facts.visible[0, subject] and x0 >= 0 and x1 <= width and not others)
@@ -76,7 +77,7 @@ def generate(tested: UnderTest, items: list[Asked], seed: int) -> UInt8[np.ndarr
 def judge_pictures(
     judge: Judge, items: list[Asked], frames: UInt8[np.ndarray, "n h w 3"]
 ) -> list[Record]:
-    """What the judge names right in each picture."""
+    """Records of what the judge names right in each picture."""
     seen = np.ones((len(items), 1), bool)
     verdict = judge.verdict(frames[:, None], seen, seen)
     return [
@@ -89,6 +90,6 @@ def judge_pictures(
 
 
 def answers(items: list[Asked]) -> list[dict[str, Any]]:
-    """What each picture is to show, in words: the key of a reading (`reading.py`)."""
+    """The words for what each picture is to show: the key of a reading (`reading.py`)."""
     names = {"species": SPECIES, "colour": COLOURS, "place": PLACES}
     return [{head: names[head][item.truth[head]] for head in HEADS} for item in items]

@@ -20,7 +20,7 @@ from bvjax.errors import UserError
 from bvjax.files import read_json, read_text, write_atomic
 from data_pipelines.storyworld import COLOURS, SPECIES
 from experiments.evaluation.pictures import answers, asked, generate
-from experiments.evaluation.sheets import HEADS, count_answers, sheets
+from experiments.evaluation.sheets import count_answers, sheets
 from experiments.evaluation.under_test import UnderTest
 
 _WEIGHTS = flags.DEFINE_string(
@@ -56,28 +56,22 @@ def draw_sheets(out: Path) -> None:
     print(f"wrote {out}: species {', '.join(SPECIES)}; colours {', '.join(COLOURS)}")
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
-    try:
-        if len(argv) > 1:
-            raise UserError(f"unknown argument {argv[1]!r}")
-        out = console.path(_OUT.value)
-        if _ANSWERS.value is None:
-            draw_sheets(out)
-            return 0
-        if not _READER.value:
-            raise UserError("--reader says who read the sheets: a person or a model")
-        content = read_json(out / "key.json")
-        text = read_text(Path(_ANSWERS.value))
-        result = count_answers(content["key"], text) | {"reader": _READER.value, "answers": text}
-        write_atomic(out / "reading.json", json.dumps(result, indent=1).encode())
-        for head in (*HEADS, "both"):
-            entry = result[head]
-            print(f"{head:8s} {100 * entry['rate']:5.1f} %  (n = {entry['n']})")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if len(argv) > 1:
+        raise UserError(f"unknown argument {argv[1]!r}")
+    out = console.path(_OUT.value)
+    if _ANSWERS.value is None:
+        draw_sheets(out)
+        return
+    if not _READER.value:
+        raise UserError("--reader says who read the sheets: a person or a model")
+    text = read_text(Path(_ANSWERS.value))
+    counted = count_answers(read_json(out / "key.json")["key"], text)
+    result = counted | {"reader": _READER.value, "answers": text}
+    write_atomic(out / "reading.json", json.dumps(result, indent=1).encode())
+    for head, entry in counted.items():
+        print(f"{head:8s} {100 * entry['rate']:5.1f} %  (n = {entry['n']})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What files of launchers are checked by before anybody submits them: a shell's parser, shellcheck, a schema."""
+"""Checks of a launcher's file before anybody submits it: a shell's parser, shellcheck, a schema."""
 
 from __future__ import annotations
 

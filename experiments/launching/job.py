@@ -1,4 +1,4 @@
-"""What a launcher starts: the command of training on so many machines, checked before any file is written."""
+"""The job that a launcher starts: the command of training on so many machines, checked before any file is written."""
 
 from __future__ import annotations
 

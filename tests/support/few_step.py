@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from bvjax.config import (
@@ -19,7 +18,7 @@ from bvjax.config import (
     SamplerConfig,
     TextConfig,
 )
-from bvjax.nets import dit
+from tests.support.random_params import random_dit
 
 CHUNKS = 4
 MODEL = ModelConfig(
@@ -46,8 +45,4 @@ def examples(count: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 def random_params(seed: int = 1) -> Any:
     """Random everywhere: a head of zeros, as initialised, would have no gradient behind it."""
-    shapes = jax.eval_shape(lambda k: dit.init_params(MODEL.dit, 8, k), jax.random.key(0))
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    draws = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, draws)
+    return random_dit(MODEL, seed)

@@ -27,7 +27,7 @@ from bvjax.denoiser.types import ChunkInput, init_state
 from bvjax.diffusion import solvers
 from bvjax.diffusion.noise import initial_noise
 from bvjax.errors import UserError
-from bvjax.nets import dit
+from tests.support.random_params import random_dit
 
 WIDTH, ROWS, KEY = 8, 3, jax.random.key(4)
 
@@ -54,11 +54,7 @@ def inputs_of(chunk_id):
 @pytest.fixture(scope="module")
 def params():
     """Random everywhere: a head of zeros, as initialised, would have no gradient behind it."""
-    shapes = jax.eval_shape(lambda k: dit.init_params(MODEL.dit, WIDTH, k), jax.random.key(0))
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    draws = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, draws)
+    return random_dit(MODEL)
 
 
 @pytest.mark.slow

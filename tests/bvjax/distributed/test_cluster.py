@@ -1,4 +1,4 @@
-"""What the environment of each launcher says about the processes of a run."""
+"""Processes of a run as the environment of each launcher tells of them."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from bvjax.losses.distillation import TeacherConfig, student_places, teacher_lev
 from bvjax.losses.history import HistoryConfig
 from bvjax.losses.ode_regression import OdeConfig, OdeRegression, ode_loss, teacher_path
 from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing
-from bvjax.nets import dit
+from tests.support.random_params import random_dit
 
 CHUNKS, TEXT, DIM = 4, 3, 8
 FEW = SamplerConfig(kind="few_step", steps=4, shift=3.0)
@@ -48,6 +48,7 @@ MODEL = ModelConfig(
     sampler=FEW,
     guidance=GuidanceConfig(scale=1.0),
 )
+
 SHAPE = (5, 3, 2)
 
 
@@ -200,11 +201,7 @@ def distillation(own=MODEL.guidance, method=ConsistencyDistillation, **config):
 
 @pytest.fixture(scope="module")
 def params():
-    shapes = jax.eval_shape(lambda k: dit.init_params(MODEL.dit, DIM, k), jax.random.key(0))
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    draws = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, draws)
+    return random_dit(MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from bvjax.errors import UserError
 from bvjax.losses.clip import make_clip
 from bvjax.losses.history import HistoryConfig
 from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig, TeacherForcing
-from bvjax.nets import dit
+from tests.support.random_params import random_dit
 from tests.support.whole_contexts import WholeContextForcing
 
 CLIPS, CHUNKS, TEXT, ROWS, DIM = 2, 8, 6, 3, 8
@@ -40,16 +40,13 @@ MODEL = ModelConfig(
     build=BuildConfig(n_recent=2, n_random=2),
     retrieval=RetrievalConfig(num_recent=1, num_retrieved=1),
 )
+
 KEY = jax.random.key(5)
 
 
 @pytest.fixture(scope="module")
 def params():
-    shapes = jax.eval_shape(lambda k: dit.init_params(MODEL.dit, DIM, k), jax.random.key(0))
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    draws = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, draws)
+    return random_dit(MODEL)
 
 
 @pytest.fixture(scope="module")

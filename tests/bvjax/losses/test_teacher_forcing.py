@@ -38,8 +38,8 @@ from bvjax.losses.teacher_forcing import (
     level_weight,
 )
 from bvjax.memory.rules import RULES, number_of
-from bvjax.nets import dit
 from bvjax.random import purpose_key
+from tests.support.random_params import random_dit
 
 CHUNKS, TEXT, DIM = 5, 3, 8
 
@@ -53,6 +53,7 @@ MODEL = ModelConfig(
     retrieval=RetrievalConfig(num_recent=1, num_retrieved=1),
     rope=RopeConfig(mode="window"),
 )
+
 CLEAN = HistoryConfig({"semantic": 1}, anchor_drop=0, caption_drop=0, noise_chance=0)
 
 
@@ -64,12 +65,7 @@ def teacher(model=MODEL, history=CLEAN, **kwargs):
 
 @pytest.fixture(scope="module")
 def params():
-    shapes = jax.eval_shape(lambda k: dit.init_params(MODEL.dit, DIM, k), jax.random.key(0))
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    # Random everywhere, the head included: zero heads hide every leak.
-    draws = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, draws)
+    return random_dit(MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from bvjax.config import ChunkConfig, DiTConfig, ModelConfig, TextConfig
 from bvjax.errors import UserError
 from bvjax.nets import discriminator, dit
 from bvjax.nets.discriminator import DiscriminatorConfig
+from tests.support.random_params import random_like
 
 TEXT, DT, CHUNKS = 3, 8, 3
 MODEL = ModelConfig(
@@ -26,14 +27,6 @@ CONFIG = DiscriminatorConfig(taps=(0, 2), registers=2, ffn_dim=24)
 # Compiled once for each shape: op by op they would be compiled a hundred times.
 LOGITS = jax.jit(discriminator.logits, static_argnums=(1, 2))
 VELOCITY = jax.jit(discriminator.velocity, static_argnums=(1, 2))
-
-
-def random_like(shapes, seed):
-    """Random everywhere, zero starts included: they hide what is wrong."""
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    draws = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, draws)
 
 
 @pytest.fixture(scope="module")

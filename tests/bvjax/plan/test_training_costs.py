@@ -33,7 +33,7 @@ def test_flops_forward_recomputed_and_backward():
     "targets, at_once, denoised, encoded", [(0, 0, 6, 3), (0, 2, 2, 3), (1, 0, 1, 3)]
 )
 def test_memory_by_part(targets, at_once, denoised, encoded):
-    """Of one video, whatever the batch: the others wait."""
+    """Parts are of one video, whatever the batch: the others wait."""
     objective = make_objective(WAN, ONE_DEVICE, targets)
     forcing = dataclasses.replace(objective.forcing, targets_at_once=at_once)
     objective = dataclasses.replace(objective, forcing=forcing)

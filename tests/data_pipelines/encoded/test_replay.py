@@ -88,14 +88,14 @@ def test_a_caption_longer_than_the_model_takes_is_refused(tmp_path):
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_batches_of_a_pool_are_those_of_the_schedule_and_resume(tmp_path, workers):
     replay = Replay(3, 4, fresh=1, seed=2)
-    batches = pooled_batches(functools.partial(opened, tmp_path), replay, workers)
+    batches = pooled_batches(opened(tmp_path), functools.partial(opened, tmp_path), replay, workers)
     seen = [next(batches) for _ in range(4)]
     for i, batch in enumerate(seen):
         np.testing.assert_array_equal(batch["number"][:, 0], replay.indices(i))
         assert batch["text"].shape == (3, 1, 6, 2)
     state = batches.get_state()
     batches.close()
-    resumed = pooled_batches(functools.partial(opened, tmp_path), replay, 0)
+    resumed = pooled_batches(opened(tmp_path), functools.partial(opened, tmp_path), replay, 0)
     resumed.set_state(state)
     np.testing.assert_array_equal(next(resumed)["number"][:, 0], replay.indices(4))
     resumed.close()
@@ -103,10 +103,10 @@ def test_batches_of_a_pool_are_those_of_the_schedule_and_resume(tmp_path, worker
 
 def test_grain_hands_out_the_same_batches(tmp_path):
     replay = Replay(3, 4, fresh=1, seed=2)
-    batches = grain_batches(functools.partial(opened, tmp_path), replay, 0)
+    batches = grain_batches(opened(tmp_path), functools.partial(opened, tmp_path), replay, 0)
     for i in range(3):
         np.testing.assert_array_equal(next(batches)["number"][:, 0], replay.indices(i))
     state = batches.get_state()
-    resumed = grain_batches(functools.partial(opened, tmp_path), replay, 0)
+    resumed = grain_batches(opened(tmp_path), functools.partial(opened, tmp_path), replay, 0)
     resumed.set_state(state)
     np.testing.assert_array_equal(next(resumed)["number"][:, 0], replay.indices(3))
