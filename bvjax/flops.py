@@ -1,8 +1,8 @@
 """Floating-point operations of a program: its matmuls and convolutions, counted by part.
 
 `count` walks the traced program, so what it says holds for any model, forward or backward, with
-recomputation.  Loops of known length count as often as they run.  Compilers' own counts take a
-loop's body once and a kernel for nothing.
+recomputation.  Loops of known length count as often as they run, those whose length is drawn once.
+Compilers' own counts take any loop's body once and a kernel for nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ def count(fn: Callable, *args: Any, part: Callable[[str], str] = lambda path: "a
     Args:
       part: name of the part that an operation at a path of named scopes belongs to.
     """
+    return count_traced(jax.make_jaxpr(fn)(*args).jaxpr, part)
+
+
+def count_traced(jaxpr: Any, part: Callable[[str], str] = lambda path: "all") -> Counter:
+    """FLOPs of a traced program by part, as `count`."""
     counts: Counter = Counter()
-    _walk(jax.make_jaxpr(fn)(*args).jaxpr, 1, "", part, counts)
+    _walk(jaxpr, 1, "", part, counts)
     return counts
 
 
@@ -49,7 +54,7 @@ def _walk(jaxpr, times: int, path: str, part, counts: Counter) -> None:
         inner = times * eqn.params["length"] if name == "scan" else times
         branches = eqn.params.get("branches")
         if branches:  # of a condition: the most expensive
-            costs = []
+            costs: list[Counter] = []
             for branch in branches:
                 costs.append(Counter())
                 _walk(branch.jaxpr, inner, here, part, costs[-1])

@@ -39,10 +39,18 @@ def resolve(kernel: str, implementation: str, by_platform: Mapping[str, str]) ->
         )
     platform = implementation
     if platform == "auto":
-        platform = platform_of(jax.devices()[0])
+        platform = _default_platform()
     form = by_platform[platform]
     say_once(f"{kernel}: {form} (on {platform})")
     return form
+
+
+def _default_platform() -> str:
+    """That of `jax.default_device`, which is part of the key of every trace, or of the first device."""
+    chosen = getattr(jax.config, "jax_default_device")  # noqa: B009
+    if isinstance(chosen, str):
+        chosen = jax.devices(chosen)[0]
+    return platform_of(jax.devices()[0] if chosen is None else chosen)
 
 
 @functools.cache

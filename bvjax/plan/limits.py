@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from bvjax.plan.chips import Chip
+from bvjax.chips import Chip
 from bvjax.plan.hlo import Collective
 from bvjax.plan.program import Program, TooLarge
 from bvjax.sharding import AXES, Layout

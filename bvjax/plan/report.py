@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 
+from bvjax.chips import Chip
 from bvjax.config import ModelConfig
 from bvjax.placement import check_layout, choose_mesh, mesh_error
 from bvjax.plan import costs, program, text
-from bvjax.plan.chips import Chip
 from bvjax.plan.limits import compile_all, least_seconds, mesh_option, usable_bytes
 from bvjax.plan.program import Program
 from bvjax.sharding import AXES, make_layout

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Protocol
 
-from bvjax.plan.chips import Chip
+from bvjax.chips import Chip
 from bvjax.plan.program import Program
 
 

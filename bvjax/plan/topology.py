@@ -11,8 +11,8 @@ import re
 
 import jax
 
+from bvjax.chips import CHIPS, Chip, find_chip
 from bvjax.errors import UserError
-from bvjax.plan.chips import CHIPS, Chip, find_chip
 
 # What the compiler must know of a GPU; both are of compute capability 9.0 and differ in memory.
 _HOPPER = dict(

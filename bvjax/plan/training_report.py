@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 
+from bvjax.chips import Chip
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.placement import training_mesh_error
 from bvjax.plan import text, training, training_costs
-from bvjax.plan.chips import Chip
 from bvjax.plan.limits import compile_all, least_seconds, mesh_option, usable_bytes
 from bvjax.plan.program import Program
 from bvjax.sharding import AXES, make_layout

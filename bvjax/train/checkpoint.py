@@ -52,14 +52,23 @@ class Checkpoints:
         """Step of the newest checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: State, data_state: Any, plan: Plan | None = None) -> None:
-        """Saves unless this step is there already; `data_state` is JSON-able or bytes."""
+    def save(
+        self,
+        step: int,
+        state: State,
+        data_state: Any,
+        plan: Plan | None = None,
+        wall_time: Any = None,
+    ) -> None:
+        """Saves unless this step is there already; `data_state` is JSON-able or bytes, `wall_time` JSON-able."""
         if step == self.latest:
             return
         self._seal()
         content = _pack(data_state)
         if plan is not None:
             content["plan"] = dataclasses.asdict(plan)
+        if wall_time is not None:
+            content["wall_time"] = wall_time
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -95,6 +104,7 @@ class Saved:
     sealed: bool  # its files are those that were written; without checksums nobody knows
     data_state: Any
     plan: Plan | None  # None: older checkpoints do not hold it
+    wall_time: Any = None  # as `WallTime.record` made it, unchecked
 
     @property
     def unchecked(self) -> str | None:
@@ -206,7 +216,7 @@ def _open(folder: Path, step: int, compare: bool = True) -> Saved:
                 raise _Damaged(f"{name} is not what was written")
         content = read_json_object(folder / DATA)
         plan = Plan.parse(content["plan"]) if "plan" in content else None
-        return Saved(step, folder, sealed, _unpack(content), plan)
+        return Saved(step, folder, sealed, _unpack(content), plan, content.get("wall_time"))
     except (UserError, OSError, KeyError, binascii.Error) as error:
         raise _Damaged(f"{DATA} lacks {error}" if isinstance(error, KeyError) else error) from None
 

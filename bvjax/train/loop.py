@@ -26,6 +26,8 @@ from bvjax.train.signals import StopRequest
 from bvjax.train.step import compile_step
 from bvjax.train.step_metrics import StepMetrics, due
 from bvjax.train.task import DataIterator, Params, State, Task, shapes_of
+from bvjax.train.throughput import Throughput, in_words, measure
+from bvjax.train.wall_time import DeviceTime, WallTime
 
 EXAMPLE = "example"  # of a batch: the numbers of its examples, for messages; not handed to the task
 
@@ -66,6 +68,7 @@ def fit(
             that the run was not begun with.
         FloatingPointError: a metric is not finite; the last good checkpoint is untouched.
     """
+    clock = WallTime()
     folder, plan = Path(workdir) / "checkpoints", new_plan(config.steps)
     if exchange.on_main(lambda: steps_of(folder)):
         restored, plan, change = _restore(task, data, config, folder, extend, begun_with)
@@ -73,6 +76,7 @@ def fit(
         _tell(restored, change, folder)
         set_aside(folder, [*restored.damaged])
         state, start = restored.state, restored.saved.step
+        clock.go_on(restored.saved.wall_time)
     else:
         exchange.on_main(begin)
         params = start_from() if callable(start_from) else start_from
@@ -94,7 +98,12 @@ def fit(
     checkpoints = Checkpoints(folder, config.keep)
     writer = MetricWriter(workdir, start) if is_main() else NoWriter()
     seen = _Seen(data, rows, getattr(task, "micro_batches", 0))
-    metrics = StepMetrics(writer, config, start, lambda: checkpoints.latest, seen.names)
+    speed, device = Throughput(size), DeviceTime()
+
+    def speed_of(rate: float) -> dict[str, float]:
+        return speed.scalars(rate) | clock.scalars()
+
+    metrics = StepMetrics(writer, config, start, lambda: checkpoints.latest, seen.names, speed_of)
     bar = functools.partial(tqdm, unit="step", disable=None if is_main() else True, mininterval=1.0)
     try:
         with (
@@ -103,10 +112,17 @@ def fit(
             bar(total=config.steps, initial=start) as progress,
         ):
             for step in range(start + 1, config.steps + 1):
-                batch = place_batch(
-                    task.layout, seen.take(step, _next(data, step, config, rows)), size
-                )
-                state, scalars = train_step(state, batch)
+                with clock.waiting_for_data(device):
+                    read = _next(data, step, config, rows)
+                batch = place_batch(task.layout, seen.take(step, read), size)
+                if step == start + 1:
+                    with clock.part("compiling"):
+                        speed = measure(task, train_step, state, batch, size)
+                        state, scalars = train_step(state, batch)
+                else:
+                    state, scalars = train_step(state, batch)
+                device.given(scalars)
+                clock.enter("steps")
                 metrics.record(step, scalars, total(stop.votes()))
                 progress.update()
                 watchdog.beat(f"step {step + 1}")
@@ -114,19 +130,25 @@ def fit(
                 last = step == config.steps or stopped_by is not None
                 if last or due(step, config.checkpoint_every):
                     metrics.flush()  # a state is saved only once its own metrics are known finite
-                    checkpoints.save(step, state, data.get_state(), plan)
+                    with clock.part("checkpoints"):
+                        record = clock.record()
+                        checkpoints.save(step, state, data.get_state(), plan, record)
                 if due(step, config.sample_every) or (last and config.sample_every):
                     metrics.flush()
                     if stopped_by is None:
-                        metrics.log(step, _sample(task, state, Path(workdir) / "samples", step))
+                        with clock.part("samples"):
+                            scalars = _sample(task, state, Path(workdir) / "samples", step)
+                        metrics.log(step, scalars)
                 watchdog.beat(f"step {step + 1}")
                 if stopped_by is not None:
                     logging.info("signal %d: saved step %d and stopping", stopped_by, step)
                     break
             else:
                 stopped_by = None
+        logging.info("%s", "; ".join(filter(None, (str(clock), in_words(metrics.last)))))
         return LoopResult(state, metrics.last, stopped_by)
     finally:
+        device.close()
         checkpoints.close()
         writer.close()
 

@@ -97,6 +97,12 @@ class OneModelTask:
     def with_schedule_end(self, end: int) -> OneModelTask:
         return dataclasses.replace(self, schedule_end=end)
 
+    def on_one_device(self) -> OneModelTask:
+        objective: Any = self.objective
+        if hasattr(objective, "layout"):  # those that are sharded over more than `data`
+            objective = dataclasses.replace(objective, layout=ONE_DEVICE)
+        return dataclasses.replace(self, objective=objective, layout=ONE_DEVICE)
+
     def init_state(self, seed: int, params: Params | None = None) -> TrainState:
         return init_state(self.objective.init, self._optimizer(), seed, params)
 

@@ -124,6 +124,14 @@ class SelfForcingTask:
     def with_schedule_end(self, end: int) -> SelfForcingTask:
         return dataclasses.replace(self, schedule_end=end)
 
+    def on_one_device(self) -> SelfForcingTask:
+        return dataclasses.replace(
+            self,
+            objective=dataclasses.replace(self.objective, layout=ONE_DEVICE),
+            judge=dataclasses.replace(self.judge, layout=ONE_DEVICE),
+            layout=ONE_DEVICE,
+        )
+
     def _optimizers(self) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
         """The generator's and the critics'; each counts its own updates."""
         schedule = learning_rate(self.optimizer, self._end)

@@ -12,9 +12,11 @@ from absl import logging
 
 from bvjax.train.config import LoopConfig
 from bvjax.train.metrics import MetricWriter
+from bvjax.train.wall_time import PARTS
 
 # Of a step's metrics those that say whether it changed anything, see `one_model.make_train_step`.
 SKIPPED, BAD_PART = "skipped", "bad_part"
+NOT_SHOWN = {"wall_seconds", *PARTS.values()} - {"goodput"}  # in the log; metrics.csv has them
 
 
 class StepMetrics:
@@ -30,6 +32,7 @@ class StepMetrics:
         start: int,
         latest_checkpoint: Callable[[], int | None],
         names_of: Callable[[int, int], Sequence[str]] = lambda step, part: (),
+        speed_of: Callable[[float], dict[str, float]] = lambda rate: {},
     ):
         """Writes the metrics of the steps after `start`.
 
@@ -39,6 +42,7 @@ class StepMetrics:
             start: steps done before.
             latest_checkpoint: the step of the newest one, for the message of a run that stops.
             names_of: (step, micro batch or -1) -> the examples in it, of those that this process has read.
+            speed_of: steps a second -> scalars of the speed and of where time went.
         """
         self.last: dict[str, float] = {}
         self.sums = np.zeros(
@@ -46,6 +50,7 @@ class StepMetrics:
         )  # what all processes said in the newest step that was read
         self._writer, self._config = writer, config
         self._latest_checkpoint, self._names_of = latest_checkpoint, names_of
+        self._speed_of = speed_of
         self._pending: tuple[int, Mapping[str, jax.Array], jax.Array | np.ndarray] | None = None
         self._interval: list[dict[str, float]] = []
         self._skipped = 0
@@ -127,16 +132,14 @@ class StepMetrics:
         now = time.monotonic()
         rate = (step - self._clock_step) / max(now - self._clock, 1e-9)
         self._interval, self._clock, self._clock_step = [], now, step
-        means |= {
-            "steps_per_second": rate,
-            "examples_per_second": rate * self._config.global_batch_size,
-        }
+        means |= self._speed_of(rate)
         if self._skipped:
             means["skipped_updates"] = float(self._skipped)
         self._writer.write(step, means)
         self.last |= means
         remaining = f", {(self._config.steps - step) / rate / 60:.1f} min left" if rate > 0 else ""
-        logging.info("step %d/%d: %s%s", step, self._config.steps, _format(means), remaining)
+        shown = {k: v for k, v in means.items() if k not in NOT_SHOWN}
+        logging.info("step %d/%d: %s%s", step, self._config.steps, _format(shown), remaining)
 
 
 def due(step: int, every: int) -> bool:

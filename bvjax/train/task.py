@@ -48,6 +48,9 @@ class Task(Protocol[S]):
     def with_schedule_end(self, end: int) -> Self:
         """The same task with the learning rates of a run of `end` steps."""
 
+    def on_one_device(self) -> Self:
+        """The same task without a mesh."""
+
     def init_state(self, seed: int, params: Params | None = None) -> S:
         """The state before the first step (traceable).
 

@@ -28,12 +28,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from bvjax.chips import chip_of
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.denoiser.types import init_state
 from bvjax.errors import UserError
 from bvjax.nets import vae
-from bvjax.plan.chips import chip_of
 from bvjax.weights import PARTS
 from experiments.benchmarks import docs, environment, inputs, models, options, peak_flops, work
 from experiments.benchmarks.chunk_parts_table import Measured, report

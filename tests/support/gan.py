@@ -73,6 +73,9 @@ class GANTask:
     def with_schedule_end(self, end: int) -> GANTask:
         return dataclasses.replace(self, steps=end)
 
+    def on_one_device(self) -> GANTask:
+        return dataclasses.replace(self, layout=ONE_DEVICE)
+
     def optimizers(self) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
         """The generator's and the critic's; each counts its own updates."""
         critic_end = self.steps * self.critic_updates

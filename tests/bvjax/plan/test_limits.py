@@ -3,8 +3,8 @@
 import jax
 import pytest
 
+from bvjax.chips import find_chip
 from bvjax.plan import limits
-from bvjax.plan.chips import find_chip
 from bvjax.plan.hlo import Collective, ProgramArray
 from bvjax.plan.program import Program, needed_bytes
 from bvjax.sharding import Layout, make_layout

@@ -3,8 +3,8 @@
 import jax
 import pytest
 
+from bvjax.chips import find_chip
 from bvjax.plan import program
-from bvjax.plan.chips import find_chip
 from bvjax.plan.hlo import Collective, ProgramArray
 from bvjax.plan.report import lines, make_plan, remedies
 from bvjax.plan.text import in_bytes, in_flop, in_seconds

@@ -2,8 +2,8 @@
 
 import pytest
 
+from bvjax.chips import find_chip
 from bvjax.plan import report, training_report
-from bvjax.plan.chips import find_chip
 from bvjax.plan.hlo import Collective, ProgramArray
 from bvjax.plan.program import Program
 

@@ -4,9 +4,9 @@ import importlib.util
 
 import pytest
 
+from bvjax.chips import CHIPS, chip_of, find_chip
 from bvjax.errors import UserError
 from bvjax.plan import topology
-from bvjax.plan.chips import CHIPS, chip_of, find_chip
 
 
 @pytest.mark.parametrize("name", ["v5p", "v9z:2x2", "h100:", "h100:8x8x8x8", "v5p:2,2", "h100:a"])

@@ -116,6 +116,42 @@ def test_resume_is_bit_equal_to_an_unbroken_run(whole, tmp_path):
     assert [row["step"] for row in seen[0]] == list("123456")
 
 
+def test_the_metrics_say_how_fast_the_run_is_and_where_its_time_went(whole):
+    written = rows(whole[0])[-1]
+    # Of 4 rows the product, and its derivative with respect to the kernel.
+    work = float(written["gflops_per_device"]) / float(written["steps_per_second"])
+    assert work * 1e9 == pytest.approx(2 * (2 * 4 * 3 * 2))
+    shares = [float(v) for name, v in written.items() if name.startswith(("share_", "goodput"))]
+    assert len(shares) == 6 and sum(shares) == pytest.approx(1.0)
+    assert "mfu" not in written  # of a CPU
+
+
+def test_a_resumed_run_counts_what_it_lost(tmp_path):
+    with pytest.raises(Killed):
+        train(batches(kill_at=5), CONFIG, tmp_path)
+    killed = rows(tmp_path)
+    train(batches(), CONFIG, tmp_path)
+    seconds = [float(row["wall_seconds"]) for row in rows(tmp_path)]
+    assert seconds == sorted(seconds)
+    # What was done after the checkpoint of step 3 is part of what the run has cost.
+    assert seconds[3] > float(killed[-1]["wall_seconds"]) >= seconds[2]
+    starting = [float(row["share_starting"]) for row in rows(tmp_path)]
+    assert starting[3] * seconds[3] > starting[2] * seconds[2]
+
+
+def test_a_step_is_traced_once(tmp_path, monkeypatch):
+    calls, loss = [], Regression.loss
+
+    def counted(self, *args):
+        calls.append(1)
+        return loss(self, *args)
+
+    monkeypatch.setattr(Regression, "loss", counted)
+    one = dataclasses.replace(CONFIG, steps=1, device_batch_size=4)
+    train(batches(), one, tmp_path)
+    assert len(calls) == 1
+
+
 def test_a_finished_run_does_nothing_more(whole):
     workdir, unbroken = whole
     data = batches(kill_at=6)
