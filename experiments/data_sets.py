@@ -7,7 +7,6 @@ that is made while training goes on (`data_pipelines.encoded.kept`). Pictures ma
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from data_pipelines.encoded.example import Source, known_extras
 from data_pipelines.encoded.folder import how_to_make, open_folder, read_null_text
 from data_pipelines.encoded.intact import EXAMPLE
 from data_pipelines.encoded.manifest import check_weights
-from data_pipelines.encoded.replay import LOADERS, Replay
+from data_pipelines.encoded.replay import LOADERS, Opening, Replay
 from data_pipelines.row_batches import share
 from data_pipelines.storyworld.pictures import open_pictures
 from data_pipelines.storyworld.returns import open_returns
@@ -179,17 +178,15 @@ def _open_kept(
     folder, open_split = data.latents, KEPT.get(data.name)
     if pictures:
         folder, open_split = data.pictures, open_pictures
-    opener = functools.partial(open_split, data.weights, folder)
     replay = Replay(batch_size, data.first, data.fresh, data.most, data.seed)
-    heldout = opener(data.heldout_split)
+    heldout = open_split(data.weights, folder, data.heldout_split)
+    opening = Opening(open_split, (data.weights, folder, data.split))
     train = dataclasses.replace(heldout, split=data.split)  # by the same encoders
     return TrainingData(
         heldout=heldout.batch(range(data.heldout_stories)),
         null_text=read_null_text(folder),
         make=lambda: share(
-            LOADERS[data.loader](
-                train, functools.partial(opener, data.split), replay, data.workers
-            ),
+            LOADERS[data.loader](train, opening, replay, data.workers),
             batch_size,
             rows,
         ),

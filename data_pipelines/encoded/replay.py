@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
@@ -26,7 +26,21 @@ from data_pipelines.encoded.kept import Arrays, KeptExamples
 
 AHEAD = 16  # batches whose new examples are in the making
 ENDLESS = 2**40
-Opener = Callable[[], KeptExamples]  # picklable: each process opens the examples for itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """How a process opens the examples for itself: a function of a module with its arguments.
+
+    Two that say the same are equal, also after they were sent to another process, which a `functools.partial` is
+    not: so a worker opens its examples, and compiles their encoders, once.
+    """
+
+    function: Callable[..., KeptExamples]
+    arguments: tuple[Hashable, ...]
+
+    def __call__(self) -> KeptExamples:
+        return self.function(*self.arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +84,12 @@ class Replay:
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(opener: Opener) -> KeptExamples:
-    return opener()
+def _opened(opening: Opening) -> KeptExamples:
+    return opening()
 
 
-def _write(opener: Opener, index: int) -> None:
-    source = _opened(opener)
+def _write(opening: Opening, index: int) -> None:
+    source = _opened(opening)
     if source.missing([index]):
         source.write(index)
 
@@ -92,14 +106,13 @@ def _begin_worker(started: Synchronized[int]) -> None:
 
 
 def pooled_batches(
-    source: KeptExamples, opener: Opener, replay: Replay, workers: int
+    source: KeptExamples, opening: Opening, replay: Replay, workers: int
 ) -> IndexedBatches:
     """Endless batches whose missing examples `workers` processes make ahead; its state is the next batch's number.
 
     Args:
         source: the examples.
-        opener: opens them in a worker: picklable and hashable, such as a `functools.partial` of a function of a
-            module.
+        opening: opens them in a worker.
         replay: which examples are in which batch.
         workers: 0 makes them in the thread that prepares batches.
     """
@@ -117,7 +130,7 @@ def pooled_batches(
             soon = range(replay.known(batch), replay.known(batch + AHEAD))
             for index in source.missing([*map(int, indices), *soon]):
                 if index not in waiting:
-                    waiting[index] = pool.submit(_write, opener, index)
+                    waiting[index] = pool.submit(_write, opening, index)
             for index in indices:
                 if int(index) in waiting:
                     waiting.pop(int(index)).result()
@@ -131,7 +144,7 @@ def pooled_batches(
 
 
 def grain_batches(
-    source: KeptExamples, opener: Opener, replay: Replay, workers: int
+    source: KeptExamples, opening: Opening, replay: Replay, workers: int
 ) -> DataIterator:
     """The same batches through Grain, each made by one of its `workers` processes (0: threads)."""
     import grain.python as grain  # here, because the pool needs none
@@ -139,7 +152,7 @@ def grain_batches(
     def here(batch: int) -> Arrays:
         return source.batch(replay.indices(batch))
 
-    make = functools.partial(_batch, opener, replay) if workers else here
+    make = functools.partial(_batch, opening, replay) if workers else here
     dataset = grain.MapDataset.range(ENDLESS).map(make)
     iterator = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if workers:
@@ -147,8 +160,8 @@ def grain_batches(
     return iter(iterator)
 
 
-def _batch(opener: Opener, replay: Replay, batch: int) -> Arrays:
-    return _opened(opener).batch(replay.indices(batch))
+def _batch(opening: Opening, replay: Replay, batch: int) -> Arrays:
+    return _opened(opening).batch(replay.indices(batch))
 
 
 LOADERS = {"pool": pooled_batches, "grain": grain_batches}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bvjax.errors import UserError
+from data_pipelines.encoded import replay as replay_module
 from data_pipelines.encoded.kept import KeptExamples
-from data_pipelines.encoded.replay import Replay, grain_batches, pooled_batches
+from data_pipelines.encoded.replay import Opening, Replay, grain_batches, pooled_batches
 
 ENCODERS = SimpleNamespace(model=SimpleNamespace(text=SimpleNamespace(max_length=6)))
 
@@ -88,25 +89,36 @@ def test_a_caption_longer_than_the_model_takes_is_refused(tmp_path):
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_batches_of_a_pool_are_those_of_the_schedule_and_resume(tmp_path, workers):
     replay = Replay(3, 4, fresh=1, seed=2)
-    batches = pooled_batches(opened(tmp_path), functools.partial(opened, tmp_path), replay, workers)
+    batches = pooled_batches(opened(tmp_path), Opening(opened, (tmp_path,)), replay, workers)
     seen = [next(batches) for _ in range(4)]
     for i, batch in enumerate(seen):
         np.testing.assert_array_equal(batch["number"][:, 0], replay.indices(i))
         assert batch["text"].shape == (3, 1, 6, 2)
     state = batches.get_state()
     batches.close()
-    resumed = pooled_batches(opened(tmp_path), functools.partial(opened, tmp_path), replay, 0)
+    resumed = pooled_batches(opened(tmp_path), Opening(opened, (tmp_path,)), replay, 0)
     resumed.set_state(state)
     np.testing.assert_array_equal(next(resumed)["number"][:, 0], replay.indices(4))
     resumed.close()
 
 
+def test_a_worker_opens_its_examples_once(tmp_path):
+    """An opener that arrives with each task is the one that the worker knows already."""
+    told = [pickle.loads(pickle.dumps(Opening(opened, (tmp_path, "train")))) for _ in range(2)]
+    assert told[0] is not told[1] and replay_module._opened(told[0]) is replay_module._opened(
+        told[1]
+    )
+    assert replay_module._opened(
+        Opening(opened, (tmp_path, "heldout"))
+    ) is not replay_module._opened(told[0])
+
+
 def test_grain_hands_out_the_same_batches(tmp_path):
     replay = Replay(3, 4, fresh=1, seed=2)
-    batches = grain_batches(opened(tmp_path), functools.partial(opened, tmp_path), replay, 0)
+    batches = grain_batches(opened(tmp_path), Opening(opened, (tmp_path,)), replay, 0)
     for i in range(3):
         np.testing.assert_array_equal(next(batches)["number"][:, 0], replay.indices(i))
     state = batches.get_state()
-    resumed = grain_batches(opened(tmp_path), functools.partial(opened, tmp_path), replay, 0)
+    resumed = grain_batches(opened(tmp_path), Opening(opened, (tmp_path,)), replay, 0)
     resumed.set_state(state)
     np.testing.assert_array_equal(next(resumed)["number"][:, 0], replay.indices(3))
