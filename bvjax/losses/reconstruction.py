@@ -54,6 +54,26 @@ def sample_latents(
     return mu + std * jax.random.normal(key, mu.shape, mu.dtype)
 
 
+def drawn_anew(
+    key: Array,
+    z: Float[Array, "b l h w z"],
+    std: Float[Array, " z"],
+    level: Float[Array, "b 1 1 1 1"],
+) -> Float[Array, "b l h w z"]:
+    """Latents as somebody would draw them who saw them under noise of standard deviation `level`.
+
+    A sample of p(z | z + level * noise) for z ~ N(0, std^2), channel by channel: with w = std^2 / (std^2 + level^2)
+
+        w (z + level * noise_1) + sqrt(w) level * noise_2,
+
+    whose variance is std^2 again and whose correlation with z is w. This is a linear model of what a DiT gets wrong:
+    channels that are large are right, small ones are plausible by themselves and do not fit their neighbours.
+    """
+    noise = jax.random.normal(key, (2, *z.shape), z.dtype)
+    w = std**2 / (std**2 + level**2)
+    return w * (z + level * noise[0]) + jnp.sqrt(w) * level * noise[1]
+
+
 def psnr(a: Float[Array, "*n h w c"], b: Float[Array, "*n h w c"]) -> Float[Array, ""]:
     """Peak signal-to-noise ratio in dB of images in [0, 1], from each image's own MSE, averaged.
 

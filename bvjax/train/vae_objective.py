@@ -16,7 +16,13 @@ from PIL import Image
 
 from bvjax.config import ModelConfig, VAEConfig
 from bvjax.errors import UserError
-from bvjax.losses.reconstruction import psnr, reconstruction_loss, sample_latents, ssim
+from bvjax.losses.reconstruction import (
+    drawn_anew,
+    psnr,
+    reconstruction_loss,
+    sample_latents,
+    ssim,
+)
 from bvjax.nets import vae
 from bvjax.nets.vae import to_float
 from bvjax.train.config import check_range
@@ -44,6 +50,9 @@ class VAELossConfig:
     kl_weight: float
     edge_weight: float
     mse_weight: float
+    # Largest noise level at which latents are drawn anew before they are decoded (`drawn_anew`), so that the
+    # decoder learns to mend what a DiT gets wrong; 0 leaves them as they are.
+    latent_error: float = 0.0
     heldout_clips: int  # in a batch of held-out clips, and in one that latents are measured on
     stat_batches: int  # that latents are measured on
 
@@ -53,6 +62,13 @@ class VAELossConfig:
                 value = getattr(self, name)
                 raise UserError(f"vae.{name} is {value!r}; it can be {' or '.join(legal)}")
         check_range(self, "vae", least=1, names=("heldout_clips", "stat_batches"))
+        if not 0.0 <= self.latent_error <= 10.0:
+            raise UserError(f"vae.latent_error is {self.latent_error:g}; it must be 0 to 10")
+        if self.latent_error and self.trains != "decoder":
+            raise UserError(
+                "vae.latent_error draws latents anew by their statistics, which stand when the encoder stays as it "
+                "is: set vae.trains='decoder', or vae.latent_error=0"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +117,10 @@ class VAEObjective:
         mu, logvar = vae.encode_moments(params, self.model.vae, frames)
         if self.frozen:
             mu, logvar = jax.lax.stop_gradient((mu, logvar))
-        recon = vae.decode_raw(params, self.model.vae, sample_latents(key, mu, logvar))
+        z = sample_latents(key, mu, logvar)
+        if self.config.latent_error:
+            z = self._with_errors(jax.random.fold_in(key, 1), z)
+        recon = vae.decode_raw(params, self.model.vae, z)
         return reconstruction_loss(
             frames,
             recon,
@@ -111,6 +130,18 @@ class VAEObjective:
             edge_weight=self.config.edge_weight,
             mse_weight=self.config.mse_weight,
         )
+
+    def _with_errors(
+        self, key: jax.Array, z: Float[Array, "b l h w z"]
+    ) -> Float[Array, "b l h w z"]:
+        """Latents drawn anew at a level of their own in [0, latent_error] for each clip."""
+        config = self.model.vae
+        level_key, draw_key = jax.random.split(key)
+        levels = jax.random.uniform(level_key, (len(z), 1, 1, 1, 1))
+        scale = jnp.array(config.latent_scale or (1.0,) * config.z_dim)
+        latents = vae.normalise(config, z)
+        latents = drawn_anew(draw_key, latents, scale, self.config.latent_error * levels)
+        return vae.denormalise(config, latents)
 
     def sample(self, params: Params, folder: Path, step: int) -> dict[str, float]:
         """Held-out frames over their reconstructions, and PSNR (dB) and SSIM of the whole batch."""

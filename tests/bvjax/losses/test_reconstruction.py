@@ -99,3 +99,17 @@ def test_loss_pulls_back_from_outside_the_range():
     frames, mu = jnp.ones((1, 1, 12, 12, 3)), jnp.ones((1, 1, 1, 1, 4))
     loss = lambda r: rec.reconstruction_loss(frames, r, mu, mu, kl_weight=1.0, edge_weight=0.0)[0]
     assert (jax.grad(loss)(1.5 * frames) > 0).all()
+
+
+def test_latents_drawn_anew_keep_their_spread_and_lose_what_the_level_hides():
+    std, level = jnp.array([1.0, 0.3, 0.05]), jnp.array([0.0, 0.1, 0.5]).reshape(3, 1, 1, 1, 1)
+    z = std * jax.random.normal(jax.random.key(0), (3, 50, 20, 20, 3))
+    drawn = rec.drawn_anew(jax.random.key(1), z, std, level)
+    np.testing.assert_array_equal(drawn[0], z[0])
+    np.testing.assert_allclose(jnp.std(drawn, axis=(1, 2, 3)), std[None].repeat(3, 0), rtol=0.02)
+    for clip in (1, 2):
+        for channel in range(3):
+            pair = np.corrcoef(drawn[clip, ..., channel].ravel(), z[clip, ..., channel].ravel())
+            signal = float(std[channel]) ** 2
+            expected = signal / (signal + float(level[clip].squeeze()) ** 2)
+            np.testing.assert_allclose(pair[0, 1], expected, atol=0.02)

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bvjax.errors import UserError
 from bvjax.nets import vae
 from bvjax.presets import get_preset
 from bvjax.train.vae_objective import VAELossConfig, VAEObjective, to_float
 from bvjax.weights import load_config
 
-GAINS = np.linspace(0.5, 2.0, 32).astype(np.float32)
+CHANNELS = get_preset("mini").vae.z_dim
+GAINS = np.linspace(0.5, 2.0, CHANNELS).astype(np.float32)
 
 
 def clips(index: int) -> dict[str, np.ndarray]:
@@ -72,6 +74,21 @@ def test_loss_is_that_of_sampled_latents(task):
     assert other != losses[1.0]
 
 
+def test_errors_in_latents_reach_the_decoder_and_no_others(task):
+    """Every channel of size 1, and a level so high that nothing of a latent is left."""
+    batch = {"frames": jnp.asarray(clips(0)["frames"])}
+    config = dataclasses.replace(task.config, trains="decoder", latent_error=10.0)
+    spoilt = dataclasses.replace(task, config=config)
+    value = jax.value_and_grad(lambda p, t: t.loss(p, batch, jax.random.key(0))[1]["l1"])
+    plain = dataclasses.replace(task, config=dataclasses.replace(config, latent_error=0.0))
+    (before, _), (after, gradient) = value(params(-30.0), plain), value(params(-30.0), spoilt)
+    assert after > 2 * before and gradient["gain"] == 0.0
+    with pytest.raises(UserError, match="latent_error draws latents anew .* set vae.trains"):
+        dataclasses.replace(config, trains="all")
+    with pytest.raises(UserError, match="vae.latent_error is -1; it must be 0 to 10"):
+        dataclasses.replace(config, latent_error=-1.0)
+
+
 def test_sample_writes_originals_over_reconstructions(task, tmp_path):
     scores = task.sample(params(), tmp_path / "samples", 12)
     picture = np.asarray(Image.open(tmp_path / "samples" / "0000012.png"))
@@ -103,7 +120,7 @@ def test_export_measures_the_latents(task, tmp_path):
 
 def test_export_scales_latents_by_their_effect_on_pixels(task, monkeypatch, tmp_path):
     """Decoding that weighs channels by 1, 1/2, 1/3, ..."""
-    weights = 1.0 / np.arange(1, 33)
+    weights = 1.0 / np.arange(1, CHANNELS + 1)
     sum_ = lambda params, config, z: jnp.repeat((z @ (weights / GAINS))[..., None], 3, axis=-1)
     monkeypatch.setattr(vae, "decode_raw", sum_)
     dataclasses.replace(task, config=dataclasses.replace(task.config, scale="pixels")).export(
@@ -113,7 +130,7 @@ def test_export_scales_latents_by_their_effect_on_pixels(task, monkeypatch, tmp_
     assert found.latent_scale[0] == 1.0  # equal std / GAINS, so the weights alone decide
     np.testing.assert_allclose(found.latent_scale, weights, rtol=0.1)
     mu = np.asarray(found.latent_mean) + 3.0 * np.asarray(found.latent_std)
-    mu = np.broadcast_to(mu, (1, 2, 1, 1, 32))
+    mu = np.broadcast_to(mu, (1, 2, 1, 1, CHANNELS))
     np.testing.assert_allclose(vae.normalise(found, mu)[0, 1, 0, 0], 3.0 * weights, rtol=0.1)
     task.export(params(), tmp_path / "unit", {})
     assert load_config(tmp_path / "unit").vae.latent_scale == ()
