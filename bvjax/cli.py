@@ -79,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change the configuration, for example memory.tau=0.97; may be repeated",
     )  # fmt: skip
+    add("--policy", metavar="NAME", help="how chunks are made one after the other: blockvid (default), "
+        "rolling, longlive, sparse, full; its numbers are --set policy.*")  # fmt: skip
     add("--profile", action="store_true", help="trace one chunk into the run's folder (xprof)")
     _mesh_option(generate)
 
@@ -200,6 +202,10 @@ def _generate(args: argparse.Namespace) -> None:
         if any(text.partition("=")[0].strip() == "sampler.steps" for text in overrides):
             raise UserError("--steps and --set sampler.steps are both given; give one of them")
         overrides.append(f"sampler.steps={args.steps}")
+    if args.policy is not None:
+        if any(text.partition("=")[0].strip() == "policy.name" for text in overrides):
+            raise UserError("--policy and --set policy.name are both given; give one of them")
+        overrides.append(f"policy.name={args.policy}")
     console.set_up()
     pipeline = load(folder, overrides=overrides, mesh=args.mesh)
     run = pipeline.create_run(
@@ -276,15 +282,15 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> None:
+    from bvjax import policies
     from bvjax.files import write_json
     from bvjax.generate.checks import check_model
-    from bvjax.overrides import apply_overrides
     from bvjax.plan import report
     from bvjax.plan.topology import topology_devices
     from bvjax.presets import get_preset
     from bvjax.sharding import parse_mesh
 
-    model = apply_overrides(get_preset(args.preset), args.overrides)
+    model = policies.configure(get_preset(args.preset), args.overrides)
     check_model(model)
     sizes = parse_mesh(args.mesh) if args.mesh else None
     if not args.minutes > 0:
@@ -346,6 +352,7 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
     from tqdm import tqdm
 
     from bvjax import compilation
+    from bvjax.policies import policy_of
     from bvjax.profiling import ChunkTrace
     from bvjax.runs.execute import execute, is_finished
     from bvjax.runs.prefix import Encoding
@@ -371,6 +378,8 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
         f"chunk sees {anchor}{model.retrieval.num_recent} recent and {model.retrieval.num_retrieved} "
         f"{model.retrieval.kind} chunks of a bank of {model.memory.slots}"
     )
+    if model.policy.name != "blockvid":
+        console.tell(f"policy {model.policy.name}: {policy_of(model.policy.name).title}")
     if num_prefix := run.settings.video_chunks:
         console.tell(f"a video gives chunk 1{f' to {num_prefix}' if num_prefix > 1 else ''}")
     steps = model.sampler.steps

@@ -345,6 +345,18 @@ class GuidanceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PolicyConfig:
+    """The order in which chunks are made, and what each pass sees: a row of `bvjax.policies.POLICIES`.
+
+    A number of 0 is the policy's own; a policy that does not read a field refuses it.
+    """
+
+    name: str = "blockvid"
+    window: int = 0  # chunks that a chunk sees, or that are in the window at once
+    sink: bool = False  # the first entry is seen by all chunks, for good
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Everything generation needs besides weights, a story and a seed."""
 
@@ -360,6 +372,7 @@ class ModelConfig:
     noise: NoiseConfig = NoiseConfig()
     sampler: SamplerConfig = SamplerConfig()
     guidance: GuidanceConfig = GuidanceConfig()
+    policy: PolicyConfig = PolicyConfig()
 
     def __post_init__(self):
         _check_numbers(self)

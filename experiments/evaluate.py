@@ -21,6 +21,7 @@ from bvjax.errors import UserError
 from experiments.evaluation.judge import DEFAULT
 from experiments.evaluation.memory import ARMS
 from experiments.evaluation.minutes import ARMS as ALL_ARMS
+from experiments.evaluation.minutes import POLICY_ARMS
 from experiments.evaluation.parts import PARTS, Amounts, Evaluation
 from experiments.evaluation.results import Results
 from experiments.evaluation.table import table
@@ -40,7 +41,10 @@ _STORIES = flags.DEFINE_integer(
 _CASES = flags.DEFINE_integer("cases", Amounts.cases, "Returning subjects per arm.", lower_bound=1)
 _MINUTES = flags.DEFINE_integer("minutes", Amounts.minutes, "Minutes per arm.", lower_bound=1)
 _ARMS = flags.DEFINE_list(
-    "arms", list(ALL_ARMS), "Arms of memory, minutes and drift (full is of drift only)."
+    "arms",
+    list(ALL_ARMS),
+    "Arms of memory, minutes and drift (full is of drift only); "
+    "policy:NAME, of minutes and drift, is another policy of generation.",
 )
 _ANCHORS = flags.DEFINE_multi_enum(
     "anchor", ["on", "off"], ["on", "off"], "Arms of memory with the anchor, and without."
@@ -83,8 +87,9 @@ def evaluate() -> None:
         )
     overrides, kinds = tuple(_SET.value), tuple(_ARMS.value)
     for kind in kinds:
-        if kind not in ALL_ARMS:
-            raise UserError(f"there is no arm {kind!r}; the arms are {', '.join(ALL_ARMS)}")
+        if kind not in (*ALL_ARMS, *POLICY_ARMS):
+            arms = ", ".join((*ALL_ARMS, *POLICY_ARMS))
+            raise UserError(f"there is no arm {kind!r}; the arms are {arms}")
     arms = [arm for arm in ARMS.values() if arm.kind in kinds]
     make_writable(console.path(_OUT.value).parent)  # now, and not after the first hour
     evaluation = Evaluation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from bvjax import policies
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.diffusion import diffusion_forcing, noise, solvers
@@ -20,6 +21,7 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
     """Raises `UserError` naming the key, its value and the legal ones."""
     _check_parts(model)
     grid = ChunkGrid.of(model, num_chunks)
+    policies.check(model, num_chunks)
     bank.check(model)
     solvers.sigmas(model.sampler)
     _check_diffusion_forcing(model, grid)

@@ -41,6 +41,12 @@ class Conditions:
         return zip(self.text, self.embedding, strict=True)
 
 
+def alike(conditions: Conditions) -> tuple[int, ...]:
+    """For each chunk a number that is the same where captions are: the first row with its embedding."""
+    rows = [row.tobytes() for row in np.asarray(conditions.embedding)]
+    return tuple(rows.index(row) for row in rows)
+
+
 @dataclasses.dataclass(frozen=True)
 class CaptionStates:
     """The encoder's output for one caption: n rows, its tokens with the end of sentence.

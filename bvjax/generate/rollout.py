@@ -17,6 +17,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from bvjax import policies
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.denoiser.denoise import denoise_anchor
@@ -24,7 +25,7 @@ from bvjax.denoiser.encode import write_chunk
 from bvjax.denoiser.types import ChunkInput, ChunkReport, Latents, MemoryState, init_state
 from bvjax.errors import UserError
 from bvjax.generate import steps
-from bvjax.generate.conditions import Conditions
+from bvjax.generate.conditions import Conditions, alike
 from bvjax.generate.decoding import overlap_prefix
 from bvjax.generate.host_bank import HostBank
 from bvjax.sharding import ONE_DEVICE, Layout
@@ -73,8 +74,8 @@ def rollout(
         layout: static; the devices that share the work.
 
     Raises:
-        UserError: chunk.first="overlap", whose windows begin with the end of the last, and
-            memory.offload="host".
+        UserError: chunk.first="overlap", whose windows begin with the end of the last,
+            memory.offload="host", and a policy that is not one chunk after the other.
     """
     if model.memory.offload == "host":
         raise UserError(
@@ -85,6 +86,11 @@ def rollout(
         raise UserError(
             "chunk.first='overlap' hands the end of each window to the next, which one scan does not "
             "do; use stream, or chunk.first='separate'"
+        )
+    if not policies.policy_of(model.policy.name).scans:
+        raise UserError(
+            f"policy {model.policy.name} does more than make one chunk after the other, which one scan "
+            "does not do; use stream"
         )
     state, anchor = init_state(model, layout), None
     ids = jnp.asarray(ChunkGrid.of(model, conditions.num_chunks).chunk_ids, jnp.int32)
@@ -145,6 +151,9 @@ def stream(
         rerolls: (chunk id, seed): the chunks from that id on have this seed instead; ids rise.
     """
     done = {} if done is None else done
+    turns = policies.rounds(model, conditions.num_chunks, alike(conditions))
+    again = policies.policy_of(model.policy.name).refreshes
+    model = policies.without(model)
     first = model.chunk.first
     grid = ChunkGrid.of(model, conditions.num_chunks)
     keys = dict.fromkeys(grid.piece_ids, key)
@@ -159,7 +168,10 @@ def stream(
             anchor = steps.anchor_program(params, model, inputs, layout=layout)
         yield Piece(0, anchor, _write(model, bank, chunks[0], anchor), fresh=0 not in done)
 
-    for chunk_id in grid.chunk_ids:
+    window = _Window(model if again else None, bank, conditions, keys, oracle)
+    for turn in turns:
+        (chunk_id,) = turn.emits
+        window.refresh(turn)
         latents = done.get(chunk_id)
         if latents is None:
             prefix = image_latent if chunk_id == grid.first_id and first != "separate" else None
@@ -170,6 +182,7 @@ def stream(
         if chunk_id + 1 in chunks and chunk_id + 1 not in done:
             bank.fetch(chunk_id + 1)
         report = _write(model, bank, chunks[chunk_id], latents)
+        window.keep(chunk_id, latents)
         last_window = latents if first == "overlap" else None
         yield Piece(chunk_id, latents, report, fresh=chunk_id not in done)
 
@@ -187,11 +200,50 @@ def rebuild_bank(
 
     With build.context="with" an entry depends on those before it: ids run from the first on.
     """
+    turns = policies.rounds(model, conditions.num_chunks, alike(conditions))
+    by_chunk = {turn.emits[0]: turn for turn in turns}
+    again = policies.policy_of(model.policy.name).refreshes
+    model = policies.without(model)
     chunks = {i: steps.entry_inputs(model, conditions, key, oracle, i) for i in sorted(latents)}
     bank = _open(params, model, layout, chunks)
+    keys = dict.fromkeys(chunks, key)
+    window = _Window(model if again else None, bank, conditions, keys, oracle)
     for chunk_id, entries in chunks.items():
+        if chunk_id in by_chunk:
+            window.refresh(by_chunk[chunk_id])
         _write(model, bank, entries, latents[chunk_id])
+        window.keep(chunk_id, latents[chunk_id])
     return bank.state()
+
+
+class _Window:
+    """The latents of the last chunks, where the policy encodes their entries again (`model` is given)."""
+
+    def __init__(
+        self,
+        model: ModelConfig | None,
+        bank: _DeviceBank | HostBank,
+        conditions: Conditions,
+        keys: Mapping[int, Key[Array, ""]],
+        oracle: Float[np.ndarray, "n ids"] | None,
+    ):
+        self._bank, self._conditions, self._keys, self._oracle = bank, conditions, keys, oracle
+        self._count = model.retrieval.num_recent if model else 0
+        self._own = ChunkGrid.of(model).latents_per_chunk if model else 0
+        self._latents: dict[int, Latents] = {}
+
+    def keep(self, chunk_id: int, latents: Latents) -> None:
+        if self._count:
+            self._latents[chunk_id] = latents[-self._own :]
+            self._latents.pop(chunk_id - self._count, None)
+
+    def refresh(self, turn: policies.Round) -> None:
+        """Encodes the entries again that `turn` names."""
+        for entry in turn.refresh:
+            inputs = steps.chunk_input(
+                self._conditions, self._keys[entry.chunk], self._oracle, entry.caption, entry.chunk
+            )
+            self._bank.write(inputs, self._latents[entry.chunk])
 
 
 class _DeviceBank:

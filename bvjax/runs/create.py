@@ -68,6 +68,7 @@ def create_run(
     if chunks is not None and not 1 <= chunks <= len(captions):
         raise UserError(f"`chunks` is {chunks}; this story has 1 to {len(captions)}")
     captions = captions[:chunks]
+    check_model(model, len(captions))
     rules.check_generation(model.retrieval.kind)
     check_lengths(bundle.tokenizer, numbered(captions), model.text, model.guidance.negative)
     check_seed(seed)

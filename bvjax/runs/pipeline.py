@@ -16,12 +16,13 @@ from typing import Unpack
 import numpy as np
 from absl import logging
 
+from bvjax import policies
 from bvjax.config import ModelConfig
 from bvjax.generate.checks import check_model
 from bvjax.generate.chunk_memory import chunk_memory
 from bvjax.loading import bundle as bundles
 from bvjax.loading.bundle import Bundle
-from bvjax.overrides import apply_overrides, assignments
+from bvjax.overrides import assignments
 from bvjax.placement import check_layout, layout_of
 from bvjax.presets import PRESETS
 from bvjax.runs.create import create_run
@@ -207,6 +208,6 @@ def load(
     preset = isinstance(weights, str) and weights in PRESETS
     folder = bundles.find_weights(weights, None) if preset else bundles.find_weights(None, weights)
     texts = assignments(overrides)
-    model = apply_overrides(bundles.load_model(folder), texts)
+    model = policies.configure(bundles.load_model(folder), texts)
     check_model(model)
     return Pipeline(bundles.load_bundle(folder, layout_of(model, mesh)), model, texts)

@@ -21,6 +21,7 @@ from bvjax.generate.decoding import decode_piece
 from bvjax.generate.rollout import stream
 from bvjax.lvbench.intervals import rate
 from bvjax.memory.rules import RULES, Rule, rule_of
+from bvjax.policies import POLICIES, configure
 from data_pipelines.storyworld import Story, chunk_frames, make_story
 from experiments.evaluation.cases import Case, judged_frames, shows, story_cases
 from experiments.evaluation.judge import Judge
@@ -54,7 +55,17 @@ def arms_of(rules: Mapping[str, Rule]) -> dict[str, Callable[[ModelConfig], Mode
     return {**arms, "full": functools.partial(_retrieval, **full)}
 
 
+def policy_arms() -> dict[str, Callable[[ModelConfig], ModelConfig]]:
+    """Returns the configuration of an arm for each policy that makes chunks one after the other, "policy:NAME"."""
+    names = [name for name in POLICIES if name != "blockvid"]
+    return {
+        f"policy:{name}": functools.partial(configure, assignments=(f"policy.name={name}",))
+        for name in names
+    }
+
+
 ARMS = arms_of(RULES)
+POLICY_ARMS = policy_arms()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +85,7 @@ def generate_minute(
 ) -> Minute:
     """The story's video under `arm`; `oracle` scores source chunks (columns) for each target."""
     tested.need("dit", "vae", "text")
-    model = ARMS[arm](tested.model)
+    model = {**ARMS, **POLICY_ARMS}[arm](tested.model)
     conditions, scores = tested.conditions(story), None
     if "oracle" in rule_of(model.retrieval.kind).needs:
         scores = np.pad(oracle, ((0, 0), (1, 0)))  # ids count from 1; 0 is the anchor

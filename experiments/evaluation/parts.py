@@ -180,7 +180,7 @@ class Evaluation:
         return memory_scores.summary(cases, records)
 
     def minutes(self) -> dict[str, Any]:
-        records = self._minutes(MINUTE_ARMS)
+        records = self._minutes((*MINUTE_ARMS, *minutes.POLICY_ARMS))
         return minutes.summary(self._minute_cases(), records)
 
     def drift(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class Evaluation:
             records[f"rendered {seed}"] = drift.drift_record(frames)
             records[f"reconstructed {seed}"] = drift.drift_record(rebuilt)
             self.results.save()
-        self._minutes(DRIFT_ARMS)
+        self._minutes((*DRIFT_ARMS, *minutes.POLICY_ARMS))
         return drift.summary(records)
 
     @functools.cached_property

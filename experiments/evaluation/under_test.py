@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from bvjax import policies
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.generate.checks import check_model
 from bvjax.generate.conditions import Conditions, encode_captions
-from bvjax.overrides import apply_overrides
 from bvjax.story import split_times
 from bvjax.tokenizer import Tokenizer
 from bvjax.weights import PARTS, TOKENIZER, load_config, load_weights
@@ -42,7 +42,7 @@ class UnderTest:
     def load(folder: str | Path, overrides: tuple[str, ...] = ()) -> UnderTest:
         """Raises `UserError` for damaged weights, and for sizes that stories do not have."""
         folder = Path(folder)
-        model = apply_overrides(load_config(folder), overrides)
+        model = policies.configure(load_config(folder), overrides)
         check_model(model)
         chunk = model.chunk
         frames = CHUNK_SECONDS * chunk.fps
