@@ -26,7 +26,8 @@ def rounds(model: ModelConfig, grid: ChunkGrid, captions: Sequence[int]) -> Iter
     """A round a chunk, with the window encoded again where `captions` change."""
     sink = int(model.memory.anchor)
     for chunk in grid.chunk_ids:
-        row, refresh = grid.row_of(chunk), ()
+        row = grid.row_of(chunk)
+        refresh: tuple[Commit, ...] = ()
         if row > 0 and captions[row] != captions[row - 1]:
             first = max(grid.first_id, sink, chunk - model.retrieval.num_recent)
             refresh = tuple(Commit(old, row) for old in range(first, chunk))

@@ -80,9 +80,9 @@ def configure(model: ModelConfig, assignments: Iterable[str] = ()) -> ModelConfi
     Raises:
         UserError: as `apply_overrides`; an unknown policy, or a field that it does not read.
     """
-    own, others = [], []
-    for text in assignments:
-        (own if text.strip().startswith("policy.") else others).append(text)
+    texts = list(assignments)
+    own = [text for text in texts if text.strip().startswith("policy.")]
+    others = [text for text in texts if text not in own]
     if own:
         keys = [text.partition("=")[0].strip() for text in own]
         if "policy.name" in keys:
