@@ -11,7 +11,7 @@ OUT ?= runs/demo
 ROOT ?= runs/train_mini
 STORY ?= experiments/stories/fox.json
 
-.PHONY: help setup setup-torch setup-aot demo test test-slow test-torch test-aot test-accelerator train-mini performance-docs parity-docs lint lock clean
+.PHONY: help setup setup-torch setup-aot demo test test-slow test-torch test-aot test-accelerator train-mini performance-docs parity-docs plan-pods lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -72,6 +72,9 @@ performance-docs: setup-torch  ## docs/performance.md: what things cost on this 
 
 parity-docs: setup-torch  ## docs/parity.md: what equals what, measured by these tests
 	$(VENV_TORCH)/bin/python -m tests.torch.report
+
+plan-pods: setup-aot  ## docs/training.md: do the paper's stages fit pods, compiled for them ahead of time (hours on two cores; goes on)
+	JAX_PLATFORMS=cpu $(VENV_AOT)/bin/python -m experiments.plan_pods --out runs/plan_pods --docs docs/training.md
 
 lint: setup  ## ruff (rules and format) and mypy (no more errors than .ci/type_errors allows)
 	$(PY) -m ruff check .

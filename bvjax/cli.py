@@ -139,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     add = plan.add_argument
     add("--preset", required=True, metavar="NAME", help=", ".join(PRESETS))
     add("--topology", required=True, metavar="NAME", help="v5p:2x2x1, v6e:4x4, h100:1x8, ...")
-    add("--phase", choices=("generate", "train"), default="generate", help="(default: generate)")
+    add("--phase", choices=("generate", "train", "self-forcing"), default="generate",
+        help="what is compiled: chunks (default), a step of stage 1, or one of stage 2")  # fmt: skip
     add("--minutes", type=float, default=1.0, metavar="M", help="of video (default: 1)")
     add(
         "--batch",
@@ -295,18 +296,22 @@ def _plan(args: argparse.Namespace) -> None:
     sizes = parse_mesh(args.mesh) if args.mesh else None
     if not args.minutes > 0:
         raise UserError(f"--minutes is {args.minutes:g}; it must be above 0")
-    if args.phase == "train":
-        from bvjax.plan import training_report as report
+    trains = args.phase != "generate"
+    if trains:
+        from bvjax.plan import self_forcing, training_report
 
+        report = training_report if args.phase == "train" else self_forcing
         if args.decode:
             raise UserError("--decode is of --phase generate; training decodes nothing")
     elif args.batch is not None:
-        raise UserError("--batch is of --phase train; one video is generated at a time")
+        raise UserError(
+            "--batch is of --phase train or self-forcing; one video is generated at a time"
+        )
     elif args.targets is not None:
-        raise UserError("--targets is of --phase train; all chunks are generated")
+        raise UserError("--targets is of --phase train or self-forcing; all chunks are generated")
     chip, devices = topology_devices(args.topology)
     options: dict[str, Any] = {"decode": args.decode}
-    if args.phase == "train":
+    if trains:
         options = {"batch": args.batch, "targets": args.targets or 0}
     plan = report.make_plan(
         model,

@@ -30,12 +30,12 @@ LARGE_LEAF = 2**20  # values; smaller leaves are replicated
 
 def mesh_error(model: ModelConfig, sizes: dict[str, int]) -> str | None:
     """Returns why `model` cannot be sharded over such a mesh, in one sentence; None if it can."""
-    data, rows = sizes.get("data", 1), math.prod(sizes.get(axis, 1) for axis in TOKENS)
+    data = sizes.get("data", 1)
     grid, block = ChunkGrid.of(model), model.sampler.causal_block
     # What goes through the network at once: a window or its blocks, and a chunk when it is encoded.
     # The tokens of a single latent, once a video, need not divide (`Layout.for_tokens`).
     window = block if block > 1 else grid.window_latents
-    slot = (" x ".join(TOKENS), rows, model.memory.capacity, "rows of a slot (memory.capacity)")
+    slot = _slot(model, sizes)
     error = _uneven([*_network(model, sizes, window, grid.latents_per_chunk), slot])
     if error is not None:
         return error
@@ -46,9 +46,15 @@ def mesh_error(model: ModelConfig, sizes: dict[str, int]) -> str | None:
     return None
 
 
-def training_mesh_error(model: ModelConfig, sizes: dict[str, int]) -> str | None:
-    """`mesh_error` of training, where a batch is sharded over `data` and there is no bank."""
-    return _uneven(_network(model, sizes, 1))
+def training_mesh_error(
+    model: ModelConfig, sizes: dict[str, int], rollouts: bool = False
+) -> str | None:
+    """`mesh_error` of training, where a batch is sharded over `data`.
+
+    Args:
+        rollouts: whether the model rolls itself out, for which there is a bank; else there is none.
+    """
+    return _uneven(_network(model, sizes, 1) + [_slot(model, sizes)] * rollouts)
 
 
 def _network(model: ModelConfig, sizes: dict[str, int], *latents: int) -> list[tuple]:
@@ -63,6 +69,12 @@ def _network(model: ModelConfig, sizes: dict[str, int], *latents: int) -> list[t
             for n in latents
         ),
     ]
+
+
+def _slot(model: ModelConfig, sizes: dict[str, int]) -> tuple:
+    """The sharded dimension of a bank, as `_network`."""
+    rows = math.prod(sizes.get(axis, 1) for axis in TOKENS)
+    return " x ".join(TOKENS), rows, model.memory.capacity, "rows of a slot (memory.capacity)"
 
 
 def _uneven(cuts: list[tuple]) -> str | None:

@@ -51,10 +51,14 @@ class Layout:
     """A mesh with all of `AXES`, or None for one device; hashable, so that it can be static."""
 
     mesh: Mesh | None = None
+    one_replica: bool = False  # see `replica`
 
     def size(self, *axes: str) -> int:
         """The number of devices of one or several axes; 1 without a mesh."""
-        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in axes)
+        if self.mesh is None:
+            return 1
+        inner = (axis for axis in axes if not (self.one_replica and axis == "data"))
+        return math.prod(self.mesh.shape[axis] for axis in inner)
 
     @property
     def kernels(self) -> str:
@@ -68,7 +72,8 @@ class Layout:
         """
         if self.mesh is None:
             return SingleDeviceSharding(jax.devices()[0])
-        return NamedSharding(self.mesh, PartitionSpec(*axes))
+        mesh = jax.sharding.get_abstract_mesh() if self.one_replica else self.mesh
+        return NamedSharding(mesh, PartitionSpec(*axes))
 
     def constrain(self, x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
         """Returns `x` with the constraint that its leading dimensions are sharded over `axes`."""
@@ -90,7 +95,8 @@ class Layout:
 
     def rows(self, batch: int) -> str | None:
         """The axis that `batch` rows are sharded over: `data`, or none where it does not divide."""
-        return "data" if batch % self.size("data") == 0 else None
+        divides = batch % self.size("data") == 0
+        return "data" if divides and not self.one_replica else None
 
     def pair(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """[a, b], stacked and sharded over `data` (of size 2), without any communication."""
@@ -99,18 +105,44 @@ class Layout:
 
     def manual(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
         """`fn` of each device's own shard of the arrays (`jax.shard_map`)."""
+        where: Any = dict(mesh=self.mesh)
+        if self.one_replica:  # the mesh around it, but for what `each_replica` has taken
+            where = dict(axis_names=set(AXES) - {"data"})
+        return jax.shard_map(fn, in_specs=in_specs, out_specs=out_specs, check_vma=False, **where)
+
+    @property
+    def replica(self) -> Layout:
+        """The layout of one replica of the model, all devices of one index of `data`, inside of `each_replica`."""
+        return self if self.mesh is None else Layout(self.mesh, one_replica=True)
+
+    def each_replica(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
+        """`fn` of each replica's own shard along `data`; what it does is sharded by `replica`.
+
+        Replicas need not do the same: loops and conditions of `fn` may depend on the data.  Specs name `data` alone.
+        """
+        if self.mesh is None:
+            return fn
         return jax.shard_map(
-            fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+            fn,
+            mesh=self.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            axis_names={"data"},
+            check_vma=False,
         )
 
     def parameter(self, name: str, shape: tuple[int, ...]) -> Sharding:
         """The sharding of a DiT's parameter: features over `tensor`, the kernel's other axis over `fsdp`.
 
-        Those that are no layer's are replicated: 0.2 of 14 billion in the large model, and a critic's heads,
-        whose parts have the names of a layer's.
+        Of a critic's heads, whose parts have the names of a layer's, the longest axis is sharded over `fsdp`.  Other
+        parameters that are no layer's are replicated: 0.2 of 14 billion in the large model.
         """
-        axes = [None] * len(shape)
+        axes: list[str | None] = [None] * len(shape)
         if "blocks/" not in name:
+            if "heads/" in name and len(shape) > 1:
+                longest = max(range(len(shape)), key=lambda i: shape[i])
+                if shape[longest] % self.size("fsdp") == 0:
+                    axes[longest] = "fsdp"
             return self.sharding(*axes)
         if name.endswith(_FEATURES):
             axes[1] = "tensor"
@@ -128,6 +160,12 @@ class Layout:
         return jax.tree_util.tree_map_with_path(
             lambda path, x: self.parameter("/".join(k.key for k in path), x.shape), tree
         )
+
+    def constrain_parameters(self, tree: Any) -> Any:
+        """Returns parameters, or gradients of them, with the constraint that they are sharded as `parameters`."""
+        if self.mesh is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, self.parameters(tree))
 
 
 ONE_DEVICE = Layout()

@@ -24,7 +24,6 @@ from bvjax.losses.text_pretrain import TextPretrainConfig
 from bvjax.memory.rules import check_generation
 from bvjax.sharding import Layout
 from bvjax.tokenizer import Tokenizer
-from bvjax.train import self_forcing_task
 from bvjax.train.distillation import DistillationObjective, DistillationTask
 from bvjax.train.dit_objective import DiTObjective
 from bvjax.train.mesh import check_fits, local_rows
@@ -248,20 +247,20 @@ def distillation_stage(
 
 
 def dit_objective(
-    experiment: DiTExperiment, axes: tuple[str, ...] = DiTObjective.axes, stage: str = "stage1"
+    experiment: DiTExperiment, stage: str = "stage1", rollouts: bool = False
 ) -> tuple[DiTObjective, TrainingData]:
     """The DiT with the data that it trains on.
 
     Args:
         experiment: the whole run.
-        axes: those of a mesh that it can be sharded over.
         stage: of what is exported.
+        rollouts: whether the model rolls itself out as well.
     """
     data, untrained, forcing = experiment.data, experiment.model, experiment.draw
     check_retrieval(untrained.retrieval.kind, forcing.history, forcing.targets_per_chunk)
     check_extras(forcing, data.extras)
-    layout = training_layout(experiment.train, axes, "dit")
-    check_fits(untrained, layout)
+    layout = training_layout(experiment.train, DiTObjective.axes, "dit")
+    check_fits(untrained, layout, rollouts)
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))
     # The VAE and text sections are as they were trained, latent statistics included.
     dit = dataclasses.replace(untrained.dit, latent_std=trained.vae.latent_scale)
@@ -296,7 +295,7 @@ def self_forcing_stage(experiment: SelfForcingExperiment, init_from: Path | None
             f"self_forcing.objective {experiment.self_forcing.objective!r} needs a real score: give its weights, a "
             "folder or a file, in the key teacher"
         )
-    objective, examples = dit_objective(experiment, self_forcing_task.AXES, "stage2")
+    objective, examples = dit_objective(experiment, "stage2", rollouts=True)
     judge = SelfForcing(
         model=objective.model,
         config=experiment.self_forcing,

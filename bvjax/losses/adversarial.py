@@ -19,7 +19,7 @@ the published forms are finite differences along one random direction eps ~ N(0,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,6 @@ from bvjax.errors import UserError
 from bvjax.random import purpose_key
 
 KINDS = ("nonsaturating", "relativistic")
-
-Score = Callable[[Float[Array, "b ..."]], Float[Array, "b"]]  # noised latents -> logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,52 +124,53 @@ def discriminator_loss(
     return jax.nn.softplus(-(real_logits - fake_logits)).mean()
 
 
-def gradient_penalty(
-    score_fn: Score,
-    x: Float[Array, "b ..."],
-    key: Key[Array, ""],
-    sigma: float,
-    scaled: bool,
-    logits: Float[Array, "b"] | None = None,
-) -> Float[Array, ""]:
-    """The mean over videos of the squared difference of logits that noise of `sigma` makes (R1, R2).
-
-    Args:
-        score_fn: noised latents to logits; level and captions are in its closure.
-        x: videos as the discriminator sees them, already noised: real ones for R1, generated ones for R2.
-        key: the direction of row b depends on (key, b) only.
-        sigma: of the disturbance.
-        scaled: whether the difference is divided by `sigma`.
-        logits: `score_fn(x)` where it is known already.
-    """
-    if logits is None:
-        logits = score_fn(x)
-    direction = gaussian(purpose_key(key, "gradient penalty"), x.shape[0], x.shape[1:])
-    difference = score_fn(x + sigma * direction) - logits
-    return jnp.mean(jnp.square(difference / sigma if scaled else difference))
-
-
-def penalties(
+def critic_views(
     config: AdversarialConfig,
-    score_fn: Score,
     real: Float[Array, "b ..."],
     fake: Float[Array, "b ..."],
     key: Key[Array, ""],
-    real_logits: Float[Array, "b"] | None = None,
-    fake_logits: Float[Array, "b"] | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The weighted sum of those of R1 and R2 that are on, and each of them unweighted, as `r1` and `r2`.
+) -> dict[str, Float[Array, "b ..."]]:
+    """The videos whose logits `critic_loss` needs: `real` and `fake`, and `r1` and `r2`, the same disturbed.
 
-    Arguments are those of `gradient_penalty`, for real and for generated videos.
+    Args:
+        config: a penalty of weight 0 has no view.
+        real: as the discriminator sees them, already noised; `fake` too.
+        key: of the disturbances.
     """
-    total, metrics = jnp.zeros(()), {}
-    for name, penalty, x, logits in (
-        ("r1", config.r1, real, real_logits),
-        ("r2", config.r2, fake, fake_logits),
-    ):
+    views = {"real": real, "fake": fake}
+    for name, penalty, x in (("r1", config.r1, real), ("r2", config.r2, fake)):
         if penalty.weight:
-            value = gradient_penalty(
-                score_fn, x, purpose_key(key, name), penalty.sigma, penalty.scaled, logits
-            )
-            total, metrics[name] = total + penalty.weight * value, value
-    return total, metrics
+            views[name] = disturbed(x, purpose_key(key, name), penalty.sigma)
+    return views
+
+
+def disturbed(x: Float[Array, "b ..."], key: Key[Array, ""], sigma: float) -> Float[Array, "b ..."]:
+    """x + sigma eps; the direction of row b depends on (key, b) only."""
+    return x + sigma * gaussian(purpose_key(key, "gradient penalty"), x.shape[0], x.shape[1:])
+
+
+def gradient_penalty(
+    penalty: PenaltyConfig, disturbed_logits: Float[Array, "b"], logits: Float[Array, "b"]
+) -> Float[Array, ""]:
+    """The mean over videos of the squared difference of logits that noise has made (R1, R2), unweighted."""
+    difference = disturbed_logits - logits
+    return jnp.mean(jnp.square(difference / penalty.sigma if penalty.scaled else difference))
+
+
+def critic_loss(
+    config: AdversarialConfig, logits: Mapping[str, Float[Array, "b"]]
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The discriminator's loss, and its parts unweighted: `game`, `margin`, and `r1` and `r2` where they are on.
+
+    Args:
+        config: the game and its weights.
+        logits: of all `critic_views`.
+    """
+    real, fake = logits["real"], logits["fake"]
+    game = discriminator_loss(config.kind, fake, real)
+    total, metrics = config.discriminator_weight * game, {"game": game}
+    for name, penalty, plain in (("r1", config.r1, real), ("r2", config.r2, fake)):
+        if penalty.weight:
+            metrics[name] = gradient_penalty(penalty, logits[name], plain)
+            total += penalty.weight * metrics[name]
+    return total, metrics | {"margin": jnp.mean(real - fake)}

@@ -182,18 +182,18 @@ class SelfForcing:
         for name, piece in self._pieces(windows).items():
             key_of_piece = purpose_key(key, name)
             sigma = draw_levels(key_of_piece, len(piece.fake), self.levels)
-            judge = lambda x, sigma=sigma, text=piece.text: self._logits(params, x, sigma, text)
             # As published: real and generated videos share the noise here.
             real, fake = (noised(x, sigma, key_of_piece) for x in (piece.real, piece.fake))
-            of_real, of_fake = judge(real), judge(fake)
-            loss = adversarial.discriminator_loss(self.adversarial.kind, of_fake, of_real)
-            penalty, values = adversarial.penalties(
-                self.adversarial, judge, real, fake, key_of_piece, of_real, of_fake
+            views = adversarial.critic_views(self.adversarial, real, fake, key_of_piece)
+            judge = lambda x, sigma=sigma, text=piece.text: self._logits(params, x, sigma, text)
+            # One view after the other, by one program of them all.
+            logits = jax.lax.map(judge, jnp.stack([*views.values()]))
+            loss, values = adversarial.critic_loss(
+                self.adversarial, dict(zip(views, logits, strict=True))
             )
             weight = 1.0 if name == "window" else self.config.anchor_weight
-            total += weight * (self.adversarial.discriminator_weight * loss + penalty)
+            total += weight * loss
             prefix = "" if name == "window" else f"{name}_"
-            values |= {"game": loss, "margin": jnp.mean(of_real - of_fake)}
             metrics |= {f"{prefix}{n}": value for n, value in values.items()}
         return total, metrics
 

@@ -149,12 +149,17 @@ class SelfRollout:
         self.check_story(len(story.text))
         seed = jax.random.key_data(jax.random.key(0))
         return Live(
-            bank=spare_slots.init_spare_bank(self.model, self.window, self.layout),
+            bank=self._empty_bank(len(story.text)),
             story=jax.tree.map(jnp.zeros_like, story),
             anchor=jnp.zeros(story.anchor.shape, jnp.float32),
             done=jnp.int32(len(story.text)),
             key_data=seed,
         )
+
+    def _empty_bank(self, chunks: int) -> SpareBank:
+        """As many spare slots as entries of a window can evict others in a story of so many chunks."""
+        evicted = max(chunks + 1 - self.model.memory.slots, 0)  # the anchor is an entry too
+        return spare_slots.init_spare_bank(self.model, min(evicted, self.window), self.layout)
 
     # ---- forward -------------------------------------------------------------------------------
     def next_window(
@@ -197,7 +202,7 @@ class SelfRollout:
     def _begin(self, params, story, key, exit_step, start):
         """A rollout with its anchor in the bank; whether that was made up to the exit step, and what it was given."""
         key_data = jax.random.key_data(key)
-        bank = spare_slots.init_spare_bank(self.model, self.window, self.layout)
+        bank = self._empty_bank(len(story.text))
         latents = noisy = jnp.zeros(story.anchor.shape, jnp.float32)
         fresh = jnp.zeros((), bool)
         if self.model.chunk.first == "separate":
@@ -348,15 +353,18 @@ class SelfRollout:
         def of_chunk(total, inputs):
             row, given = inputs
             _, pull = jax.vjp(lambda p: self.chunk_latents(p, bank, window, row), params)
-            return jax.tree.map(jnp.add, total, pull(given)[0]), None
+            return jax.tree.map(jnp.add, total, sharded(pull(given)[0])), None
 
-        start = jax.tree.map(jnp.zeros_like, params)
+        sharded = self.layout.constrain_parameters
+        start = sharded(jax.tree.map(jnp.zeros_like, params))
         if anchor_cotangent is not None and self.model.chunk.first == "separate":
             start = jax.lax.cond(
                 window.anchor.fresh,
-                lambda: jax.vjp(lambda p: self.anchor_latents(p, window), params)[1](
-                    anchor_cotangent
-                )[0],
+                lambda: sharded(
+                    jax.vjp(lambda p: self.anchor_latents(p, window), params)[1](anchor_cotangent)[
+                        0
+                    ]
+                ),
                 lambda: start,
             )
         total, _ = jax.lax.scan(of_chunk, start, (jnp.arange(self.window), cotangent))

@@ -253,7 +253,7 @@ def _by_layer(banks, slots, lengths, entry_base, theta, dtype, layout):
     `lengths` each device makes the context of its branch, from that branch's bank if it has one.
     """
 
-    def of_layer(layer):
+    def of_layer(slots, entry_base, layer):
         (rows, *null_rows), lengths = layer
         if null_rows:
             first = jax.lax.axis_index("data") == 0
@@ -272,15 +272,16 @@ def _by_layer(banks, slots, lengths, entry_base, theta, dtype, layout):
             gathered, all_slots, lengths, entry_base, theta, dtype, layout.kernels, window
         )
 
-    def of_layers(banks, lengths):
-        return jax.lax.map(of_layer, (banks, lengths))
+    def of_layers(banks, lengths, slots, entry_base):
+        return jax.lax.map(functools.partial(of_layer, slots, entry_base), (banks, lengths))
 
+    inputs = banks, lengths, slots, entry_base
     if layout.mesh is None:
-        return of_layers(banks, lengths)
+        return of_layers(*inputs)
     specs = jax.tree.map(_specs, banks, is_leaf=lambda x: isinstance(x, BankRows))
     branch = "data" if lengths.shape[1] == 2 else None
     out = P(None, branch, TOKENS, "tensor")
-    return layout.manual(of_layers, (specs, P(None, branch)), (out, out))(banks, lengths)
+    return layout.manual(of_layers, (specs, P(None, branch), P(), P()), (out, out))(*inputs)
 
 
 def _specs(rows: BankRows) -> BankRows:

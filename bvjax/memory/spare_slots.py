@@ -2,10 +2,10 @@
 
 Self Forcing makes a window of chunks, judges it, and then evaluates each of its chunks once more, with the entries
 that the chunk saw.  By then the chunks after it have been written, and may have evicted some.  Here a chunk of the
-window is written to a slot that nothing is in, and what it evicts remains until the next window begins; so the bank
-is never copied, and is a constant where chunks are evaluated again.
+window that evicts an entry is written to a slot that nothing is in, and what it evicts remains until the next window
+begins; so the bank is never copied, and is a constant where chunks are evaluated again.
 
-The bank has as many more slots than `memory.slots` as a window has chunks.  `place` says in which slot of the bank
+The bank has as many more slots than `memory.slots` as a window can evict entries.  `place` says in which slot of the bank
 each slot of generation's table is; which entry is evicted is decided in that table, as in generation.
 """
 
@@ -36,7 +36,7 @@ class SpareBank:
 
 
 def init_spare_bank(model: ModelConfig, spare: int, layout: Layout = ONE_DEVICE) -> SpareBank:
-    """An empty bank for windows of at most `spare` chunks."""
+    """An empty bank for windows that evict at most `spare` entries."""
     memory = dataclasses.replace(model.memory, slots=model.memory.slots + spare)
     larger = dataclasses.replace(model, memory=memory)
     return SpareBank(
@@ -44,6 +44,14 @@ def init_spare_bank(model: ModelConfig, spare: int, layout: Layout = ONE_DEVICE)
         place=jnp.arange(model.memory.slots, dtype=jnp.int32)[None],
         held=jnp.zeros(memory.slots, bool),
     )
+
+
+def shardings(bank: SpareBank, layout: Layout, *leading: str) -> SpareBank:
+    """The sharding of each field of banks that are stacked along axes which are sharded over `leading`."""
+    outer = layout.sharding(*leading)
+    names = kv_bank.axes(bank.bank).items()
+    rows = {name: layout.sharding(*leading, *own[len(leading) :]) for name, own in names}
+    return SpareBank(bank=bank.bank.replace(**rows), place=outer, held=outer)
 
 
 def table_of(bank: SpareBank) -> SlotTable:
@@ -74,7 +82,7 @@ def begin_window(bank: SpareBank) -> SpareBank:
 
 def hold(bank: SpareBank) -> SpareBank:
     """The bank with all entries that it has now kept until the next window begins."""
-    return dataclasses.replace(bank, held=bank.held | _in_place(bank))
+    return dataclasses.replace(bank, held=bank.held | (_in_place(bank) & bank.bank.valid[0]))
 
 
 def write(
@@ -88,20 +96,20 @@ def write(
 ) -> SpareBank:
     """The bank with chunk `chunk_id` in it, in the slot of generation's table that `bank.write` chooses.
 
-    Its rows go to a slot of the bank that holds no entry and that is not held.
+    Its rows take the place of what that slot had, or, if that is held, go to a slot of the bank that nothing is in.
     """
     memory, recent = model.memory, model.retrieval.num_recent
     table = table_of(bank)
     _, slot = insert(table, embedding, chunk_id, memory, recent, latents)
-    occupied = _in_place(bank) | bank.held
-    free = jnp.argmin(occupied).astype(jnp.int32)
-    written = slot < memory.slots
-    target = jnp.where(written, free, len(occupied))
+    own = bank.place[0, jnp.minimum(slot, memory.slots - 1)]
+    free = jnp.argmin(_in_place(bank) | bank.held).astype(jnp.int32)
+    chosen = jnp.where(bank.held[own], free, own)
+    target = jnp.where(slot < memory.slots, chosen, len(bank.held))
     rows = set_row(kv_bank.slot_table_of(bank.bank), target, embedding, chunk_id, latents)
     return dataclasses.replace(
         bank,
         bank=kv_bank.shard(kv_bank.put(bank.bank, entry, rows, target, layout.kernels), layout),
-        place=bank.place.at[0, slot[0]].set(free, mode="drop"),
+        place=bank.place.at[0, slot[0]].set(chosen[0], mode="drop"),
     )
 
 

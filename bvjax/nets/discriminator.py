@@ -73,6 +73,11 @@ class DiscriminatorConfig:
                 )
 
 
+def default_taps(layers: int) -> tuple[int, ...]:
+    """The taps of Self-Forcing, 13, 21 and 29 of 30 layers, at the same depths of a trunk of so many layers."""
+    return tuple(sorted({max(tap * layers // 30 - 1, 0) for tap in (14, 22, 30)}))
+
+
 def trunk_config(config: DiscriminatorConfig, dit: DiTConfig) -> DiTConfig:
     """The trunk as a DiT.
 
@@ -154,7 +159,7 @@ def logits(
         UserError: as `trunk_config` and `WanDiT`.
     """
     _, taps = _run(params, config, model, latents, sigma, text, layout)
-    return _read(params, config, model, taps)
+    return _read(params, config, model, taps, layout)
 
 
 def velocity(
@@ -188,7 +193,7 @@ def logits_and_velocity(
 ) -> tuple[Float[Array, "b"], Float[Array, "b n l h w z"]]:
     """`logits` and `velocity` of one pass."""
     out, taps = _run(params, config, model, latents, sigma, text, layout)
-    return _read(params, config, model, taps), out
+    return _read(params, config, model, taps, layout), out
 
 
 def _run(params, config, model, latents, sigma, text, layout):
@@ -197,21 +202,24 @@ def _run(params, config, model, latents, sigma, text, layout):
     layers = params["trunk"]["blocks"]
     block = Block(trunk, layout=layout, joint=True)
 
+    is_tap = jnp.arange(trunk.num_layers)[:, None] == jnp.array(config.taps)
+
     def blocks(x, cond):
-        def one(x, layer):
-            return block.apply({"params": layer}, x, None, None, cond)[0], None
+        def layer(x, params):
+            return block.apply({"params": params}, x, None, None, cond)[0]
 
         if dit.REMAT[trunk.remat] is not None:
-            one = jax.checkpoint(one, policy=dit.REMAT[trunk.remat], prevent_cse=False)
-        taps, first = [], 0
-        # In pieces, so that the tokens of other layers need not be kept for the heads.
-        for stop in [tap + 1 for tap in config.taps] + [trunk.num_layers]:
-            piece = jax.tree.map(lambda p, part=slice(first, stop): p[part], layers)
-            if stop > first:
-                x, _ = jax.lax.scan(one, x, piece)
-            taps.append(x)
-            first = stop
-        return x, taps[: len(config.taps)]
+            layer = jax.checkpoint(layer, policy=dit.REMAT[trunk.remat], prevent_cse=False)
+
+        def one(carry, inputs):
+            (x, taps), (params, taps_here) = carry, inputs
+            x = layer(x, params)
+            # Chosen, not stacked: tokens of other layers need not be kept for the heads.
+            taps = [jnp.where(here, x, tap) for here, tap in zip(taps_here, taps, strict=True)]
+            return (x, taps), None
+
+        start = x, [jnp.zeros_like(x)] * len(config.taps)
+        return jax.lax.scan(one, start, (layers, is_tap))[0]
 
     b, chunks, frames = latents.shape[:3]
     positions = jnp.asarray(ChunkGrid.of(model).positions(chunks * frames))
@@ -225,9 +233,10 @@ def _run(params, config, model, latents, sigma, text, layout):
     )
 
 
-def _read(params, config, model, taps):
+def _read(params, config, model, taps, layout):
     trunk = trunk_config(config, model.dit)
-    return _Heads(config, trunk).apply({"params": params["heads"]}, taps)
+    heads = jax.tree.map(layout.constrain, params["heads"])  # gathered whole when they are used
+    return _Heads(config, trunk).apply({"params": heads}, taps)
 
 
 def _check_shapes(what: str, params: Any, expected: Any) -> None:
@@ -289,10 +298,9 @@ class _Heads(nn.Module):
         config = self.config
         heads = config.num_heads or self.trunk.num_heads
         trunk = dataclasses.replace(self.trunk, num_heads=heads, similarity_keys=False)
-        read = [
-            _Tap(config, trunk, name=f"tap_{i}")(x.reshape(len(x), -1, x.shape[-1]))
-            for i, x in enumerate(taps)
-        ]
+        # Tokens of all chunks in one row, the chunk as the inner index: so they stay on the devices that have them.
+        rows = [x.swapaxes(1, 2).reshape(len(x), -1, x.shape[-1]) for x in taps]
+        read = [_Tap(config, trunk, name=f"tap_{i}")(x) for i, x in enumerate(rows)]
         x = jnp.concatenate(read, axis=1).reshape(len(read[0]), -1)
         x = nn.LayerNorm(
             epsilon=trunk.eps, use_fast_variance=False, dtype=jnp.float32, name="norm"

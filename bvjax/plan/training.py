@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.losses.teacher_forcing import ForcingConfig
 from bvjax.plan.program import Program, compile_program
@@ -47,8 +48,13 @@ def make_objective(model: ModelConfig, layout: Layout, targets: int = 0) -> DiTO
 
 def inputs(objective: DiTObjective, videos: int, chunks: int) -> tuple[TrainState, Batch]:
     """Arguments of a step, as shapes with shardings."""
-    layout, grid, text = objective.layout, objective.teacher.grid, objective.model.text
-    channels = objective.model.dit.in_channels
+    batch = batch_shapes(objective.model, objective.layout, videos, chunks)
+    return shapes_of(_task(objective, videos)), batch
+
+
+def batch_shapes(model: ModelConfig, layout: Layout, videos: int, chunks: int) -> Batch:
+    """A batch of encoded videos, as shapes with shardings."""
+    grid, text, channels = ChunkGrid.of(model), model.text, model.dit.in_channels
     latents = (1 + chunks * grid.latents_per_chunk, *grid.latent_size, channels)
     shapes = dict(
         latents=latents,
@@ -57,11 +63,10 @@ def inputs(objective: DiTObjective, videos: int, chunks: int) -> tuple[TrainStat
         relevance=(chunks, chunks),
     )
     sharding = batch_sharding(layout)
-    batch = {
+    return {
         name: jax.ShapeDtypeStruct((videos, *shape), jnp.float32, sharding=sharding)
         for name, shape in shapes.items()
     }
-    return shapes_of(_task(objective, videos)), batch
 
 
 def compile_step(

@@ -12,6 +12,7 @@ import jax
 from bvjax.chips import Chip
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
+from bvjax.losses.teacher_forcing import ForcingConfig
 from bvjax.placement import training_mesh_error
 from bvjax.plan import text, training, training_costs
 from bvjax.plan.limits import compile_all, least_seconds, mesh_option, usable_bytes
@@ -66,6 +67,7 @@ def make_plan(
     batch: int | None,
     say: Callable[[str], object],
     targets: int = 0,
+    forcing: ForcingConfig | None = None,
 ) -> TrainingPlan:
     """Compiles the step and works out the rest.
 
@@ -74,6 +76,7 @@ def make_plan(
       batch: videos of a step; None: one for each device of the axis `data`, which is how many go through
         the network at once.
       targets: chunks of a video that are drawn and denoised; 0: all of them, as often as by default.
+      forcing: the whole training draw, in place of the default one with so many targets.
 
     Raises:
       UserError: the mesh does not fit the model, the devices or the batch, or the model is none
@@ -94,6 +97,8 @@ def make_plan(
             f"`targets` is {targets}; videos have {chunks} chunks, and 0 is all of them"
         )
     objective = training.make_objective(model, layout, targets)
+    if forcing is not None:
+        objective, targets = dataclasses.replace(objective, forcing=forcing), forcing.drawn_targets
     state, batch = training.inputs(objective, videos, chunks)
     parts = training_costs.memory_parts(objective, state, batch)
     work = training_costs.step_flops(
@@ -120,10 +125,10 @@ def make_plan(
     )  # fmt: skip
 
 
-def choose_mesh(model: ModelConfig, count: int) -> dict[str, int]:
+def choose_mesh(model: ModelConfig, count: int, rollouts: bool = False) -> dict[str, int]:
     """Sizes of a mesh: as many devices as tokens divide by over `fsdp`, the rest over `data`."""
     fitting = (n for n in range(count, 0, -1) if count % n == 0)
-    fsdp = next(n for n in fitting if training_mesh_error(model, dict(fsdp=n)) is None)
+    fsdp = next(n for n in fitting if training_mesh_error(model, dict(fsdp=n), rollouts) is None)
     return dict(data=count // fsdp, fsdp=fsdp)
 
 

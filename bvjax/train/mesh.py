@@ -44,9 +44,11 @@ def training_layout(mesh: str, axes: tuple[str, ...], name: str) -> Layout:
     return ONE_DEVICE if math.prod(sizes.values()) == 1 else make_layout(sizes)
 
 
-def check_fits(model: ModelConfig, layout: Layout) -> None:
-    """Raises `UserError` if the DiT of `model` cannot be trained on `layout`."""
-    error = None if layout.mesh is None else training_mesh_error(model, dict(layout.mesh.shape))
+def check_fits(model: ModelConfig, layout: Layout, rollouts: bool = False) -> None:
+    """Raises `UserError` if the DiT of `model` cannot be trained on `layout`, with or without `rollouts` of its own."""
+    if layout.mesh is None:
+        return
+    error = training_mesh_error(model, dict(layout.mesh.shape), rollouts)
     if error is not None:
         raise UserError(f"this mesh does not fit the model: {error}")
 

@@ -5,7 +5,8 @@ rollout.  In the generator's, L = w_sf L_SF + w_bf L_BF (Eq. 1, 5): L_SF of the 
 Where rollouts live on (`self_forcing.live`) one that is over begins an example of the batch; else each update rolls
 all of them out anew, and L_SF and L_BF are of the same clips.
 
-On a mesh videos are sharded over `data`, each device rolls its own out, and everything else is replicated.
+On a mesh videos are sharded over `data`; each replica of the model rolls its own out, one after the other.  Networks,
+tokens and the bank of a rollout are sharded within a replica as in all of training and generation.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from bvjax.distributed import exchange
 from bvjax.losses.clip import make_clip
 from bvjax.losses.self_forcing import SelfForcing, SelfForcingConfig
 from bvjax.losses.self_rollout import Live, SelfRollout, Story, Window
+from bvjax.memory import spare_slots
 from bvjax.nets import discriminator
 from bvjax.random import purpose_key
 from bvjax.sharding import ONE_DEVICE, Layout
@@ -37,8 +39,6 @@ from bvjax.train.players import Player, new_player, updated
 from bvjax.train.state import step_key
 from bvjax.train.step import accumulate, average, ema_decay_at, split
 from bvjax.train.task import Batch, Metrics, Params
-
-AXES = ("data",)  # of a mesh that it can be sharded over
 
 
 @flax.struct.dataclass
@@ -82,8 +82,9 @@ class SelfForcingTask:
 
     @property
     def rollout(self) -> SelfRollout:
-        model, settings = self.objective.model, self.settings
-        return SelfRollout(model, self.objective.null_text, settings.window, settings.live)
+        """Of one replica of the model."""
+        model, settings, layout = self.objective.model, self.settings, self.layout.replica
+        return SelfRollout(model, self.objective.null_text, settings.window, settings.live, layout)
 
     @property
     def critic_updates(self) -> int:
@@ -172,7 +173,7 @@ class SelfForcingTask:
         """As many rollouts that are over as a batch has examples."""
         example = {name: jnp.asarray(x[:1]) for name, x in self.objective.heldout.items()}
         story = jax.tree.map(lambda x: x[0], self._stories(example))
-        over = self.rollout.over(story)
+        over = dataclasses.replace(self.rollout, layout=ONE_DEVICE).over(story)
         count = self.config.global_batch_size
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), over)
 
@@ -181,9 +182,14 @@ class SelfForcingTask:
         return {"generator": state.generator.params, **critics}
 
     def shardings(self, state: SelfForcingState) -> SelfForcingState:
-        placed = mesh.state_shardings(self.layout, state)
-        rows = mesh.batch_sharding(self.layout)
-        return dataclasses.replace(placed, live=jax.tree.map(lambda _: rows, state.live))
+        networks = [player.params for player in (state.generator, *state.critics.values())]
+        placed = mesh.state_shardings(self.layout, state, *networks)
+        rows, live = mesh.batch_sharding(self.layout), None
+        if state.live is not None:
+            live = jax.tree.map(lambda _: rows, state.live)
+            bank = spare_slots.shardings(state.live.bank, self.layout, "data")
+            live = dataclasses.replace(live, bank=bank)
+        return dataclasses.replace(placed, live=live)
 
     # ---- step ----------------------------------------------------------------------------------
     @property
@@ -304,24 +310,32 @@ class SelfForcingTask:
         exit_step = jax.random.randint(exit_key, (), 0, rollout.last_step + 1)
         base = jax.random.key_data(purpose_key(key, "rollouts"))
 
-        def one(constants, video):
+        def one(constants, live, story, seed):
             params, base, exit_step = constants
-            live, story, seed = video
             own_key = jax.random.fold_in(jax.random.wrap_key_data(base), seed)
             return rollout.next_window(params, live, story, own_key, exit_step)
 
         constants = jax.lax.stop_gradient(params), base, exit_step
-        return self._each_video(one, constants, (live, stories, seeds))
+        return self._next_windows(one, constants, live, (stories, seeds))
 
-    def _each_video(self, fn: Callable, constants: Any, videos: Any) -> Any:
-        """`fn` of the constants and of one video after the other; on a mesh each device has its own."""
+    def _next_windows(self, one: Callable, constants: Any, live: Live | None, videos: Any) -> Any:
+        """`one` of the constants and of each video after the other, on a mesh in each replica those it has."""
 
-        def local(constants, videos):
-            return jax.lax.map(lambda video: fn(constants, video), videos)
+        def local(constants, live, videos):
+            if live is None:
+                return jax.lax.map(lambda video: one(constants, None, *video), videos)
 
-        if self.layout.mesh is None:
-            return local(constants, videos)
-        return self.layout.manual(local, (P(), P("data")), P("data"))(constants, videos)
+            def body(all_live, inputs):
+                row, video = inputs
+                mine = jax.tree.map(lambda x: x[row], all_live)
+                mine, window = one(constants, mine, *video)
+                # In place: there is a second bank of one video at a time, and not of all.
+                return jax.tree.map(lambda x, new: x.at[row].set(new), all_live, mine), window
+
+            return jax.lax.scan(body, live, (jnp.arange(len(jax.tree.leaves(videos)[0])), videos))
+
+        specs = (P(), P("data"), P("data"))
+        return self.layout.each_replica(local, specs, P("data"))(constants, live, videos)
 
     def _pull_back(self, params, live, windows, cotangents):
         """The gradient of all windows: the sum over videos."""
@@ -333,13 +347,14 @@ class SelfForcingTask:
                 grads = rollout.pull_back(params, live.bank, window, cotangent, of_anchor)
                 return jax.tree.map(jnp.add, total, grads), None
 
-            return jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params), videos)[0]
+            zeros = rollout.layout.constrain_parameters(jax.tree.map(jnp.zeros_like, params))
+            return jax.lax.scan(one, zeros, videos)[0]
 
         videos = (live, windows, cotangents)
         if self.layout.mesh is None:
             return local(params, videos)
         summed = lambda *inputs: jax.lax.psum(local(*inputs), "data")
-        return self.layout.manual(summed, (P(), P("data")), P())(params, videos)
+        return self.layout.each_replica(summed, (P(), P("data")), P())(params, videos)
 
     # ---- results -------------------------------------------------------------------------------
     def sample(self, state: SelfForcingState, folder: Path, step: int) -> dict[str, float]:

@@ -36,7 +36,8 @@ def experiment() -> DiTExperiment:
         ),
         optimizer=OptimizerConfig(lr=1e-4, milestones=(0.5,), factors=(0.5,), weight_decay=1e-4),
         data=DataConfig(weights="weights/skyreels-1.3b", latents="data/takes", name="folder"),
-        forcing=TargetsConfig(targets_per_chunk=1),
+        # One chunk of a minute with the chunks that it sees: what its step costs does not grow with the video.
+        forcing=TargetsConfig(targets_per_chunk=1, drawn_targets=1),
         block=BlockForcingConfig(target="blend", gamma=0.1),
         # Nobody knows the ground-truth relevance of chunks in films.
         history=HistoryConfig(

@@ -374,6 +374,10 @@ def test_doctor_survives_a_missing_device(tiny, monkeypatch, capsys):
             ["--topology", "v5p:2x2x1", "--phase", "train", "--decode"],
             "--decode is of --phase generate",
         ),
+        (
+            ["--topology", "v5p:2x2x1", "--phase", "self-forcing", "--decode"],
+            "--decode is of --phase generate",
+        ),
         (["--topology", "v5p:2x2x1", "--set", "dit.layers=2"], "num_layers"),
     ],
 )

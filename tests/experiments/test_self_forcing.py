@@ -143,7 +143,7 @@ def test_stage_2_trains_stops_goes_on_and_exports(place, tmp_path, monkeypatch):
         ({"adversarial.kind": "wgan"}, "adversarial.kind is 'wgan'; it can be nonsaturating or"),
         (
             {"train.mesh": "fsdp=2"},
-            "the dit is trained over the axis data alone, without fsdp",
+            "a mesh of data=1, fsdp=2, context=1, tensor=1 has 2 devices; there are 1",
         ),
         (
             {"teacher": ""},

@@ -13,6 +13,12 @@ from bvjax.losses.critic_levels import CriticLevelsConfig, draw_levels, draw_noi
 FAKE, REAL = jnp.array([0.5, -1.0]), jnp.array([2.0, 0.25])
 
 
+def penalty_of(score, x, key, sigma, scaled):
+    """Of a score function."""
+    views = score(adversarial.disturbed(x, key, sigma)), score(x)
+    return adversarial.gradient_penalty(PenaltyConfig(1.0, sigma, scaled), *views)
+
+
 def softplus(x):
     return np.log1p(np.exp(np.asarray(x, np.float64)))
 
@@ -45,59 +51,47 @@ def test_of_a_linear_score_the_scaled_penalty_is_the_squared_slope_along_the_dir
     slope = jax.random.normal(jax.random.key(0), (3, 2))
     score = lambda x: jnp.einsum("bij,ij->b", x, slope)
     x, key = jnp.ones((4, 3, 2)), jax.random.key(1)
-    scaled = adversarial.gradient_penalty(score, x, key, 0.1, True)
+    scaled = penalty_of(score, x, key, 0.1, True)
     # Whatever sigma is: the score is linear.
-    np.testing.assert_allclose(
-        scaled, adversarial.gradient_penalty(score, x, key, 0.01, True), rtol=1e-2
-    )
-    plain = adversarial.gradient_penalty(score, x, key, 0.1, False)
+    np.testing.assert_allclose(scaled, penalty_of(score, x, key, 0.01, True), rtol=1e-2)
+    plain = penalty_of(score, x, key, 0.1, False)
     np.testing.assert_allclose(plain, 0.01 * scaled, rtol=1e-5)
-    known = adversarial.gradient_penalty(score, x, key, 0.1, True, score(x))
-    np.testing.assert_allclose(known, scaled, rtol=1e-6)
 
 
 def test_in_expectation_the_scaled_penalty_is_the_squared_gradient():
     score = lambda x: jnp.tanh(x).sum(axis=1) ** 2
     x = jnp.broadcast_to(jnp.array([0.3, -0.7, 0.2]), (40000, 3))
     exact = np.square(np.asarray(jax.grad(lambda x: score(x[None])[0])(x[0]))).sum()
-    made = adversarial.gradient_penalty(score, x, jax.random.key(0), 1e-3, True)
+    made = penalty_of(score, x, jax.random.key(0), 1e-3, True)
     np.testing.assert_allclose(made, exact, rtol=0.03)  # one direction each; 40000 of them
 
 
 def test_directions_do_not_depend_on_the_size_of_the_batch():
-    score = lambda x: x.sum(axis=1)
     x, key = jnp.zeros((4, 3)), jax.random.key(2)
-    one = adversarial.gradient_penalty(score, x[:1], key, 1.0, True)
-    all_four = jnp.square(jax.vmap(score)(draw_all(score, x, key)))
-    np.testing.assert_allclose(one, all_four[0, 0], rtol=1e-6)
+    all_four = adversarial.disturbed(x, key, 1.0)
+    np.testing.assert_array_equal(adversarial.disturbed(x[:1], key, 1.0), all_four[:1])
+    assert len({float(v) for v in all_four.ravel()}) == 12
 
 
-def draw_all(score, x, key):
-    """Disturbances as a score sees them, [b, 1, ...]."""
-    seen = []
-    adversarial.gradient_penalty(lambda x: seen.append(x) or score(x), x, key, 1.0, True)
-    return (seen[1] - seen[0])[:, None]
-
-
-def test_penalties_are_weighted_and_those_of_weight_0_are_not_computed():
-    asked = []
-
-    def score(x):
-        asked.append(float(x[0, 0]))
-        return 2.0 * x[:, 0]
-
+def test_the_critic_s_loss_is_weighted_and_what_has_weight_0_is_not_looked_at():
     real, fake, key = jnp.full((1, 1), 5.0), jnp.full((1, 1), 9.0), jax.random.key(0)
-    total, metrics = adversarial.penalties(AdversarialConfig(), score, real, fake, key)
-    assert total == 0.0 and metrics == {} and asked == []
-    config = AdversarialConfig(r1=PenaltyConfig(3.0, 0.1, scaled=False))
-    total, metrics = adversarial.penalties(config, score, real, fake, key, score(real))
-    assert sorted(metrics) == ["r1"] and len(asked) == 2
-    np.testing.assert_allclose(total, 3.0 * metrics["r1"], rtol=1e-6)
-    np.testing.assert_allclose(metrics["r1"], (2.0 * (asked[1] - 5.0)) ** 2, rtol=1e-3)
-    both = AdversarialConfig(r1=PenaltyConfig(1.0), r2=PenaltyConfig(1.0))
-    asked.clear()
-    adversarial.penalties(both, score, real, fake, key)
-    assert [round(x) for x in asked] == [5, 5, 9, 9]  # R1 at real videos, R2 at generated ones
+    score = lambda views: {name: 2.0 * x[:, 0] for name, x in views.items()}
+    logits = score(adversarial.critic_views(AdversarialConfig(), real, fake, key))
+    assert sorted(logits) == ["fake", "real"]
+    total, metrics = adversarial.critic_loss(AdversarialConfig(), logits)
+    np.testing.assert_allclose(total, 0.01 * (softplus(-10.0) + softplus(18.0)), rtol=1e-6)
+    assert sorted(metrics) == ["game", "margin"] and metrics["margin"] == -8.0
+    both = AdversarialConfig(
+        r1=PenaltyConfig(3.0, 0.1, scaled=False), r2=PenaltyConfig(2.0, 0.1, scaled=True)
+    )
+    views = adversarial.critic_views(both, real, fake, key)
+    assert abs(views["r1"][0, 0] - 5.0) < 1 and abs(views["r2"][0, 0] - 9.0) < 1
+    assert views["r1"] - real != views["r2"] - fake  # a direction of its own for each
+    more, metrics = adversarial.critic_loss(both, score(views))
+    r1 = (2.0 * (float(views["r1"][0, 0]) - 5.0)) ** 2
+    r2 = (2.0 * (float(views["r2"][0, 0]) - 9.0) / 0.1) ** 2
+    np.testing.assert_allclose([metrics["r1"], metrics["r2"]], [r1, r2], rtol=1e-3)
+    np.testing.assert_allclose(more - total, 3.0 * r1 + 2.0 * r2, rtol=1e-3)
 
 
 def test_published_weights():

@@ -56,3 +56,7 @@ def test_what_a_mesh_must_divide(tiny):
     assert "tensor=3 does not cut 2 heads evenly" in training_mesh_error(tiny.model, dict(tensor=3))
     why = training_mesh_error(tiny.model, dict(fsdp=2, context=4))
     assert why == "fsdp x context=8 does not cut 4 tokens evenly; it can be [1, 2, 4]"
+    # tiny's slots have 6 rows, which only rollouts ask for.
+    assert training_mesh_error(tiny.model, dict(fsdp=4)) is None
+    why = training_mesh_error(tiny.model, dict(fsdp=4), rollouts=True)
+    assert "fsdp x context=4 does not cut 6 rows of a slot (memory.capacity) evenly" in why
