@@ -45,18 +45,27 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
     Raises `UserError` for what is not one, `FileNotFoundError` when there is none.
     """
+    return _read_zip(path, str(path))
+
+
+def read_npz_bytes(content: bytes, name: str) -> dict[str, np.ndarray]:
+    """`read_npz` of the bytes of a file; `UserError` names it by `name`."""
+    return _read_zip(io.BytesIO(content), name)
+
+
+def _read_zip(source: pathlib.Path | io.BytesIO, name: str) -> dict[str, np.ndarray]:
     try:
-        with zipfile.ZipFile(path) as file:
+        with zipfile.ZipFile(source) as file:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
-                raise UserError(f"{path} has compressed arrays")
+                raise UserError(f"{name} has compressed arrays")
             entries = {entry.filename: file.read(entry) for entry in file.infolist()}
     except (FileNotFoundError, UserError):
         raise
     except Exception as error:  # zipfile raises half a dozen kinds for damaged files
-        raise UserError(f"{path} is damaged: {first_line(error)}") from None
+        raise UserError(f"{name} is damaged: {first_line(error)}") from None
     return {
-        name.removesuffix(".npy"): read_npy(content, f"{name} in {path}")
-        for name, content in entries.items()
+        entry.removesuffix(".npy"): read_npy(content, f"{entry} in {name}")
+        for entry, content in entries.items()
     }
 
 

@@ -91,11 +91,29 @@ def folder_of(command: str = "") -> Opener:
     return open_split
 
 
+def shards_of(command: str) -> Opener:
+    """Opens shards of encoded examples (`encoded.records`) that `command` has written."""
+
+    def open_split(
+        data: DataConfig, model: ModelConfig, split: str, examples: int | None
+    ) -> Source:
+        from data_pipelines.encoded.records import (
+            open_records,
+        )  # here, because it needs ArrayRecord
+
+        root = Path(data.latents)
+        check_weights(root, data.weights, model, how_to_make(command, root))
+        return open_records(root, split, data.extras, examples, command)
+
+    return open_split
+
+
 KEPT = {"returns": open_returns}  # (folder of weights, folder, split) -> examples
 
 DATA_SETS: dict[str, Opener] = {
     "storyworld": folder_of("python -m data_pipelines.storyworld.encode"),
     "lvbench": folder_of("python -m data_pipelines.lvbench.encode"),
+    "films": shards_of("python -m data_pipelines.encode"),
     "folder": folder_of(),
 }
 

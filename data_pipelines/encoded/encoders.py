@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from bvjax.config import ModelConfig
+from bvjax.errors import UserError
 from bvjax.nets import vae
 from bvjax.nets.text import UMT5Encoder, mean_embedding
 from bvjax.tokenizer import Tokenizer
@@ -53,18 +55,25 @@ class Encoders:
         """Normalised latents of short clips of 1 + 4k frames, or of single pictures, all at once."""
         return np.asarray(self._encode_clips(self.params["vae"], frames))
 
-    def latents(self, frames: np.ndarray, piece: int = 96) -> Float[np.ndarray, "l h w z"]:
-        """Normalised latents of uint8 frames [1 + 4k, H, W, 3], encoded piece by piece."""
-        height, width = frames.shape[1:3]
-        state = vae.init_encode_state(self.model.vae, 1, height, width)
-        cuts = [0, *range(1, len(frames), piece), len(frames)]
-        out = []
-        for start, stop in zip(cuts, cuts[1:], strict=False):
-            pixels = vae.to_float(jnp.asarray(frames[None, start:stop]))
+    def latents(
+        self, frames: Iterable[UInt8[np.ndarray, "H W 3"]], piece: int = 96
+    ) -> Float[np.ndarray, "l h w z"]:
+        """Normalised latents of 1 + 4k frames, which are taken and encoded `piece` at a time.
+
+        Raises `UserError` where there is no frame.
+        """
+        state, out, rest = None, [], iter(frames)
+        while taken := list(itertools.islice(rest, piece if state else 1)):
+            pixels = vae.to_float(jnp.asarray(np.stack(taken)[None]))
+            first = state is None
+            if state is None:
+                state = vae.init_encode_state(self.model.vae, 1, *pixels.shape[2:4])
             state, latents = self._encode(
-                self.params["vae"], state=state, frames=pixels, first=start == 0
+                self.params["vae"], state=state, frames=pixels, first=first
             )
             out.append(np.asarray(latents[0]))
+        if not out:
+            raise UserError("there is no frame to encode")
         return np.concatenate(out)
 
 
@@ -76,25 +85,27 @@ def load_encoders(folder: str | Path) -> Encoders:
 
 def encode_clip(
     encoders: Encoders,
-    frames: UInt8[np.ndarray, "f H W 3"],
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
     captions: Sequence[str],
     standalone: Sequence[str] | None = None,
+    dtype: str = "float16",
 ) -> dict[str, np.ndarray]:
-    """The arrays of an example (`example`); latents and text states as float16.
+    """The arrays of an example (`example`).
 
     Args:
         frames: the first one, then those of as many chunks as there are captions.
         captions: one for each chunk, without time stamps.
         standalone: captions that need no earlier chunk to be understood, where there are any.
+        dtype: of latents and text states.
 
     Raises `UserError` for a caption that is too long.
     """
     states, embedding = encoders.text(captions)
     example: dict[str, np.ndarray] = {
-        "latents": encoders.latents(frames).astype(np.float16),
-        "text": states.astype(np.float16),
+        "latents": encoders.latents(frames).astype(dtype),
+        "text": states.astype(dtype),
         "embedding": embedding.astype(np.float32),
     }
     if standalone is not None:
-        example["standalone"] = encoders.text(standalone)[0].astype(np.float16)
+        example["standalone"] = encoders.text(standalone)[0].astype(dtype)
     return example

@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
 from tqdm import tqdm
 
 from bvjax import console
@@ -25,11 +23,11 @@ from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.lvbench.dataset.split import SPLITS
-from bvjax.media.source_video import read_frames
 from bvjax.story import Story
 from data_pipelines.encoded.encoders import encode_clip, load_encoders
 from data_pipelines.encoded.folder import example_path, write_example, write_null_text
 from data_pipelines.encoded.manifest import claim
+from data_pipelines.encoded.windows import FilmEnds, Frames, Take, film_frames, windows
 
 
 def encode(
@@ -61,48 +59,36 @@ def encode(
     write_null_text(root, encoders.text([""])[0][0])
     written, short = 0, 0
     for row in tqdm(source, unit="video", disable=None):
-        name, before = row["id"].decode(), written
-        for start, frames, captions in windows(row, encoders.model, chunks):
+        before, name = written, row["id"].decode()
+        for _, start, frames, captions in clips(row, encoders.model, chunks):
             path = example_path(root, split, f"{name}/{start:05d}")
-            written += 1
-            if path.exists():
-                continue
             try:
-                write_example(path, encode_clip(encoders, frames, captions))
+                if path.exists():
+                    frames.skip()
+                else:
+                    write_example(path, encode_clip(encoders, frames, captions))
+            except FilmEnds:
+                break
             except UserError as error:
                 raise UserError(f"{name}, chunks from {start + 1} on: {error}") from None
+            written += 1
         short += written == before
     return written, short
 
 
-def windows(
+def clips(
     row: Mapping[str, Any], model: ModelConfig, chunks: int
-) -> Iterator[tuple[int, UInt8[np.ndarray, "f H W 3"], tuple[str, ...]]]:
-    """The clips of `chunks` chunks that a video consists of, from its first frame on.
+) -> Iterator[tuple[Take, int, Frames, tuple[str, ...]]]:
+    """The windows of a video (`encoded.windows`), with the caption of each chunk (`Story.chunk_captions`).
 
-    Yields:
-        How many chunks of the video come before, the frames in the model's rate and size (the frame
-        before its first chunk too), and the caption of each chunk (`Story.chunk_captions`).
-
-    Raises `UserError` for a video that cannot be decoded.
+    Raises `UserError` for a video that cannot be decoded, as its frames are taken.
     """
-    grid, chunk = ChunkGrid.of(model, chunks), model.chunk
     spans = tuple((float(a), float(b)) for a, b in zip(row["start"], row["stop"], strict=True))
     story = Story(tuple(caption.decode() for caption in row["captions"]), spans)
-    captions = story.chunk_captions(grid.seconds_per_chunk)
-    pictures = read_frames(
-        io.BytesIO(row["video"]), chunk.fps, chunk.height, chunk.width, name=row["id"].decode()
-    )
-    frames: list[np.ndarray] = []
-    for start in range(0, len(captions) - chunks + 1, chunks):
-        for picture in pictures:
-            frames.append(picture)
-            if len(frames) == grid.num_frames:
-                break
-        else:
-            return
-        yield start, np.stack(frames), captions[start : start + chunks]
-        frames = frames[-1:]
+    name = row["id"].decode()
+    captions = story.chunk_captions(ChunkGrid.of(model).seconds_per_chunk)
+    frames = film_frames(io.BytesIO(row["video"]), model, name)
+    return windows(frames, [Take(0, captions)], model, chunks)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -107,8 +107,8 @@ def test_batches_have_the_extras_that_are_asked_for(tiny, third, extras):
         (("relevance",), {}, "which forcing.standalone=0.5 needs: set"),
         (
             (),
-            {"data.name": "films"},
-            "data.name is 'films'; it can be storyworld, lvbench, folder, clips, returns",
+            {"data.name": "photos"},
+            "data.name is 'photos'; it can be storyworld, lvbench, films, folder, clips, returns",
         ),
         (("depth",), {}, "no extra 'depth'; the extras are relevance, standalone"),
         ((), {"data.heldout_stories": 0}, "data.heldout_stories is 0; it must be 1 to 2147483647"),

@@ -14,9 +14,10 @@ from data_pipelines.encoded.example import REQUIRED
 from data_pipelines.encoded.folder import open_folder
 from data_pipelines.encoded.intact import EXAMPLE
 from data_pipelines.encoded.manifest import check_weights
+from data_pipelines.encoded.windows import FilmEnds
 from data_pipelines.lvbench import builder
 from data_pipelines.lvbench import encode as encode_module
-from data_pipelines.lvbench.encode import encode, main, windows
+from data_pipelines.lvbench.encode import clips, encode, main
 from tests.bvjax.lvbench.clips import write_clip
 
 
@@ -42,14 +43,21 @@ def rows(tmp_path_factory, tiny):
 
 def test_windows_follow_each_other(rows, tiny):
     """Chunks of a second at 8 fps; the last frame of one is the first of the next; the rest is left out."""
-    found = list(windows(rows[0], tiny.model, 2))
-    assert [start for start, _, _ in found] == [0, 2]
+    found = [
+        (start, np.stack(list(frames)), captions)
+        for _, start, frames, captions in clips(rows[0], tiny.model, 2)
+    ]
+    assert [start for start, *_ in found] == [0, 2]
     assert [captions for *_, captions in found] == [tiny.captions[:2], tiny.captions[2:4]]
     for start, frames, _ in found:
         assert frames.shape == (17, 32, 32, 3)
         levels = 10 + 2 * np.arange(8 * start, 8 * start + 17)  # every second frame of the file
         assert np.abs(frames[:, 3, 5, 1] - levels.astype(float)).max() <= 1
-    assert list(windows(rows[1], tiny.model, 2)) == []
+    for _, _, frames, _ in clips(
+        rows[1], tiny.model, 2
+    ):  # captions for two chunks, no frames for them
+        with pytest.raises(FilmEnds):
+            list(frames)
 
 
 @pytest.mark.slow
@@ -61,7 +69,7 @@ def test_videos_become_examples(rows, tiny, tmp_path):
     assert len(source) == 2 and source.spec.chunks == 2 and source.spec.extras == ()
     assert set(next(batches(source, 2, 0))) == {*REQUIRED, EXAMPLE}
     encoders = load_encoders(tiny.weights)
-    for item, (_, frames, captions) in zip(source, windows(rows[0], tiny.model, 2), strict=True):
+    for item, (_, _, frames, captions) in zip(source, clips(rows[0], tiny.model, 2), strict=True):
         states, embedding = encoders.text(captions)
         np.testing.assert_array_equal(item["text"], states.astype(np.float16))
         np.testing.assert_array_equal(item["embedding"], embedding)
@@ -82,7 +90,8 @@ def test_what_cannot_be_encoded_is_named(rows, tiny, tmp_path):
     with pytest.raises(UserError, match="`chunks` is 0; it must be 1 or more"):
         encode(tiny.weights, rows, tmp_path, "train", 0)
     with pytest.raises(UserError, match="video deep/long"):
-        list(windows(dict(rows[0], video=b"nothing"), tiny.model, 2))
+        for *_, frames, _ in clips(dict(rows[0], video=b"nothing"), tiny.model, 2):
+            list(frames)
 
 
 def test_the_command(monkeypatch, capsys):

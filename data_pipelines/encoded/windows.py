@@ -1,0 +1,96 @@
+"""The clips of a film that become examples, as streams of frames: no more than one frame is held."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
+from bvjax.errors import UserError
+from bvjax.media.source_video import read_frames
+from bvjax.media.video_frames import Frame, Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Take:
+    """A stretch of a film without a cut, and what its chunks show.
+
+    Args:
+        start: its first frame, counted at the model's frame rate from the film's first frame on.
+        captions: one for each of its chunks, without time stamps.
+    """
+
+    start: int
+    captions: tuple[str, ...]
+
+
+class FilmEnds(UserError):
+    """A film is shorter than its captions say."""
+
+
+class Frames:
+    """The frames of one window, to be taken once: the first one, then those of its chunks.
+
+    Where the film ends before, `FilmEnds` is raised instead of the frame that is missing.
+    """
+
+    def __init__(self, before: list[Frame], frames: Iterator[Frame], count: int):
+        self._frames, self._count = itertools.chain(before, frames), count
+        self.taken: int = 0
+        self.last: Frame | None = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        while self.taken < self._count:
+            frame = next(self._frames, None)
+            if frame is None:
+                raise FilmEnds("the film ends before its captions do")
+            self.last = frame
+            self.taken += 1
+            yield frame
+
+    def skip(self) -> None:
+        """Takes what is left."""
+        collections.deque(self, maxlen=0)
+
+
+def windows(
+    frames: Iterator[Frame], takes: Iterable[Take], model: ModelConfig, chunks: int
+) -> Iterator[tuple[Take, int, Frames, tuple[str, ...]]]:
+    """The windows of `chunks` chunks that takes consist of, each beginning with the last frame of the one before.
+
+    Args:
+        frames: of the film, at the model's size and rate, from its first one on.
+        takes: in the order of their starts, none overlapping the next.
+        model: whose chunks they are.
+        chunks: of a window; what is left at the end of a take is no window.
+
+    Yields:
+        The take, how many of its chunks come before, the frames, and the captions. The frames are to be
+        taken before the next window is asked for, or that is the last one.
+    """
+    count, at = ChunkGrid.of(model, chunks).num_frames, 0
+    for take in takes:
+        next(itertools.islice(frames, take.start - at, take.start - at), None)  # skipped
+        at = max(at, take.start)
+        before: list[Frame] = []
+        for start in range(0, len(take.captions) - chunks + 1, chunks):
+            window = Frames(before, frames, count)
+            yield take, start, window, take.captions[start : start + chunks]
+            if window.taken < count:
+                return
+            at += count - len(before)
+            before = [] if window.last is None else [window.last]
+
+
+def film_frames(source: Source, model: ModelConfig, name: str = "") -> Iterator[Frame]:
+    """The frames of a film at a model's size and rate; raises `UserError` as they are taken."""
+    chunk = model.chunk
+    return read_frames(source, chunk.fps, chunk.height, chunk.width, name=name)
+
+
+def num_windows(takes: Sequence[Take], chunks: int) -> int:
+    """How many windows of `chunks` chunks takes have."""
+    return sum(len(take.captions) // chunks for take in takes)
