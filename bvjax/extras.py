@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 IMPORTED_AS = {
     "opencv-python-headless": "cv2",
     "orbax-checkpoint": "orbax",
+    "scenedetect-headless": "scenedetect",
     "tensorflow-datasets": "tensorflow_datasets",
 }  # where the name of a package is not that of its module
 

@@ -39,7 +39,7 @@ def read_frames(
     last: tuple[TimedFrame, Frame] | None = None  # a frame of the file and its picture
     for shown in itertools.islice(_at_rate(source, fps, name), start, None):
         if last is None or shown is not last[0]:
-            last = shown, _fit(shown, height, width)
+            last = shown, fitted(shown, height, width)
         yield last[1]
 
 
@@ -61,6 +61,27 @@ def _at_rate(source: Source, fps: int, name: str = "") -> Iterator[TimedFrame]:
     while count + _LEAST_SHARE < last.end * fps or not count:
         yield last
         count += 1
+
+
+def pick_frames(
+    source: Source, fps: int, wanted: Iterable[int], name: str = ""
+) -> Iterator[tuple[int, TimedFrame]]:
+    """Those frames of `read_frames` whose numbers are wanted, without the work of turning others into pictures.
+
+    Args:
+        source: a path, or an open file.
+        wanted: numbers k of frames at k / fps seconds.
+        name: of the video, for messages; by default its path.
+
+    Yields (k, frame) in order; what is past the video's end is not there.  Raises `UserError`.
+    """
+    numbers = set(wanted)
+    last = max(numbers, default=-1)
+    for k, shown in enumerate(_at_rate(source, fps, name)):
+        if k in numbers:
+            yield k, shown
+        if k >= last:
+            return
 
 
 def frame_size(path: str | pathlib.Path) -> tuple[int, int]:
@@ -95,7 +116,8 @@ def read_copy(path: pathlib.Path) -> Iterator[Frame]:
         yield shown.picture()
 
 
-def _fit(shown: TimedFrame, height: int, width: int) -> Frame:
+def fitted(shown: TimedFrame, height: int, width: int) -> Frame:
+    """A frame as a picture of another size: cut to the middle where its shape is another, and resized."""
     picture = np.ascontiguousarray(shown.picture())
     if picture.shape[:2] == (height, width):
         return picture

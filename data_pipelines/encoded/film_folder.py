@@ -58,14 +58,15 @@ def read_films(
     return films, problems
 
 
-def sides_of(folder: Path, root: Path, names: Iterable[str], seed: int) -> dict[str, str]:
-    """The split of each film: the folder's split.json, else that of `root`, to which new films are added.
+def sides_of(folder: Path | None, root: Path, names: Iterable[str], seed: int) -> dict[str, str]:
+    """The split of each film: the folder's split.json if it has one, else that of `root`, to which new films are added.
 
     Raises:
         UserError: one of these is no split of these films.
     """
-    names, given = set(names), load_split(folder)
-    if given is not None:
+    names = set(names)
+    given = None if folder is None else load_split(folder)
+    if folder is not None and given is not None:
         for problem in split_problems(given, names):
             raise UserError(f"{folder / SPLIT_FILE}: {problem}")
         return {name_key(name): side for side in SPLITS for name in given[side]}

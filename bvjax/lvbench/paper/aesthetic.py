@@ -45,7 +45,7 @@ def make(context: MetricContext) -> PaperMetric:
             (t, batcher.submit(frame)) for t, frame in enumerate(block.frames, start=block.first)
         )
     else:
-        function = _function(choice)
+        function = named_function(choice)
         numbers, settings["source"] = _per_frame_scores(choice, function), _source(function)
 
     def start(video: Video, segments: int) -> Series:
@@ -91,7 +91,8 @@ def handmade(picture: UInt8[np.ndarray, "h w 3"], luma: UInt8[np.ndarray, "h w"]
 _OPPONENT = np.array([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]], np.float32)
 
 
-def _function(choice: str) -> Callable[[np.ndarray], np.ndarray]:
+def named_function(choice: str) -> Callable[[np.ndarray], np.ndarray]:
+    """The function MODULE:FUNCTION; raises `UserError` where there is none."""
     module, colon, name = choice.partition(":")
     legal = "handmade, laion or MODULE:FUNCTION"
     if not (module and colon and name):
