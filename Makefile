@@ -7,11 +7,13 @@ VENV_TORCH := .venv-torch
 STAMP_TORCH := $(VENV_TORCH)/.installed
 VENV_AOT := .venv-aot
 STAMP_AOT := $(VENV_AOT)/.installed
+VENV_BEAM := .venv-beam
+STAMP_BEAM := $(VENV_BEAM)/.installed
 OUT ?= runs/demo
 ROOT ?= runs/train_mini
 STORY ?= experiments/stories/fox.json
 
-.PHONY: help setup setup-torch setup-aot demo test test-slow test-torch test-aot test-accelerator train-mini performance-docs parity-docs plan-pods lint lock clean
+.PHONY: help setup setup-torch setup-aot setup-beam demo test test-slow test-torch test-aot test-beam test-accelerator train-mini performance-docs parity-docs plan-pods lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -45,6 +47,11 @@ setup-aot: $(STAMP_AOT)  ## another with compilers for TPUs and NVIDIA GPUs, whi
 $(STAMP_AOT): requirements.txt requirements-aot.txt pyproject.toml
 	$(call install,$(VENV_AOT),--no-deps -r requirements-aot.txt)
 
+setup-beam: $(STAMP_BEAM)  ## another with Apache Beam
+
+$(STAMP_BEAM): requirements-beam.txt pyproject.toml
+	$(call install,$(VENV_BEAM),-r requirements-beam.txt)
+
 demo: setup  ## a minute of video from a story (STORY=..., OUT=...)
 	$(PY) -m bvjax generate --preset mini --story $(STORY) --out $(OUT)
 
@@ -59,6 +66,9 @@ test-torch: setup-torch  ## the tests against PyTorch
 
 test-aot: setup-aot  ## programs compiled for TPUs and GPUs: do they fit, what do they exchange
 	$(VENV_AOT)/bin/python -m pytest -n 2 --dist load tests/aot
+
+test-beam: setup-beam  ## the stages of curation on Apache Beam
+	$(VENV_BEAM)/bin/python -m pytest tests/data_pipelines/curation/test_beam.py
 
 # Not with the settings of the other tests, which are for CPUs.
 test-accelerator:  ## the tests that need an accelerator, with the Python that has one (PYTHON=...)
@@ -86,4 +96,4 @@ lock: setup  ## pin what pyproject.toml asks for
 	(echo "# Made by 'make lock' from pyproject.toml (Python 3.11, CPU)."; $(PY) -m pip freeze --exclude-editable) > requirements.txt
 
 clean:  ## remove the virtual environments and caches
-	rm -rf $(VENV) $(VENV_TORCH) $(VENV_AOT) .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV_TORCH) $(VENV_AOT) $(VENV_BEAM) .pytest_cache .hypothesis

@@ -1,9 +1,8 @@
 """Your own films as training data: latents and text states in shards that `experiments.train` reads.
 
     python -m data_pipelines.encode --videos films --weights runs/mini --out data/films --chunks 10
-    python -m experiments.train --config experiments/configs/mini_dit.py --workdir runs/films \\
-        --config.data.name=films --config.data.latents=data/films --config.data.weights=runs/mini \\
-        --config.data.heldout_split=test
+    python -m experiments.train --config=experiments/configs/mini_films.py --workdir=runs/films \\
+        --config.data.latents=data/films --config.data.weights=runs/mini --init-from=runs/mini
 
 Captions lie beside the films in LV-Bench's form (`bvjax.lvbench.dataset.examine`): NAME.json beside NAME.mp4, or one
 captions.json for all, with the seconds that each caption covers. A film gives as many examples as it has times
@@ -83,7 +82,10 @@ def _encode(
         known = next((done[side][film.name] for side in SPLITS if film.name in done[side]), None)
         try:
             if known is not None and known.source != source_of(film):
-                raise UserError("its captions are not those that were encoded, which are kept")
+                raise UserError(
+                    "its takes and captions are not those that were encoded; delete the folder, or use "
+                    "another one, to encode them anew"
+                )
             part = known or encode_film(encoders, film, root, options)
         except UserError as error:
             problems[film.name] = str(error)

@@ -37,7 +37,7 @@ def read_frames(
     Raises `UserError` for a file that is missing, not a video or damaged.
     """
     last: tuple[TimedFrame, Frame] | None = None  # a frame of the file and its picture
-    for shown in itertools.islice(_at_rate(source, fps, name), start, None):
+    for shown in itertools.islice(frames_at_rate(source, fps, name), start, None):
         if last is None or shown is not last[0]:
             last = shown, fitted(shown, height, width)
         yield last[1]
@@ -45,10 +45,14 @@ def read_frames(
 
 def count_frames(path: str | pathlib.Path, fps: int) -> int:
     """The number of frames that `read_frames` yields from the first on; raises `UserError`."""
-    return sum(1 for _ in _at_rate(path, fps))
+    return sum(1 for _ in frames_at_rate(path, fps))
 
 
-def _at_rate(source: Source, fps: int, name: str = "") -> Iterator[TimedFrame]:
+def frames_at_rate(source: Source, fps: int, name: str = "") -> Iterator[TimedFrame]:
+    """The frames of `read_frames` before they are made pictures; one that is shown longer comes again.
+
+    Raises `UserError`.
+    """
     count, last = 0, None  # frames given; the one before
     for now in timed_frames(source, Fraction(1, fps), name):
         if last is not None:
@@ -77,7 +81,7 @@ def pick_frames(
     """
     numbers = set(wanted)
     last = max(numbers, default=-1)
-    for k, shown in enumerate(_at_rate(source, fps, name)):
+    for k, shown in enumerate(frames_at_rate(source, fps, name)):
         if k in numbers:
             yield k, shown
         if k >= last:

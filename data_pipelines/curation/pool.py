@@ -47,7 +47,7 @@ def run_all(
     """
     if not workers:
         for name, piece in work:
-            yield name, _guarded(function, piece)
+            yield name, guarded(function, piece)
         return
     pending = iter(work)
     suspects: list[tuple[str, Any]] = []  # that were at work when a worker died
@@ -57,7 +57,7 @@ def run_all(
         while True:
             while len(running) < 2 * workers and (item := next(pending, None)) is not None:
                 try:
-                    running[executor.submit(_guarded, function, item[1])] = item
+                    running[executor.submit(guarded, function, item[1])] = item
                 except BrokenProcessPool:
                     suspects.append(item)
                     break
@@ -90,12 +90,13 @@ def _alone(function: Callable[[Any], Any], piece: Any) -> Any:
     """The result of a piece that may kill its worker, in a process of its own."""
     with _executor("processes", 1) as executor:
         try:
-            return executor.submit(_guarded, function, piece).result()
+            return executor.submit(guarded, function, piece).result()
         except BrokenProcessPool:
             return Failed(KILLED)
 
 
-def _guarded(function: Callable[[Any], Any], piece: Any) -> Any:
+def guarded(function: Callable[[Any], Any], piece: Any) -> Any:
+    """The result of a piece of work, or `Failed`; raises `OSError` as it is."""
     try:
         return function(piece)
     except OSError:

@@ -65,11 +65,11 @@ def run_stage(
         if stage.pool == "threads":
             count = context.settings.captions.concurrency
         kind = "threads" if stage.pool == "threads" else "processes"
-        results = run_all(_work, todo, min(count, len(todo)), kind)
+        results = run_all(work, todo, min(count, len(todo)), kind)
         for name, result in track(results, stage.name, len(todo)):
             if isinstance(result, Failed):
                 failed[name] = result.why
-                found[name] = [_failed(row, stage.name, result.why) for row in groups[name]]
+                found[name] = [failed_row(row, stage.name, result.why) for row in groups[name]]
             else:
                 journal.add(name, inputs[name], result)
                 found[name] = result
@@ -86,7 +86,8 @@ def run_stage(
     return out, report
 
 
-def _work(piece: tuple[Callable[..., list[Row]], list[Row], Context]) -> list[Row]:
+def work(piece: tuple[Callable[..., list[Row]], list[Row], Context]) -> list[Row]:
+    """The rows that a function makes of rows; raises `OSError` of a full disk alone."""
     function, rows, context = piece
     try:
         return function(rows, context)
@@ -96,7 +97,8 @@ def _work(piece: tuple[Callable[..., list[Row]], list[Row], Context]) -> list[Ro
         raise RuntimeError(str(error)) from None
 
 
-def _failed(row: Row, stage: str, why: str) -> Row:
+def failed_row(row: Row, stage: str, why: str) -> Row:
+    """A row at which the work failed, not for what it is."""
     return dropped(row, stage, "failed", f"not done: {why}") if is_kept(row) else row
 
 

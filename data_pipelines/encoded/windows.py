@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
-from bvjax.media.source_video import read_frames
-from bvjax.media.video_frames import Frame, Source
+from bvjax.media.source_video import fitted, frames_at_rate
+from bvjax.media.video_frames import Frame, Source, TimedFrame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,19 +37,30 @@ class Frames:
     Where the film ends before, `FilmEnds` is raised instead of the frame that is missing.
     """
 
-    def __init__(self, before: list[Frame], frames: Iterator[Frame], count: int):
-        self._frames, self._count = itertools.chain(before, frames), count
+    def __init__(
+        self,
+        before: Frame | None,
+        frames: Iterator[TimedFrame],
+        count: int,
+        size: tuple[int, int],
+    ):
+        self._before, self._frames, self._count, self._size = before, frames, count, size
+        self._made: TimedFrame | None = None  # that `last` was made of
         self.taken: int = 0
         self.last: Frame | None = None
 
     def __iter__(self) -> Iterator[Frame]:
         while self.taken < self._count:
-            frame = next(self._frames, None)
-            if frame is None:
-                raise FilmEnds("the film ends before its captions do")
-            self.last = frame
+            if not self.taken and self._before is not None:
+                self.last = self._before
+            else:
+                shown = next(self._frames, None)
+                if shown is None:
+                    raise FilmEnds("the film ends before its captions do")
+                if self.last is None or shown is not self._made:
+                    self.last, self._made = fitted(shown, *self._size), shown
             self.taken += 1
-            yield frame
+            yield self.last
 
     def skip(self) -> None:
         """Takes what is left."""
@@ -57,12 +68,12 @@ class Frames:
 
 
 def windows(
-    frames: Iterator[Frame], takes: Iterable[Take], model: ModelConfig, chunks: int
+    frames: Iterator[TimedFrame], takes: Iterable[Take], model: ModelConfig, chunks: int
 ) -> Iterator[tuple[Take, int, Frames, tuple[str, ...]]]:
     """The windows of `chunks` chunks that takes consist of, each beginning with the last frame of the one before.
 
     Args:
-        frames: of the film, at the model's size and rate, from its first one on.
+        frames: of the film, at the model's rate, from its first one on (`film_frames`).
         takes: in the order of their starts, none overlapping the next.
         model: whose chunks they are.
         chunks: of a window; what is left at the end of a take is no window.
@@ -72,23 +83,23 @@ def windows(
         taken before the next window is asked for, or that is the last one.
     """
     count, at = ChunkGrid.of(model, chunks).num_frames, 0
+    size = model.chunk.height, model.chunk.width
     for take in takes:
         next(itertools.islice(frames, take.start - at, take.start - at), None)  # skipped
         at = max(at, take.start)
-        before: list[Frame] = []
+        before: Frame | None = None
         for start in range(0, len(take.captions) - chunks + 1, chunks):
-            window = Frames(before, frames, count)
+            window = Frames(before, frames, count, size)
             yield take, start, window, take.captions[start : start + chunks]
             if window.taken < count:
                 return
-            at += count - len(before)
-            before = [] if window.last is None else [window.last]
+            at += count - (before is not None)
+            before = window.last
 
 
-def film_frames(source: Source, model: ModelConfig, name: str = "") -> Iterator[Frame]:
-    """The frames of a film at a model's size and rate; raises `UserError` as they are taken."""
-    chunk = model.chunk
-    return read_frames(source, chunk.fps, chunk.height, chunk.width, name=name)
+def film_frames(source: Source, model: ModelConfig, name: str = "") -> Iterator[TimedFrame]:
+    """The frames of a film at a model's rate, not yet at its size; raises `UserError` as they are taken."""
+    return frames_at_rate(source, model.chunk.fps, name)
 
 
 def num_windows(takes: Sequence[Take], chunks: int) -> int:

@@ -135,7 +135,7 @@ def test_other_settings_captions_or_weights_are_refused(encoded, tiny, films, tm
     shutil.copytree(films, folder)
     write_json(folder / f"{ODD}.json", {"captions": captions(tiny, 4)})
     assert command(tiny, folder, encoded) == 1
-    assert "its captions are not those that were encoded" in capsys.readouterr().err
+    assert "its takes and captions are not those that were encoded" in capsys.readouterr().err
     other = tmp_path / "weights"
     shutil.copytree(tiny.weights, other)
     text = other / "text.safetensors"

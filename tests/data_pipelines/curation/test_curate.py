@@ -131,7 +131,7 @@ def captions_file(out, path, skip=()):
 
 
 def no_work(monkeypatch):
-    monkeypatch.setattr(run, "_work", lambda piece: pytest.fail("it is done already"))
+    monkeypatch.setattr(run, "work", lambda piece: pytest.fail("it is done already"))
 
 
 def test_a_second_run_repeats_nothing(curated, tiny, films, monkeypatch):
@@ -214,7 +214,7 @@ def test_what_is_refused_before_work_begins(tiny, films, tmp_path, capsys, words
 
 
 def test_ctrl_c_keeps_what_is_done(tiny, films, tmp_path, monkeypatch, capsys):
-    whole, calls = run._work, []
+    whole, calls = run.work, []
 
     def work(piece):
         calls.append(piece[1][0]["film"])
@@ -222,7 +222,7 @@ def test_ctrl_c_keeps_what_is_done(tiny, films, tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return whole(piece)
 
-    monkeypatch.setattr(run, "_work", work)
+    monkeypatch.setattr(run, "work", work)
     words = [
         f"--videos={films}",
         f"--weights={tiny.weights}",
@@ -296,7 +296,7 @@ def test_a_full_disk_stops_the_work(workers):
 def test_films_that_failed_are_tried_again(tiny, films, tmp_path, monkeypatch):
     out = request(tiny, films, tmp_path, until="probe")
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_work", lambda piece: (_ for _ in ()).throw(ValueError("no memory")))
+        patch.setattr(run, "work", lambda piece: (_ for _ in ()).throw(ValueError("no memory")))
         result, rows = curate(out)
         assert len(result["stages"][0]["failed"]) == 7
         assert command_module.tell(out, result, rows) == 1

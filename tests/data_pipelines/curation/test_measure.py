@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import av
 import cv2
 import numpy as np
 import pytest
@@ -134,3 +137,35 @@ def test_transnet_needs_its_file(tmp_path):
         scenes(
             {"stated_fps": 16, "path": "", "film": ""}, Scenes(transnet=str(tmp_path / "none.onnx"))
         )
+
+
+def write(path, times, transfer=1):
+    """A film whose frames are shown at these milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=16)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "bgr0"
+        stream.codec_context.color_trc = transfer
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        for picture, time in zip(pan(1, len(times)), times, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = frame.reformat(format="bgr0")
+            frame.pts, frame.time_base, frame.color_trc = int(time), Fraction(1, 1000), transfer
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_a_variable_frame_rate_is_told_of(tmp_path):
+    """Slow, then fast: samples are half a second apart all the same."""
+    times = np.cumsum([0] + [125] * 16 + [50] * 40)
+    write(tmp_path / "a.mkv", times)
+    (row,) = scenes(probe(film_rows(tmp_path)[0])[0], Scenes())
+    assert row["variable_rate"] and row["frames"] == 57
+    assert (
+        np.abs(np.array(row["tracks"]["t"]) - np.arange(len(row["tracks"]["t"])) / 2).max() < 0.13
+    )
+
+
+def test_hdr_is_refused(tmp_path):
+    write(tmp_path / "a.mkv", range(0, 600, 60), transfer=16)
+    with pytest.raises(UserError, match=r"it is HDR \(PQ\)"):
+        probe(film_rows(tmp_path)[0])
