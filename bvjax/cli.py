@@ -19,6 +19,7 @@ from bvjax.errors import UserError
 from bvjax.presets import PRESETS
 
 if TYPE_CHECKING:
+    from bvjax.config import ModelConfig
     from bvjax.loading.bundle import Bundle
     from bvjax.runs.run_dir import RunDir
 
@@ -79,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change the configuration, for example memory.tau=0.97; may be repeated",
     )  # fmt: skip
-    add("--policy", metavar="NAME", help="how chunks are made one after the other: blockvid (default), "
-        "rolling, longlive, sparse, full; its numbers are --set policy.*")  # fmt: skip
+    add("--policy", metavar="NAME", help="how chunks are made (default: blockvid): rolling, longlive, "
+        "framepack and others of docs/policies.md; its numbers are --set policy.*")  # fmt: skip
     add("--profile", action="store_true", help="trace one chunk into the run's folder (xprof)")
     _mesh_option(generate)
 
@@ -293,6 +294,11 @@ def _plan(args: argparse.Namespace) -> None:
 
     model = policies.configure(get_preset(args.preset), args.overrides)
     check_model(model)
+    if policies.policy_of(model.policy.name).windows:
+        raise UserError(
+            f"policy.name is {model.policy.name}; plan compiles policies that make one chunk after the other, and "
+            "this one makes windows of chunks"
+        )
     sizes = parse_mesh(args.mesh) if args.mesh else None
     if not args.minutes > 0:
         raise UserError(f"--minutes is {args.minutes:g}; it must be above 0")
@@ -357,7 +363,6 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
     from tqdm import tqdm
 
     from bvjax import compilation
-    from bvjax.policies import policy_of
     from bvjax.profiling import ChunkTrace
     from bvjax.runs.execute import execute, is_finished
     from bvjax.runs.prefix import Encoding
@@ -372,19 +377,14 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
     if unknown:
         console.say(f"warning: this model never saw the words {', '.join(unknown)}")
     model, grid, started = run.settings.model, run.grid, time.perf_counter()
-    anchor = "the first frame, " if model.memory.anchor else ""
     guidance = f"guidance {model.guidance.scale:g}"
     if model.guidance.memory:
         guidance += f" ({model.guidance.memory:g} where chunks are retrieved)"
     console.tell(
         f"{run.path}: {grid.num_chunks} chunks of {grid.seconds_per_chunk:g} s, {grid.num_frames} "
         f"frames of {model.chunk.width}x{model.chunk.height} at {model.chunk.fps} fps\n"
-        f"{model.sampler.steps} {model.sampler.kind} steps, {guidance}; each "
-        f"chunk sees {anchor}{model.retrieval.num_recent} recent and {model.retrieval.num_retrieved} "
-        f"{model.retrieval.kind} chunks of a bank of {model.memory.slots}"
+        f"{model.sampler.steps} {model.sampler.kind} steps, {guidance}; {_seen(model)}"
     )
-    if model.policy.name != "blockvid":
-        console.tell(f"policy {model.policy.name}: {policy_of(model.policy.name).title}")
     if num_prefix := run.settings.video_chunks:
         console.tell(f"a video gives chunk 1{f' to {num_prefix}' if num_prefix > 1 else ''}")
     steps = model.sampler.steps
@@ -432,6 +432,21 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
     )
     if trace:
         print(trace.how_to_look())
+
+
+def _seen(model: ModelConfig) -> str:
+    """What a chunk sees, in words."""
+    from bvjax.policies import policy_of
+
+    name, row = model.policy.name, policy_of(model.policy.name)
+    anchor = "the first frame, " if model.memory.anchor else ""
+    seen = (
+        f"each chunk sees {anchor}{model.retrieval.num_recent} recent and {model.retrieval.num_retrieved} "
+        f"{model.retrieval.kind} chunks of a bank of {model.memory.slots}"
+    )
+    if name == "blockvid":
+        return seen
+    return f"policy {name}: {row.title}" + ("" if row.windows else f"; {seen}")
 
 
 def _edit(text: str) -> tuple[int, str]:

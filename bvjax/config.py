@@ -286,6 +286,9 @@ class RetrievalConfig:
     num_recent: int = 2
     num_retrieved: int = 2  # the paper's l
     center: bool = False  # subtract the mean caption embedding of the bank before the cosine
+    # Entries that the queries of a latent frame look at in each layer and head, those whose mean keys are most like
+    # them; 0 = all (`nets.routing`).
+    route: int = 0
     dense_recent: bool = False  # keep all tokens of the recent entries (Fig. 3's local cache)
 
 
@@ -354,6 +357,9 @@ class PolicyConfig:
     name: str = "blockvid"
     window: int = 0  # chunks that a chunk sees, or that are in the window at once
     sink: bool = False  # the first entry is seen by all chunks, for good
+    top: int = 0  # entries that a query looks at
+    lag: int = 0  # steps by which each block of latent frames is behind the block before
+    decay: float = 0.0  # share of itself that a sink keeps when it takes in what leaves the window
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
-from bvjax import machine
+from bvjax import machine, policies
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
@@ -88,6 +88,7 @@ def _uneven(cuts: list[tuple]) -> str | None:
 def check_layout(model: ModelConfig, layout: Layout) -> None:
     """Raises `UserError` if `model` cannot be sharded as `layout` says."""
     if layout.mesh is not None:
+        policies.check_layout(model, layout.mesh.size)
         error = mesh_error(model, dict(layout.mesh.shape))
         if error is not None:
             raise UserError(f"this mesh does not fit the model: {error}")
@@ -138,6 +139,10 @@ def choose_layout(
       UserError: `sizes` do not fit the model or the devices.
     """
     devices = jax.devices() if devices is None else devices
+    row = policies.policy_of(model.policy.name)
+    if sizes is None and len(devices) > 1 and (row.windows or row.one_device):
+        logging.warning("policy %s is made on one device", model.policy.name)
+        return ONE_DEVICE
     if sizes is None and len(devices) > 1:
         sizes = choose_mesh(model, len(devices))
         if sizes is None:

@@ -141,6 +141,14 @@ BLOCKVID_1_3B = ModelConfig(
 # The same of the 14B model, which has no frame-rate embedding.
 BLOCKVID_14B = dataclasses.replace(BLOCKVID_1_3B, name="blockvid-14b", dit=WAN_14B.dit)
 
+# The same of 1.3B with slots of whole chunks, so that tau alone decides what is kept: 110 GB of bank in the host's memory,
+# of which a chunk's entries come to the device.
+BLOCKVID_1_3B_WHOLE = dataclasses.replace(
+    BLOCKVID_1_3B,
+    name="blockvid-1.3b-whole",
+    memory=MemoryConfig(capacity=24 * 1560, offload="host"),
+)
+
 # A checkpoint without a name is the first of these that has its sizes.
 PRESETS = {
     preset.name: preset
@@ -154,6 +162,7 @@ PRESETS = {
         SKYREELS,
         BLOCKVID_1_3B,
         BLOCKVID_14B,
+        BLOCKVID_1_3B_WHOLE,
     )
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.denoiser import guidance
 from bvjax.denoiser.passes import entry_times
@@ -17,6 +19,7 @@ from bvjax.memory.bank import KVBank
 from bvjax.memory.retrieval import GatheredEntries, SelectedBank, Selection
 from bvjax.memory.slot_table import SlotTable
 from bvjax.nets.dit import Context
+from bvjax.nets.routing import Route
 from bvjax.random import purpose_key
 from bvjax.sharding import ONE_DEVICE, Layout
 
@@ -88,5 +91,18 @@ def prepare_context(
     if guided and guidance.is_paired(model, layout):
         paired = assemble(bank, selection, null=null or (bank, selection))
         return ChunkContext(selection, paired, None, start)
-    null_context = None if null is None else assemble(*null)
-    return ChunkContext(selection, assemble(bank, selection), null_context, start)
+    null_context = None if null is None else _routed(model, *null, assemble(*null))
+    context = _routed(model, bank, selection, assemble(bank, selection))
+    return ChunkContext(selection, context, null_context, start)
+
+
+def _routed(
+    model: ModelConfig, bank: KVBank | GatheredEntries, selection: Selection, context: Context
+) -> Context:
+    """The context with what its queries choose by, where `retrieval.route` says that they do."""
+    if not model.retrieval.route:
+        return context
+    owner = retrieval.row_owners(bank, selection, context.keys.shape[3])
+    block = ChunkGrid.of(model).tokens_per_latent
+    route = Route(model.retrieval.route, selection.index.shape[-1], block)
+    return dataclasses.replace(context, owner=owner[:, :, None], route=route)

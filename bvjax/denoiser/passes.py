@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
@@ -66,11 +66,12 @@ def predict_velocity(
     latents: Float[Array, "b c l h w z"],
     sigma: Float[Array, "b c"] | Float[Array, "b c l"],
     text: Float[Array, "b ct t d"],
-    positions: Int[Array, "b c n 3"],
+    positions: Real[Array, "b c n 3"],
     context: Context | None,
     self_context: SelfContext | None = None,
     entries: Entries | None = None,
     text_zeros: int = 0,
+    keep_fn: Callable[[Float[Array, "b c n"]], Bool[Array, "b c n"]] | None = None,
 ) -> Float[Array, "b c l h w z"]:
     """Velocity of noisy chunks given what they see; all arguments as `WanDiT` takes them."""
     inputs = (latents, sigma, text, positions, context)
@@ -79,6 +80,7 @@ def predict_velocity(
         *inputs,
         self_context=self_context,
         entries=entries,
+        keep_fn=keep_fn,
         fps=model.chunk.fps,
         text_zeros=text_zeros,
     )

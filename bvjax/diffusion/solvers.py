@@ -22,7 +22,7 @@ from bvjax.errors import UserError
 from bvjax.random import purpose_key
 
 KINDS = ("unipc", "euler", "few_step")
-SCHEDULES = ("wan", "diffusers")
+SCHEDULES = ("wan", "diffusers", "magi")
 CORRECTORS = ("unipc", "skyreels")
 TRAIN_STEPS = 1000  # timestep t = 1000 sigma
 # Wan's UniPC starts from the noisiest of its 1000 training levels, held as a float32; that rounds up
@@ -40,7 +40,8 @@ def sigmas(sampler: SamplerConfig) -> Float[np.ndarray, "levels"]:
       which the last is replaced by 0, shifted, and the first level set to 1 - 1e-6.
     * euler: N + 1 equal steps from 1 to 0, shifted; with `grid` "diffusers", as pipelines that name
       no levels have it from `FlowMatchEulerDiscreteScheduler`, N equal steps from 1 to 0.001, the
-      latter shifted, then all shifted, and 0.
+      latter shifted, then all shifted, and 0; with "magi", as MAGI-1, 1 - u^2 with N + 1 equal steps
+      of u from 0 to 1, shifted.
     * few_step: the listed unwarped timesteps looked up in the table of 1000 levels, equal steps
       down from 1 with 0 left out, shifted: [1000, 750, 500, 250] at shift 5 is [1000, 937.5,
       833.33, 625] / 1000.
@@ -256,6 +257,12 @@ def _grid(sampler: SamplerConfig) -> Float[np.ndarray, "levels"]:
     elif sampler.kind == "euler" and sampler.schedule == "diffusers":
         last = flow.shift_sigma(1.0 / TRAIN_STEPS, sampler.shift)
         sigma = np.append(np.linspace(1.0, last, sampler.steps), 0.0)
+    elif sampler.schedule == "magi":
+        if sampler.kind != "euler":
+            raise UserError(
+                f"sampler.kind is {sampler.kind!r}; with sampler.schedule 'magi' it must be euler"
+            )
+        sigma = 1.0 - np.linspace(0.0, 1.0, sampler.steps + 1) ** 2
     else:
         start = UNIPC_SIGMA_MAX if sampler.kind == "unipc" else 1.0
         sigma = np.linspace(start, 0.0, sampler.steps + 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,12 +22,22 @@ from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.denoiser.denoise import denoise_anchor
 from bvjax.denoiser.encode import write_chunk
-from bvjax.denoiser.types import ChunkInput, ChunkReport, Latents, MemoryState, init_state
+from bvjax.denoiser.types import (
+    ChunkInput,
+    ChunkReport,
+    Latents,
+    MemoryState,
+    empty_report,
+    init_state,
+)
+from bvjax.denoiser.window import plain_scales
 from bvjax.errors import UserError
 from bvjax.generate import steps
 from bvjax.generate.conditions import Conditions, alike
 from bvjax.generate.decoding import overlap_prefix
 from bvjax.generate.host_bank import HostBank
+from bvjax.generate.preparation import Preparation, told
+from bvjax.generate.windows import Windows, first_needed
 from bvjax.sharding import ONE_DEVICE, Layout
 
 
@@ -136,8 +146,11 @@ def stream(
     vae_params: Any = None,
     layout: Layout = ONE_DEVICE,
     rerolls: Sequence[tuple[int, Key[Array, ""]]] = (),
+    given: int = 0,
 ) -> Iterator[Piece]:
     """Generates a video chunk by chunk; the same latents as `rollout`, bit-exact on one CPU.
+
+    Pieces come in the order in which the policy finishes them.
 
     Nothing here waits for the device: a piece is yielded when its work is asked for.  The next
     chunk is asked for when the next piece is, so whoever takes a piece, asks for the next one and
@@ -149,10 +162,22 @@ def stream(
         vae_params: chunk.history="pixels" of overlapping windows re-encodes their ends with it.
         layout: the devices that share the work; `params` are placed as it says.
         rerolls: (chunk id, seed): the chunks from that id on have this seed instead; ids rise.
+        given: so many of the first chunks in `done` were never noise: a video gave them.
+
+    Raises:
+        UserError: windows of several chunks, with several devices or a first chunk that begins with
+            an image.
     """
     done = {} if done is None else done
-    turns = policies.rounds(model, conditions.num_chunks, alike(conditions))
-    again = policies.policy_of(model.policy.name).refreshes
+    turns = list(policies.rounds(model, conditions.num_chunks, alike(conditions)))
+    decay = model.policy.decay
+    row = policies.policy_of(model.policy.name)
+    if row.windows and model.chunk.first != "separate" and image_latent is not None:
+        raise UserError(
+            f"policy {model.policy.name} makes whole chunks, and with chunk.first={model.chunk.first!r} an "
+            "image is the beginning of one; use chunk.first='separate'"
+        )
+    policies.check_layout(model, 1 if layout.mesh is None else layout.mesh.size)
     model = policies.without(model)
     first = model.chunk.first
     grid = ChunkGrid.of(model, conditions.num_chunks)
@@ -160,7 +185,7 @@ def stream(
     for start, new_key in rerolls:
         keys |= {i: new_key for i in keys if i >= start}
     chunks = {i: steps.entry_inputs(model, conditions, keys[i], oracle, i) for i in keys}
-    bank, last_window = _open(params, model, layout, chunks), None
+    bank, last_window, anchor = _open(params, model, layout, chunks), None, None
     if first == "separate":
         anchor = done.get(0, image_latent)
         if anchor is None:
@@ -168,10 +193,22 @@ def stream(
             anchor = steps.anchor_program(params, model, inputs, layout=layout)
         yield Piece(0, anchor, _write(model, bank, chunks[0], anchor), fresh=0 not in done)
 
-    window = _Window(model if again else None, bank, conditions, keys, oracle)
+    if row.windows:
+        scales = plain_scales(model) if row.scales is None else row.scales(model)
+        clean = list(grid.chunk_ids)[:given]
+        turns = [turn.given(clean, model.sampler.steps) for turn in turns]
+        inputs_of = lambda i: chunks[i][-1]
+        windows = Windows(params, model, conditions, turns, scales, inputs_of)
+        yield from _by_windows(model, windows, turns, bank, inputs_of, conditions, done, anchor)
+        return
+    ready = Preparation(model, bank, conditions, keys, oracle, vae_params, layout, turns, decay)
+    if anchor is not None:
+        ready.keep(0, anchor)
     for turn in turns:
         (chunk_id,) = turn.emits
-        window.refresh(turn)
+        ready.before(turn)
+        if turn.origin:
+            chunks[chunk_id] = (ready.inputs(chunk_id, grid.row_of(chunk_id), turn.origin),)
         latents = done.get(chunk_id)
         if latents is None:
             prefix = image_latent if chunk_id == grid.first_id and first != "separate" else None
@@ -182,9 +219,54 @@ def stream(
         if chunk_id + 1 in chunks and chunk_id + 1 not in done:
             bank.fetch(chunk_id + 1)
         report = _write(model, bank, chunks[chunk_id], latents)
-        window.keep(chunk_id, latents)
+        ready.keep(chunk_id, latents)
         last_window = latents if first == "overlap" else None
+        if report is not None:
+            report = told(report, turn.origin, model.memory.anchor)
         yield Piece(chunk_id, latents, report, fresh=chunk_id not in done)
+
+
+def _by_windows(
+    model: ModelConfig,
+    windows: Windows,
+    turns: Sequence[policies.Round],
+    bank: _DeviceBank | HostBank,
+    inputs_of: Callable[[int], ChunkInput],
+    conditions: Conditions,
+    done: Mapping[int, Latents],
+    anchor: Latents | None,
+) -> Iterator[Piece]:
+    """The pieces of a video that is made in windows, after its anchor."""
+    grid, steps_of_sampler = ChunkGrid.of(model, conditions.num_chunks), model.sampler.steps
+    finished: dict[int, Latents] = {} if anchor is None else {0: anchor}
+    chunks = [place.chunk for turn in turns for place in turn.places]
+    finished |= {i: done[i] for i in chunks if i in done}
+    owner = {f: i for i in (*finished, *chunks) for f in range(*grid.latent_range(i))}
+
+    def frame(index: int) -> np.ndarray:
+        chunk_id = owner[index]
+        return np.asarray(finished[chunk_id])[index - grid.latent_range(chunk_id)[0]]
+
+    first = first_needed(turns, steps_of_sampler, done)
+    for number, turn in enumerate(turns):
+        moves = any(place.start < steps_of_sampler for place in turn.places)
+        made: dict[int, Latents] = {}
+        if number >= first and moves:
+            made = windows.make(turn, bank.state(), finished, frame)
+        for i in turn.emits:
+            finished[i] = done[i] if i in done else made[i]
+        reports = {}
+        for commit in turn.commits:
+            inputs = inputs_of(commit.chunk)
+            text = (
+                conditions.null_text[0] if commit.caption < 0 else conditions.text[commit.caption]
+            )
+            inputs = dataclasses.replace(inputs, text=jnp.asarray(text))
+            reports[commit.chunk] = bank.write(inputs, finished[commit.chunk])
+        for i in turn.emits:
+            none = jnp.zeros(model.memory.anchor + model.retrieval.num_recent, jnp.int32)
+            report = reports.get(i) or empty_report(none - 1, none > 0, model.dit.num_layers)
+            yield Piece(i, finished[i], report, fresh=i not in done)
 
 
 def rebuild_bank(
@@ -195,55 +277,37 @@ def rebuild_bank(
     latents: Mapping[int, Latents],
     oracle: Float[np.ndarray, "n ids"] | None = None,
     layout: Layout = ONE_DEVICE,
+    vae_params: Any = None,
 ) -> MemoryState:
     """The state after the chunks in `latents` (by id, as `stream` yields them), bit-exact.
 
     With build.context="with" an entry depends on those before it: ids run from the first on.
     """
-    turns = policies.rounds(model, conditions.num_chunks, alike(conditions))
-    by_chunk = {turn.emits[0]: turn for turn in turns}
-    again = policies.policy_of(model.policy.name).refreshes
+    turns = list(policies.rounds(model, conditions.num_chunks, alike(conditions)))
+    by_chunk, decay = {turn.emits[0]: turn for turn in turns}, model.policy.decay
     model = policies.without(model)
     chunks = {i: steps.entry_inputs(model, conditions, key, oracle, i) for i in sorted(latents)}
     bank = _open(params, model, layout, chunks)
-    keys = dict.fromkeys(chunks, key)
-    window = _Window(model if again else None, bank, conditions, keys, oracle)
+    ready = Preparation(
+        model,
+        bank,
+        conditions,
+        dict.fromkeys(chunks, key),
+        oracle,
+        vae_params,
+        layout,
+        turns,
+        decay,
+    )
     for chunk_id, entries in chunks.items():
-        if chunk_id in by_chunk:
-            window.refresh(by_chunk[chunk_id])
+        if turn := by_chunk.get(chunk_id):
+            ready.before(turn)
+            if turn.origin:
+                row = ChunkGrid.of(model).row_of(chunk_id)
+                entries = (ready.inputs(chunk_id, row, turn.origin),)
         _write(model, bank, entries, latents[chunk_id])
-        window.keep(chunk_id, latents[chunk_id])
+        ready.keep(chunk_id, latents[chunk_id])
     return bank.state()
-
-
-class _Window:
-    """The latents of the last chunks, where the policy encodes their entries again (`model` is given)."""
-
-    def __init__(
-        self,
-        model: ModelConfig | None,
-        bank: _DeviceBank | HostBank,
-        conditions: Conditions,
-        keys: Mapping[int, Key[Array, ""]],
-        oracle: Float[np.ndarray, "n ids"] | None,
-    ):
-        self._bank, self._conditions, self._keys, self._oracle = bank, conditions, keys, oracle
-        self._count = model.retrieval.num_recent if model else 0
-        self._own = ChunkGrid.of(model).latents_per_chunk if model else 0
-        self._latents: dict[int, Latents] = {}
-
-    def keep(self, chunk_id: int, latents: Latents) -> None:
-        if self._count:
-            self._latents[chunk_id] = latents[-self._own :]
-            self._latents.pop(chunk_id - self._count, None)
-
-    def refresh(self, turn: policies.Round) -> None:
-        """Encodes the entries again that `turn` names."""
-        for entry in turn.refresh:
-            inputs = steps.chunk_input(
-                self._conditions, self._keys[entry.chunk], self._oracle, entry.caption, entry.chunk
-            )
-            self._bank.write(inputs, self._latents[entry.chunk])
 
 
 class _DeviceBank:
@@ -264,6 +328,9 @@ class _DeviceBank:
             self._params, self._model, self._state, inputs, latents, layout=self._layout
         )
         return report
+
+    def change(self, state: MemoryState | None) -> None:
+        self._state = init_state(self._model, self._layout) if state is None else state
 
     def state(self) -> MemoryState:
         return self._state

@@ -31,7 +31,7 @@ from bvjax.denoiser.passes import (
 )
 from bvjax.errors import UserError
 from bvjax.losses.clip import Clip
-from bvjax.losses.history import History, HistoryConfig, noise_history
+from bvjax.losses.history import History, HistoryConfig, drop_tokens, noise_history
 from bvjax.memory.importance import keep_mask, probe_indices
 from bvjax.nets.dit import ChunkKV, Context, Entries, SelfContext, WanDiT
 from bvjax.nets.rope import angles, apply_rope
@@ -70,6 +70,13 @@ class TeacherForward:
     layout: Layout = ONE_DEVICE
     targets_at_once: int = 0  # 0: all; else as many go through the network at a time
 
+    def __post_init__(self):
+        if self.model.retrieval.route:
+            raise UserError(
+                f"retrieval.route is {self.model.retrieval.route}; it is of generation, and training shows targets "
+                "all of their history: it must be 0"
+            )
+
     @property
     def grid(self) -> ChunkGrid:
         return ChunkGrid.of(self.model)
@@ -93,7 +100,7 @@ class TeacherForward:
         Args:
             history: what the targets see. With `build.context="with"` the first targets are all chunks, and what
                 they see is what these chunks see when they are encoded.
-            noise: how clean the chunks are.
+            noise: how clean the chunks are, and which of their tokens are dropped.
         """
         noised, sigma = noise_history(purpose_key(key, "chunks"), clip.chunks, noise)
         text = clip.text
@@ -124,7 +131,7 @@ class TeacherForward:
             }
         probes = purpose_key(key, "probes")
         kv, keep = self.encode(params, noised, sigma, text, probes, **extra)
-        return ClipEntries(kv, keep, anchor_kv, by_target)
+        return ClipEntries(kv, drop_tokens(key, keep, noise), anchor_kv, by_target)
 
     def encode(
         self,

@@ -42,6 +42,12 @@ class HistoryConfig:
     chances: Mapping[str, float] = dataclasses.field(default_factory=shares, metadata=INLINE)
     anchor_drop: float = 0.15  # chance that a target with history does not see the anchor
     caption_drop: float = 0.1  # chance that a target's caption is the null caption
+    entry_drop: float = (
+        0.0  # chance that a chunk of the history is not shown, as if it had not been chosen
+    )
+    token_drop: float = (
+        0.0  # chance that a kept token of a chunk is not shown (Algorithm 1, p_drop)
+    )
     noise_chance: float = 0.5  # chance that a history chunk is noised (against exposure bias)
     noise_max: float = 0.1  # its sigma is uniform in [0, noise_max], and is told to the model
 
@@ -51,7 +57,15 @@ class HistoryConfig:
         weights = list(self.weights.values())
         if min(weights) < 0 or sum(weights) <= 0:
             raise UserError(f"history chances are {weights}; they must be >= 0 and not all zero")
-        for name in ("anchor_drop", "caption_drop", "noise_chance", "noise_max"):
+        shares = (
+            "anchor_drop",
+            "caption_drop",
+            "entry_drop",
+            "token_drop",
+            "noise_chance",
+            "noise_max",
+        )
+        for name in shares:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"history.{name} is {getattr(self, name)}; it must lie in [0, 1]")
 
@@ -147,6 +161,10 @@ def draw_history(
     index, valid, recent = (
         x.reshape(shape) for x in (selected.index, selected.valid, selected.recent)
     )
+    if history.entry_drop:
+        drawn = jax.random.uniform(purpose_key(key, "entry drop"), valid.shape)
+        valid = valid & (drawn >= history.entry_drop)
+        recent = recent & valid
     keep_anchor = (
         jax.random.uniform(purpose_key(key, "anchor"), target.shape) >= history.anchor_drop
     )
@@ -179,6 +197,16 @@ def _candidates(key, target, embedding, relevance, latents) -> rules.Candidates:
 def _alone(kind: Int[Array, "..."]) -> Bool[Array, "..."]:
     """Returns whether a rule does not look back."""
     return ~jnp.array([rule.looks_back for rule in RULES.values()])[kind]
+
+
+def drop_tokens(
+    key: Array, keep: Bool[Array, "y b c n"], history: HistoryConfig
+) -> Bool[Array, "y b c n"]:
+    """Kept rows without some tokens, each gone from all layers with chance `token_drop` (Algorithm 1, p_drop)."""
+    if not history.token_drop:
+        return keep
+    drawn = jax.random.uniform(purpose_key(key, "token drop"), keep.shape[1:])
+    return keep & (drawn >= history.token_drop)
 
 
 def noise_history(

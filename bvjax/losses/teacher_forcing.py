@@ -8,6 +8,7 @@ forward pass of `losses.forward`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -24,13 +25,14 @@ from bvjax.errors import UserError
 from bvjax.losses.block_forcing import (
     BlockForcingConfig,
     block_forcing_loss,
+    path_end,
     semantic_reference,
 )
 from bvjax.losses.clip import Clip, Pictures
 from bvjax.losses.extras import check_extras
 from bvjax.losses.forward import ClipEntries, TargetContext, TeacherForward
 from bvjax.losses.history import History, HistoryConfig, draw_history, revisiting
-from bvjax.memory.rules import RULES, rule_of
+from bvjax.memory.rules import RULES, number_of, rule_of
 from bvjax.nets.dit import variances
 from bvjax.random import normal, purpose_key
 from bvjax.sharding import ONE_DEVICE, Layout
@@ -49,6 +51,8 @@ class LevelsConfig:
     eps_min: float = 0.1
     eps_max: float = 1.0 / 1.003
     alpha: float = 10.0  # steepness of the sigmoid
+    renormalise: bool = False  # whether the sigmoid is stretched to eps_min and eps_max
+    max_shift: float = 20.0  # median_shift only: medians up to max_shift / (1 + max_shift)
     mix: float = 0.5  # share of clips with ordinary levels
     shift: float = 3.0  # of ordinary levels
     weighting: str = (
@@ -60,6 +64,8 @@ class LevelsConfig:
             raise UserError(
                 f"levels.weighting is {self.weighting!r}; it can be {' or '.join(WEIGHTINGS)}"
             )
+        if not 0.0 < self.max_shift < math.inf:
+            raise UserError(f"levels.max_shift is {self.max_shift}; it must be a number above 0")
 
 
 def level_weight(
@@ -264,10 +270,11 @@ class TeacherForcing:
         by_clip = targets.ids if forcing.drawn_targets else targets.ids.reshape(-1, chunks)
         sigma = self._sigma(purpose_key(key, "sigma"), by_clip, chunks).reshape(targets.ids.shape)
         noise = normal(purpose_key(key, "noise"), x_start.shape)
+        x_cond, has_cond = self._reference(clip, targets)
+        path = path_end(x_start, x_cond, has_cond, forcing.block)
         velocity = forward.velocity(
-            params, flow.interpolate(x_start, noise, sigma), sigma, targets.text, context, start
+            params, flow.interpolate(path, noise, sigma), sigma, targets.text, context, start
         )
-        x_cond, has_cond = self._reference(clip.chunks, history)
         losses = block_forcing_loss(velocity, noise, x_start, x_cond, has_cond, forcing.block)
         plain = jnp.mean(jnp.square(velocity - flow.velocity(x_start, noise)), axis=(2, 3, 4, 5))
         loss = jnp.mean(self._weight(sigma) * losses)
@@ -407,19 +414,48 @@ class TeacherForcing:
         levels = None
         if config.schedule != "naive":
             levels = chunk_levels(
-                config.schedule, chunks, config.eps_min, config.eps_max, config.alpha
+                config.schedule,
+                chunks,
+                config.eps_min,
+                config.eps_max,
+                config.alpha,
+                config.renormalise,
             )
             levels = jnp.asarray(levels)[target - 1]
         return draw_sigma(
-            key, levels, config.role, target.shape, mix=config.mix, shift=config.shift
+            key,
+            levels,
+            config.role,
+            target.shape,
+            mix=config.mix,
+            shift=config.shift,
+            max_shift=config.max_shift,
         )
 
     def _weight(self, sigma):
         return level_weight(self.forcing.levels.weighting, sigma, self.model.dit.latent_std)
 
-    def _reference(self, chunks, history):
-        """x_cond from the top-l entries, or from the recent ones where none was retrieved."""
+    def _reference(self, clip, targets):
+        """x_cond from the top-l entries, or from the recent ones where none was retrieved.
+
+        A target that is shown no history has none, whatever the captions say.
+        """
         retrieved, config = self.model.retrieval.num_retrieved, self.forcing.block
+        chunks, history = clip.chunks, targets.history
+        if config.cond_source == "semantic":
+            kind = jnp.full(targets.ids.shape, number_of("semantic"), jnp.int32)
+            history = draw_history(
+                jax.random.key(0),  # the rule does not draw
+                targets.ids,
+                clip.embedding,
+                None,
+                self.model.retrieval,
+                dataclasses.replace(self.forcing.history, entry_drop=0.0),
+                kind=kind,
+                latents=chunks,
+            )
+            valid = history.valid & ~targets.history.alone[..., None]
+            history = history.replace(valid=valid)
         length = chunks.shape[2]
         parts = [
             semantic_reference(

@@ -120,6 +120,7 @@ def check(model: ModelConfig) -> None:
         ("build.n_random", build.n_random, 0),
         ("retrieval.num_recent", retrieval.num_recent, 0),
         ("retrieval.num_retrieved", retrieval.num_retrieved, 0),
+        ("retrieval.route", retrieval.route, 0),
     ):
         if count < least:
             raise UserError(f"{name} is {count}; it must be {least} or more")

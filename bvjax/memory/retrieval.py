@@ -216,6 +216,15 @@ def _lengths(bank: KVBank | GatheredEntries, selection: Selection) -> Int[Array,
     return jnp.where(selection.valid, jnp.where(selection.recent, stored, kept), 0)
 
 
+def row_owners(
+    bank: KVBank | GatheredEntries, selection: Selection, rows: int
+) -> Int[Array, "Y B s"]:
+    """For each of so many rows of the context of `assemble`, the entry that it is of; E where it is of none."""
+    edges = jnp.cumsum(_lengths(bank, selection), axis=-1)
+    row = jnp.arange(rows, dtype=jnp.int32)
+    return (row >= edges[..., None]).sum(-2, dtype=jnp.int32)
+
+
 def _rows(bank: KVBank | Entry | GatheredEntries) -> BankRows | tuple[BankRows, ...]:
     if isinstance(bank, GatheredEntries):
         return tuple(_rows(entry) for entry in bank.entries)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from bvjax.config import DiTConfig
 from bvjax.errors import UserError
@@ -124,7 +124,7 @@ class WanDiT(nn.Module):
         latents: Float[Array, "b c l h w z"],
         sigma: Float[Array, "b c"] | Float[Array, "b c l"],
         text: Float[Array, "b ct t dt"],
-        positions: Int[Array, "b c n 3"],
+        positions: Real[Array, "b c n 3"],
         context: Context | None = None,
         probe_index: Int[Array, "p"] | None = None,
         probe_visible: Int[Array, "p"] | None = None,
@@ -295,7 +295,7 @@ def mean_state(text: Float[Array, "b c t dt"]) -> Float[Array, "b c dt"]:
     return text.sum(axis=2) / jnp.maximum(rows, 1)
 
 
-def place_features(place: Int[Array, "*n 2"]) -> Float[Array, "*n f"]:
+def place_features(place: Real[Array, "*n 2"]) -> Float[Array, "*n f"]:
     """[cos | sin] of h, then of w, at six wavelengths from 2 pi to 64 pi tokens: 24 features.
 
     RoPE tells attention how far apart two tokens are, and nothing tells a token where in the frame it is until its

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from bvjax.config import DiTConfig
 from bvjax.nets.attend import AttendedRows, attend, importance
 from bvjax.nets.matmul_precision import dense_matmul
 from bvjax.nets.rope import angles, apply_rope
+from bvjax.nets.routing import Route, routed_attention
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 
 XAVIER = nn.initializers.xavier_uniform()
@@ -39,6 +40,8 @@ class Context:
     length: Int[Array, "y b c"] | None = None
     mask: Bool[Array, "y b c s"] | None = None
     similarity: Float[Array, "y b c s"] | None = None  # of rows' entries: `dit.similarity_keys`
+    owner: Int[Array, "y b c s"] | None = None  # entry of each row, the number of entries for none
+    route: Route | None = struct.field(pytree_node=False, default=None)  # by `owner`
 
 
 @struct.dataclass
@@ -69,9 +72,10 @@ class SelfContext:
 
     index: Int[Array, "b c e"] | None  # source along the chunk axis
     valid: Bool[Array, "b c e"]
-    entry_positions: Int[Array, "b c e n 3"]  # RoPE positions of the source's tokens from here
+    entry_positions: Real[Array, "b c e n 3"]  # RoPE positions of the source's tokens from here
     similarity: Float[Array, "b c e"] | None = None  # for `dit.similarity_keys`
     dense: Bool[Array, "b c e"] | None = None  # read with all rows, not the kept ones; None: never
+    own: Bool[Array, "b c n"] | None = None  # rows of itself that a chunk sees; None: all
     # Rows that a chunk can see at most, its own and those of its `Context` too; None: all there are.
     most_rows: int | None = struct.field(pytree_node=False, default=None)
 
@@ -95,7 +99,7 @@ def gather_context(
     keep: Bool[Array, "b c n"],
     index: Int[Array, "b m e"] | None,
     valid: Bool[Array, "b m e"],
-    entry_positions: Int[Array, "b m e n 3"],
+    entry_positions: Real[Array, "b m e n 3"],
     theta: float,
     layout: Layout = ONE_DEVICE,
     dense: Bool[Array, "b m e"] | None = None,
@@ -267,9 +271,17 @@ class SelfAttention(_Projections):
         q, k, v = self.qkv(x, x)
         q, roped = (apply_rope(x, cond.angles, self.layout.kernels) for x in (q, k))
         importance = self._importance(q, roped, cond)
-        parts, length = [AttendedRows(roped, v)], None
+        own = None if cond.self_context is None else cond.self_context.own
+        parts, length = [AttendedRows(roped, v, own)], None
         if context is not None:
             keys, mask = self._alike(context.keys.astype(k.dtype), context.similarity), None
+            if context.route is not None and cond.self_context is None:
+                assert context.owner is not None
+                rows = AttendedRows(keys, context.values.astype(v.dtype))
+                out = routed_attention(
+                    context.route, q, parts[0], rows, context.owner, self.layout.kernels
+                )
+                return self.merge(out), ChunkKV(k, v, importance) if self.return_kv else None
             if context.length is not None and cond.self_context is None:
                 length = k.shape[2] + context.length
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Real
 
 from kernels_pallas.rope import rotate
 
@@ -34,9 +34,9 @@ def rope_frequencies(head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarra
 
 
 def angles(
-    positions: Int[Array | np.ndarray, "*rows n 3"], head_dim: int, theta: float
+    positions: Real[Array | np.ndarray, "*rows n 3"], head_dim: int, theta: float
 ) -> Float[Array, "*rows n half"]:
-    """Rotation angles in radians, float32, of tokens at integer (t, h, w) positions."""
+    """Rotation angles in radians, float32, of tokens at (t, h, w) positions, whole or means of pooled ones."""
     parts = [
         positions[..., axis, None].astype(jnp.float32) * jnp.asarray(frequency, jnp.float32)
         for axis, frequency in enumerate(rope_frequencies(head_dim, theta))

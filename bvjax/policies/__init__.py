@@ -48,7 +48,17 @@ from bvjax.policies.schedule import (
     context_plan,
     level_matrix,
 )
-from bvjax.policies.table import POLICIES, Policy, check, configure, policy_of, rounds, without
+from bvjax.policies.table import (
+    POLICIES,
+    Policy,
+    check,
+    check_layout,
+    configure,
+    emission_order,
+    policy_of,
+    rounds,
+    without,
+)
 
 __all__ = [
     "NOT_BEGUN",
@@ -59,8 +69,10 @@ __all__ = [
     "Policy",
     "Round",
     "check",
+    "check_layout",
     "configure",
     "context_plan",
+    "emission_order",
     "level_matrix",
     "policy_of",
     "rounds",

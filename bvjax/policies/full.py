@@ -24,6 +24,6 @@ def check(model: ModelConfig, num_chunks: int) -> None:
     """Raises `UserError` when some chunk has more chunks before it than can be seen."""
     if num_chunks - 1 > model.retrieval.num_recent:
         raise UserError(
-            f"policy full sees {model.retrieval.num_recent} chunks, and this story has {num_chunks}: "
+            f"policy {model.policy.name} sees {model.retrieval.num_recent} chunks, and this story has {num_chunks}: "
             f"set policy.window={num_chunks - 1}"
         )

@@ -41,5 +41,6 @@ def rolling_window(model: ModelConfig) -> ModelConfig:
         retrieval=dataclasses.replace(
             retrieval, kind="rolling", num_recent=window, num_retrieved=0
         ),
+        guidance=dataclasses.replace(model.guidance, memory=0.0),  # nothing is retrieved
         policy=dataclasses.replace(model.policy, window=window),
     )

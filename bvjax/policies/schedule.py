@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Int
+
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
 
 NULL = -1  # in place of a row of the captions: the null caption
 NOT_BEGUN = -1  # in a level matrix: pure noise, or not in a window yet
@@ -22,6 +25,15 @@ class Place:
     sees: tuple[int, ...] = ()  # ids of other chunks of the window
     entries: tuple[int, ...] | None = None  # ids of the bank; None: by `retrieval`
     time: int | None = None  # latent frame at which RoPE says that it begins; None: by `rope.mode`
+
+
+@dataclasses.dataclass(frozen=True)
+class Pack:
+    """Finished latent frames that all places see at a lower resolution, as one more place that is never denoised."""
+
+    frames: tuple[int, ...]  # of the whole video, in order
+    pool: tuple[int, int, int]  # latents (t, h, w) of which one is the mean
+    time: int  # at which RoPE says that the first is; the others follow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +53,27 @@ class Round:
     emits: tuple[int, ...] = ()  # ids of chunks that are finished now, as they come out
     commits: tuple[Commit, ...] = ()
     refresh: tuple[Commit, ...] = ()  # entries that are encoded again before the passes
-    restart: bool = False  # the bank is emptied before the passes
+    restart: bool = (
+        False  # the bank is emptied before the passes, and what `refresh` names begins a new one
+    )
+    absorb: tuple[int, ...] = ()  # entries that the sink takes in before the passes
+    origin: int = 0  # chunk ids of the memory, its times and noise count from here
     entry_times: Mapping[int, int] = dataclasses.field(default_factory=dict)  # of named entries
+    packed: tuple[Pack, ...] = ()
 
     def alone(self, steps: int) -> bool:
-        """Returns whether it is one chunk from noise to the end."""
-        return len(self.places) == 1 and self.places[0].start == 0 and self.passes == steps
+        """Returns whether it is one chunk from noise to the end that sees what `retrieval` brings."""
+        (place, *others) = self.places
+        whole = place.start == 0 and self.passes == steps
+        return whole and not others and place.entries is None
+
+    def given(self, chunks: Collection[int], steps: int) -> Round:
+        """The round with some chunks clean from the beginning."""
+        places = tuple(
+            dataclasses.replace(place, start=steps) if place.chunk in chunks else place
+            for place in self.places
+        )
+        return dataclasses.replace(self, places=places)
 
 
 def chunk_alone(chunk: int, caption: int, steps: int, **others) -> Round:
@@ -58,6 +85,38 @@ def chunk_alone(chunk: int, caption: int, steps: int, **others) -> Round:
         commits=(Commit(chunk, caption),),
         **others,
     )
+
+
+def staggered(
+    grid: ChunkGrid, steps: int, lag: int
+) -> Iterator[tuple[tuple[tuple[int, int], ...], tuple[int, ...]]]:
+    """Chunks in flight, each `lag` steps behind the one before: for each round of `lag` passes, ((id, start), ...)
+    in order of time, and the ids that are finished after it.
+
+    The window grows by a chunk a round to steps / lag of them, and shrinks at the end.
+    """
+    ids, depth = list(grid.chunk_ids), -(-steps // lag)
+    for turn in range(len(ids) + depth - 1):
+        first, last = max(0, turn - depth + 1), min(turn, len(ids) - 1)
+        flying = tuple((ids[j], lag * (turn - j)) for j in range(first, last + 1))
+        yield flying, tuple(i for i, start in flying if start + lag >= steps)
+
+
+def clock(model: ModelConfig, grid: ChunkGrid, ids: Iterable[int]) -> dict[int, int]:
+    """The latent frame at which each of some chunks begins, for RoPE.
+
+    With rope.mode="absolute" where it is in the video; otherwise the first of them, the anchor aside, is right behind
+    the anchor, so that times do not grow with the video.
+    """
+    ids = list(ids)
+    if model.rope.mode == "absolute":
+        return {i: grid.time_base(i) for i in ids}
+    anchor = model.memory.anchor
+    shift = min((i for i in ids if i > 0 or not anchor), default=1) - 1
+    return {
+        i: 0 if anchor and i == 0 else grid.time_base(1) + (i - 1 - shift) * grid.latents_per_chunk
+        for i in ids
+    }
 
 
 def level_matrix(

@@ -9,7 +9,23 @@ from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig, PolicyConfig
 from bvjax.errors import UserError
 from bvjax.overrides import apply_overrides
-from bvjax.policies import blockvid, full, longlive, rolling, sparse
+from bvjax.policies import (
+    blockvid,
+    causvid,
+    framepack,
+    full,
+    lct,
+    longlive,
+    magi,
+    moc,
+    pa_vdm,
+    reward_forcing,
+    rolling,
+    rolling_forcing,
+    skyreels,
+    sparse,
+    windows,
+)
 from bvjax.policies.schedule import Round
 
 Rounds = Callable[[ModelConfig, ChunkGrid, Sequence[int]], Iterator[Round]]
@@ -30,9 +46,14 @@ class Policy:
     reads: tuple[str, ...] = ()  # fields of `PolicyConfig` besides the name
     # (model, chunks of the story): raises `UserError` where the policy cannot make them.
     check: Callable[[ModelConfig, int], None] = _fits
-    refreshes: bool = False  # some rounds have a `refresh`
     # Whether the window is `retrieval.num_recent`, which then is not set beside it.
     rolls: bool = False
+
+    # Rounds are windows of several chunks, or of one with packed frames: `generate/windows.py` makes them.
+    windows: bool = False
+    one_device: bool = False  # also of a policy without windows
+    # Guidance at each step, (by what was before, by the caption); None: by the caption, `guidance.scale`.
+    scales: Callable[[ModelConfig], tuple[tuple[float, float], ...]] | None = None
 
     @property
     def scans(self) -> bool:
@@ -54,13 +75,93 @@ POLICIES: dict[str, Policy] = {
         longlive.rounds,
         reads=("window",),
         check=longlive.check,
-        refreshes=True,
         rolls=True,
     ),
     "sparse": Policy(
         "rolling KV cache, sparse", sparse.configure, reads=("window", "sink"), rolls=True
     ),
-    "full": Policy("full history", full.configure, reads=("window",), check=full.check, rolls=True),
+    "full": Policy(
+        "full history",
+        full.configure,
+        reads=("window",),
+        check=full.check,
+        rolls=True,
+    ),
+    "moc": Policy(
+        "full history, of which each query looks at a few chunks (a reading of MoC)",
+        moc.configure,
+        reads=("window", "top"),
+        check=moc.check,
+        rolls=True,
+        one_device=True,
+    ),
+    "reward_forcing": Policy(
+        "rolling KV cache whose sink takes in what leaves it (Reward Forcing)",
+        reward_forcing.configure,
+        reward_forcing.rounds,
+        reads=("window", "decay"),
+        check=reward_forcing.check,
+        rolls=True,
+    ),
+    "causvid": Policy(
+        "full history in segments, each begun with the end of the last (CausVid)",
+        causvid.configure,
+        causvid.rounds,
+        reads=("window",),
+        check=causvid.check,
+    ),
+    "skyreels": Policy(
+        "overlapping windows without a memory (SkyReels-V2-DF)",
+        skyreels.configure,
+        reads=("lag",),
+    ),
+    "magi": Policy(
+        "four chunks under way, a quarter of the steps apart (MAGI-1)",
+        magi.configure,
+        magi.rounds,
+        check=magi.check,
+        rolls=True,
+        windows=True,
+        scales=magi.scales,
+    ),
+    "pa_vdm": Policy(
+        "a clean chunk and ever noisier ones, all seeing each other (PA-VDM)",
+        pa_vdm.configure,
+        pa_vdm.rounds,
+        reads=("window",),
+        check=windows.check_lag,
+        windows=True,
+    ),
+    "rolling_forcing": Policy(
+        "a diagonal of levels behind a rolling cache with a sink (Rolling Forcing)",
+        rolling_forcing.configure,
+        rolling_forcing.rounds,
+        reads=("window",),
+        check=rolling_forcing.check,
+        rolls=True,
+        windows=True,
+    ),
+    "framepack": Policy(
+        "packed frames, the last section first (FramePack)",
+        framepack.configure,
+        framepack.inverted_rounds,
+        check=framepack.check,
+        windows=True,
+    ),
+    "framepack_f1": Policy(
+        "packed frames, forward (FramePack-F1)",
+        framepack.configure,
+        framepack.forward_rounds,
+        check=framepack.check,
+        windows=True,
+    ),
+    "lct": Policy(
+        "windows of chunks in full attention, half of each the end of the last (a reading of LCT)",
+        lct.configure,
+        lct.rounds,
+        reads=("window",),
+        windows=True,
+    ),
 }
 
 
@@ -102,7 +203,38 @@ def check(model: ModelConfig, num_chunks: int = 1) -> None:
             f"policy.window is {model.policy.window} and retrieval.num_recent {model.retrieval.num_recent}; "
             f"with policy {model.policy.name} give policy.window alone"
         )
+    if row.windows:
+        _check_windows(model)
     row.check(model, num_chunks)
+
+
+def check_layout(model: ModelConfig, devices: int) -> None:
+    """Raises `UserError` when the policy of `model` cannot share its work among so many devices."""
+    row = policy_of(model.policy.name)
+    if devices > 1 and (row.windows or row.one_device):
+        raise UserError(
+            f"policy {model.policy.name} is made on one device, and the mesh has {devices}: use --mesh data=1"
+        )
+
+
+def _check_windows(model: ModelConfig) -> None:
+    """Raises `UserError` for what windows of chunks cannot have."""
+    name = f"policy {model.policy.name}"
+    if model.memory.offload != "none":
+        raise UserError(f"{name} keeps its bank on the device; use memory.offload='none'")
+    if model.chunk.first == "overlap":
+        raise UserError(
+            f"{name} lets chunks see each other, not the end of the last; chunk.first can be separate or joined"
+        )
+    for key in ("history_noise", "ar_step"):
+        if getattr(model.sampler, key):
+            raise UserError(f"{name} has levels of its own; sampler.{key} must be 0")
+    if model.sampler.causal_block > 1:
+        raise UserError(f"{name} has places of whole chunks; sampler.causal_block must be 1")
+    if model.guidance.memory:
+        raise UserError(
+            f"{name} retrieves nothing, so guidance.memory={model.guidance.memory:g} does nothing; it must be 0"
+        )
 
 
 def rounds(
@@ -116,6 +248,14 @@ def rounds(
     grid = ChunkGrid.of(model, num_chunks)
     captions = range(num_chunks) if captions is None else captions
     return policy_of(model.policy.name).rounds(model, grid, captions)
+
+
+def emission_order(model: ModelConfig, num_chunks: int) -> list[int]:
+    """Ids of the pieces of a video in the order in which they are finished; the anchor is the first."""
+    anchor = [
+        i for i in ChunkGrid.of(model, num_chunks).piece_ids if i < ChunkGrid.of(model).first_id
+    ]
+    return anchor + [i for turn in rounds(model, num_chunks) for i in turn.emits]
 
 
 def without(model: ModelConfig) -> ModelConfig:
@@ -133,7 +273,8 @@ def _check_fields(config: PolicyConfig, row: Policy, keys: Sequence[str]) -> Non
                 f"{key} is {getattr(config, name)}, which policy {config.name} does not read; it is of "
                 f"{readers}"
             )
-    if config.window < 0:
-        raise UserError(
-            f"policy.window is {config.window}; it must be 1 or more chunks (0: the policy's own)"
-        )
+    for name in ("window", "top", "lag"):
+        if getattr(config, name) < 0:
+            raise UserError(
+                f"policy.{name} is {getattr(config, name)}; it must be 1 or more (0: the policy's own)"
+            )

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+from bvjax.errors import UserError
 from bvjax.generate import decoding
 from bvjax.loading.bundle import Bundle
 from bvjax.media import video_io
@@ -20,10 +21,14 @@ def decode(run: RunDir, bundle: Bundle) -> int:
     model, state, frames = run.settings.model, None, 0
     done = run.load_latents(run.latent_ids(), tidy=False)
     finished_chunks(run.path, run.grid, done)
+    if list(done) != sorted(done) and len(done) < len(run.latent_ids()):
+        raise UserError(
+            f"policy {model.policy.name} makes the last chunks first: there is a video when all are there"
+        )
     temporary = run.path / f".{run.video.name}.{os.getpid()}.tmp"
     try:
         with video_io.VideoWriter(temporary, model.chunk.fps, run.settings.scale) as writer:
-            for chunk_id, latents in done.items():
+            for chunk_id, latents in sorted(done.items()):
                 state, piece = decoding.decode_piece(
                     bundle.params["vae"], model, state, latents, bundle.layout
                 )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from absl import logging
 from jaxtyping import Float, UInt8
 
 from bvjax.denoiser.types import ChunkReport
@@ -20,7 +21,7 @@ from bvjax.loading.bundle import Bundle
 from bvjax.media import video_io
 from bvjax.placement import check_memory
 from bvjax.runs.captions import run_conditions
-from bvjax.runs.finished import check_chunk, finished_chunks, not_finite
+from bvjax.runs.finished import check_chunk, chunk_name, finished_chunks, not_finite
 from bvjax.runs.fit import check_weights, compare_versions
 from bvjax.runs.prefix import Encoding, encode_prefix
 from bvjax.runs.report.run_report import RunReport
@@ -88,6 +89,10 @@ def execute(
     # What is refused in the folder is refused before anything is written there.
     image, stored = run.image(), run.load_latents(run.latent_ids(), tidy=False)
     count = finished_chunks(run.path, run.grid, stored) if only_report else None
+    if only_report and list(stored) != sorted(stored) and len(stored) < len(run.latent_ids()):
+        raise UserError(
+            f"policy {model.policy.name} makes the last chunks first: there is a report when all are there"
+        )
     conditions, new = run_conditions(run, bundle, run.captions)
     if new:
         run.save_conditions(conditions)
@@ -113,7 +118,9 @@ def execute(
         vae_params=bundle.params["vae"],
         layout=bundle.layout,
         rerolls=[(first, jax.random.key(seed)) for first, seed in settings.rerolls],
+        given=settings.video_chunks,
     )
+    pieces = _in_time(run, pieces)
     report = None if only_chunks else RunReport(run)
     seconds = {"text": time.perf_counter() - started}
     if only_report or only_chunks:
@@ -124,6 +131,24 @@ def execute(
             yield from _follow(run, bundle, pieces, report, writer, seconds)
     if report is not None:
         report.save()
+
+
+def _in_time(run: RunDir, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """Pieces in order of time; one that comes before its time is saved at once, and waits."""
+    waiting: dict[int, Piece] = {}
+    order = list(run.grid.piece_ids)
+    for piece in pieces:
+        if piece.chunk_id != order[0]:
+            latents, number = np.asarray(piece.latents), run.number_of(piece.chunk_id)
+            if piece.fresh:
+                run.save_latents(piece.chunk_id, latents)
+            logging.info("%s is made; it is shown when all before it are", chunk_name(number))
+            waiting[piece.chunk_id] = piece
+            continue
+        yield piece
+        order.pop(0)
+        while order and order[0] in waiting:
+            yield waiting.pop(order.pop(0))
 
 
 def _follow(

@@ -26,6 +26,13 @@ def file_of(folder: pathlib.Path, chunk_id: int) -> pathlib.Path:
     return folder / "latents" / f"chunk_{chunk_id:02d}.npy"
 
 
+def id_of(path: pathlib.Path) -> int:
+    """The id of the chunk that a file of `all_files` belongs to."""
+    number = _CHUNK.fullmatch(path.name)
+    assert number is not None
+    return int(number[1])
+
+
 def all_files(folder: pathlib.Path, from_id: int = 0) -> list[pathlib.Path]:
     """The files of the chunks from `from_id` on, whole or not, the last first."""
     numbered = []

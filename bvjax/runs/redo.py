@@ -76,6 +76,12 @@ def _check_redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int
             f"`from_chunk` is {from_chunk}, but a video gave chunks 1 to {num_prefix}; it can be "
             f"{num_prefix + 1} to {count}"
         )
+    order = run.latent_ids()
+    if from_chunk > 1 and order != sorted(order):
+        raise UserError(
+            f"`from_chunk` is {from_chunk}, but policy {run.settings.model.policy.name} makes the last chunks "
+            "first and the others after them; it can be 1"
+        )
     for number, caption in edits.items():
         if not from_chunk <= number <= count:
             raise UserError(

@@ -31,6 +31,7 @@ import PIL.Image
 from absl import logging
 from jaxtyping import Float, UInt8
 
+from bvjax import policies
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
 from bvjax.files import cannot_write, npz_bytes, write_atomic
@@ -176,8 +177,8 @@ class RunDir:
             yield frame
 
     def latent_ids(self) -> list[int]:
-        """Ids of all latents that the finished run has, the anchor's included."""
-        return list(self.grid.piece_ids)
+        """Ids of all latents that the finished run has, the anchor's included, as they are made."""
+        return policies.emission_order(self.settings.model, len(self.captions))
 
     def save_latents(self, chunk_id: int, latents: Float[np.ndarray, "l h w z"]) -> None:
         """Write one chunk; it counts as done once its hash stands beside it.
@@ -213,7 +214,10 @@ class RunDir:
         for chunk_id, latents in done.items():
             self._check(chunk_id, latents)
         if tidy and len(done) < len(ids):
-            late = latent_files.all_files(self.path, ids[len(done)])
+            later = ids[len(done) :]
+            late = latent_files.all_files(self.path, min(later))
+            if later != sorted(later):  # what was made before may come after in time
+                late = [path for path in late if latent_files.id_of(path) not in done]
             if late:
                 archive = new_archive(self.path)
                 move(self.path, late, archive)

@@ -38,7 +38,7 @@ def experiment() -> DiTExperiment:
         data=DataConfig(weights="weights/skyreels-1.3b", latents="data/takes", name="folder"),
         # One chunk of a minute with the chunks that it sees: what its step costs does not grow with the video.
         forcing=TargetsConfig(targets_per_chunk=1, drawn_targets=1),
-        block=BlockForcingConfig(target="blend", gamma=0.1),
+        block=BlockForcingConfig(target="blend", gamma=0.1, cond_source="semantic"),
         # Nobody knows the ground-truth relevance of chunks in films.
         history=HistoryConfig(
             chances=dict(semantic=0.6, rolling=0.2, random=0.1, none=0.1, oracle=0.0)

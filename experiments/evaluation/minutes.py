@@ -56,8 +56,8 @@ def arms_of(rules: Mapping[str, Rule]) -> dict[str, Callable[[ModelConfig], Mode
 
 
 def policy_arms() -> dict[str, Callable[[ModelConfig], ModelConfig]]:
-    """Returns the configuration of an arm for each policy that makes chunks one after the other, "policy:NAME"."""
-    names = [name for name in POLICIES if name != "blockvid"]
+    """Returns the configuration of an arm for each policy, "policy:NAME", that cuts a minute as stories are cut."""
+    names = [name for name in POLICIES if name not in ("blockvid", "skyreels")]
     return {
         f"policy:{name}": functools.partial(configure, assignments=(f"policy.name={name}",))
         for name in names
@@ -91,9 +91,17 @@ def generate_minute(
         scores = np.pad(oracle, ((0, 0), (1, 0)))  # ids count from 1; 0 is the anchor
     first, count = int(model.memory.anchor), model.retrieval.num_retrieved
     state, frames, retrieved = None, [], []
-    for piece in stream(
-        tested.params["dit"], model, conditions, jax.random.key(seed), oracle=scores
-    ):
+    pieces = stream(
+        tested.params["dit"],
+        model,
+        conditions,
+        jax.random.key(seed),
+        oracle=scores,
+        vae_params=tested.params["vae"],
+    )
+    for piece in sorted(
+        pieces, key=lambda piece: piece.chunk_id
+    ):  # a policy may make the last first
         state, piece_frames = decode_piece(tested.params["vae"], model, state, piece.latents)
         frames.append(piece_frames)
         if piece.chunk_id > 0:

@@ -55,3 +55,14 @@ def test_skyreels_at_full_size_by_shapes(changes):
     state, latents, report = jax.eval_shape(step, weights.shapes(model, "dit"), history)
     assert latents.shape == (25, 68, 120, 16)
     assert report.chunk_id.shape == (0,) and state.bank.keys.size == 30 * 1536
+
+
+def test_whole_chunks_fit_a_slot():
+    """tau decides what is kept, never the capacity; the bank of a minute is 110 GB in the host's memory."""
+    whole, clipped = PRESETS["blockvid-1.3b-whole"], PRESETS["blockvid-1.3b"]
+    assert whole.memory.capacity == ChunkGrid.of(whole).tokens_per_chunk == 37440
+    assert clipped.memory.capacity < 37440 and whole.memory.offload == "host"
+    dit, memory = whole.dit, whole.memory
+    rows = 2 * dit.num_layers * memory.slots * memory.capacity
+    assert rows * dit.dim * 2 == pytest.approx(110e9, rel=0.01)
+    assert dataclasses.replace(whole, name=clipped.name, memory=clipped.memory) == clipped

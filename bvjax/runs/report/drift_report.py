@@ -71,6 +71,8 @@ def report(
             `clipped`.
         header: other fields, which come first (seed, sizes, versions).
 
+    `clipped_share` is of the writes of all chunks and layers, `coverage` their mean: what `memory.tau`
+    asks for, as far as a slot holds it.
     `chunk_drift` is a mean change over the story's chunks, of the frames before they were encoded; a
     VDE, over equal parts of the finished video, is `evaluate`'s to give.
     """
@@ -84,10 +86,17 @@ def report(
         for number in sorted(drift)
     ]
     shares = [share for chunk in chunks for share in chunk.get("clipped", [])]
+    covered = [
+        share
+        for chunk in chunks
+        for share, kept in zip(chunk.get("coverage", []), chunk.get("kept_ratio", []), strict=True)
+        if kept > 0  # what is never written covers nothing
+    ]
     return {
         **header,
         "chunk_drift": {name: _drift([c[name] for c in chunks]) for name in ("clarity", "motion")},
         "clipped_share": float(np.mean(shares)) if shares else 0.0,
+        "coverage": round(float(np.mean(covered)), 4) if covered else None,
         "chunks": chunks,
     }
 

@@ -6,12 +6,31 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import UInt8
 
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
 from bvjax.denoiser.types import ChunkReport
 from bvjax.generate.chunk_memory import chunk_memory
 from bvjax.runs.report import drift_report, report_picture
 from bvjax.runs.run_dir import RunDir
+
+MANY_CLIPPED = 0.5  # of all writes: from there on the capacity decides, not tau
+
+
+def capacity_warning(report: dict[str, Any], model: ModelConfig) -> str | None:
+    """A warning where most writes to the bank kept less than `memory.tau` asks for; None elsewhere."""
+    share, memory = report["clipped_share"], model.memory
+    if share <= MANY_CLIPPED:
+        return None
+    whole = ChunkGrid.of(model).tokens_per_chunk
+    return (
+        f"{share:.0%} of the writes to the memory were clipped: memory.tau={memory.tau:g} asks for more than the "
+        f"{memory.capacity} rows of a slot, so memory.capacity decides what is kept ({report['coverage']:.0%} of the "
+        f"importance on average). A slot of a whole chunk is memory.capacity={whole}; memory.offload=host keeps "
+        "the bank in the host's memory"
+    )
 
 
 class RunReport:
@@ -55,6 +74,7 @@ class RunReport:
             "chunks_done": len(self.drift),
             "chunks_wanted": len(run.captions),
             "chunks_given": run.settings.video_chunks,
+            "tau": run.settings.model.memory.tau,
             "video": {
                 "frames": self.frames,
                 "seconds": self.frames / chunk.fps,
@@ -68,6 +88,8 @@ class RunReport:
         name = run.title or run.path.name
         subtitle = f"{self.frames / chunk.fps:.0f} s  ·  seed {run.settings.seed}"
         subtitle += "".join(f", {seed} from chunk {first} on" for first, seed in self._rerolls())
+        if warning := capacity_warning(report, run.settings.model):
+            logging.warning(warning)
         run.save_bytes("report.png", report_picture.draw(report, self.stills, name, subtitle))
         run.save_json("report.json", report)
 

@@ -9,6 +9,7 @@ from bvjax.errors import UserError
 from bvjax.losses.block_forcing import (
     BlockForcingConfig,
     block_forcing_loss,
+    path_end,
     resample_time,
     semantic_reference,
 )
@@ -108,3 +109,43 @@ def test_resample_time_is_linear_with_half_pixel_centres():
 def test_bad_values_are_refused(bad):
     with pytest.raises(UserError, match="block_forcing"):
         BlockForcingConfig(**bad)
+
+
+def test_temperature_of_similarities():
+    """Cosines of 0.9 and 0.8 are told apart at a temperature of 0.05: weights e^2 to 1."""
+    sources = jnp.stack([jnp.full((1, 1, 1, 1), 1.0), jnp.full((1, 1, 1, 1), 3.0)])[None]
+    index, valid = jnp.array([[[0, 1]]]), jnp.ones((1, 1, 2), bool)
+    scores = jnp.array([[[0.9, 0.8]]])
+    config = BlockForcingConfig(cond_weights="similarity", cond_temperature=0.05)
+    got, _ = semantic_reference(sources, index, valid, scores, config, 1)
+    first = np.exp(2) / (np.exp(2) + 1)
+    np.testing.assert_allclose(float(got.squeeze()), first + 3 * (1 - first), rtol=1e-5)
+    with pytest.raises(UserError, match="cond_temperature is 0.0; it must be a number above 0"):
+        BlockForcingConfig(cond_temperature=0.0)
+
+
+def sampled(target, levels, gamma=0.25):
+    """The end of Euler steps along the perfect velocity of `target`, of a data set with one x_start and one x_cond."""
+    config = BlockForcingConfig(target=target, gamma=gamma)
+    x_start, x_cond, history = 2.0, 6.0, jnp.ones((1, 1), bool)
+    shape = (1, 1, 1, 1, 1, 1)
+    start, cond = jnp.full(shape, x_start), jnp.full(shape, x_cond)
+    end = float(path_end(start, cond, history, config).squeeze())
+    pulled = (1 - gamma) * x_start + gamma * x_cond
+    x = 0.7
+    for sigma, following in zip(levels, levels[1:], strict=False):
+        eps = (x - (1 - sigma) * end) / sigma  # all that is not the end of the path is noise
+        x += (following - sigma) * (eps - pulled)
+    return x
+
+
+def test_sampling_with_blend_ends_at_x_start_but_for_the_last_step():
+    """What is left is gamma times the last level, of x_cond - x_start; with `blend_path` all of gamma."""
+    coarse, fine = np.linspace(1, 0, 5), np.linspace(1, 0, 401)
+    assert sampled("blend", coarse) == pytest.approx(2 + 0.25 * 0.25 * 4)
+    assert sampled("blend", fine) == pytest.approx(2 + 0.25 * 0.0025 * 4)
+    assert sampled("blend_path", coarse) == pytest.approx(2 + 0.25 * 4)
+    none = jnp.zeros((1, 1), bool)
+    start = jnp.full((1, 1, 1, 1, 1, 1), 2.0)
+    config = BlockForcingConfig(target="blend_path")
+    np.testing.assert_array_equal(path_end(start, start + 1, none, config), start)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from bvjax.config import ChunkConfig, DiTConfig, ModelConfig, RetrievalConfig, TextConfig
+from bvjax.errors import UserError
 from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.clip import make_clip
 from bvjax.losses.forward import ClipEntries, TeacherForward
@@ -41,7 +42,7 @@ class ToldForward(TeacherForward):
     seen: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def velocity(self, params, noisy, sigma, text, context, start):
-        self.seen.append(dict(sigma=sigma, text=np.asarray(text)))
+        self.seen.append(dict(sigma=sigma, text=np.asarray(text), noisy=np.asarray(noisy)))
         return normal(purpose_key(KEY, "noise"), noisy.shape)
 
     def entries(self, params, clip, history, noise, key):
@@ -104,6 +105,52 @@ def test_x_cond_is_the_chunk_that_the_caption_retrieves_and_not_the_recent_one(f
     _, metrics = run(embedding=embedding, block=block)
     np.testing.assert_allclose(metrics["block"], np.square(x_cond).mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["flow"], np.square(np.arange(1, 6)).mean(), rtol=1e-5)
+
+
+def test_x_cond_is_semantic_whatever_the_target_was_shown():
+    """Shown the chunk before the last (rolling), pulled to the one of its caption; without history to itself."""
+    embedding = np.where(np.arange(CHUNKS)[:, None] % 3 == 0, np.eye(DIM)[0], np.eye(DIM)[1])
+    rolling = HistoryConfig(chances={"rolling": 1.0}, caption_drop=0.0, noise_chance=0.0)
+    block = lambda source: BlockForcingConfig(
+        target="blend", gamma=1.0, fallback="fm", cond_source=source
+    )
+    # captions are of kinds a b b a b: chunk 4's is that of 1, chunk 5's that of 3 and 2, the later first
+    for source, x_cond in (("shown", [1, 2, 1, 2, 3]), ("semantic", [1, 2, 1, 1, 3])):
+        _, metrics = run(history=rolling, embedding=embedding, block=block(source))
+        np.testing.assert_allclose(metrics["block"], np.square(x_cond).mean(), rtol=1e-5)
+    alone = HistoryConfig(chances={"none": 1.0}, caption_drop=0.0, noise_chance=0.0)
+    _, metrics = run(history=alone, embedding=embedding, block=block("semantic"))
+    np.testing.assert_allclose(metrics["block"], np.square(np.arange(1, 6)).mean(), rtol=1e-5)
+
+
+def test_the_noisy_chunk_is_on_the_path_to_the_blend():
+    levels = LevelsConfig(role="fixed", eps_min=0.5, eps_max=0.5, mix=0.0)
+    told, _ = run(levels=levels, block=BlockForcingConfig(target="blend_path", gamma=0.5))
+    plain, _ = run(levels=levels, block=BlockForcingConfig(target="blend", gamma=0.5))
+    moved = told.seen[0]["noisy"] - plain.seen[0]["noisy"]
+    # chunk 1 has no history; each other is half way to what it retrieves, seen through sigma 0.5
+    assert not np.abs(moved[:, 0]).max() and np.abs(moved[:, 1:]).max() > 0
+    np.testing.assert_allclose(moved[:, 1], 0.5 * 0.5 * (1 - 2), atol=1e-5)
+
+
+def test_the_sigmoid_can_reach_its_ends_and_the_shift_its_limit():
+    fixed = dict(schedule="sigmoid", role="fixed", eps_min=0.2, eps_max=0.9, mix=0.0, alpha=4.0)
+    bare, _ = run(levels=LevelsConfig(**fixed))
+    ends, _ = run(levels=LevelsConfig(**fixed, renormalise=True))
+    missed = 0.7 / (1 + np.exp(2))
+    np.testing.assert_allclose(
+        bare.seen[0]["sigma"][0, [0, -1]], [0.2 + missed, 0.9 - missed], rtol=1e-5
+    )
+    np.testing.assert_allclose(ends.seen[0]["sigma"][0, [0, -1]], [0.2, 0.9], rtol=1e-5)
+    # with one u for all chunks, sigma / (1 - sigma) is the shift times u / (1 - u)
+    high = dict(eps_min=0.9, eps_max=0.9, mix=0.0)
+    for limit, shift in ((20.0, 9.0), (3.0, 3.0)):
+        told, _ = run(levels=LevelsConfig(max_shift=limit, **high))
+        one, _ = run(levels=LevelsConfig(max_shift=1.0, **high))
+        odds = [t.seen[0]["sigma"] / (1 - t.seen[0]["sigma"]) for t in (told, one)]
+        np.testing.assert_allclose(odds[0] / odds[1], shift, rtol=1e-4)
+    with pytest.raises(UserError, match="levels.max_shift is 0.0"):
+        LevelsConfig(max_shift=0.0)
 
 
 def cosine_levels(eps_min: float, eps_max: float) -> np.ndarray:

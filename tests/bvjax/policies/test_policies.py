@@ -8,6 +8,7 @@ import pytest
 
 from bvjax import policies
 from bvjax.chunking import ChunkGrid
+from bvjax.cli import main
 from bvjax.config import PolicyConfig
 from bvjax.errors import UserError
 from bvjax.generate import host_bank, steps
@@ -204,3 +205,65 @@ def test_longlive_encodes_under_the_new_caption(world):
     np.testing.assert_array_equal(again[4].latents, pieces[4].latents)
     with pytest.raises(UserError, match="policy longlive does more"):
         rollout(params, model, conditions, KEY)
+
+
+# ---- segments, sinks, overlaps --------------------------------------------------------------------
+def test_causvid_begins_segments_with_the_end_of_the_last():
+    """7 chunks of 3 latents are the 21 that it was trained with; each segment adds 6."""
+    model = configure(get_preset("self-forcing"), ["policy.name=causvid"])
+    assert model.policy.window * ChunkGrid.of(model).latents_per_chunk == 21
+    turns = list(policies.rounds(model, 14))
+    assert [turn.origin for turn in turns] == [0] * 7 + [6] * 6 + [12]
+    assert [turn.emits[0] for turn in turns if turn.restart] == [7, 13]
+    assert turns[7].refresh == (Commit(6, 6),) and not turns[8].refresh
+    check_model(model, 14)
+    mini = configure(MINI, ["policy.name=causvid", "policy.window=3"])
+    turns = list(policies.rounds(mini, 6))
+    assert [(turn.emits[0] - turn.origin, turn.restart) for turn in turns] == [
+        (1, False), (2, False), (3, False), (2, True), (3, False), (2, True)
+    ]  # fmt: skip
+    assert mini.memory.anchor and mini.retrieval.num_recent == 2
+    with pytest.raises(UserError, match="a segment of policy causvid has 2 chunks or more"):
+        check_model(configure(MINI, ["policy.name=causvid", "policy.window=1"]))
+
+
+def test_reward_forcing_takes_in_what_leaves():
+    """Attention reaches 9 latents: a sink of 3, 3 before the chunk and its own."""
+    model = configure(get_preset("self-forcing"), ["policy.name=reward_forcing"])
+    length = ChunkGrid.of(model).latents_per_chunk
+    assert length * (model.memory.anchor + model.retrieval.num_recent + 1) == 9
+    assert model.policy.decay == 0.999
+    turns = list(policies.rounds(model, 5))
+    assert [turn.absorb for turn in turns] == [(), (), (), (1,), (2,)]
+    assert seen(model, 5)[4] == [0, 3]
+    with pytest.raises(UserError, match="policy.decay is 1.5; it must be above 0 and below 1"):
+        check_model(configure(MINI, ["policy.name=reward_forcing", "policy.decay=1.5"]))
+
+
+def test_skyreels_has_its_numbers():
+    preset = get_preset("skyreels-1.3b")
+    model = configure(preset, ["policy.name=skyreels"])
+    assert dataclasses.replace(model, policy=preset.policy) == preset
+    assert ChunkGrid.of(model).window_latents == 25 and ChunkGrid.of(model).overlap_latents == 5
+    late = configure(preset, ["policy.name=skyreels", "policy.lag=5"])
+    assert (late.sampler.ar_step, late.sampler.causal_block) == (5, 5)
+    mini = configure(MINI, ["policy.name=skyreels", "policy.lag=2"])
+    check_model(mini, 3)
+    assert (mini.sampler.causal_block, mini.chunk.overlap_frames) == (1, 17)
+    assert list(ChunkGrid.of(mini, 3).piece_ids) == [1, 2, 3]
+
+
+def test_the_command_line_chooses_one_and_plans_what_it_can(tmp_path, capsys):
+    story = tmp_path / "story.json"
+    story.write_text('["A fox.", "An owl."]')
+    run = ["generate", "--story", str(story), "--out", str(tmp_path / "run")]
+    for words, told in (
+        (["--policy", "magic"], "policy.name is 'magic'; it can be blockvid, rolling"),
+        (["--policy", "full", "--set", "policy.name=full"], "are both given; give one of them"),
+        (["--policy", "full", "--set", "policy.window=1", "--chunks", "3"], "has 1 to 2"),
+    ):
+        assert main([*run, *words]) == 2
+        assert told in " ".join(capsys.readouterr().err.split())
+    plan = ["plan", "--preset", "mini", "--topology", "v5e:2x2", "--set", "policy.name=lct"]
+    assert main(plan) == 2 and "this one makes windows of chunks" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -5,8 +5,10 @@ import io
 import numpy as np
 import PIL.Image
 
+from bvjax.presets import get_preset
 from bvjax.runs.report import drift_report, report_picture
 from bvjax.runs.report.drift_report import measure_later
+from bvjax.runs.report.run_report import capacity_warning
 
 
 def measure(frames, previous=None):
@@ -73,6 +75,7 @@ def make_report(chunks):
 def test_report():
     report = make_report(3)
     assert report["seed"] == 3 and report["clipped_share"] == 0.5
+    assert report["coverage"] == 0.99
     assert [chunk["caption"] for chunk in report["chunks"]] == ["c1", "c2", "c3"]
     scores = [chunk["clarity"] for chunk in report["chunks"]]
     expected = (2 * abs(scores[1] / scores[0] - 1) + abs(scores[2] / scores[0] - 1)) / 3
@@ -85,3 +88,14 @@ def test_picture_for_any_number_of_chunks():
         content = report_picture.draw(make_report(chunks), stills, "a title")
         image = PIL.Image.open(io.BytesIO(content))
         assert image.width > 1000 and np.asarray(image.convert("L")).std() > 10
+
+
+def test_a_capacity_that_decides_is_told():
+    """Where most writes are clipped tau asks in vain; half of them are not most."""
+    model = get_preset("wan-1.3b")
+    report = {"clipped_share": 0.5, "coverage": 0.7512}
+    assert capacity_warning(report, model) is None
+    told = capacity_warning(report | {"clipped_share": 0.9}, model)
+    assert told is not None
+    for part in ("90%", "memory.tau=0.98", "18944 rows", "75% of", "memory.capacity=37440"):
+        assert part in told

@@ -1,0 +1,52 @@
+"""Long context tuning (LCT, arXiv 2503.10589), read as a policy: shots of one window attend to each other in full.
+
+A window has `policy.window` chunks, each under its own caption, all of whose tokens see each other.  The first window
+is denoised whole; each later one keeps the last half of the window before as clean history and makes as many new
+chunks (the paper's extension by levels of their own).  This is a reading: no code was released, and its text is
+interleaved in one sequence (MMDiT), where here each chunk has cross-attention to its own caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
+from bvjax.policies.schedule import Place, Round, clock
+from bvjax.policies.windows import without_memory
+
+WINDOW = 4
+
+
+def configure(model: ModelConfig) -> ModelConfig:
+    """No bank but for the anchor."""
+    return without_memory(model, model.policy.window or WINDOW)
+
+
+def rounds(model: ModelConfig, grid: ChunkGrid, captions: Sequence[int]) -> Iterator[Round]:
+    """A round a window."""
+    ids, steps, window = list(grid.chunk_ids), model.sampler.steps, model.policy.window
+    made = 0
+    while made < len(ids):
+        history = ids[max(0, made - window // 2) : made]
+        new = ids[made : made + window - len(history)]
+        inside = [*history, *new]
+        anchor = (0,) if model.memory.anchor and not made else ()
+        times = clock(model, grid, [*anchor, *inside])
+        yield Round(
+            places=tuple(
+                Place(
+                    i,
+                    steps if i in history else 0,
+                    grid.row_of(i),
+                    sees=tuple(j for j in inside if j != i),
+                    entries=anchor,
+                    time=times[i],
+                )
+                for i in inside
+            ),
+            passes=steps,
+            emits=tuple(new),
+            entry_times={0: 0} if anchor else {},
+        )
+        made += len(new)
