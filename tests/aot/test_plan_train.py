@@ -30,7 +30,8 @@ def test_a_step_of_mini_fits():
     assert max(c.times for c in layers) >= get_preset("mini").dit.num_layers, text
     # Weights, keys and values are gathered; gradients are summed; videos stay where they are.
     assert {c.axes for c in step.collectives if c.kind == "all-gather"} == {("fsdp",)}, text
-    # Rows that a target sees are packed on the device that holds them: some move to a neighbour.
+    # The permutation is of the captions of drawn targets: XLA reads them by index with devices in another order.
+    # Nobody wants it; it is one video's captions, once in each direction.
     moves = {"all-gather", "all-reduce", "reduce-scatter", "collective-permute"}
     assert {c.kind for c in step.collectives} <= moves, text
 

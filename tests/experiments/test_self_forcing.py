@@ -74,7 +74,10 @@ class Cut:
 
 @pytest.fixture
 def programs_are_not_kept():
-    """Writing the whole step of stage 2 into the cache of compiled programs has ended the process once, inside JAX."""
+    """Writing the whole step of stage 2 into the cache of compiled programs has ended the process once, inside JAX.
+
+    It did not again when it was tried, with jax 0.10.2 and an empty folder; compiling and writing it takes 4 GB.
+    """
     for kept in (False, True):
         jax.config.update("jax_enable_compilation_cache", kept)
         compilation_cache.reset_cache()  # else what was set before holds
