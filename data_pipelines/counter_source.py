@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bvjax.errors import UserError
-from bvjax.train.task import DataIterator
+from bvjax.train.task import EXAMPLE, DataIterator
 
 Batch = dict[str, np.ndarray]
 
@@ -60,7 +60,11 @@ class IndexedBatches:
 
 
 class Merged:
-    """Endless batches that hold the arrays of several iterators' batches; its state is a state of each."""
+    """Endless batches that hold the arrays of several iterators' batches; its state is a state of each.
+
+    Arrays of all of them have names of their own, but for the numbers of examples: those of the iterator `clips` are
+    `example:clips`.
+    """
 
     def __init__(self, iterators: Mapping[str, DataIterator]):
         self._iterators = dict(iterators)
@@ -69,7 +73,16 @@ class Merged:
         return self
 
     def __next__(self) -> Batch:
-        return {k: v for iterator in self._iterators.values() for k, v in next(iterator).items()}
+        return {
+            f"{EXAMPLE}:{part}" if name == EXAMPLE else name: array
+            for part, iterator in self._iterators.items()
+            for name, array in next(iterator).items()
+        }
+
+    def name_of(self, number: int, part: str) -> str:
+        """How messages call an example of an iterator."""
+        name_of = getattr(self._iterators[part], "name_of", lambda number: f"number {number}")
+        return f"{name_of(number)} of the {part}"
 
     def close(self) -> None:
         """Closes those that can be."""

@@ -15,11 +15,10 @@ import numpy as np
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.train.config import check_range
-from bvjax.train.task import DataIterator
+from bvjax.train.task import EXAMPLE, DataIterator
 from data_pipelines.counter_source import Merged
 from data_pipelines.encoded.example import Source, known_extras
 from data_pipelines.encoded.folder import how_to_make, open_folder, read_null_text
-from data_pipelines.encoded.intact import EXAMPLE
 from data_pipelines.encoded.manifest import check_weights
 from data_pipelines.encoded.replay import LOADERS, Opening, Replay
 from data_pipelines.row_batches import share

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from bvjax.config import NoiseConfig
 from bvjax.diffusion import flow
 from bvjax.errors import UserError
-from bvjax.random import purpose_key
+from bvjax.random import AnyKey, bernoulli, keys_of, purpose_key, uniform
 
 BASES = ("shared", "independent")
 SCHEDULES = ("naive", "linear", "cosine", "sigmoid")
@@ -26,13 +26,14 @@ ROLES = ("median_shift", "fixed", "cap", "progressive")
 # --- initial noise --------------------------------------------------------------------
 
 
-def gaussian(key: Key[Array, ""], batch: int, shape: tuple[int, ...]) -> Float[Array, "b ..."]:
-    """Standard normal float32 noise whose row b depends on (key, b) only, not on the batch size."""
+def gaussian(key: AnyKey, batch: int, shape: tuple[int, ...]) -> Float[Array, "b ..."]:
+    """Standard normal float32 noise whose row b depends on (key, b) only, not on the batch size.
+
+    Of keys of examples each row has its own.
+    """
     # drawn flat: the same numbers, and XLA:CPU compiles a 5-D draw of this kind 4 to 8 times slower
     size = math.prod(shape)
-    rows = jax.vmap(
-        lambda row: jax.random.normal(jax.random.fold_in(key, row), (size,), jnp.float32)
-    )(jnp.arange(batch, dtype=jnp.int32))
+    rows = jax.vmap(lambda own: jax.random.normal(own, (size,), jnp.float32))(keys_of(key, batch))
     return rows.reshape(batch, *shape)
 
 
@@ -153,7 +154,7 @@ def chunk_levels(
 
 
 def draw_sigma(
-    key: Key[Array, ""],
+    key: AnyKey,
     levels: Float[Array | np.ndarray, "*b c"] | None,
     role: str,
     shape: tuple[int, ...],
@@ -193,13 +194,13 @@ def draw_sigma(
     """
     if role not in ROLES:
         raise UserError(f"the role of levels is {role!r}; it must be one of {', '.join(ROLES)}")
-    ordinary = jax.random.uniform(purpose_key(key, "ordinary levels"), shape, jnp.float32)
+    ordinary = uniform(purpose_key(key, "ordinary levels"), shape)
     ordinary = flow.shift_sigma(ordinary, shift)
     if levels is None:
         return ordinary
     levels = jnp.broadcast_to(jnp.asarray(levels, jnp.float32), shape)
     ones = (1,) * (len(shape) - 1)
-    u = jax.random.uniform(purpose_key(key, "shared level"), (shape[0], *ones), jnp.float32)
+    u = uniform(purpose_key(key, "shared level"), (shape[0], *ones))
     if role == "median_shift":
         # the clip is on the level, where it also keeps eps_c = 1 from dividing by zero
         capped = jnp.minimum(levels, max_shift / (1.0 + max_shift))
@@ -211,7 +212,5 @@ def draw_sigma(
     else:
         earlier = jnp.pad(levels[:, :-1], ((0, 0), (1, 0)))
         scheduled = (1.0 - u) * levels + u * earlier
-    is_ordinary = jax.random.bernoulli(
-        purpose_key(key, "level mix"), jnp.float32(mix), (shape[0], 1)
-    )
+    is_ordinary = bernoulli(purpose_key(key, "level mix"), mix, (shape[0], 1))
     return jnp.where(is_ordinary, ordinary, scheduled)

@@ -23,11 +23,11 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from bvjax.diffusion.noise import gaussian
 from bvjax.errors import UserError
-from bvjax.random import purpose_key
+from bvjax.random import AnyKey, purpose_key
 
 KINDS = ("nonsaturating", "relativistic")
 
@@ -103,15 +103,22 @@ def generator_loss(
 
     Raises `UserError` for an unknown kind, and for a relativistic game without real logits.
     """
+    return generator_losses(kind, fake_logits, real_logits).mean()
+
+
+def generator_losses(
+    kind: str, fake_logits: Float[Array, "b"], real_logits: Float[Array, "b"] | None = None
+) -> Float[Array, "b"]:
+    """`generator_loss` of each video."""
     check_kind(kind)
     if kind == "nonsaturating":
-        return jax.nn.softplus(-fake_logits).mean()
+        return jax.nn.softplus(-fake_logits)
     if real_logits is None:
         raise UserError(
             "adversarial.kind 'relativistic' compares generated videos with real ones of the same captions, and "
             "there are no real logits; use 'nonsaturating'"
         )
-    return jax.nn.softplus(-(fake_logits - real_logits)).mean()
+    return jax.nn.softplus(-(fake_logits - real_logits))
 
 
 def discriminator_loss(
@@ -128,7 +135,7 @@ def critic_views(
     config: AdversarialConfig,
     real: Float[Array, "b ..."],
     fake: Float[Array, "b ..."],
-    key: Key[Array, ""],
+    key: AnyKey,
 ) -> dict[str, Float[Array, "b ..."]]:
     """The videos whose logits `critic_loss` needs: `real` and `fake`, and `r1` and `r2`, the same disturbed.
 
@@ -144,7 +151,7 @@ def critic_views(
     return views
 
 
-def disturbed(x: Float[Array, "b ..."], key: Key[Array, ""], sigma: float) -> Float[Array, "b ..."]:
+def disturbed(x: Float[Array, "b ..."], key: AnyKey, sigma: float) -> Float[Array, "b ..."]:
     """x + sigma eps; the direction of row b depends on (key, b) only."""
     return x + sigma * gaussian(purpose_key(key, "gradient penalty"), x.shape[0], x.shape[1:])
 

@@ -25,7 +25,7 @@ from bvjax.diffusion import flow
 from bvjax.diffusion.solvers import euler_step
 from bvjax.losses.clip import Clip
 from bvjax.losses.distillation import Distillation, TeacherConfig, VelocityFn
-from bvjax.random import normal, purpose_key
+from bvjax.random import AnyKey, normal, purpose_key, randint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class ConsistencyDistillation(Distillation):
     """The loss over all that teacher forcing draws."""
 
     def loss(
-        self, params: Any, average: Any, teacher: Any, clip: Clip, key: Array
+        self, params: Any, average: Any, teacher: Any, clip: Clip, key: AnyKey
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The mean over chunks, and those of single latents with their weights.
 
@@ -80,7 +80,7 @@ class ConsistencyDistillation(Distillation):
         loss, metrics = jnp.zeros(()), {}
         for name, weight, drawn, part_key in self.parts(clip, key):
             shape = drawn.latents.shape[: drawn.lead]
-            place = jax.random.randint(purpose_key(part_key, "level"), shape, 0, self.config.levels)
+            place = randint(purpose_key(part_key, "level"), shape, 0, self.config.levels)
             losses = consistency_loss(
                 drawn.student(params),
                 drawn.student(jax.lax.stop_gradient(average)),

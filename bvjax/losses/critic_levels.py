@@ -11,12 +11,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from bvjax.diffusion import flow
 from bvjax.diffusion.noise import gaussian
 from bvjax.errors import UserError
-from bvjax.random import purpose_key
+from bvjax.random import AnyKey, keys_of, purpose_key
 
 TIMESTEPS = 1000  # t = 1000 sigma
 
@@ -43,22 +43,20 @@ PUBLISHED = CriticLevelsConfig()
 
 
 def draw_levels(
-    key: Key[Array, ""], batch: int, config: CriticLevelsConfig = PUBLISHED
+    key: AnyKey, batch: int, config: CriticLevelsConfig = PUBLISHED
 ) -> Float[Array, "b"]:
     """A level sigma for each video: s u / (1 + (s - 1) u) of u = 0, 1, ..., 999 / 1000, clamped.
 
     Row b depends on (key, b) only.
     """
-    rows = jax.vmap(
-        lambda row: jax.random.randint(
-            jax.random.fold_in(purpose_key(key, "critic level"), row), (), 0, TIMESTEPS
-        )
-    )(jnp.arange(batch))
+    rows = jax.vmap(lambda own: jax.random.randint(own, (), 0, TIMESTEPS))(
+        keys_of(purpose_key(key, "critic level"), batch)
+    )
     u = rows.astype(jnp.float32) / TIMESTEPS
     return jnp.clip(flow.shift_sigma(u, config.shift), config.least, config.most)
 
 
-def draw_noise(key: Key[Array, ""], like: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+def draw_noise(key: AnyKey, like: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
     """Standard normal noise for videos shaped as `like`; row b depends on (key, b) only.
 
     As published, real and generated videos share it in an update of the critic (one key for both), and have
@@ -68,7 +66,7 @@ def draw_noise(key: Key[Array, ""], like: Float[Array, "b ..."]) -> Float[Array,
 
 
 def noised(
-    latents: Float[Array, "b ..."], sigma: Float[Array, "b"], key: Key[Array, ""]
+    latents: Float[Array, "b ..."], sigma: Float[Array, "b"], key: AnyKey
 ) -> Float[Array, "b ..."]:
     """Latents as a critic sees them: (1 - sigma) x + sigma eps, with `draw_noise` of the key."""
     return jnp.asarray(flow.interpolate(latents, draw_noise(key, latents), sigma))

@@ -23,7 +23,7 @@ from bvjax.diffusion.solvers import TRAIN_STEPS, sigmas
 from bvjax.errors import UserError
 from bvjax.losses.clip import Clip
 from bvjax.losses.teacher_forcing import Singles, Targets, TeacherForcing
-from bvjax.random import purpose_key
+from bvjax.random import AnyKey, purpose_key
 
 # (noisy latents, sigma of their leading axes) -> velocity.
 VelocityFn = Callable[[Float[Array, "..."], Float[Array, "..."]], Float[Array, "..."]]
@@ -123,7 +123,7 @@ class Distillation:
         """The student's levels among them."""
         return student_places(self.forcing.model.sampler, self.config.levels)
 
-    def parts(self, clip: Clip, key: Array) -> Iterator[tuple[str, float, Drawn, Array]]:
+    def parts(self, clip: Clip, key: AnyKey) -> Iterator[tuple[str, float, Drawn, AnyKey]]:
         """Each part of the loss: its name, its weight, what is drawn, and a key of its own."""
         forcing = self.forcing.forcing
         if forcing.targets_per_chunk:
@@ -135,7 +135,7 @@ class Distillation:
             singles = self.forcing.draw_frames(clip, of_frames)
             yield "frames", forcing.frames_weight, self._alone(singles), of_frames
 
-    def _chunks(self, clip: Clip, key: Array) -> Drawn:
+    def _chunks(self, clip: Clip, key: AnyKey) -> Drawn:
         """Chunks with their histories, which each network encodes by itself."""
         forcing, guided = self.forcing, self.config.guided(self.forcing.model)
         targets: Targets = forcing.draw_targets(clip, key)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from bvjax.diffusion import flow
 from bvjax.errors import UserError
@@ -31,7 +31,7 @@ from bvjax.losses.critic_levels import (
     draw_noise,
     noised,
 )
-from bvjax.random import purpose_key
+from bvjax.random import AnyKey, purpose_key
 
 # (noised latents, sigma) -> velocity; captions and context are in its closure.
 VelocityFn = Callable[[Float[Array, "b ..."], Float[Array, "b"]], Float[Array, "b ..."]]
@@ -77,13 +77,20 @@ def matching_loss(
     video: Float[Array, "b ..."], gradient: Float[Array, "b ..."]
 ) -> Float[Array, ""]:
     """1/2 mean (x - sg(x - gradient))^2 over the batch; its derivative with respect to x is gradient / x.size."""
+    return matching_losses(video, gradient).mean()
+
+
+def matching_losses(
+    video: Float[Array, "b ..."], gradient: Float[Array, "b ..."]
+) -> Float[Array, "b"]:
+    """`matching_loss` of each video."""
     target = jax.lax.stop_gradient(video - gradient)
-    return 0.5 * jnp.mean(jnp.square(video - target))
+    return 0.5 * jnp.mean(jnp.square(video - target), axis=tuple(range(1, video.ndim)))
 
 
 def distribution_matching(
     video: Float[Array, "b ..."],
-    key: Key[Array, ""],
+    key: AnyKey,
     real: VelocityFn,
     null: VelocityFn | None,
     fake: VelocityFn,
@@ -136,7 +143,7 @@ def distribution_matching(
 def fake_score_loss(
     fake: VelocityFn,
     video: Float[Array, "b ..."],
-    key: Key[Array, ""],
+    key: AnyKey,
     levels: CriticLevelsConfig = PUBLISHED,
 ) -> Float[Array, ""]:
     """Flow matching of the fake score on detached generated videos: mean |v - (eps - x)|^2, all levels alike."""

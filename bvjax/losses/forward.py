@@ -35,7 +35,7 @@ from bvjax.losses.history import History, HistoryConfig, drop_tokens, noise_hist
 from bvjax.memory.importance import keep_mask, probe_indices
 from bvjax.nets.dit import ChunkKV, Context, Entries, SelfContext, WanDiT
 from bvjax.nets.rope import angles, apply_rope
-from bvjax.random import purpose_key
+from bvjax.random import AnyKey, purpose_key, shared_key
 from bvjax.sharding import ONE_DEVICE, Layout
 
 
@@ -91,7 +91,7 @@ class TeacherForward:
 
     # ---- entries -------------------------------------------------------------------------------
     def entries(
-        self, params: Any, clip: Clip, history: History, noise: HistoryConfig, key: Array
+        self, params: Any, clip: Clip, history: History, noise: HistoryConfig, key: AnyKey
     ) -> ClipEntries:
         """Entries of the (slightly noised) clean chunks and of the anchor, under their own captions.
 
@@ -139,7 +139,7 @@ class TeacherForward:
         chunks: Float[Array, "b c l h w z"],
         sigma: Float[Array, "b c"],
         text: Float[Array, "b c t dt"],
-        key: Array,
+        key: AnyKey,
         context: Context | None = None,
         self_context: SelfContext | None = None,
         start: Int[Array, "b c"] | int = 0,
@@ -152,7 +152,7 @@ class TeacherForward:
         start = jnp.broadcast_to(jnp.asarray(start), chunks.shape[:2])
         positions = chunk_positions(self.model, chunks.shape[2], start)
         tokens, per_frame = positions.shape[-2], self.grid.tokens_per_latent
-        probes = probe_indices(self.model.build, tokens, per_frame, key)
+        probes = probe_indices(self.model.build, tokens, per_frame, shared_key(key))
         capacity = self.model.memory.capacity
 
         def keep_fn(importance):

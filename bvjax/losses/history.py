@@ -22,7 +22,7 @@ from bvjax.memory import rules
 from bvjax.memory.retrieval import select
 from bvjax.memory.rules import RULES
 from bvjax.overrides import INLINE
-from bvjax.random import normal, purpose_key
+from bvjax.random import AnyKey, categorical, normal, purpose_key, uniform
 
 
 def shares() -> dict[str, float]:
@@ -103,14 +103,14 @@ class History:
         return _alone(self.kind)
 
 
-def draw_kinds(key: Array, history: HistoryConfig, shape: tuple[int, ...]) -> Int[Array, "..."]:
+def draw_kinds(key: AnyKey, history: HistoryConfig, shape: tuple[int, ...]) -> Int[Array, "..."]:
     """The place of a rule in the table per target."""
     weights = jnp.array(list(history.weights.values()))
-    return jax.random.categorical(key, jnp.log(weights), shape=shape)
+    return categorical(key, jnp.log(weights), shape)
 
 
 def draw_history(
-    key: Array,
+    key: AnyKey,
     target: Int[Array | np.ndarray, "b m"],
     embedding: Float[Array | np.ndarray, "b c d"],
     relevance: Float[Array | np.ndarray, "b c c"] | None,
@@ -162,12 +162,10 @@ def draw_history(
         x.reshape(shape) for x in (selected.index, selected.valid, selected.recent)
     )
     if history.entry_drop:
-        drawn = jax.random.uniform(purpose_key(key, "entry drop"), valid.shape)
+        drawn = uniform(purpose_key(key, "entry drop"), valid.shape)
         valid = valid & (drawn >= history.entry_drop)
         recent = recent & valid
-    keep_anchor = (
-        jax.random.uniform(purpose_key(key, "anchor"), target.shape) >= history.anchor_drop
-    )
+    keep_anchor = uniform(purpose_key(key, "anchor"), target.shape) >= history.anchor_drop
     return History(
         kind=kind,
         index=index,
@@ -200,22 +198,22 @@ def _alone(kind: Int[Array, "..."]) -> Bool[Array, "..."]:
 
 
 def drop_tokens(
-    key: Array, keep: Bool[Array, "y b c n"], history: HistoryConfig
+    key: AnyKey, keep: Bool[Array, "y b c n"], history: HistoryConfig
 ) -> Bool[Array, "y b c n"]:
     """Kept rows without some tokens, each gone from all layers with chance `token_drop` (Algorithm 1, p_drop)."""
     if not history.token_drop:
         return keep
-    drawn = jax.random.uniform(purpose_key(key, "token drop"), keep.shape[1:])
+    drawn = uniform(purpose_key(key, "token drop"), keep.shape[1:])
     return keep & (drawn >= history.token_drop)
 
 
 def noise_history(
-    key: Array, latents: Float[Array, "b c l h w z"], history: HistoryConfig
+    key: AnyKey, latents: Float[Array, "b c l h w z"], history: HistoryConfig
 ) -> tuple[Float[Array, "b c l h w z"], Float[Array, "b c"]]:
     """Clean history with sigma ~ U(0, noise_max) mixed into some chunks, and the sigma labels."""
     shape = latents.shape[:2]
-    sigma = jax.random.uniform(purpose_key(key, "sigma"), shape, maxval=history.noise_max)
-    noised = jax.random.uniform(purpose_key(key, "noised"), shape) < history.noise_chance
+    sigma = uniform(purpose_key(key, "sigma"), shape, history.noise_max)
+    noised = uniform(purpose_key(key, "noised"), shape) < history.noise_chance
     sigma = jnp.where(noised, sigma, 0.0)
     level = sigma[:, :, None, None, None, None]
     noise = normal(purpose_key(key, "eps"), latents.shape)

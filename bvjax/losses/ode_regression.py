@@ -23,7 +23,7 @@ from bvjax.diffusion import flow
 from bvjax.diffusion.solvers import euler_step
 from bvjax.losses.clip import Clip
 from bvjax.losses.distillation import Distillation, TeacherConfig, VelocityFn
-from bvjax.random import normal, purpose_key
+from bvjax.random import AnyKey, normal, purpose_key, randint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class OdeRegression(Distillation):
     """The loss over all that teacher forcing draws, one of the student's levels each."""
 
     def loss(
-        self, params: Any, average: Any, teacher: Any, clip: Clip, key: Array
+        self, params: Any, average: Any, teacher: Any, clip: Clip, key: AnyKey
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The mean over chunks, and those of single latents with their weights; `average` is not used."""
         levels, places = self.levels, np.array(self.places)
@@ -97,7 +97,7 @@ class OdeRegression(Distillation):
                 drawn.teacher(jax.lax.stop_gradient(teacher)), noise, levels, drawn.lead
             )
             shape = drawn.latents.shape[: drawn.lead]
-            which = jax.random.randint(purpose_key(part_key, "level"), shape, 0, len(places))
+            which = randint(purpose_key(part_key, "level"), shape, 0, len(places))
             losses = ode_loss(
                 drawn.student(params), path[places], end, jnp.asarray(levels[places]), which
             )

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from bvjax.random import AnyKey, normal
+
 _SSIM_WINDOW = 11  # pixels
 _SSIM_SIGMA = 1.5  # pixels
 
@@ -47,11 +49,11 @@ def gaussian_kl(mu: Float[Array, "*n"], logvar: Float[Array, "*n"]) -> Float[Arr
 
 
 def sample_latents(
-    key: Array, mu: Float[Array, "*n"], logvar: Float[Array, "*n"]
+    key: AnyKey, mu: Float[Array, "*n"], logvar: Float[Array, "*n"]
 ) -> Float[Array, "*n"]:
     """mu + std * noise, the reparameterised sample that training decodes."""
     std = jnp.exp(0.5 * jnp.clip(logvar, -30.0, 20.0))
-    return mu + std * jax.random.normal(key, mu.shape, mu.dtype)
+    return mu + std * normal(key, mu.shape).astype(mu.dtype)
 
 
 def drawn_anew(

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from bvjax.config import GuidanceConfig, ModelConfig
 from bvjax.errors import UserError
@@ -30,7 +30,7 @@ from bvjax.losses.self_rollout import Window
 from bvjax.losses.window_scores import WindowScores
 from bvjax.nets import discriminator
 from bvjax.nets.discriminator import DiscriminatorConfig
-from bvjax.random import purpose_key
+from bvjax.random import AnyKey, purpose_key
 from bvjax.sharding import ONE_DEVICE, Layout
 
 OBJECTIVES = ("gan", "dmd", "gan+dmd", "none")
@@ -115,7 +115,7 @@ class SelfForcing:
 
     # ---- generator -----------------------------------------------------------------------------
     def video_gradient(
-        self, critics: Mapping[str, Any], windows: Window, key: Key[Array, ""]
+        self, critics: Mapping[str, Any], windows: Window, key: AnyKey
     ) -> tuple[Float[Array, "b n l h w z"], Float[Array, "b 1 h w z"], Metrics]:
         """The derivative of L_SF with respect to the windows' latents and to their anchors, and scalars of it.
 
@@ -128,19 +128,17 @@ class SelfForcing:
         gradients = {name: jnp.zeros_like(piece.fake) for name, piece in pieces.items()}
         metrics: Metrics = {"sf_loss": jnp.zeros(())}
         fresh = windows.anchor.fresh.astype(jnp.float32)
-        weights: dict[str, Any] = {
-            "window": 1.0,
-            "anchor": self.config.anchor_weight * fresh.mean(),
-        }
+        weights = {"window": jnp.ones_like(fresh), "anchor": self.config.anchor_weight * fresh}
         for name, piece in pieces.items():
             key_of_piece, prefix = purpose_key(key, name), "" if name == "window" else f"{name}_"
             if self.config.plays:
-                gradient, value = self._game(critics["discriminator"], piece, key_of_piece)
+                gradient, values = self._game(critics["discriminator"], piece, key_of_piece)
                 gradients[name] += gradient
-                metrics[f"{prefix}gan"] = value
-                metrics["sf_loss"] += weights[name] * self.adversarial.generator_weight * value
+                metrics[f"{prefix}gan"] = values.mean()
+                weighted = jnp.mean(weights[name] * values)
+                metrics["sf_loss"] += self.adversarial.generator_weight * weighted
             if self.config.matches:
-                gradient, values = dmd.distribution_matching(
+                gradient, of_match = dmd.distribution_matching(
                     piece.fake,
                     key_of_piece,
                     self._score(self._guided, critics["teacher"], name, piece, key_of_piece),
@@ -150,15 +148,15 @@ class SelfForcing:
                     self.levels,
                 )
                 gradients[name] += self.config.dmd_weight * gradient
-                value = dmd.matching_loss(piece.fake, gradient * gradient.size)
-                metrics["sf_loss"] += weights[name] * self.config.dmd_weight * value
-                metrics |= {f"{prefix}{n}": value for n, value in values.items()}
+                values = dmd.matching_losses(piece.fake, gradient * gradient.size)
+                metrics["sf_loss"] += self.config.dmd_weight * jnp.mean(weights[name] * values)
+                metrics |= {f"{prefix}{n}": value for n, value in of_match.items()}
         fresh = fresh[:, None, None, None, None]
         anchor = self.config.anchor_weight * fresh * gradients["anchor"][:, 0]
         return gradients["window"], anchor, metrics
 
     def _game(self, params, piece, key):
-        """The derivative of the generator's loss, with noise of their own for real and generated videos."""
+        """The derivative of the generator's loss, and each video's, with noise of their own for real and generated ones."""
         sigma = draw_levels(key, len(piece.fake), self.levels)
         judge = lambda x: self._logits(params, x, sigma, piece.text)
         real = None
@@ -167,14 +165,15 @@ class SelfForcing:
 
         def loss(fake):
             logits = judge(noised(fake, sigma, key))
-            return adversarial.generator_loss(self.adversarial.kind, logits, real)
+            losses = adversarial.generator_losses(self.adversarial.kind, logits, real)
+            return losses.mean(), losses
 
-        value, gradient = jax.value_and_grad(loss)(piece.fake)
-        return self.adversarial.generator_weight * gradient, value
+        gradient, losses = jax.grad(loss, has_aux=True)(piece.fake)
+        return self.adversarial.generator_weight * gradient, losses
 
     # ---- critics -------------------------------------------------------------------------------
     def discriminator_loss(
-        self, params: Any, windows: Window, key: Key[Array, ""]
+        self, params: Any, windows: Window, key: AnyKey
     ) -> tuple[Float[Array, ""], Metrics]:
         """The discriminator's loss on windows, with its penalties, and scalars of it."""
         total = jnp.zeros(())
@@ -198,7 +197,7 @@ class SelfForcing:
         return total, metrics
 
     def fake_score_loss(
-        self, params: Any, windows: Window, key: Key[Array, ""]
+        self, params: Any, windows: Window, key: AnyKey
     ) -> tuple[Float[Array, ""], Metrics]:
         """Flow matching of the fake score on windows and anchors as they are."""
         metrics: Metrics = {}

@@ -161,6 +161,21 @@ class SelfRollout:
         evicted = max(chunks + 1 - self.model.memory.slots, 0)  # the anchor is an entry too
         return spare_slots.init_spare_bank(self.model, min(evicted, self.window), self.layout)
 
+    def ended_unless_finite(self, live: Live, window: Window) -> Live:
+        """The rollout, or one that is over where it, its story or its newest window has a number that is not finite.
+
+        Zeros are in its place: nothing that is not finite is carried from update to update.
+        """
+        numbers = [
+            x
+            for x in jax.tree.leaves((live, window.latents))
+            if jnp.issubdtype(x.dtype, jnp.inexact)
+        ]
+        finite = jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
+        kept = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), live)
+        done = jnp.where(finite, live.done, len(live.story.text))
+        return dataclasses.replace(kept, done=done)
+
     # ---- forward -------------------------------------------------------------------------------
     def next_window(
         self,

@@ -11,7 +11,6 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -34,7 +33,7 @@ from bvjax.losses.forward import ClipEntries, TargetContext, TeacherForward
 from bvjax.losses.history import History, HistoryConfig, draw_history, revisiting
 from bvjax.memory.rules import RULES, number_of, rule_of
 from bvjax.nets.dit import variances
-from bvjax.random import normal, purpose_key
+from bvjax.random import AnyKey, categorical, normal, purpose_key, randint, uniform
 from bvjax.sharding import ONE_DEVICE, Layout
 
 WEIGHTINGS = ("velocity", "even")
@@ -189,7 +188,7 @@ class TeacherForcing:
         return TeacherForward(self.model, self.layout, self.forcing.targets_at_once)
 
     def loss(
-        self, params: Any, clip: Clip | None, key: Array, pictures: Pictures | None = None
+        self, params: Any, clip: Clip | None, key: AnyKey, pictures: Pictures | None = None
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Block Forcing over all chunks, plus single latents alone: the anchor, `frames` others, and pictures.
 
@@ -225,7 +224,7 @@ class TeacherForcing:
             loss += forcing.frames_weight * metrics["frames"]
         return loss, metrics
 
-    def draw_targets(self, clip: Clip, key: Array) -> Targets:
+    def draw_targets(self, clip: Clip, key: AnyKey) -> Targets:
         """The chunks that are denoised, with what each is shown."""
         ids = self._targets(purpose_key(key, "targets"), clip)
         history = self._history(purpose_key(key, "history"), clip, ids)
@@ -237,7 +236,7 @@ class TeacherForcing:
             text=self._caption(key, clip, rows, history.alone),
         )
 
-    def entries(self, params: Any, clip: Clip, targets: Targets, key: Array) -> ClipEntries | None:
+    def entries(self, params: Any, clip: Clip, targets: Targets, key: AnyKey) -> ClipEntries | None:
         """Entries of the clips' clean chunks by the network of `params`; None: no target is shown any."""
         history = self.forcing.history
         if history.never:
@@ -314,25 +313,25 @@ class TeacherForcing:
         if self.forcing.revisit_fraction:
             chance = revisiting(clip.relevance, self.model.retrieval.num_recent).astype(jnp.float32)
             logits = jnp.log(chance)[:, None, None]
-            sampled = 1 + jax.random.categorical(purpose_key(key, "chunk"), logits, shape=ids.shape)
+            sampled = 1 + categorical(purpose_key(key, "chunk"), logits, ids.shape)
             instead = self._draw(key, "instead", ids.shape) < self.forcing.revisit_fraction
             again = drawn > 0 or (jnp.arange(times) > 0)[:, None]
             instead &= again & (chance > 0).any(-1)[:, None, None]
             ids = jnp.where(instead, sampled, ids)
         return ids.reshape(batch, -1)
 
-    def draw_anchor(self, clip: Clip, key: Array) -> Singles:
+    def draw_anchor(self, clip: Clip, key: AnyKey) -> Singles:
         """The anchor under caption 1, twice."""
         latents = jnp.repeat(clip.anchor[:, :, None], 2, axis=2)
         rows = slice(None), slice(1)  # not indices: a mesh would move all captions for them
         return self._singles(latents, clip, rows, key)
 
-    def draw_frames(self, clip: Clip, key: Array) -> Singles:
+    def draw_frames(self, clip: Clip, key: AnyKey) -> Singles:
         """Single latents from the later half of their chunks, where what a caption tells has come about."""
         batch, chunks, length = clip.chunks.shape[:3]
         shape = (batch, self.forcing.frames // FRAMES_A_CAPTION, FRAMES_A_CAPTION)
-        chunk = jax.random.randint(purpose_key(key, "chunk"), shape[:2], 0, chunks)
-        latent = jax.random.randint(purpose_key(key, "latent"), shape, length // 2, length)
+        chunk = randint(purpose_key(key, "chunk"), shape[:2], 0, chunks)
+        latent = randint(purpose_key(key, "latent"), shape, length // 2, length)
         row = jnp.arange(batch)[:, None]
         latents = clip.chunks[row[..., None], chunk[..., None], latent][:, :, :, None]
         return self._singles(latents, clip, (row, chunk), key)
@@ -354,7 +353,7 @@ class TeacherForcing:
         levels = sigma.reshape(len(sigma), -1)
         return self.forward.velocity(params, chunks, levels, text, None, 0).reshape(noisy.shape)
 
-    def draw_pictures(self, pictures: Pictures, key: Array) -> Singles:
+    def draw_pictures(self, pictures: Pictures, key: AnyKey) -> Singles:
         """Some pictures of each example, each several times."""
         (batch, there), count = pictures.latents.shape[:2], self.forcing.pictures
         order = jnp.argsort(self._draw(key, "which", (batch, there)), axis=1)[:, :count]
@@ -390,7 +389,6 @@ class TeacherForcing:
         """Captions [b, m, t, dt] of chunks as targets see them: one that stands alone (some `alone`), or none."""
         text = clip.text[rows]
         if self.forcing.standalone:
-            # The purpose has the name it always had, so that runs draw what they drew.
             instead = self._draw(key, "described", alone.shape) < self.forcing.standalone
             text = jnp.where((alone & instead)[..., None, None], clip.standalone[rows], text)
         return self._dropped(key, text)
@@ -474,4 +472,4 @@ class TeacherForcing:
         return jnp.where(has_top[..., None, None, None, None], top, recent), has_top | has_recent
 
     def _draw(self, key, purpose, shape):
-        return jax.random.uniform(purpose_key(key, purpose), shape)
+        return uniform(purpose_key(key, purpose), shape)

@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import TextConfig
 from bvjax.nets import text
+from bvjax.random import AnyKey, purpose_key, randint, uniform
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,17 +72,17 @@ def corrupt(
     ids: Int[Array | np.ndarray, "n t"],
     mask: Bool[Array | np.ndarray, "n t"],
     config: TextPretrainConfig,
-    key: Array,
+    key: AnyKey,
 ) -> tuple[Int[Array, "n t"], Bool[Array, "n t"]]:
     """Hides or replaces a share of the tokens; also says which ones must be predicted.
 
     Pads and other special tokens (ids below `first_piece`) stay.
     """
-    chosen_key, kind_key, token_key = jax.random.split(key, 3)
-    chosen = (jax.random.uniform(chosen_key, ids.shape) < config.corrupt) & mask
+    chosen = (uniform(purpose_key(key, "chosen"), ids.shape) < config.corrupt) & mask
     chosen &= ids >= config.first_piece
-    replaced = jax.random.uniform(kind_key, ids.shape) < config.random_share
-    tokens = jax.random.randint(token_key, ids.shape, config.first_piece, config.text.vocab_size)
+    replaced = uniform(purpose_key(key, "kind"), ids.shape) < config.random_share
+    first, end = config.first_piece, config.text.vocab_size
+    tokens = randint(purpose_key(key, "token"), ids.shape, first, end)
     return jnp.where(chosen, jnp.where(replaced, tokens, config.mask_id), ids), chosen
 
 
@@ -150,7 +151,7 @@ def text_pretrain_loss(
     params: dict[str, Any],
     config: TextPretrainConfig,
     batch: Mapping[str, Array | np.ndarray],
-    key: Array,
+    key: AnyKey,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The weighted sum of the three terms, and metrics.
 

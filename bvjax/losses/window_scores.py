@@ -12,7 +12,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from bvjax.config import ModelConfig
 from bvjax.denoiser import guidance
@@ -21,6 +21,7 @@ from bvjax.losses.dmd import VelocityFn
 from bvjax.losses.forward import TeacherForward
 from bvjax.losses.history import HistoryConfig, draw_history
 from bvjax.memory.rules import number_of
+from bvjax.random import AnyKey
 from bvjax.sharding import ONE_DEVICE, Layout
 
 CLEAN = HistoryConfig(anchor_drop=0.0, caption_drop=0.0, noise_chance=0.0)
@@ -34,7 +35,7 @@ class WindowScores:
     null_text: Any  # float32 [t, dt]
     layout: Layout = ONE_DEVICE
 
-    def of_window(self, params: Any, clip: Clip, key: Key[Array, ""]) -> VelocityFn:
+    def of_window(self, params: Any, clip: Clip, key: AnyKey) -> VelocityFn:
         """The velocity of noised chunks [b, n, l, h, w, z] at one level a video.
 
         Args:

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import RetrievalConfig
 from bvjax.errors import UserError
@@ -37,7 +36,7 @@ class Candidates:
     valid: Bool[Array, "*rows S"]  # earlier chunks; the anchor is none
     target_caption: Float[Array, "*rows Dt"] | None = None  # mean text states
     captions: Float[Array, "*#rows S Dt"] | None = None
-    key: Key[Array, ""] | None = None
+    key: AnyKey | None = None
     oracle: Float[Array, "*rows S"] | None = None  # relevance by ground truth; -inf: never this
     latents: Float[Array, "*#rows S l h w z"] | None = None  # clean ones
 
@@ -111,7 +110,7 @@ def oracle(candidates: Candidates, config: RetrievalConfig) -> Float[Array, "*ro
 def random(candidates: Candidates, config: RetrievalConfig) -> Float[Array, "*rows S"]:
     """Uniform scores: the top l are any l chunks."""
     assert candidates.key is not None
-    return jax.random.uniform(candidates.key, candidates.valid.shape, jnp.float32)
+    return uniform(candidates.key, candidates.valid.shape)
 
 
 # The order is that of the draws of training and of the tables of evaluations: new rows come last.

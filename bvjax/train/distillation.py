@@ -15,6 +15,7 @@ from bvjax.errors import UserError
 from bvjax.losses.clip import make_clip
 from bvjax.losses.consistency import ConsistencyDistillation
 from bvjax.losses.ode_regression import OdeRegression
+from bvjax.random import AnyKey
 from bvjax.train.dit_objective import DiTObjective
 from bvjax.train.one_model import OneModelTask
 from bvjax.train.state import TrainState
@@ -37,7 +38,7 @@ class DistillationObjective(DiTObjective):
     stage: str = "few-step"
 
     def distill(
-        self, params: Params, average: Params, teacher: Params, batch: Batch, key: jax.Array
+        self, params: Params, average: Params, teacher: Params, batch: Batch, key: AnyKey
     ) -> tuple[Float[Array, ""], Metrics]:
         """The loss of the three networks' weights over a batch."""
         clip = make_clip(batch, self.teacher.grid)

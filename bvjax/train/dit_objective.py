@@ -23,6 +23,7 @@ from bvjax.losses.clip import make_clip, make_pictures
 from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing
 from bvjax.nets import dit
 from bvjax.placement import mesh_error
+from bvjax.random import AnyKey
 from bvjax.sharding import AXES, ONE_DEVICE, Layout
 from bvjax.train.task import Params
 from bvjax.weights import save_weights
@@ -60,7 +61,7 @@ class DiTObjective:
         return dit.init_params(self.model.dit, self.model.text.dim, key)
 
     def loss(
-        self, params: Params, batch: dict[str, Array], key: jax.Array
+        self, params: Params, batch: dict[str, Array], key: AnyKey
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         clip = make_clip(batch, self.teacher.grid) if "latents" in batch else None
         return self.teacher.loss(params, clip, key, make_pictures(batch))

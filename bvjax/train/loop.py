@@ -25,11 +25,9 @@ from bvjax.train.plan import Plan, go_on, new_plan
 from bvjax.train.signals import StopRequest
 from bvjax.train.step import compile_step
 from bvjax.train.step_metrics import StepMetrics, due
-from bvjax.train.task import DataIterator, Params, State, Task, shapes_of
+from bvjax.train.task import EXAMPLE, DataIterator, Params, State, Task, shapes_of
 from bvjax.train.throughput import Throughput, in_words, measure
 from bvjax.train.wall_time import DeviceTime, WallTime
-
-EXAMPLE = "example"  # of a batch: the numbers of its examples, for messages; not handed to the task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,23 +168,29 @@ class _Seen:
 
     def __init__(self, data: DataIterator, rows: Sequence[int], micro_batches: int):
         self._rows, self._micro_batches = np.array(rows), micro_batches
-        self._steps: deque[tuple[int, np.ndarray | None]] = deque(maxlen=3)
-        self._name_of = getattr(data, "name_of", lambda number: f"number {number}")
+        self._steps: deque[tuple[int, dict[str, np.ndarray]]] = deque(maxlen=3)
+        self._name_of = getattr(data, "name_of", _number)
 
     def take(self, step: int, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the batch without the numbers of its examples, which are kept."""
-        self._steps.append((step, batch.get(EXAMPLE)))
-        return {name: array for name, array in batch.items() if name != EXAMPLE}
+        numbers = {n: array for n, array in batch.items() if n.partition(":")[0] == EXAMPLE}
+        self._steps.append((step, numbers))
+        return {name: array for name, array in batch.items() if name not in numbers}
 
     def names(self, step: int, part: int) -> list[str]:
         """The names of this process' examples of a step, of its micro batch `part` alone where that is known."""
-        numbers = dict(self._steps).get(step)
-        if numbers is None:
-            return []
-        chosen = numbers
+        chosen = slice(None)
         if part >= 0 and self._micro_batches:
-            chosen = numbers[self._rows % self._micro_batches == part]
-        return [self._name_of(int(number)) for number in chosen]
+            chosen = self._rows % self._micro_batches == part
+        return [
+            self._name_of(int(number), *filter(None, [name.partition(":")[2]]))
+            for name, numbers in dict(self._steps).get(step, {}).items()
+            for number in numbers[chosen]
+        ]
+
+
+def _number(number: int, part: str = "") -> str:
+    return f"number {number} of the {part}" if part else f"number {number}"
 
 
 def _restore(

@@ -19,6 +19,7 @@ from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.placement import training_mesh_error
 from bvjax.sharding import ONE_DEVICE, Layout, make_layout, parse_mesh
+from bvjax.train.config import OneModelConfig
 from bvjax.train.task import Params, State
 
 
@@ -110,6 +111,12 @@ def place_batch(layout: Layout, rows: Mapping[str, np.ndarray], size: int) -> di
         name: jax.make_array_from_process_local_data(where, array, (size, *array.shape[1:]))
         for name, array in rows.items()
     }
+
+
+def micro_batches(config: OneModelConfig, layout: Layout) -> int:
+    """How many micro batches make an update; raises as `accumulation_steps`."""
+    sizes = config.global_batch_size, config.device_batch_size
+    return accumulation_steps(*sizes, layout.size("data"))
 
 
 def accumulation_steps(global_batch: int, device_batch: int, data: int) -> int:

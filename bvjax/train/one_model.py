@@ -17,6 +17,7 @@ from absl import logging
 from jaxtyping import Array, Float
 
 from bvjax.distributed import exchange
+from bvjax.random import AnyKey
 from bvjax.sharding import ONE_DEVICE, Layout
 from bvjax.train import mesh
 from bvjax.train.config import OneModelConfig
@@ -56,7 +57,7 @@ class Objective(Protocol):
         """Random parameters (traceable)."""
 
     def loss(
-        self, params: Params, batch: Batch, key: jax.Array
+        self, params: Params, batch: Batch, key: AnyKey
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Mean loss over the batch and scalars to log (traceable)."""
 
@@ -92,7 +93,7 @@ class OneModelTask:
     @property
     def micro_batches(self) -> int:
         """How many make an update."""
-        return mesh.accumulation_steps(*_sizes(self.config, self.layout))
+        return mesh.micro_batches(self.config, self.layout)
 
     def with_schedule_end(self, end: int) -> OneModelTask:
         return dataclasses.replace(self, schedule_end=end)
@@ -192,9 +193,6 @@ def training_layout(config: OneModelConfig, axes: tuple[str, ...], part: str) ->
         UserError: as `mesh.training_layout`, or the batch cannot be cut so.
     """
     layout = mesh.training_layout(config.mesh, axes, part)
-    logging.info("batch: %s", mesh.describe_batch(*_sizes(config, layout)))
+    sizes = config.global_batch_size, config.device_batch_size
+    logging.info("batch: %s", mesh.describe_batch(*sizes, layout.size("data")))
     return layout
-
-
-def _sizes(config: OneModelConfig, layout: Layout) -> tuple[int, int, int]:
-    return config.global_batch_size, config.device_batch_size, layout.size("data")

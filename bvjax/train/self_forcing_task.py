@@ -29,7 +29,7 @@ from bvjax.losses.self_forcing import SelfForcing, SelfForcingConfig
 from bvjax.losses.self_rollout import Live, SelfRollout, Story, Window
 from bvjax.memory import spare_slots
 from bvjax.nets import discriminator
-from bvjax.random import purpose_key
+from bvjax.random import ExampleKeys, purpose_key
 from bvjax.sharding import ONE_DEVICE, Layout
 from bvjax.train import mesh
 from bvjax.train.config import OneModelConfig
@@ -37,7 +37,15 @@ from bvjax.train.dit_objective import DiTObjective
 from bvjax.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from bvjax.train.players import Player, new_player, updated
 from bvjax.train.state import step_key
-from bvjax.train.step import accumulate, average, ema_decay_at, split
+from bvjax.train.step import (
+    accumulate,
+    average,
+    ema_decay_at,
+    example_numbers,
+    is_finite,
+    keep_unless,
+    split,
+)
 from bvjax.train.task import Batch, Metrics, Params
 
 
@@ -94,9 +102,7 @@ class SelfForcingTask:
     @property
     def micro_batches(self) -> int:
         """How many make an update of a network."""
-        config = self.config
-        data = self.layout.size("data")
-        return mesh.accumulation_steps(config.global_batch_size, config.device_batch_size, data)
+        return mesh.micro_batches(self.config, self.layout)
 
     # ---- schedules -----------------------------------------------------------------------------
     @property
@@ -198,11 +204,16 @@ class SelfForcingTask:
         return bool(self.settings.critics) and self.settings.w_sf > 0
 
     def train_step(self, state: SelfForcingState, batch: Batch) -> tuple[SelfForcingState, Metrics]:
+        """A step.  A player whose loss or gradient is not finite stays as it is, and `skipped` is 1; so does the average.
+
+        A rollout that is not finite is over: its story has no other update.
+        """
         key = step_key(state.key, state.step)
         own, other = self._optimizers()
         updates = self.critic_updates
         critics, live = state.critics, state.live
         metrics: Metrics = {}
+        finite = jnp.bool_(True)
 
         def update(carry, index):
             key_of_update, count = jax.random.fold_in(key, index), state.step * updates + index
@@ -213,6 +224,7 @@ class SelfForcingTask:
         if updates:
             (critics, live), values = jax.lax.scan(update, (critics, live), jnp.arange(updates))
             metrics |= {name: value.mean() for name, value in values.items()}
+            finite = metrics.pop("finite") == 1.0
             metrics["critic_lr"] = jnp.float32(self.rates["critics' learning rate"](state.step))
         given = {name: player.params for name, player in critics.items()}
         given |= {} if state.teacher is None else {"teacher": state.teacher}
@@ -224,12 +236,16 @@ class SelfForcingTask:
         values |= norms | {"lr": jnp.float32(rate)}
         metrics |= {f"generator_{name}": value for name, value in values.items()}
         decay = ema_decay_at(self.config.ema_decay, state.step, self.settings.ema_start)
+        ema = average(state.ema, generator.params, decay)
+        of_generator = is_finite(values, "loss", "grad_norm")
+        generator, ema = keep_unless(of_generator, (generator, ema), (state.generator, state.ema))
+        metrics["skipped"] = 1.0 - (finite & of_generator).astype(jnp.float32)
         new = dataclasses.replace(
             state,
             step=state.step + 1,
             generator=generator,
             critics=critics,
-            ema=average(state.ema, generator.params, decay),
+            ema=ema,
             live=live,
         )
         return new, metrics
@@ -238,7 +254,7 @@ class SelfForcingTask:
         """Both critics on the next windows of the generator as it is."""
         rolled, windows = self._windows(generator, live, batch, key)
         live = None if live is None else rolled
-        new, metrics, warmup = {}, {}, self.settings.warmup_updates
+        new, metrics, warmup = {}, {"finite": jnp.ones(())}, self.settings.warmup_updates
         losses = {
             "discriminator": self.judge.discriminator_loss,
             "fake_score": self.judge.fake_score_loss,
@@ -250,7 +266,10 @@ class SelfForcingTask:
             only: dict[str, Any] = {}
             if name == "discriminator" and warmup:
                 only = {"only": "heads", "alone": count < warmup, "anew": count == warmup}
-            new[name], norms = updated(player, grads, optimizer, **only)
+            after, norms = updated(player, grads, optimizer, **only)
+            finite = is_finite(values | norms, "loss", "grad_norm")
+            new[name] = keep_unless(finite, after, player)
+            metrics["finite"] *= finite.astype(jnp.float32)
             metrics |= {f"{name}_{n}": value for n, value in (values | norms).items()}
         return (new, live), metrics
 
@@ -284,14 +303,15 @@ class SelfForcingTask:
         """Cotangents of windows and anchors, micro batch by micro batch."""
 
         def one(inputs):
-            micro, index = inputs
-            micro_key = jax.random.fold_in(purpose_key(key, "judge"), index)
+            micro, numbers = inputs
+            micro_key = ExampleKeys(purpose_key(key, "judge"), numbers)
             window, anchor, metrics = self.judge.video_gradient(critics, micro, micro_key)
             return (window / accum, anchor / accum), metrics
 
+        inputs = windows, example_numbers(windows)
         if accum == 1:
-            return one((windows, jnp.int32(0)))
-        cotangents, metrics = jax.lax.map(one, (split(windows, accum), jnp.arange(accum)))
+            return one(inputs)
+        cotangents, metrics = jax.lax.map(one, split(inputs, accum))
         joined = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), cotangents)
         return joined, jax.tree.map(jnp.mean, metrics)
 
@@ -313,7 +333,8 @@ class SelfForcingTask:
         def one(constants, live, story, seed):
             params, base, exit_step = constants
             own_key = jax.random.fold_in(jax.random.wrap_key_data(base), seed)
-            return rollout.next_window(params, live, story, own_key, exit_step)
+            live, window = rollout.next_window(params, live, story, own_key, exit_step)
+            return rollout.ended_unless_finite(live, window), window
 
         constants = jax.lax.stop_gradient(params), base, exit_step
         return self._next_windows(one, constants, live, (stories, seeds))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from bvjax.random import ExampleKeys
 from bvjax.train.mesh import batch_sharding
 from bvjax.train.task import Batch, Metrics, Params, State, Task
 
-LossFn = Callable[[Params, Batch, jax.Array], tuple[Float[Array, ""], Metrics]]
+B = TypeVar("B")
+LossFn = Callable[[Params, Batch, ExampleKeys], tuple[Float[Array, ""], Metrics]]
 
 
 def compile_step(task: Task, state: State) -> jax.stages.Wrapped:
@@ -41,13 +43,14 @@ def accumulate(
 ) -> tuple[Metrics, Params]:
     """Mean metrics (with "loss") and mean gradients over `accum` micro batches of the batch.
 
-    Micro batch i takes the examples i, i + accum, ..., see `split`.  It draws from fold_in(key, i).  With `locate`
-    there is a metric `bad_part`: the first micro batch whose loss is not finite, or -1.
+    Micro batch i takes the examples i, i + accum, ..., see `split`.  An example draws from a key of its own, that of
+    its row in the batch, whatever micro batch it is in: how many there are changes nothing where a loss is a mean over
+    examples.  With `locate` there is a metric `bad_part`: the first micro batch whose loss is not finite, or -1.
     """
 
-    def one(micro: Batch, index: Array) -> tuple[Metrics, Params]:
+    def one(micro: Batch, numbers: Array) -> tuple[Metrics, Params]:
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, metrics), grads = grad_fn(params, micro, jax.random.fold_in(key, index))
+        (loss, metrics), grads = grad_fn(params, micro, ExampleKeys(key, numbers))
         metrics = jax.tree.map(lambda m: jnp.asarray(m, jnp.float32), dict(metrics, loss=loss))
         return metrics, grads
 
@@ -56,24 +59,30 @@ def accumulate(
         part = jnp.where(bad.any(), jnp.argmax(bad), -1).astype(jnp.float32)
         return {**metrics, "bad_part": part} if locate else metrics
 
+    numbers = example_numbers(batch)
     if accum == 1:
-        metrics, grads = one(batch, jnp.zeros((), jnp.int32))
+        metrics, grads = one(batch, numbers)
         return located(metrics, metrics["loss"][None]), grads
 
-    micros = split(batch, accum)
-    shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], micros), jnp.zeros((), jnp.int32))
+    micros = split((batch, numbers), accum)
+    shapes = jax.eval_shape(one, *jax.tree.map(lambda x: x[0], micros))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def body(total, xs):
         metrics, grads = one(*xs)
         return jax.tree.map(jnp.add, total, (metrics, grads)), metrics["loss"]
 
-    total, losses = jax.lax.scan(body, zeros, (micros, jnp.arange(accum)))
+    total, losses = jax.lax.scan(body, zeros, micros)
     metrics, grads = jax.tree.map(lambda x: x / accum, total)
     return located(metrics, losses), grads
 
 
-def split(batch: Batch, parts: int) -> Batch:
+def example_numbers(batch: Batch) -> Int[Array, "b"]:
+    """The number of each example of the batch of an update: its row."""
+    return jnp.arange(len(jax.tree.leaves(batch)[0]), dtype=jnp.int32)
+
+
+def split(batch: B, parts: int) -> B:
     """A batch as [parts, batch / parts, ...]: part i has the examples i, i + parts, ....
 
     Under a batch that is sharded over devices no example moves.

@@ -24,6 +24,8 @@ Metrics = dict[str, Float[Array, ""]]
 State = Any  # a frozen pytree of arrays that has `step`: steps done so far, an int32 scalar
 S = TypeVar("S")
 
+EXAMPLE = "example"  # of a batch: the numbers of its examples, for messages; not handed to the task
+
 
 class Task(Protocol[S]):
     """A network or networks to train.
@@ -80,7 +82,11 @@ class Task(Protocol[S]):
 
 
 class DataIterator(Protocol):
-    """An endless iterator of batches that can say where it stands, as Grain's iterators do."""
+    """An endless iterator of batches that can say where it stands, as Grain's iterators do.
+
+    Batches may have the numbers of their examples: `EXAMPLE`, or `example:PART` for each of several parts that examples
+    are made of. `name_of(number)`, or `name_of(number, part)`, is how messages call one, where there is such a method.
+    """
 
     def __next__(self) -> dict[str, np.ndarray]: ...
 

@@ -17,6 +17,7 @@ from bvjax.config import ModelConfig
 from bvjax.files import write_atomic
 from bvjax.losses.text_pretrain import TextPretrainConfig, cosine, init_params, text_pretrain_loss
 from bvjax.nets.text import UMT5Encoder, mean_embedding
+from bvjax.random import AnyKey
 from bvjax.train.task import Params
 from bvjax.weights import save_weights
 
@@ -41,7 +42,7 @@ class TextObjective:
         return init_params(self.objective, key)
 
     def loss(
-        self, params: Params, batch: dict[str, Array], key: jax.Array
+        self, params: Params, batch: dict[str, Array], key: AnyKey
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         return text_pretrain_loss(params, self.objective, batch, key)
 

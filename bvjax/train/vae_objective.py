@@ -25,6 +25,7 @@ from bvjax.losses.reconstruction import (
 )
 from bvjax.nets import vae
 from bvjax.nets.vae import to_float
+from bvjax.random import AnyKey
 from bvjax.train.config import check_range
 from bvjax.train.latent_scale import pixel_scale
 from bvjax.train.linear_start import linear_start
@@ -111,7 +112,7 @@ class VAEObjective:
         return linear_start(self.model.vae, frames, jax.random.key(0))
 
     def loss(
-        self, params: Params, batch: dict[str, Array], key: jax.Array
+        self, params: Params, batch: dict[str, Array], key: AnyKey
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         frames = to_float(batch["frames"])
         mu, logvar = vae.encode_moments(params, self.model.vae, frames)

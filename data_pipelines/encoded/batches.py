@@ -20,7 +20,7 @@ EXAMPLES = "examples"  # of a state: how many the source had
 class Batches:
     """Endless batches of whole examples, or of a process' share of each.
 
-    Besides the arrays of examples a batch has `intact.EXAMPLE`, their numbers [b], of which `name_of` makes names.
+    Besides the arrays of examples a batch has `task.EXAMPLE`, their numbers [b], of which `name_of` makes names.
     """
 
     def __init__(self, source: Intact, iterator: grain.DatasetIterator):

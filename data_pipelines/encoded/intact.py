@@ -12,9 +12,8 @@ from jaxtyping import Float
 
 from bvjax.errors import UserError
 from bvjax.finite import is_finite
+from bvjax.train.task import EXAMPLE
 from data_pipelines.encoded.example import ExampleSpec, Source
-
-EXAMPLE = "example"  # of what `Intact` gives: the number of the example, for messages
 
 
 class DamagedExample(UserError):

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int
 
 from bvjax.errors import UserError
-from bvjax.train.task import DataIterator
+from bvjax.train.task import EXAMPLE, DataIterator
 from data_pipelines.counter_source import IndexedBatches
 from data_pipelines.encoded.kept import Arrays, KeptExamples
 
@@ -134,7 +134,7 @@ def pooled_batches(
             for index in indices:
                 if int(index) in waiting:
                     waiting.pop(int(index)).result()
-        return source.batch(indices)
+        return _numbered(source, indices)
 
     def close() -> None:
         if pool is not None:  # else what is in the making is waited for when Python ends
@@ -150,7 +150,7 @@ def grain_batches(
     import grain.python as grain  # here, because the pool needs none
 
     def here(batch: int) -> Arrays:
-        return source.batch(replay.indices(batch))
+        return _numbered(source, replay.indices(batch))
 
     make = functools.partial(_batch, opening, replay) if workers else here
     dataset = grain.MapDataset.range(ENDLESS).map(make)
@@ -161,7 +161,12 @@ def grain_batches(
 
 
 def _batch(opening: Opening, replay: Replay, batch: int) -> Arrays:
-    return _opened(opening).batch(replay.indices(batch))
+    return _numbered(_opened(opening), replay.indices(batch))
+
+
+def _numbered(source: KeptExamples, indices: Int[np.ndarray, "b"]) -> Arrays:
+    """Examples with their numbers."""
+    return source.batch(indices) | {EXAMPLE: np.asarray(indices, np.int32)}
 
 
 LOADERS = {"pool": pooled_batches, "grain": grain_batches}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bvjax.errors import UserError
-from data_pipelines.counter_source import IndexedBatches
+from data_pipelines.counter_source import IndexedBatches, Merged
 
 
 def make(index):
@@ -35,6 +35,23 @@ def test_start_and_errors_reach_the_caller():
     assert take(source, 2) == [5, 6]
     with pytest.raises(OSError, match="disk"):
         next(source)
+
+
+def test_merged_batches_keep_the_numbers_of_every_part():
+    class Named(IndexedBatches):
+        def name_of(self, number):
+            return f"clip_{number}"
+
+    number = lambda start: lambda index: {"example": np.array([start + index])}
+    merged = Merged({"clips": Named(number(7)), "pictures": IndexedBatches(number(40))})
+    batch = next(merged)
+    assert {name: int(x[0]) for name, x in batch.items()} == {
+        "example:clips": 7,
+        "example:pictures": 40,
+    }
+    assert merged.name_of(7, "clips") == "clip_7 of the clips"
+    assert merged.name_of(40, "pictures") == "number 40 of the pictures"
+    merged.close()
 
 
 @pytest.mark.parametrize("state", [-1, "3", None, True, {"index": 3}])

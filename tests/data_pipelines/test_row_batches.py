@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bvjax.errors import UserError
 from data_pipelines.encoded.batches import batches
 from data_pipelines.encoded.example import ExampleSpec
-from data_pipelines.encoded.intact import EXAMPLE, DamagedExample
+from data_pipelines.encoded.intact import DamagedExample
 from data_pipelines.row_batches import row_batches, take_rows
 
 

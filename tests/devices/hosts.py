@@ -18,6 +18,7 @@ import numpy as np
 
 from bvjax.distributed import start
 from bvjax.distributed.cluster import Options
+from bvjax.random import normal
 from bvjax.train.config import OneModelConfig
 from bvjax.train.loop import fit
 from bvjax.train.one_model import OneModelTask, training_layout
@@ -38,7 +39,7 @@ class Line:
 
     def loss(self, params, batch, key):
         y = batch["x"] @ params["blocks"]["self_attn"]["q"]["kernel"][0]
-        target = jnp.sin(batch["x"][:, :4] * 3) + 0.1 * jax.random.normal(key, y.shape)
+        target = jnp.sin(batch["x"][:, :4] * 3) + 0.1 * normal(key, y.shape)
         return jnp.mean((y - target) ** 2), {"seen": jnp.sum(batch["number"])}
 
     def sample(self, params, folder, step):

@@ -151,7 +151,11 @@ def test_pictures_come_beside_clips_or_alone(tiny, third, tmp_path, with_picture
     stage = stages.make_stage(config(tiny, third, **changes))
     batch, objective = next(data := stage.make_data()), stage.task.objective
     arrays = {*REQUIRED, "pictures", "picture_text"}
-    assert set(batch) - {"example"} == set(objective.heldout) == arrays
+    assert set(batch) - {"example:clips", "example:pictures"} == set(objective.heldout) == arrays
+    # A message names the clips and the pictures of a batch.
+    np.testing.assert_array_equal(batch["pictures"][:, 0, 0, 0, 0], batch["example:pictures"])
+    names = [data.name_of(int(batch[f"example:{part}"][0]), part) for part in ("clips", "pictures")]
+    assert names[0].endswith(" of the clips") and names[1] == "number 4 of the pictures"
     assert batch["pictures"].shape == (2, 2, 4, 4, 16)
     assert batch["pictures"][:, 0, 0, 0, 0].tolist()[0] == 4  # the new one of the first batch
     state = json.loads(json.dumps(data.get_state()))
@@ -161,7 +165,7 @@ def test_pictures_come_beside_clips_or_alone(tiny, third, tmp_path, with_picture
         np.testing.assert_array_equal(array, following[name])
     alone = changes | {"data.latents": "", "forcing.targets_per_chunk": 0, "forcing.frames": 0}
     stage = stages.make_stage(config(tiny, third, **alone))
-    assert set(next(stage.make_data())) == {"pictures", "picture_text"}
+    assert set(next(stage.make_data())) == {"example", "pictures", "picture_text"}
     with pytest.raises(UserError, match="both empty"):
         config(tiny, third, **alone | {"data.pictures": ""})
 

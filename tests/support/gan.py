@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, UInt32
 
+from bvjax.random import normal
 from bvjax.sharding import ONE_DEVICE, Layout
 from bvjax.train.mesh import state_shardings
 from bvjax.train.optimizer import OptimizerConfig, learning_rate, make_optimizer
@@ -184,7 +185,7 @@ def init_critic(key: jax.Array) -> Params:
 
 def generate(params: Params, key: jax.Array, count: int) -> Array:
     """Numbers [count, 1]."""
-    noise = jax.random.normal(key, (count, NOISE))
+    noise = normal(key, (count, NOISE))
     return noise @ params["dense"]["kernel"] + params["dense"]["bias"]
 
 

@@ -7,10 +7,14 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from few_step import examples, random_params
 from PIL import Image
+from self_forcing import make_task
 
+from bvjax.losses.history import HistoryConfig
 from bvjax.losses.teacher_forcing import ForcingConfig
 from bvjax.train.dit_objective import DiTObjective
+from bvjax.train.step import accumulate
 from bvjax.weights import load_config, load_weights
 
 CHUNKS, STORIES = 2, 3
@@ -62,3 +66,23 @@ def test_an_export_multiplies_in_float32(task, tiny, tmp_path):
     assert load_config(tmp_path).dit == tiny.model.dit  # which has matmul_precision="float32"
     loaded = load_weights(tmp_path, ("dit",))[1]["dit"]
     jax.tree.map(np.testing.assert_array_equal, loaded, tiny.params["dit"])
+
+
+def test_batches_cut_in_any_way_give_the_same_loss_and_gradient():
+    """1 x 4, 2 x 2 and 4 x 1 examples: every draw is that of an example."""
+    forcing = ForcingConfig(
+        targets_per_chunk=1, frames=4, history=HistoryConfig(chances={"semantic": 1, "random": 1})
+    )
+    objective = dataclasses.replace(make_task().objective, forcing=forcing)
+    params, batch = random_params(), examples(4)
+
+    def update(accum):
+        run = jax.jit(lambda p, b, k: accumulate(objective.loss, p, b, k, accum))
+        return run(params, batch, jax.random.key(0))
+
+    metrics, gradient = update(1)
+    for accum in (2, 4):
+        same, other = update(accum)
+        assert same["loss"] == pytest.approx(float(metrics["loss"]), rel=1e-6)
+        for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(gradient), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * max(np.abs(b).max(), 1e-6))

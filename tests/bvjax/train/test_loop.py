@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from bvjax.errors import UserError
+from bvjax.random import normal
 from bvjax.train.checkpoint import Checkpoints
 from bvjax.train.config import OneModelConfig
 from bvjax.train.loop import EXAMPLE, fit
 from bvjax.train.one_model import OneModelTask
 from bvjax.train.optimizer import OptimizerConfig
-from data_pipelines.counter_source import IndexedBatches
+from data_pipelines.counter_source import IndexedBatches, Merged
 
 CONFIG = OneModelConfig(
     steps=6,
@@ -45,7 +46,7 @@ class Regression:
 
     def loss(self, params, batch, key):
         y = batch["x"] @ params["dense"]["kernel"] + params["dense"]["bias"]
-        target = batch["y"] + 0.1 * jax.random.normal(key, y.shape)
+        target = batch["y"] + 0.1 * normal(key, y.shape)
         return jnp.mean((y - target) ** 2), {"seen": jnp.sum(batch["x"])}
 
     def sample(self, params, folder, step):
@@ -176,6 +177,25 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, poison):
     assert [row["step"] for row in rows(tmp_path)] == [str(s) for s in range(1, poison + 1)]
     result = train(batches(), CONFIG, tmp_path)  # with the cause gone
     assert result.state.step == 6
+
+
+def test_an_update_that_is_left_out_names_the_examples_of_every_part(tmp_path, caplog):
+    part = lambda name, first: IndexedBatches(
+        lambda index: {name: make_batch(index)[name], EXAMPLE: first + np.arange(4)}
+    )
+    data = Merged({"clips": part("x", 10), "pictures": part("y", 90)})
+    poison = IndexedBatches(lambda i: {"z": np.full((4,), np.nan if i == 2 else 0, np.float32)})
+    config = dataclasses.replace(CONFIG, max_skipped=1, steps=4, device_batch_size=4)
+
+    class WithPoison(Regression):
+        def loss(self, params, batch, key):
+            loss, metrics = super().loss(params, batch, key)
+            return loss + batch["z"].sum(), metrics
+
+    data = Merged({**data._iterators, "poison": poison})
+    fit(OneModelTask(WithPoison(), OPTIMIZER, config), data, config, tmp_path)
+    told = "number 10 of the clips, number 11 of the clips"
+    assert told in caplog.text and "number 93 of the pictures" in caplog.text
 
 
 def test_a_batch_with_nan_is_left_out_named_and_counted(tmp_path, caplog):

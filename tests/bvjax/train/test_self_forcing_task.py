@@ -14,9 +14,11 @@ from self_forcing import make_task
 
 from bvjax.errors import UserError
 from bvjax.losses.self_forcing import SelfForcingConfig
+from bvjax.losses.self_rollout import Window
 from bvjax.train.checkpoint import Checkpoints
 from bvjax.train.loop import fit
-from bvjax.train.self_forcing_task import SelfForcingTask
+from bvjax.train.players import new_player
+from bvjax.train.self_forcing_task import SelfForcingState, SelfForcingTask
 from data_pipelines.counter_source import IndexedBatches
 
 
@@ -154,3 +156,111 @@ def test_rates_are_counted_in_updates_of_each_player():
     assert float(rates["critics' learning rate"](10)) == pytest.approx(0.0, abs=1e-6)
     assert set(make_task(objective="none").rates) == {"generator's learning rate"}
     assert SelfForcingConfig().critics == ("discriminator",)
+
+
+@pytest.mark.slow
+def test_batches_cut_in_any_way_give_the_same_update():
+    """Draws are those of the examples, so that 1 x 4, 2 x 2 and 4 x 1 are one update of every player."""
+    expected = None
+    for device_batch in (4, 2, 1):
+        task = make_task(batch=4, device_batch=device_batch, objective="gan+dmd")
+        state = state_of(task, {"generator": random_params(), "teacher": random_params(2)})
+        new, metrics = jax.jit(task.train_step)(state, examples(4))
+        got = new.generator, new.critics, new.ema, new.live
+        if expected is None:
+            expected, losses = got, metrics
+        for name, value in losses.items():
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+        assert metrics["generator_loss"] == pytest.approx(float(losses["generator_loss"]), rel=1e-6)
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True
+        ):
+            close(a, b, jax.tree_util.keystr(path))
+
+
+def close(a, b, name):
+    """Equal to 1e-6 of the largest number; momenta of Adam, divided by their own size, to that of an update."""
+    largest = max(float(np.abs(np.asarray(b, np.float64)).max()), 1e-12)
+    np.testing.assert_allclose(
+        np.asarray(a), np.asarray(b), rtol=0, atol=1e-6 * largest, err_msg=name
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ByHand(Stub):
+    """Losses of two players that are sums of squares; `of_critic` and `of_generator` of a batch are added."""
+
+    def init_state(self, seed, params=None):
+        own, other = self._optimizers()
+        params = {"w": jnp.ones(3)}
+        return SelfForcingState(
+            step=jnp.int32(0), generator=new_player(params, own), ema=params,
+            critics={"discriminator": new_player({"heads": jnp.ones(2)}, other)},
+            teacher=None, live=None, key=jax.random.key_data(jax.random.key(0)),
+        )  # fmt: skip
+
+    def _windows(self, params, live, batch, key):
+        return None, batch
+
+
+def by_hand(**changes) -> ByHand:
+    real = make_task(live=False, **changes)
+    square = lambda params: sum(jnp.sum(x**2) for x in params.values())
+
+    def loss(name):
+        return lambda params, batch, key: (square(params) + batch[name].sum(), {})
+
+    objective = types.SimpleNamespace(**vars(real.objective) | {"loss": loss("of_generator")})
+    judge = types.SimpleNamespace(
+        **vars(real.judge) | {"discriminator_loss": loss("of_critic"), "fake_score_loss": None}
+    )
+    config = dataclasses.replace(real.config, max_skipped=2)
+    return ByHand(**vars(real) | {"objective": objective, "judge": judge, "config": config})
+
+
+def poisoned(*parts):
+    """Two examples, NaN in the second of these parts."""
+    bad = np.array([0.0, np.nan], np.float32)
+    return {
+        n: bad if n in parts else np.zeros(2, np.float32) for n in ("of_critic", "of_generator")
+    }
+
+
+@pytest.mark.parametrize("part", ["of_critic", "of_generator"])
+def test_a_player_whose_update_is_not_finite_stays_as_it_was(part):
+    task = by_hand()
+    step = jax.jit(task.train_step)
+    before, _ = step(task.init_state(0), poisoned())
+    after, metrics = step(before, poisoned(part))
+    of_critic = part == "of_critic"
+    assert same(after.critics, before.critics) == of_critic
+    assert same((after.generator, after.ema), (before.generator, before.ema)) != of_critic
+    assert metrics["skipped"] == 1 and after.step == 2
+    bad = {name for name, value in metrics.items() if not np.isfinite(value)}
+    assert bad == ({"discriminator_loss"} if of_critic else {"generator_loss", "generator_bf_loss"})
+
+
+def test_the_player_is_named_and_the_run_stops_after_some(tmp_path, caplog):
+    task = by_hand(steps=6)
+    parts = {1: "of_critic", 3: "of_generator", 4: "of_critic"}
+    data = IndexedBatches(lambda i: poisoned(parts.get(i)))
+    with pytest.raises(FloatingPointError, match="discriminator_loss not finite at step 5; .* 4;"):
+        fit(task, data, task.config, tmp_path)
+    assert "update 2 is left out, discriminator_loss not finite (1 of at most" in caplog.text
+    assert "update 4 is left out, generator_bf_loss, generator_loss not finite" in caplog.text
+
+
+def test_a_rollout_with_a_number_that_is_not_finite_is_over():
+    task = make_task()
+    live = jax.tree.map(lambda x: x[0], task._no_rollouts())
+    live = dataclasses.replace(live, done=jnp.int32(2), anchor=live.anchor + 1.0)
+    window = Window(jnp.ones(3), *[None] * (len(dataclasses.fields(Window)) - 1))
+    assert same(task.rollout.ended_unless_finite(live, window), live)
+    story = dataclasses.replace(live.story, chunks=live.story.chunks.at[3, 0, 0, 0, 0].set(jnp.nan))
+    for bad in (
+        (dataclasses.replace(live, story=story), window),
+        (live, dataclasses.replace(window, latents=jnp.array([jnp.inf]))),
+    ):
+        ended = task.rollout.ended_unless_finite(*bad)
+        assert ended.done == 4 and not np.asarray(ended.anchor).any()
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(ended) if x.dtype.kind == "f")

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from bvjax.random import normal
 from bvjax.train.one_model import make_train_step
 from bvjax.train.state import init_state, step_key
 from bvjax.train.step import ema_decay_at
@@ -26,7 +27,7 @@ def loss(params, batch, key):
 
 
 def noisy_loss(params, batch, key):
-    noise = jax.random.normal(key, batch["y"].shape)
+    noise = normal(key, batch["y"].shape)
     return loss(params, dict(batch, y=batch["y"] + noise), key)
 
 
@@ -61,20 +62,21 @@ def test_one_update_is_gradient_descent(batch):
 
 
 @pytest.mark.parametrize("accum", [2, 3, 12])
-def test_accumulation_equals_the_big_batch(batch, accum):
-    state, whole = make()
-    _, parts = make(accum=accum)
+@pytest.mark.parametrize("loss_fn", [loss, noisy_loss])
+def test_accumulation_equals_the_big_batch(batch, accum, loss_fn):
+    state, whole = make(loss_fn)
+    _, parts = make(loss_fn, accum=accum)
     (a, metrics_a), (b, metrics_b) = whole(state, batch), parts(state, batch)
     for x, y in zip(jax.tree.leaves((a, metrics_a)), jax.tree.leaves((b, metrics_b)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
-def test_micro_batches_and_steps_draw_different_noise(batch):
+def test_examples_and_steps_draw_different_noise(batch):
     same = {"x": np.zeros((2, 3), np.float32), "y": np.zeros((2, 2), np.float32)}
 
     def drawn(params, batch, key):
-        value = jax.random.normal(key)
-        return jnp.sum(params["kernel"]) * 0, {"value": value, "square": value**2}
+        value = normal(key, (len(batch["x"]),))
+        return jnp.sum(params["kernel"]) * 0, {"value": value.mean(), "square": (value**2).mean()}
 
     state, step = make(drawn, accum=2)
     state, first = step(state, same)

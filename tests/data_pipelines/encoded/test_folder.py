@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bvjax.errors import UserError
 from bvjax.files import npy_bytes
+from bvjax.train.task import EXAMPLE
 from data_pipelines.encoded import example
 from data_pipelines.encoded.batches import batches, check_fits
 from data_pipelines.encoded.example import EXTRAS, REQUIRED, ExampleSpec, known_extras
@@ -25,7 +26,6 @@ from data_pipelines.encoded.folder import (
     write_example,
     write_null_text,
 )
-from data_pipelines.encoded.intact import EXAMPLE
 from data_pipelines.encoded.manifest import check_weights, claim
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "encoded_stories"

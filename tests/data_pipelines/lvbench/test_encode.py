@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from bvjax.errors import UserError
+from bvjax.train.task import EXAMPLE
 from data_pipelines.encoded.batches import batches, check_fits
 from data_pipelines.encoded.encoders import load_encoders
 from data_pipelines.encoded.example import REQUIRED
 from data_pipelines.encoded.folder import open_folder
-from data_pipelines.encoded.intact import EXAMPLE
 from data_pipelines.encoded.manifest import check_weights
 from data_pipelines.encoded.windows import FilmEnds
 from data_pipelines.lvbench import builder
