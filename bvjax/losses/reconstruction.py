@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from bvjax.random import AnyKey, normal
+from bvjax.random import AnyKey, normal, purpose_key
 
 _SSIM_WINDOW = 11  # pixels
 _SSIM_SIGMA = 1.5  # pixels
@@ -57,7 +57,7 @@ def sample_latents(
 
 
 def drawn_anew(
-    key: Array,
+    key: AnyKey,
     z: Float[Array, "b l h w z"],
     std: Float[Array, " z"],
     level: Float[Array, "b 1 1 1 1"],
@@ -71,9 +71,11 @@ def drawn_anew(
     whose variance is std^2 again and whose correlation with z is w. This is a linear model of what a DiT gets wrong:
     channels that are large are right, small ones are plausible by themselves and do not fit their neighbours.
     """
-    noise = jax.random.normal(key, (2, *z.shape), z.dtype)
+    first, second = (
+        normal(purpose_key(key, name), z.shape).astype(z.dtype) for name in ("seen", "drawn")
+    )
     w = std**2 / (std**2 + level**2)
-    return w * (z + level * noise[0]) + jnp.sqrt(w) * level * noise[1]
+    return w * (z + level * first) + jnp.sqrt(w) * level * second
 
 
 def psnr(a: Float[Array, "*n h w c"], b: Float[Array, "*n h w c"]) -> Float[Array, ""]:

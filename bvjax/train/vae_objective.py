@@ -25,7 +25,7 @@ from bvjax.losses.reconstruction import (
 )
 from bvjax.nets import vae
 from bvjax.nets.vae import to_float
-from bvjax.random import AnyKey
+from bvjax.random import AnyKey, purpose_key, uniform
 from bvjax.train.config import check_range
 from bvjax.train.latent_scale import pixel_scale
 from bvjax.train.linear_start import linear_start
@@ -120,7 +120,7 @@ class VAEObjective:
             mu, logvar = jax.lax.stop_gradient((mu, logvar))
         z = sample_latents(key, mu, logvar)
         if self.config.latent_error:
-            z = self._with_errors(jax.random.fold_in(key, 1), z)
+            z = self._with_errors(purpose_key(key, "errors"), z)
         recon = vae.decode_raw(params, self.model.vae, z)
         return reconstruction_loss(
             frames,
@@ -132,16 +132,13 @@ class VAEObjective:
             mse_weight=self.config.mse_weight,
         )
 
-    def _with_errors(
-        self, key: jax.Array, z: Float[Array, "b l h w z"]
-    ) -> Float[Array, "b l h w z"]:
+    def _with_errors(self, key: AnyKey, z: Float[Array, "b l h w z"]) -> Float[Array, "b l h w z"]:
         """Latents drawn anew at a level of their own in [0, latent_error] for each clip."""
         config = self.model.vae
-        level_key, draw_key = jax.random.split(key)
-        levels = jax.random.uniform(level_key, (len(z), 1, 1, 1, 1))
+        levels = uniform(purpose_key(key, "level"), (len(z), 1, 1, 1, 1))
         scale = jnp.array(config.latent_scale or (1.0,) * config.z_dim)
         latents = vae.normalise(config, z)
-        latents = drawn_anew(draw_key, latents, scale, self.config.latent_error * levels)
+        latents = drawn_anew(key, latents, scale, self.config.latent_error * levels)
         return vae.denormalise(config, latents)
 
     def sample(self, params: Params, folder: Path, step: int) -> dict[str, float]:
