@@ -1,13 +1,17 @@
-"""A trace of one chunk of a run, for xprof and Perfetto."""
+"""A trace of one chunk of a run, or of some steps of a training, for xprof and Perfetto."""
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import jax
 
+from bvjax.errors import UserError
+from bvjax.plain_text import whole_number
+
 HOW_TO_LOOK = """\
-a trace of chunk {chunk} is in {folder}
+a trace of {what} is in {folder}
   pip install xprof && xprof --logdir {folder} (then http://localhost:8791), or open its
   *.trace.json.gz at https://ui.perfetto.dev"""
 
@@ -43,4 +47,54 @@ class ChunkTrace:
         """A few lines for the person who asked for it."""
         if self.chunk is None:
             return "no trace: one needs two chunks that are made now, of which it shows the second"
-        return HOW_TO_LOOK.format(chunk=self.chunk, folder=self.folder)
+        return HOW_TO_LOOK.format(what=f"chunk {self.chunk}", folder=self.folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Steps of a training, `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    @staticmethod
+    def parse(text: str) -> Window:
+        """`100:105` as a window; raises `UserError` for anything else."""
+        first, colon, last = text.partition(":")
+        numbers = [whole_number(first), whole_number(last)]
+        if not colon or None in numbers or not 1 <= numbers[0] <= numbers[1]:
+            raise UserError(
+                f"steps to be traced are FIRST:LAST like 100:105, the first 1 or more, not {text!r}"
+            )
+        return Window(*numbers)
+
+
+class StepTrace:
+    """Traces the steps of a window; each process writes its own files."""
+
+    def __init__(self, window: Window | None, folder: pathlib.Path):
+        self.folder = folder
+        self._window, self._tracing = window, False
+
+    def before(self, step: int) -> None:
+        """Step number `step` comes next."""
+        window = self._window
+        if window is not None and not self._tracing and window.first <= step <= window.last:
+            jax.profiler.start_trace(str(self.folder))
+            self._tracing = True
+
+    def ends_with(self, step: int) -> bool:
+        """Whether the trace ends with this step, so that the devices must be done with it."""
+        return self._tracing and self._window is not None and step >= self._window.last
+
+    def stop(self) -> None:
+        """Ends a trace that is under way."""
+        if self._tracing:
+            jax.profiler.stop_trace()
+            self._tracing = False
+
+    def how_to_look(self) -> str:
+        """A few lines for the person who asked for it."""
+        assert self._window is not None
+        what = f"steps {self._window.first} to {self._window.last}"
+        return HOW_TO_LOOK.format(what=what, folder=self.folder)

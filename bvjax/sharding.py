@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import (
     Mesh,
@@ -187,9 +188,33 @@ def make_layout(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None =
         raise UserError(
             f"a mesh of {requested} has {math.prod(shape)} devices; there are {len(devices)}"
         )
-    # Neighbours in the mesh are neighbours in the machine, as far as its shape allows.
-    array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    return Layout(Mesh(array, AXES))
+    return Layout(Mesh(arranged(shape, devices), AXES))
+
+
+def arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """The devices as an array of axes `AXES`: neighbours in it are neighbours in the machine, as far as that allows.
+
+    Of several slices (TPU pods, or groups of GPUs that share NVLink), between which the network is slow, only `data`
+    crosses from one to the other.  Where `data` is no multiple of their number, GPUs are taken in their order, which
+    is that of their hosts.
+
+    Raises:
+        UserError: TPU slices that `data` cannot be cut over.
+    """
+    slices = {getattr(device, "slice_index", None) for device in devices}
+    count = len(slices)
+    if count > 1 and shape[0] % count == 0:
+        inside = shape[0] // count, *shape[1:]
+        across = count, *(1 for _ in shape[1:])
+        return mesh_utils.create_hybrid_device_mesh(
+            inside, across, devices, allow_split_physical_axes=True
+        )
+    if count > 1 and devices[0].platform == "tpu":
+        raise UserError(
+            f"the mesh is over {count} slices and only data crosses them, so it must be a multiple of {count}; "
+            f"data is {shape[0]}"
+        )
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
 def parse_mesh(text: str) -> dict[str, int]:

@@ -27,6 +27,7 @@ from bvjax import compilation, console
 from bvjax.distributed import start
 from bvjax.distributed.cluster import Options
 from bvjax.errors import UserError
+from bvjax.profiling import Window
 from experiments import wiring
 from experiments.experiment import Experiment, check_words, experiment_of
 from experiments.old_configs import words_of_now
@@ -39,6 +40,9 @@ _WEIGHTS = flags.DEFINE_string(
 _INIT_FROM = flags.DEFINE_string("init-from", None, "Weights folder or .safetensors to start from.")
 _EXTEND = flags.DEFINE_bool(
     "extend", False, "Let train.steps differ from what the run in WORKDIR was begun with."
+)
+_PROFILE = flags.DEFINE_string(
+    "profile-steps", None, "Steps FIRST:LAST that are traced for xprof, into WORKDIR/profile."
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num-processes", None, "Of the run.")
@@ -73,6 +77,7 @@ def _train() -> int:
                 _INIT_FROM.value,
                 _WEIGHTS.value,
                 extend=_EXTEND.value,
+                profile=None if _PROFILE.value is None else Window.parse(_PROFILE.value),
             )
     except FloatingPointError as error:
         return console.say(f"stopped: {error}", 1)

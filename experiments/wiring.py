@@ -12,6 +12,7 @@ from bvjax.distributed import exchange
 from bvjax.errors import UserError
 from bvjax.files import read_json_object
 from bvjax.overrides import to_dict
+from bvjax.profiling import Window
 from bvjax.train.checkpoint import restore_newest
 from bvjax.train.loop import fit
 from bvjax.train.task import shapes_of
@@ -27,10 +28,11 @@ def train(
     init_from: str | None = None,
     weights: str | None = None,
     extend: bool = False,
+    profile: Window | None = None,
 ) -> int | None:
     """Trains as `experiment` says and adds the part to a weights folder (default WORKDIR/weights).
 
-    `extend` allows other `train.steps` than the run in `workdir` was begun with.
+    `extend` allows other `train.steps` than the run in `workdir` was begun with. The steps of `profile` are traced.
 
     Returns the signal that stopped it, None when it reached its last step.
     """
@@ -54,6 +56,7 @@ def train(
             extend=extend,
             begun_with=begun.get("train.steps"),
             begin=begin,
+            profile=profile,
         )
     finally:
         close(data)

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -284,6 +285,28 @@ class TeacherForcing:
             mean = jnp.where(chosen, plain, 0.0).sum() / jnp.maximum(chosen.sum(), 1)
             metrics[f"flow_{kind}"] = jnp.where(chosen.any(), mean, plain.mean())
         return loss, metrics
+
+    def loss_at(
+        self, params: Any, clip: Clip, key: AnyKey, levels: tuple[float, ...]
+    ) -> Float[Array, "b levels"]:
+        """The plain loss of flow matching, |v - (eps - x)|^2, of each clip at given levels of noise.
+
+        Targets, what they see and the noise are those of a step with this key, the same at every level.
+        """
+        text, standalone = self._text_rows(clip.text), self._text_rows(clip.standalone)
+        clip = dataclasses.replace(clip, text=text, standalone=standalone)
+        targets = self.draw_targets(clip, key)
+        context, start = self.context(self.entries(params, clip, targets, key), targets)
+        noise = normal(purpose_key(key, "noise"), targets.latents.shape)
+
+        def at(level: Float[Array, ""]) -> Float[Array, "b"]:
+            sigma = jnp.broadcast_to(level, targets.ids.shape)
+            noisy = flow.interpolate(targets.latents, noise, sigma)
+            velocity = self.forward.velocity(params, noisy, sigma, targets.text, context, start)
+            error = jnp.square(velocity - flow.velocity(targets.latents, noise))
+            return error.mean(axis=tuple(range(1, error.ndim)))
+
+        return jax.lax.map(at, jnp.asarray(levels, jnp.float32)).T
 
     def _history(self, key, clip, ids):
         return draw_history(

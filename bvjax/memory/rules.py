@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bvjax.config import RetrievalConfig
 from bvjax.errors import UserError
 from bvjax.memory.similarity import cosine
+from bvjax.random import AnyKey, uniform
 
 
 @flax.struct.dataclass

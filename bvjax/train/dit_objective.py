@@ -23,11 +23,13 @@ from bvjax.losses.clip import make_clip, make_pictures
 from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing
 from bvjax.nets import dit
 from bvjax.placement import mesh_error
-from bvjax.random import AnyKey
+from bvjax.random import AnyKey, ExampleKeys
 from bvjax.sharding import AXES, ONE_DEVICE, Layout
+from bvjax.train.mesh import place_whole
 from bvjax.train.task import Params
 from bvjax.weights import save_weights
 
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of noise, at which the held-out loss is told
 SHEET = 48  # held-out pictures that a sample shows
 
 
@@ -70,10 +72,10 @@ class DiTObjective:
         """Strips, see `draw`.
 
         Returns:
-            The loss and its parts on the held-out stories, with the same noise at every step.
+            The loss and its parts on the held-out stories, with the same noise at every step, and the loss by level.
         """
         self.draw(params, folder, step)
-        return self.heldout_loss(params)
+        return self.heldout_loss(params) | self.heldout_by_level(params)
 
     def draw(self, params: Params, folder: Path, step: int) -> None:
         """Writes a sheet of held-out pictures and a strip per held-out story: truth (through the VAE) over generated.
@@ -122,6 +124,33 @@ class DiTObjective:
     def heldout_loss(self, params: Params) -> dict[str, float]:
         """Means over the held-out stories; far above those of training, there are too few stories."""
         return self.heldout_means(functools.partial(self._loss, params))
+
+    def heldout_by_level(self, params: Params) -> dict[str, float]:
+        """The loss of flow matching on the held-out stories at each of `LEVELS`: `heldout_at_0.5` and others.
+
+        Stories are sharded over the axis `data` of the mesh. Each has a key of its own number, so that what is drawn is
+        the same at every step and on any mesh.
+        """
+        if "latents" not in self.heldout or not self.forcing.targets_per_chunk:
+            return {}
+        count, at_once = len(self.heldout["latents"]), self.layout.size("data")
+        losses = []
+        for first in range(0, count, at_once):
+            numbers = np.minimum(np.arange(first, first + at_once), count - 1)
+            stories = {name: array[numbers] for name, array in self.heldout.items()}
+            placed = place_whole(self.layout, stories | {"number": numbers.astype(np.int32)})
+            losses.append(np.asarray(self._by_level(params, placed)))
+        means = np.concatenate(losses)[:count].mean(axis=0)
+        return {f"heldout_at_{level:g}": float(x) for level, x in zip(LEVELS, means, strict=True)}
+
+    @functools.cached_property
+    def _by_level(self):
+        def by_level(params, stories):
+            key = ExampleKeys(jax.random.key(0), stories["number"])
+            clip = make_clip(stories, self.teacher.grid)
+            return self.teacher.loss_at(params, clip, key, LEVELS)
+
+        return jax.jit(by_level, out_shardings=self.layout.sharding())
 
     def heldout_means(
         self, loss_fn: Callable[[dict[str, np.ndarray], jax.Array], tuple[Array, dict[str, Array]]]

@@ -17,6 +17,7 @@ from bvjax.distributed import exchange
 from bvjax.distributed.start import RESTART, is_main
 from bvjax.distributed.watchdog import Watchdog
 from bvjax.errors import UserError
+from bvjax.profiling import StepTrace, Window
 from bvjax.train.checkpoint import Checkpoints, Restored, Saved, restore_newest, set_aside, steps_of
 from bvjax.train.config import LoopConfig
 from bvjax.train.mesh import local_rows, place_batch
@@ -47,6 +48,7 @@ def fit(
     extend: bool = False,
     begun_with: int | None = None,
     begin: Callable[[], None] = lambda: None,
+    profile: Window | None = None,
 ) -> LoopResult:
     """Trains until `config.steps`, resuming from the newest intact checkpoint in `workdir` if any.
 
@@ -60,6 +62,7 @@ def fit(
         extend: whether a run may be given other `config.steps` than it was begun with, see `plan.go_on`.
         begun_with: its steps, for older checkpoints, which do not say; None: `config.steps`.
         begin: called when all has been checked, before anything is written.
+        profile: steps that are traced into the folder `profile` of `workdir`.
 
     Raises:
         UserError: data that ends, or batches of another size; checkpoints of which none is intact; steps
@@ -97,6 +100,7 @@ def fit(
     writer = MetricWriter(workdir, start) if is_main() else NoWriter()
     seen = _Seen(data, rows, getattr(task, "micro_batches", 0))
     speed, device = Throughput(size), DeviceTime()
+    trace = StepTrace(profile, Path(workdir) / "profile")
 
     def speed_of(rate: float) -> dict[str, float]:
         return speed.scalars(rate) | clock.scalars()
@@ -110,18 +114,22 @@ def fit(
             bar(total=config.steps, initial=start) as progress,
         ):
             for step in range(start + 1, config.steps + 1):
+                trace.before(step)
                 with clock.waiting_for_data(device):
                     read = _next(data, step, config, rows)
                 batch = place_batch(task.layout, seen.take(step, read), size)
                 if step == start + 1:
-                    with clock.part("compiling"):
-                        speed = measure(task, train_step, state, batch, size)
-                        state, scalars = train_step(state, batch)
-                else:
+                    clock.enter("compiling")
+                    speed = measure(task, train_step, state, batch, size)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
                     state, scalars = train_step(state, batch)
                 device.given(scalars)
                 clock.enter("steps")
                 metrics.record(step, scalars, total(stop.votes()))
+                if trace.ends_with(step):
+                    metrics.flush()
+                    trace.stop()
+                    logging.info("%s", trace.how_to_look())
                 progress.update()
                 watchdog.beat(f"step {step + 1}")
                 stopped_by = _agreed(stop, metrics.sums)
@@ -146,6 +154,7 @@ def fit(
         logging.info("%s", "; ".join(filter(None, (str(clock), in_words(metrics.last)))))
         return LoopResult(state, metrics.last, stopped_by)
     finally:
+        trace.stop()
         device.close()
         checkpoints.close()
         writer.close()

@@ -113,6 +113,15 @@ def place_batch(layout: Layout, rows: Mapping[str, np.ndarray], size: int) -> di
     }
 
 
+def place_whole(layout: Layout, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """A batch on the devices, of which every process has all examples."""
+    where = batch_sharding(layout)
+    return {
+        name: jax.make_array_from_callback(array.shape, where, lambda i, array=array: array[i])
+        for name, array in batch.items()
+    }
+
+
 def micro_batches(config: OneModelConfig, layout: Layout) -> int:
     """How many micro batches make an update; raises as `accumulation_steps`."""
     sizes = config.global_batch_size, config.device_batch_size

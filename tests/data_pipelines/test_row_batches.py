@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bvjax.errors import UserError
+from bvjax.train.task import EXAMPLE
 from data_pipelines.encoded.batches import batches
 from data_pipelines.encoded.example import ExampleSpec
 from data_pipelines.encoded.intact import DamagedExample

@@ -105,6 +105,26 @@ def test_a_step_on_a_mesh_is_that_of_one_device(tiny, sizes, build, forcing, acc
         assert kernel.addressable_shards[0].data.size * cut == kernel.size
 
 
+def test_how_a_batch_is_cut_changes_nothing(tiny):
+    """Four examples at once on one device, and one on each of four: the draws are those of the examples."""
+    layout, forcing = layout_of(dict(data=4)), ForcingConfig(frames=4)
+    expected, metrics = step(tiny, "none", forcing, ONE_DEVICE, 1, False)
+    got, same = step(tiny, "none", forcing, layout, 1, False)
+    for name in ("loss", "grad_norm", "flow", "anchor"):
+        np.testing.assert_allclose(same[name], metrics[name], rtol=1e-6, err_msg=name)
+    for a, b in zip(jax.tree.leaves(got.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * max(float(np.abs(b).max()), 1e-6))
+    task = make_task(tiny)
+    heldout = {name: array[:3] for name, array in make_batch(task.model, 5).items()}
+    of_one, of_four = (
+        dataclasses.replace(make_task(tiny, layout=where), heldout=heldout).heldout_by_level(
+            jax.device_put(tiny.params["dit"], where.sharding())
+        )
+        for where in (ONE_DEVICE, layout)
+    )
+    assert of_four == {name: pytest.approx(value, rel=1e-5) for name, value in of_one.items()}
+
+
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_a_run_goes_on_on_another_mesh(tiny, tmp_path, kind):
     optimizer = make_optimizer(OptimizerConfig(kind=kind), lambda step: 1e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from few_step import examples, random_params
@@ -12,7 +13,8 @@ from PIL import Image
 from self_forcing import make_task
 
 from bvjax.losses.history import HistoryConfig
-from bvjax.losses.teacher_forcing import ForcingConfig
+from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing
+from bvjax.random import ExampleKeys
 from bvjax.train.dit_objective import DiTObjective
 from bvjax.train.step import accumulate
 from bvjax.weights import load_config, load_weights
@@ -57,8 +59,9 @@ def test_sample_draws_strips_and_measures_the_loss_on_all_held_out_stories(task,
         story = {name: array[i : i + 1] for name, array in task.heldout.items()}
         losses.append(task.loss(params, story, jax.random.key(i))[0])
     np.testing.assert_allclose(scores["heldout_loss"], np.mean(losses), rtol=1e-4)
-    assert {"heldout_flow", "heldout_anchor", "heldout_frames"} <= set(scores)
-    assert task.heldout_loss(params) == {k: pytest.approx(v) for k, v in scores.items()}
+    assert {"heldout_flow", "heldout_anchor", "heldout_frames", "heldout_at_0.5"} <= set(scores)
+    again = task.heldout_loss(params) | task.heldout_by_level(params)
+    assert again == {k: pytest.approx(v) for k, v in scores.items()}
 
 
 def test_an_export_multiplies_in_float32(task, tiny, tmp_path):
@@ -66,6 +69,23 @@ def test_an_export_multiplies_in_float32(task, tiny, tmp_path):
     assert load_config(tmp_path).dit == tiny.model.dit  # which has matmul_precision="float32"
     loaded = load_weights(tmp_path, ("dit",))[1]["dit"]
     jax.tree.map(np.testing.assert_array_equal, loaded, tiny.params["dit"])
+
+
+def test_the_held_out_loss_at_a_level_is_that_of_a_step_at_this_level(monkeypatch):
+    """Its twin is the scalar `flow` of the training loss, whose levels are set."""
+    objective = dataclasses.replace(make_task().objective, heldout=examples(3, seed=9))
+    params = random_params()
+    means = objective.heldout_by_level(params)
+    assert means == objective.heldout_by_level(params)
+    assert list(means) == [f"heldout_at_0.{n}" for n in (1, 3, 5, 7, 9)]
+    level = 0.7
+    monkeypatch.setattr(
+        TeacherForcing, "_sigma", lambda self, key, target, chunks: jnp.full(target.shape, level)
+    )
+    keys = ExampleKeys(jax.random.key(0), jnp.arange(3))
+    _, metrics = jax.jit(objective.loss)(params, objective.heldout, keys)
+    assert means["heldout_at_0.7"] == pytest.approx(float(metrics["flow"]), rel=1e-5)
+    assert means["heldout_at_0.1"] != pytest.approx(means["heldout_at_0.9"], rel=1e-2)
 
 
 def test_batches_cut_in_any_way_give_the_same_loss_and_gradient():

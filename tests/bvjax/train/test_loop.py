@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bvjax.errors import UserError
+from bvjax.profiling import Window
 from bvjax.random import normal
 from bvjax.train.checkpoint import Checkpoints
 from bvjax.train.config import OneModelConfig
@@ -138,6 +139,15 @@ def test_a_resumed_run_counts_what_it_lost(tmp_path):
     assert seconds[3] > float(killed[-1]["wall_seconds"]) >= seconds[2]
     starting = [float(row["share_starting"]) for row in rows(tmp_path)]
     assert starting[3] * seconds[3] > starting[2] * seconds[2]
+
+
+def test_steps_are_profiled_by_their_number(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: called.append(folder))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: called.append("stop"))
+    data, task = batches(), OneModelTask(Regression(), OPTIMIZER, CONFIG)
+    fit(task, data, CONFIG, tmp_path, profile=Window(2, 3))
+    assert called == [str(tmp_path / "profile"), "stop"]
 
 
 def test_a_step_is_traced_once(tmp_path, monkeypatch):
