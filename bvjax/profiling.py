@@ -60,13 +60,12 @@ class Window:
     @staticmethod
     def parse(text: str) -> Window:
         """`100:105` as a window; raises `UserError` for anything else."""
-        first, colon, last = text.partition(":")
-        numbers = [whole_number(first), whole_number(last)]
-        if not colon or None in numbers or not 1 <= numbers[0] <= numbers[1]:
+        first, last = (whole_number(part) for part in (*text.split(":", 1), "")[:2])
+        if first is None or last is None or not 1 <= first <= last:
             raise UserError(
                 f"steps to be traced are FIRST:LAST like 100:105, the first 1 or more, not {text!r}"
             )
-        return Window(*numbers)
+        return Window(first, last)
 
 
 class StepTrace:

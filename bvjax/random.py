@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from typing import TypeVar
+from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,6 @@ class ExampleKeys:
 
 
 AnyKey = Key[Array, ""] | ExampleKeys
-K = TypeVar("K", bound=AnyKey)
 
 
 def fold_in_str(key: Key[Array, ""], name: str) -> Key[Array, ""]:
@@ -49,7 +48,13 @@ def fold_in_str(key: Key[Array, ""], name: str) -> Key[Array, ""]:
     return jax.random.fold_in(key, zlib.crc32(name.encode("utf-8")))
 
 
-def purpose_key(key: K, purpose: str, *counters: int | Int[Array, ""]) -> K:
+@overload
+def purpose_key(key: ExampleKeys, purpose: str, *counters: int | Int[Array, ""]) -> ExampleKeys: ...
+@overload
+def purpose_key(
+    key: Key[Array, ""], purpose: str, *counters: int | Int[Array, ""]
+) -> Key[Array, ""]: ...
+def purpose_key(key: AnyKey, purpose: str, *counters: int | Int[Array, ""]) -> AnyKey:
     """Key for one use of a seed, for example `purpose_key(seed, "probes", chunk)`.
 
     Args:
@@ -58,7 +63,8 @@ def purpose_key(key: K, purpose: str, *counters: int | Int[Array, ""]) -> K:
         counters: non-negative integers, traced or not, folded in from left to right.
     """
     if isinstance(key, ExampleKeys):
-        return key.replace(shared=purpose_key(key.shared, purpose, *counters))
+        shared = purpose_key(key.shared, purpose, *counters)
+        return ExampleKeys(shared, key.numbers)
     key = fold_in_str(key, purpose)
     for counter in counters:
         key = jax.random.fold_in(key, counter)

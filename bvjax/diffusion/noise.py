@@ -195,7 +195,7 @@ def draw_sigma(
     if role not in ROLES:
         raise UserError(f"the role of levels is {role!r}; it must be one of {', '.join(ROLES)}")
     ordinary = uniform(purpose_key(key, "ordinary levels"), shape)
-    ordinary = flow.shift_sigma(ordinary, shift)
+    ordinary = jnp.asarray(flow.shift_sigma(ordinary, shift))
     if levels is None:
         return ordinary
     levels = jnp.broadcast_to(jnp.asarray(levels, jnp.float32), shape)

@@ -117,7 +117,7 @@ def place_whole(layout: Layout, batch: Mapping[str, np.ndarray]) -> dict[str, ja
     """A batch on the devices, of which every process has all examples."""
     where = batch_sharding(layout)
     return {
-        name: jax.make_array_from_callback(array.shape, where, lambda i, array=array: array[i])
+        name: jax.make_array_from_callback(array.shape, where, array.__getitem__)
         for name, array in batch.items()
     }
 
