@@ -88,6 +88,7 @@ def test_the_held_out_loss_at_a_level_is_that_of_a_step_at_this_level(monkeypatc
     assert means["heldout_at_0.1"] != pytest.approx(means["heldout_at_0.9"], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_batches_cut_in_any_way_give_the_same_loss_and_gradient():
     """1 x 4, 2 x 2 and 4 x 1 examples: every draw is that of an example."""
     forcing = ForcingConfig(
