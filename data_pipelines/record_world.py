@@ -40,11 +40,13 @@ class World:
         phrases: what each action looks like, after "The player": one for each number from 0 on.
         reset: begins anew and returns the first frame.
         step: takes an action; returns frame, reward and whether this is the end.
+        weights: how likely the random player takes each action, in proportion; () for all alike.
     """
 
     phrases: Sequence[str]
     reset: Callable[[], Frame]
     step: Callable[[int], tuple[Frame, float, bool]]
+    weights: Sequence[float] = ()
 
 
 def crafter(seed: int) -> World:
@@ -55,7 +57,10 @@ def crafter(seed: int) -> World:
     known = {"noop": "stands still", "do": "uses what is in front", "sleep": "sleeps"}
     known |= {f"move_{way}": f"walks {way}" for way in ("left", "right", "up", "down")}
     phrases = [known.get(name, f"tries to {name.replace('_', ' ')}") for name in env.action_names]
-    return World(phrases, env.reset, lambda action: env.step(action)[:3])
+    weights = [
+        8.0 if name.startswith("move_") else 1.0 for name in env.action_names
+    ]  # else it stays where it is
+    return World(phrases, env.reset, lambda action: env.step(action)[:3], weights)
 
 
 WORLDS: dict[str, Callable[[int], World]] = {"crafter": crafter}
@@ -75,7 +80,8 @@ def record(world: World, path: Path, frames: int, rng: np.random.Generator) -> T
     The player holds an action for a while, since one that changes every step goes nowhere. A rollout that ends begins
     anew, and is cut there.
     """
-    actions, rewards, action, over = [-1], [0.0], 0, False
+    actions, rewards, action, over = [-1], [0.0], -1, False
+    weights = np.array(world.weights or [1.0] * len(world.phrases), np.float64)
     with VideoWriter(path, FPS) as writer:
         writer.write(world.reset()[None])
         for _ in range(frames - 1):
@@ -83,7 +89,7 @@ def record(world: World, path: Path, frames: int, rng: np.random.Generator) -> T
                 picture, reward, over, action = world.reset(), 0.0, False, -1
             else:
                 if action < 0 or rng.random() < 1 / HOLD:
-                    action = int(rng.integers(len(world.phrases)))
+                    action = int(rng.choice(len(weights), p=weights / weights.sum()))
                 picture, reward, over = world.step(action)
             writer.write(np.ascontiguousarray(picture)[None])
             actions.append(action)

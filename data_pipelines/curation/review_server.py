@@ -13,7 +13,7 @@ import threading
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 from bvjax.errors import UserError
@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, what) -> None:
         try:
             host = (self.headers.get("Host") or "").rsplit(":", 1)[0].strip("[]")
-            listening = str(self.server.socket.getsockname()[0])
+            listening = str(cast(ThreadingHTTPServer, self.server).socket.getsockname()[0])
             own = {"localhost", "127.0.0.1", "::1", listening}
             if host not in own and listening != "0.0.0.0":
                 self._send(403, b"another host name", "text/plain")

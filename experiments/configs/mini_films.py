@@ -28,7 +28,7 @@ def experiment() -> DiTExperiment:
         forcing=replace(base.forcing, revisit_fraction=0.0, standalone=0.0, frames=4),
         history=replace(
             base.history,
-            chances=shares() | dict(semantic=0.6, rolling=0.15, random=0.1, none=0.15),
+            chances=shares() | dict(semantic=0.6, rolling=0.15, oracle=0.0, random=0.1, none=0.15),
         ),
     )  # fmt: skip
 

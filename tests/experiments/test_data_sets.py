@@ -19,7 +19,7 @@ from data_pipelines.encoded.folder import example_path, write_example, write_nul
 from data_pipelines.encoded.kept import open_kept
 from data_pipelines.encoded.manifest import claim
 from experiments import data_sets, stages, wiring
-from experiments.configs import mini_dit
+from experiments.configs import mini_dit, mini_films
 from experiments.data_sets import DataConfig
 from experiments.experiment import DiTExperiment, as_config, experiment_of
 from experiments.run_folder import check_same
@@ -214,6 +214,15 @@ def test_an_old_config_is_read_and_its_run_goes_on(tiny, third, tmp_path, caplog
     (tmp_path / "config.json").write_text(json.dumps(old))
     assert check_same(tmp_path, new)["forcing.targets_per_chunk"] == 2
     assert check_same(tmp_path, old)["data.name"] == "storyworld"
+
+
+def test_the_config_for_films_needs_no_ground_truth(tiny, third):
+    """On a folder without extras, where the config of stories is refused."""
+    whole = as_config(dataclasses.replace(mini_films.experiment(), model=tiny.model))
+    folder = {"data.name": "clips", "data.latents": str(third), "data.weights": str(tiny.weights),
+              "data.heldout_split": "rest"}  # fmt: skip
+    whole.update_from_flattened_dict(folder)
+    assert set(stages.make_stage(experiment_of(whole)).task.objective.heldout) == {*REQUIRED}
 
 
 def test_the_section_is_strict():
