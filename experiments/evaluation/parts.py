@@ -22,6 +22,7 @@ from experiments.evaluation import (
     memory,
     memory_scores,
     minutes,
+    noise,
     pictures,
     reconstruction,
 )
@@ -31,7 +32,7 @@ from experiments.evaluation.judge_data import accuracy, heldout_units, score_uni
 from experiments.evaluation.results import Record, Results
 from experiments.evaluation.under_test import SPLIT, EncodedStories, UnderTest
 
-PARTS = ("reconstruction", "judge", "pictures", "captions", "memory", "minutes", "drift")
+PARTS = ("reconstruction", "judge", "pictures", "captions", "memory", "minutes", "drift", "noise")
 PICTURES_AT_ONCE = 32
 MINUTE_ARMS = tuple(RULES)
 DRIFT_ARMS = ("semantic", "rolling", "full")
@@ -195,6 +196,25 @@ class Evaluation:
             self.results.save()
         self._minutes((*DRIFT_ARMS, *minutes.POLICY_ARMS))
         return drift.summary(records)
+
+    def noise(self) -> dict[str, Any]:
+        records = self.records("noise")
+        for seed in self._minute_seeds:
+            name = f"{noise.TRUTH} | {seed}"
+            if name not in records:
+                frames = self.tested.frames(make_story(seed, SPLIT))
+                records[name] = noise.measure(frames, self.tested.model.chunk.fps)
+                self.results.save()
+        runs = [(arm, seed) for seed in self._minute_seeds for arm in noise.ARMS]
+        tested = {arm: noise.with_noise(self.tested, arm) for arm in noise.ARMS}
+        for arm, seed in self.each(runs, "noise"):
+            if f"{arm} | {seed}" not in records:
+                story = make_story(seed, SPLIT)
+                records[f"{arm} | {seed}"] = noise.noise_record(
+                    tested[arm], story, self.seed + seed
+                )
+                self.results.save()
+        return noise.summary(records)
 
     @functools.cached_property
     def _minute_seeds(self) -> list[int]:

@@ -23,6 +23,7 @@ def table(parts: dict[str, Any]) -> str:
         "memory": _memory,
         "minutes": _minutes,
         "drift": _drift,
+        "noise": _noise,
     }
     blocks = []
     for part, write in writers.items():
@@ -46,6 +47,7 @@ TITLES = {
     "memory": "Memory (a): ground-truth history, only the return chunk generated",
     "minutes": "Memory (b): whole self-generated minutes",
     "drift": "Drift along generated minutes",
+    "noise": "Initial noise: independent, or shared by the chunks and shuffled",
 }
 
 
@@ -163,3 +165,19 @@ def _drift(result: dict[str, Any]) -> str:
             cells.append(number(scores["level"], digits))
         rows.append([source, *cells])
     return markdown(heads, rows)
+
+
+def _noise(result: dict[str, Any]) -> str:
+    digits = {
+        "replay": 3,
+        "seam": 2,
+        "clarity": 0,
+        "clarity VDE": 1,
+        "motion": 2,
+        "motion VDE": 1,
+    }
+    rows = (
+        [arm, *(number(entry[name], count) for name, count in digits.items())]
+        for arm, entry in result.items()
+    )
+    return markdown(["initial noise", *digits], rows)

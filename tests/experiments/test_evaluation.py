@@ -15,7 +15,7 @@ from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
 from data_pipelines.storyworld import COLOURS, PLACES, SPECIES, make_story, truth
 from data_pipelines.storyworld.latents import chunk_truth
-from experiments.evaluation import captions, drift, memory_scores, minutes
+from experiments.evaluation import captions, drift, memory_scores, minutes, noise
 from experiments.evaluation import reconstruction as rebuilds
 from experiments.evaluation.cases import (
     find_cases,
@@ -270,6 +270,37 @@ def test_drift_of_steady_and_of_blurring_videos():
 
 
 # ---- files --------------------------------------------------------------------------------------
+def test_replay_is_of_what_moves_and_of_the_same_place_in_the_chunk():
+    rng = np.random.default_rng(0)
+    still = rng.integers(80, 120, (1, 8, 8, 3), dtype=np.uint8)
+    moves = rng.integers(0, 80, (6, 8, 8, 3), dtype=np.uint8)
+    other = rng.integers(0, 80, (6, 8, 8, 3), dtype=np.uint8)
+    assert noise.replay(still + moves, 3 * still // 2 + moves) == pytest.approx(1.0)
+    assert abs(noise.replay(still + moves, still + moves[[1, 2, 3, 4, 5, 0]])) < 0.3
+    assert abs(noise.replay(still + moves, still + other)) < 0.15
+    assert np.isnan(noise.replay(np.repeat(still, 6, axis=0), still + moves))
+
+
+def test_arms_of_noise_are_made_and_measured(tested, monkeypatch):
+    """Every arm has its noise, and a minute of 15 chunks has 14 joins."""
+    seen, fps = [], tested.model.chunk.fps
+    frames = np.random.default_rng(1).integers(0, 256, (1 + 15 * 4 * fps, 16, 16, 3), np.uint8)
+
+    def generated(tested, story, arm, seed):
+        seen.append((tested.model.noise.base, tested.model.noise.shuffle, arm))
+        return minutes.Minute(frames, [])
+
+    monkeypatch.setattr(noise, "generate_minute", generated)
+    for arm in noise.ARMS:
+        record = noise.noise_record(noise.with_noise(tested, arm), make_story(1000, "heldout"), 0)
+        assert len(record["replay"]) == len(record["seam"]) == 14
+    assert seen == [("independent", 0, "semantic")] + [("shared", s, "semantic") for s in (0, 2, 4)]
+    result = noise.summary({"rendered | 1": record, "rendered | 2": {**record, "replay": [1.0]}})
+    assert result["rendered"]["replay"]["mean"] == pytest.approx(
+        0.5 + np.mean(record["replay"]) / 2
+    )
+
+
 def test_results_go_on_only_where_they_belong(tmp_path):
     path, mark = tmp_path / "sub" / "out.json", {"weights": {"dit": "a"}, "seed": 0}
     results = Results(path)
@@ -302,10 +333,13 @@ def test_every_part_has_a_table(cases):
         "memory": arms,
         "minutes": minutes.summary(cases, {"semantic 1": {"cases": whole}}),
         "drift": drift.summary({"rendered 1": flat}),
+        "noise": noise.summary(
+            {"rendered | 1": {**flat, "replay": [0.5], "seam": [1.0, 2.0, 3.0]}}
+        ),
     }
     about = {"command": "python", "device": "cpu"}
     text = table({part: {"result": r, "provenance": about} for part, r in results.items()})
-    assert text.count("### ") == 6 and "100.0 %" in text and "1 infinite" in text
+    assert text.count("### ") == 7 and "100.0 %" in text and "1 infinite" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("| video")}
     assert widths == {8}
     about = {"provenance": about}
