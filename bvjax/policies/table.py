@@ -213,7 +213,7 @@ def check_layout(model: ModelConfig, devices: int) -> None:
     row = policy_of(model.policy.name)
     if devices > 1 and (row.windows or row.one_device):
         raise UserError(
-            f"policy {model.policy.name} is made on one device, and the mesh has {devices}: use --mesh data=1"
+            f"policy {model.policy.name} is made on one device, and the mesh has {devices}"
         )
 
 
