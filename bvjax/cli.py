@@ -84,6 +84,16 @@ def _parser() -> argparse.ArgumentParser:
         "framepack and others of docs/policies.md; its numbers are --set policy.*")  # fmt: skip
     add("--profile", action="store_true", help="trace one chunk into the run's folder (xprof)")
     _mesh_option(generate)
+    add("--coordinator", metavar="HOST:PORT", help="process 0 of several that make the video together; SLURM, "
+        "Open MPI and TPU machines say so themselves")  # fmt: skip
+    add("--num-processes", type=int, metavar="N", dest="num_processes", help="how many they are")
+    add(
+        "--process-id",
+        type=int,
+        metavar="I",
+        dest="process_id",
+        help="which this one is, from 0 on",
+    )
 
     resume = _run_command(commands, "resume", _resume, "go on with a run that was stopped")
     resume.description = "Go on with a run that was stopped or killed, to the very same video."
@@ -192,8 +202,18 @@ def _mesh_option(parser: argparse.ArgumentParser) -> None:
 
 
 # ---- commands ---------------------------------------------------------------------------------
-def _generate(args: argparse.Namespace) -> None:
+def _generate(args: argparse.Namespace) -> int:
+    from bvjax.distributed import start
+    from bvjax.distributed.cluster import Options
+
+    options = Options(args.coordinator, args.num_processes, args.process_id)
+    return start.run(lambda: _generate_here(args), options)
+
+
+def _generate_here(args: argparse.Namespace) -> int:
+    from bvjax.distributed import start
     from bvjax.loading import bundle as bundles
+    from bvjax.runs import together
     from bvjax.runs.pipeline import load
     from bvjax.story import load_story, repeated
 
@@ -210,12 +230,16 @@ def _generate(args: argparse.Namespace) -> None:
         overrides.append(f"policy.name={args.policy}")
     console.set_up()
     pipeline = load(folder, overrides=overrides, mesh=args.mesh)
-    run = pipeline.create_run(
+    make = lambda: pipeline.create_run(
         story, args.out, seed=args.seed, scale=args.scale, image=args.image, video=args.video,
         video_chunks=args.video_chunks, video_part=args.video_part, chunks=args.chunks,
     )  # fmt: skip
-    with run:
-        _produce(run, pipeline.bundle, profile=args.profile)
+    with together.everywhere(make, pipeline.bundle) as run:
+        if start.is_main():
+            _produce(run, pipeline.bundle, profile=args.profile)
+        else:
+            together.help_out(run, pipeline.bundle, again=args.profile)
+    return 0
 
 
 def _resume(args: argparse.Namespace) -> None:
@@ -364,10 +388,11 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
 
     from bvjax import compilation
     from bvjax.profiling import ChunkTrace
-    from bvjax.runs.execute import execute, is_finished
+    from bvjax.runs import together
+    from bvjax.runs.execute import execute
     from bvjax.runs.prefix import Encoding
 
-    if not profile and is_finished(run):
+    if together.finished(run) and not profile:
         print(
             f"{run.path} is finished: {run.video} and {run.path / 'report.png'} are there; 'decode' or "
             "'report' makes them again, 'redo' makes chunks again"

@@ -25,6 +25,7 @@ FREE = (
     "train.max_skipped",
     "train.hang_seconds",
     "train.mesh",
+    "train.device_batch_size",  # draws are those of examples
     "data.cache_dir",
     # The same loss in less memory or time.
     "model.dit.remat",

@@ -80,6 +80,17 @@ def whole(tree: Any) -> Any:
     return jax.tree.map(gather, tree)
 
 
+def on_host(tree: Any) -> Any:
+    """Arrays on the host of every process, those that are sharded over processes whole; leaf by leaf."""
+
+    def gather(x: Any) -> np.ndarray:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            x = (x if x.is_fully_replicated else _replicated(x)).addressable_data(0)
+        return np.asarray(x)
+
+    return jax.tree.map(gather, tree)
+
+
 def local_copy(tree: Any) -> Any:
     """`tree` whole on the first device of each process."""
     device = jax.local_devices()[0]

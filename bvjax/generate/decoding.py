@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
+from bvjax.distributed import exchange
 from bvjax.nets import vae
 from bvjax.sharding import ONE_DEVICE, Layout
 
@@ -48,6 +49,10 @@ def decode_piece(
     drop = chunk.overlap_frames if overlap and state is not None else 0
     if first:
         state = vae.init_decode_state(model.vae, 1, chunk.height, chunk.width)
+    if layout.mesh is not None and not isinstance(latents, jax.Array):
+        # From a file: on the devices of the layout, or JAX names what comes out by the mesh of the parameters alone.
+        where = layout.sharding()
+        latents = jax.make_array_from_callback(latents.shape, where, latents.__getitem__)
     return _decode(
         params, model.vae, state, latents, first=first, skip=skip, drop=drop, layout=layout
     )
@@ -61,7 +66,7 @@ def encode_image(
 ) -> Float[np.ndarray, "1 h w z"]:
     """The anchor's latent, encoded from a first image."""
     frame = vae.to_float(jnp.asarray(image)[None])
-    return np.asarray(_encode(params, model.vae, frame, layout))
+    return exchange.on_host(_encode(params, model.vae, frame, layout))
 
 
 def overlap_prefix(

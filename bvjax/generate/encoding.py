@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
+from bvjax.distributed import exchange
 from bvjax.errors import UserError
 from bvjax.nets import vae
 from bvjax.sharding import ONE_DEVICE, Layout
@@ -88,7 +89,7 @@ def _encode_frames(
     length = 1
     while len(piece := list(itertools.islice(frames, length))) == length:
         state, latents = _encode(params, model.vae, state, np.stack(piece), layout, first=first)
-        yield np.asarray(latents)
+        yield exchange.on_host(latents)
         first, length = False, model.vae.temporal_factor
 
 

@@ -12,6 +12,7 @@ from absl import logging
 from jaxtyping import Float, UInt8
 
 from bvjax.denoiser.types import ChunkReport
+from bvjax.distributed import exchange
 from bvjax.errors import UserError
 from bvjax.files import read_json_object
 from bvjax.finite import is_finite
@@ -172,13 +173,16 @@ def _follow(
     piece = next(pieces, None)
     while piece is not None:
         state, frames = decoding.decode_piece(params, model, state, piece.latents, bundle.layout)
-        latents = np.asarray(piece.latents)  # waits for them
+        latents = exchange.on_host(piece.latents)  # waits for them
         finite = state.finite
         clock = [time.perf_counter()]
         seconds["generate"] = clock[0] - started + dispatch_seconds
         next_piece = next(pieces, None)  # asks for the next chunk, does not wait for it
         clock.append(time.perf_counter())
-        pictures = np.asarray(frames)  # waits for them
+        pictures = exchange.on_host(frames)  # waits for them
+        if jax.process_count() > 1:
+            piece = dataclasses.replace(piece, report=exchange.on_host(piece.report))
+            finite = exchange.on_host(finite)
         clock.append(time.perf_counter())
         number = run.number_of(piece.chunk_id)
         check_chunk(model, number, latents, piece.report, bool(finite))

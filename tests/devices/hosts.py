@@ -1,6 +1,6 @@
 """Run by `test_hosts.py`, once per process: a line is fitted to numbered examples by the loop that trains everything.
 
-python -m tests.devices.hosts WORKDIR [--coordinator= --num-processes= --process-id= --nan=EXAMPLE --hang=STEP --pause=S]
+python -m tests.devices.hosts WORKDIR [--coordinator= --num-processes= --process-id= --nan=EXAMPLE --hang=STEP --steps=N ...]
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def wait_for_ever() -> None:
 
 def train(args: argparse.Namespace) -> int:
     config = OneModelConfig(
-        steps=STEPS, global_batch_size=BATCH, device_batch_size=1, log_every=1, sample_every=0,
+        steps=args.steps, global_batch_size=BATCH, device_batch_size=1, log_every=1, sample_every=0,
         checkpoint_every=EVERY, keep=2, max_skipped=args.max_skipped, mesh=args.mesh,
         hang_seconds=args.hang_seconds,
     )  # fmt: skip
@@ -121,6 +121,7 @@ if __name__ == "__main__":
     for name, default in (("num-processes", None), ("process-id", None), ("nan", -1), ("hang", -1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--max-skipped", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--hang-seconds", type=int, default=0)
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--mesh", default="data=8")
