@@ -14,7 +14,7 @@ from bvjax.runs.run_dir import RunDir, Settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = ("bvjax", "data_pipelines", "experiments", "kernels_pallas")
-NOT_FILES = {"av", "Image", "tarfile", "os", "RunDir", "cls"}  # their open is another
+NOT_FILES = {"opener", "av", "Image", "tarfile", "os", "RunDir", "cls"}  # their open is another
 ACCENTS = "Él niño — 狐"
 
 

@@ -150,9 +150,8 @@ class Endpoint:
         for number in range(self.settings.retries + 1):
             after = None
             try:
-                with _opener().open(
-                    self._http(name, body), timeout=self.settings.timeout
-                ) as answer:
+                request, opener = self._http(name, body), _opener()
+                with opener.open(request, timeout=self.settings.timeout) as answer:
                     content = answer.read(MOST_BYTES + 1)
                 if len(content) > MOST_BYTES:
                     raise UserError("the answer is too long")

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
+from bvjax.files import write_atomic
 from data_pipelines.encoded import shards
 from data_pipelines.encoded.encoders import Encoders, encode_clip
 from data_pipelines.encoded.folder import read_example, write_example
@@ -84,12 +85,12 @@ def encode_film(encoders: Encoders, film: Film, root: Path, options: Options) ->
     """Writes the examples of a film that are not there and says that it is whole; raises `UserError`."""
     folder = shards.part_folder(root, film.split, film.name)
     source, marker = source_of(film), folder / "source.txt"
-    if marker.exists() and marker.read_text() != source:
+    if marker.exists() and marker.read_bytes() != source.encode():
         shutil.rmtree(folder)  # begun with other captions
     model, chunks = encoders.model, options.chunks
     if num_windows(film.takes, chunks):
         folder.mkdir(parents=True, exist_ok=True)
-        marker.write_text(source)
+        write_atomic(marker, source.encode())
     names: list[str] = []
     statistics, taken = Statistics.none(), 0
     frames = film_frames(film.path, model, film.name)
