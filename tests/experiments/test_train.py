@@ -238,7 +238,7 @@ def test_exit_codes(monkeypatch, capsys, tmp_path):
 
     for flag in ("_CONFIG", "_WORKDIR", "_INIT_FROM", "_WEIGHTS", "_EXTEND"):
         monkeypatch.setattr(train, flag, SimpleNamespace(value=str(tmp_path)))
-    for flag in ("_COORDINATOR", "_NUM_PROCESSES", "_PROCESS_ID"):
+    for flag in ("_COORDINATOR", "_NUM_PROCESSES", "_PROCESS_ID", "_PROFILE"):
         monkeypatch.setattr(train, flag, SimpleNamespace(value=None))
     monkeypatch.setattr(train, "_experiment", smoke)
     for outcome, code in ((None, 0), (signal.SIGTERM, RESTART), (signal.SIGINT, 130)):
