@@ -13,7 +13,7 @@ OUT ?= runs/demo
 ROOT ?= runs/train_mini
 STORY ?= experiments/stories/fox.json
 
-.PHONY: help setup setup-torch setup-aot setup-beam demo test test-slow test-torch test-aot test-beam test-accelerator train-mini performance-docs parity-docs plan-pods lint lock clean
+.PHONY: help setup setup-torch setup-aot setup-beam demo test test-slow test-long test-torch test-aot test-beam test-accelerator train-mini performance-docs parity-docs plan-pods lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -56,10 +56,13 @@ demo: setup  ## a minute of video from a story (STORY=..., OUT=...)
 	$(PY) -m bvjax generate --preset mini --story $(STORY) --out $(OUT)
 
 test: setup  ## the test suite on the CPU
-	$(PY) -m pytest -n 2 --dist loadfile -m "not slow" tests
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not long" tests
 
 test-slow: setup  ## its slow rest
 	$(PY) -m pytest -n 2 --dist load -m slow tests
+
+test-long: setup  ## whole runs of a quarter of an hour together, which CI leaves out
+	$(PY) -m pytest -n 2 --dist load -m long tests
 
 test-torch: setup-torch  ## the tests against PyTorch
 	$(VENV_TORCH)/bin/python -m pytest -n 2 --dist loadfile tests/torch

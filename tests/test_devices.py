@@ -12,8 +12,16 @@ import pytest
 HERE = pathlib.Path(__file__).parent
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("file", sorted(p.name for p in HERE.glob("devices/test_*.py")))
+LONG = ("test_command.py",)  # minutes; what it puts together is tested in pieces
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(path.name, marks=getattr(pytest.mark, "long" if path.name in LONG else "slow"))
+        for path in sorted(HERE.glob("devices/test_*.py"))
+    ],
+)
 def test_on_eight_virtual_devices(file):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(

@@ -85,7 +85,7 @@ def programs_are_not_kept():
             yield
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("programs_are_not_kept")
 def test_stage_2_trains_stops_goes_on_and_exports(place, tmp_path, monkeypatch):
     """Stopped in the middle of a story's rollout, it ends with the very weights of a run that was not."""
