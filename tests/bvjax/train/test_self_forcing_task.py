@@ -177,8 +177,8 @@ def test_batches_cut_in_any_way_give_the_same_update():
         if expected is None:
             expected, losses = got, metrics
         for name, value in losses.items():
-            np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
-        assert metrics["generator_loss"] == pytest.approx(float(losses["generator_loss"]), rel=1e-6)
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        assert metrics["generator_loss"] == pytest.approx(float(losses["generator_loss"]), rel=1e-4)
         for (path, a), b in zip(
             jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True
         ):
