@@ -70,7 +70,7 @@ def test_unipc_levels_and_labels(shift, record_parity):
             record_parity(name, UNIPC, difference(a, b), 0, size(b))
 
 
-@pytest.mark.parametrize("grid", solvers.SCHEDULES)
+@pytest.mark.parametrize("grid", ["wan", "diffusers"])  # MAGI-1 has no pipeline there
 @pytest.mark.parametrize("shift, steps", [(3.0, n) for n in STEPS] + [(s, 20) for s in SHIFTS])
 def test_unipc_trajectory(grid, shift, steps, record_parity):
     """On diffusers' own levels, and on Wan's, which its scheduler takes as `sigmas`."""
@@ -84,7 +84,7 @@ def test_unipc_trajectory(grid, shift, steps, record_parity):
     assert steps == 1 or difference(ours(dataclasses.replace(sampler, kind="euler")), want) > 1e-3
 
 
-@pytest.mark.parametrize("grid", solvers.SCHEDULES)
+@pytest.mark.parametrize("grid", ["wan", "diffusers"])  # MAGI-1 has no pipeline there
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_euler(grid, shift, record_parity):
     """On the scheduler's own levels, and given N equal steps from 1 to 1/N, as most pipelines do."""
