@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.policies.schedule import Place, Round, clock
-from bvjax.policies.windows import without_memory
+from bvjax.policies.schedule import Round, clock
+from bvjax.policies.windows import all_seeing, without_memory
 
 WINDOW = 4
 
@@ -30,21 +30,11 @@ def rounds(model: ModelConfig, grid: ChunkGrid, captions: Sequence[int]) -> Iter
     while made < len(ids):
         history = ids[max(0, made - window // 2) : made]
         new = ids[made : made + window - len(history)]
-        inside = [*history, *new]
+        states = [*((i, steps) for i in history), *((i, 0) for i in new)]
         anchor = (0,) if model.memory.anchor and not made else ()
-        times = clock(model, grid, [*anchor, *inside])
+        times = clock(model, grid, [*anchor, *history, *new])
         yield Round(
-            places=tuple(
-                Place(
-                    i,
-                    steps if i in history else 0,
-                    grid.row_of(i),
-                    sees=tuple(j for j in inside if j != i),
-                    entries=anchor,
-                    time=times[i],
-                )
-                for i in inside
-            ),
+            places=all_seeing(grid, states, anchor, times),
             passes=steps,
             emits=tuple(new),
             entry_times={0: 0} if anchor else {},

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.policies.schedule import Place, Round, clock, staggered
-from bvjax.policies.windows import whole_lag, without_memory
+from bvjax.policies.schedule import Round, clock, staggered
+from bvjax.policies.windows import all_seeing, whole_lag, without_memory
 
 WINDOW = 6
 
@@ -39,17 +39,7 @@ def rounds(model: ModelConfig, grid: ChunkGrid, captions: Sequence[int]) -> Iter
         anchor = (0,) if model.memory.anchor and clean is None else ()
         times = clock(model, grid, [*anchor, *inside])
         yield Round(
-            places=tuple(
-                Place(
-                    i,
-                    start,
-                    grid.row_of(i),
-                    sees=tuple(j for j in inside if j != i),
-                    entries=anchor,
-                    time=times[i],
-                )
-                for i, start in states
-            ),
+            places=all_seeing(grid, states, anchor, times),
             passes=lag,
             emits=finished,
             entry_times={0: 0} if anchor else {},

@@ -15,7 +15,8 @@ from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.policies import rolling
-from bvjax.policies.schedule import Commit, Place, Round, clock, staggered
+from bvjax.policies.schedule import Commit, Round, clock, staggered
+from bvjax.policies.windows import all_seeing
 
 PLACES = 5
 CACHED = 1  # chunks of the cache between sink and window
@@ -47,17 +48,7 @@ def rounds(model: ModelConfig, grid: ChunkGrid, captions: Sequence[int]) -> Iter
         entries = tuple(sorted({*(j for j in (0,) if j < inside[0]), *before}))
         times = clock(model, grid, [*entries, *inside])
         yield Round(
-            places=tuple(
-                Place(
-                    i,
-                    start,
-                    grid.row_of(i),
-                    sees=tuple(j for j in inside if j != i),
-                    entries=entries,
-                    time=times[i],
-                )
-                for i, start in flying
-            ),
+            places=all_seeing(grid, flying, entries, times),
             passes=lag,
             emits=finished,
             commits=tuple(Commit(i, grid.row_of(i)) for i in finished),

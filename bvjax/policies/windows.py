@@ -1,11 +1,14 @@
-"""What policies of windows have in common."""
+"""Configuration that policies of windows have in common."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 
+from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
+from bvjax.policies.schedule import Place
 
 
 def without_memory(model: ModelConfig, window: int) -> ModelConfig:
@@ -36,3 +39,31 @@ def whole_lag(model: ModelConfig) -> int:
 def check_lag(model: ModelConfig, num_chunks: int) -> None:
     """Raises `UserError` as `whole_lag`."""
     whole_lag(model)
+
+
+def all_seeing(
+    grid: ChunkGrid,
+    states: Iterable[tuple[int, int]],
+    entries: tuple[int, ...],
+    times: Mapping[int, int],
+) -> tuple[Place, ...]:
+    """Places of chunks that all see each other and the same entries.
+
+    Args:
+        states: (id, start) of each, in order of time.
+        entries: ids of the bank.
+        times: the latent frame at which each begins, for RoPE (`schedule.clock`).
+    """
+    states = tuple(states)
+    inside = [i for i, _ in states]
+    return tuple(
+        Place(
+            i,
+            start,
+            grid.row_of(i),
+            sees=tuple(j for j in inside if j != i),
+            entries=entries,
+            time=times[i],
+        )
+        for i, start in states
+    )
