@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 
 from bvjax.chips import Chip
 from bvjax.config import GuidanceConfig, ModelConfig, SamplerConfig
-from bvjax.errors import UserError
 from bvjax.losses.adversarial import PUBLISHED, AdversarialConfig
 from bvjax.losses.critic_levels import CriticLevelsConfig
 from bvjax.losses.self_forcing import SelfForcing, SelfForcingConfig
@@ -21,7 +19,14 @@ from bvjax.nets.discriminator import DiscriminatorConfig, default_taps
 from bvjax.plan import text
 from bvjax.plan.limits import compile_all, usable_bytes
 from bvjax.plan.program import Program, compile_program, sharded_bytes
-from bvjax.plan.training import STEPS, Batch, batch_shapes, make_objective
+from bvjax.plan.training import (
+    STEPS,
+    Batch,
+    batch_shapes,
+    make_objective,
+    sizes_of_work,
+    with_remat,
+)
 from bvjax.plan.training_report import choose_mesh
 from bvjax.sharding import Layout, make_layout
 from bvjax.train.config import OneModelConfig
@@ -67,7 +72,7 @@ class SelfForcingPlan:
 
     @property
     def share(self) -> float | None:
-        """Of the memory that is needed."""
+        """Share of the memory that is needed."""
         return None if self.needed is None else self.needed / self.chip.memory
 
 
@@ -87,9 +92,7 @@ def few_step(model: ModelConfig) -> ModelConfig:
     if model.sampler.kind != "few_step":
         sampler = SamplerConfig(kind="few_step", steps=4, shift=model.sampler.shift)
         model = dataclasses.replace(model, sampler=sampler, guidance=GuidanceConfig(scale=1.0))
-    if model.dit.remat == "none":
-        model = dataclasses.replace(model, dit=dataclasses.replace(model.dit, remat="full"))
-    return model
+    return with_remat(model)
 
 
 def make_plan(
@@ -121,15 +124,7 @@ def make_plan(
     sizes = sizes or choose_mesh(model, len(devices), rollouts=True)
     layout = make_layout(sizes, devices)
     check_fits(model, layout, rollouts=True)
-    data = layout.size("data")
-    videos = data if batch is None else batch
-    if videos < 1 or videos % data:
-        raise UserError(f"`batch` is {videos}; it must be a multiple of data={data}")
-    chunks = math.ceil(minutes * 60 * model.chunk.fps / model.chunk.frames)
-    if not 0 <= targets <= chunks:
-        raise UserError(
-            f"`targets` is {targets}; videos have {chunks} chunks, and 0 is all of them"
-        )
+    videos, chunks = sizes_of_work(model, layout, batch, minutes, targets)
     recipe = recipe or default_recipe(model, chunks, targets)
     task = make_task(model, layout, recipe, videos, chunks)
     state, batch_of = shapes_of(task), batch_shapes(model, layout, videos, chunks)

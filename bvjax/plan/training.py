@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -10,6 +12,7 @@ import numpy as np
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
+from bvjax.errors import UserError
 from bvjax.losses.teacher_forcing import ForcingConfig
 from bvjax.plan.program import Program, compile_program
 from bvjax.sharding import Layout
@@ -24,6 +27,38 @@ from bvjax.train.task import shapes_of
 
 STEPS = 1000  # of the run whose schedule is compiled; costs do not depend on it
 Batch = dict[str, jax.ShapeDtypeStruct]
+
+
+def sizes_of_work(
+    model: ModelConfig, layout: Layout, batch: int | None, minutes: float, targets: int
+) -> tuple[int, int]:
+    """Returns the videos of a step, and the chunks of a video.
+
+    Args:
+        batch: videos; None: one for each index of the axis `data`.
+        minutes: of a video, rounded up to whole chunks.
+        targets: chunks of a video that are drawn; 0: all of them.
+
+    Raises:
+        UserError: a batch that does not divide over `data`, or more targets than chunks.
+    """
+    data = layout.size("data")
+    videos = data if batch is None else batch
+    if videos < 1 or videos % data:
+        raise UserError(f"`batch` is {videos}; it must be a multiple of data={data}")
+    chunks = math.ceil(minutes * 60 * model.chunk.fps / model.chunk.frames)
+    if not 0 <= targets <= chunks:
+        raise UserError(
+            f"`targets` is {targets}; videos have {chunks} chunks, and 0 is all of them"
+        )
+    return videos, chunks
+
+
+def with_remat(model: ModelConfig) -> ModelConfig:
+    """Returns the model with layers recomputed in the backward pass, if it has not chosen how."""
+    if model.dit.remat != "none":
+        return model
+    return dataclasses.replace(model, dit=dataclasses.replace(model.dit, remat="full"))
 
 
 def make_objective(model: ModelConfig, layout: Layout, targets: int = 0) -> DiTObjective:

@@ -11,7 +11,6 @@ import jax
 
 from bvjax.chips import Chip
 from bvjax.config import ModelConfig
-from bvjax.errors import UserError
 from bvjax.losses.teacher_forcing import ForcingConfig
 from bvjax.placement import training_mesh_error
 from bvjax.plan import text, training, training_costs
@@ -85,17 +84,8 @@ def make_plan(
     sizes = sizes or choose_mesh(model, len(devices))
     layout = make_layout(sizes, devices)
     check_fits(model, layout)
-    data = layout.size("data")
-    videos = data if batch is None else batch
-    if videos < 1 or videos % data:
-        raise UserError(f"`batch` is {videos}; it must be a multiple of data={data}")
-    if model.dit.remat == "none":
-        model = dataclasses.replace(model, dit=dataclasses.replace(model.dit, remat="full"))
-    chunks = math.ceil(minutes * 60 * model.chunk.fps / model.chunk.frames)
-    if not 0 <= targets <= chunks:
-        raise UserError(
-            f"`targets` is {targets}; videos have {chunks} chunks, and 0 is all of them"
-        )
+    videos, chunks = training.sizes_of_work(model, layout, batch, minutes, targets)
+    model = training.with_remat(model)
     objective = training.make_objective(model, layout, targets)
     if forcing is not None:
         objective, targets = dataclasses.replace(objective, forcing=forcing), forcing.drawn_targets
@@ -114,7 +104,7 @@ def make_plan(
     traffic = training_costs.traffic(objective, parts, videos, chunks)
     denoised, encoded = training_costs.counts(objective, chunks)
     return TrainingPlan(
-        topology=topology, chip=chip, mesh=dict(layout.mesh.shape), videos=videos, at_once=data,
+        topology=topology, chip=chip, mesh=dict(layout.mesh.shape), videos=videos, at_once=layout.size("data"),
         chunks=chunks, targets=denoised, encoded=encoded,
         seconds_of_video=chunks * model.chunk.frames / model.chunk.fps,
         remat=model.dit.remat, fits=fits, needed=needed, parts=parts,
