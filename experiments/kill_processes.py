@@ -18,7 +18,6 @@ import csv
 import dataclasses
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bvjax import console
+from bvjax.distributed.cluster import local_flags
 from bvjax.errors import UserError
 from bvjax.files import write_json
 from bvjax.train.throughput import WORDS
@@ -60,15 +60,11 @@ class Training:
 
     def begin(self, workdir: Path) -> list[subprocess.Popen[bytes]]:
         """Starts the processes; what they print goes into a file beside the folder."""
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"--coordinator=localhost:{free.getsockname()[1]}"
         flags = f"--xla_force_host_platform_device_count={self.devices}"
         env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         words = [word.replace("{workdir}", str(workdir)) for word in self.words]
         running = []
-        for process in range(self.processes):
-            own = [address, f"--num-processes={self.processes}", f"--process-id={process}"]
+        for process, own in enumerate(local_flags(self.processes)):
             with open(workdir.with_name(f"{workdir.name}_{process}.log"), "ab") as log:
                 command = [sys.executable, *words, *own]
                 running.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
@@ -132,7 +128,7 @@ def newest_checkpoint(workdir: Path) -> int:
 
 
 def differences(one: Path, two: Path) -> list[str]:
-    """What two finished runs do not have alike, in metrics and in the files of exported weights."""
+    """Lists the differences of two finished runs, in metrics and in the files of exported weights."""
     found = []
     a, b = rows(one), rows(two)
     if [row["step"] for row in a] != [row["step"] for row in b]:

@@ -9,6 +9,7 @@ import dataclasses
 import glob
 import importlib.util
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,6 +94,20 @@ def find(options: Options, environ: Mapping[str, str], tpu: bool | None = None) 
         if "TPU_SKIP_MDS_QUERY" not in environ:
             return Cluster("the metadata of the TPU VM")
     return None
+
+
+def local_flags(processes: int) -> list[list[str]]:
+    """Returns the flags of each of several processes of one command on this machine; none for one process.
+
+    The port is free when this is called, and may be taken by another program before the command listens.
+    """
+    if processes == 1:
+        return [[]]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"--coordinator=localhost:{free.getsockname()[1]}"
+    count = f"--num-processes={processes}"
+    return [[address, count, f"--process-id={i}"] for i in range(processes)]
 
 
 def _explicit(where: str, *named: tuple[str, Any]) -> Cluster | None:

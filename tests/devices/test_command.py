@@ -6,7 +6,6 @@ import csv
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from small_runs import make_stories
 
+from bvjax.distributed.cluster import local_flags
 from bvjax.distributed.start import RESTART
 from bvjax.weights import load_weights
 
@@ -34,15 +34,11 @@ def begin(folder, workdir, processes, devices, *words, data="data=8"):
         *(sys.executable, "-m", "experiments.train", f"--config={CONFIG}"),
         *(f"--workdir={workdir}", f"--config.train.mesh={data}", *words),
     ]
-    options: list[tuple[str, ...]] = [()]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"--coordinator=localhost:{free.getsockname()[1]}"
-        count = f"--num-processes={processes}"
-        options = [(address, count, f"--process-id={i}") for i in range(processes)]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return [subprocess.Popen([*command, *o], env=env, cwd=folder, **pipes) for o in options]
+    return [
+        subprocess.Popen([*command, *o], env=env, cwd=folder, **pipes)
+        for o in local_flags(processes)
+    ]
 
 
 def end(running, *codes):

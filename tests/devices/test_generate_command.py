@@ -6,12 +6,13 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+from bvjax.distributed.cluster import local_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -30,15 +31,10 @@ def generate(out, story, weights, processes, devices, *words):
         *(sys.executable, "-m", "bvjax", "generate", f"--weights={weights}", f"--story={story}"),
         *(f"--out={out}", "--mesh=data=2,context=2,tensor=2", *words),
     ]
-    options: list[tuple[str, ...]] = [()]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"--coordinator=localhost:{free.getsockname()[1]}"
-        count = f"--num-processes={processes}"
-        options = [(address, count, f"--process-id={i}") for i in range(processes)]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    running = [subprocess.Popen([*command, *o], env=env, cwd=ROOT, **pipes) for o in options]
+    running = [
+        subprocess.Popen([*command, *o], env=env, cwd=ROOT, **pipes) for o in local_flags(processes)
+    ]
     texts = [process.communicate(timeout=1500)[0] for process in running]
     assert not any(process.returncode for process in running), "\n----\n".join(texts)[-6000:]
     return texts

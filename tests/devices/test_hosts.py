@@ -6,7 +6,6 @@ import csv
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import time
 import numpy as np
 import pytest
 
+from bvjax.distributed.cluster import local_flags
 from bvjax.distributed.start import RESTART
 from experiments.kill_processes import Training, compare
 from tests.devices.hosts import BATCH, EVERY, EXAMPLES, STEPS
@@ -28,16 +28,12 @@ def begin(workdir, processes=2, devices=4, **options):
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}",
     }
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    each: list[list[str]] = [[]]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"--coordinator=localhost:{free.getsockname()[1]}"
-        count = f"--num-processes={processes}"
-        each = [[address, count, f"--process-id={i}"] for i in range(processes)]
     command = [sys.executable, "-m", "tests.devices.hosts", str(workdir), *words]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return [subprocess.Popen([*command, *own], env=env, cwd=ROOT, **pipes) for own in each]
+    return [
+        subprocess.Popen([*command, *own], env=env, cwd=ROOT, **pipes)
+        for own in local_flags(processes)
+    ]
 
 
 def end(running, *codes):
