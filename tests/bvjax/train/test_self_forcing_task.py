@@ -172,24 +172,27 @@ def test_batches_cut_in_any_way_give_the_same_update():
         task = make_task(batch=4, device_batch=device_batch, objective="gan+dmd")
         state = state_of(task, {"generator": random_params(), "teacher": random_params(2)})
         new, metrics = jax.jit(task.train_step)(state, examples(4))
-        # Critics by their losses: a bias without a gradient moves by the sign of what rounding leaves of it.
-        got = new.generator, new.ema, new.live
+        got = new.generator, new.critics, new.ema, new.live
         if expected is None:
             expected, losses = got, metrics
         for name, value in losses.items():
-            np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
-        assert metrics["generator_loss"] == pytest.approx(float(losses["generator_loss"]), rel=1e-4)
+            np.testing.assert_allclose(metrics[name], value, rtol=2e-5, atol=1e-7, err_msg=name)
+        assert metrics["generator_loss"] == pytest.approx(float(losses["generator_loss"]), rel=1e-6)
         for (path, a), b in zip(
             jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True
         ):
-            close(a, b, jax.tree_util.keystr(path))
+            name = jax.tree_util.keystr(path)
+            # The game is of differences: the last bias has no gradient, and Adam takes rounding for one.
+            if "['head']['2']['bias']" not in name:
+                # Adam's steps of 1e-2 have the size of rounding where a critic's gradient has: some thousandths.
+                close(a, b, name, tolerance=1e-3 if path[0].idx == 1 else 1e-5)
 
 
-def close(a, b, name):
-    """Equal to 1e-5 of the largest number, which is less than an update."""
+def close(a, b, name, tolerance):
+    """Asserts equality to `tolerance` of the largest number."""
     largest = max(float(np.abs(np.asarray(b, np.float64)).max()), 1e-12)
     np.testing.assert_allclose(
-        np.asarray(a), np.asarray(b), rtol=0, atol=1e-5 * largest, err_msg=name
+        np.asarray(a), np.asarray(b), rtol=0, atol=tolerance * largest, err_msg=name
     )
 
 
