@@ -460,7 +460,7 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
 
 
 def _seen(model: ModelConfig) -> str:
-    """What a chunk sees, in words."""
+    """Describes in words the context of a chunk."""
     from bvjax.policies import policy_of
 
     name, row = model.policy.name, policy_of(model.policy.name)

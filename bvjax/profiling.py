@@ -83,7 +83,7 @@ class StepTrace:
             self._tracing = True
 
     def ends_with(self, step: int) -> bool:
-        """Whether the trace ends with this step, so that the devices must be done with it."""
+        """Returns whether the trace ends with this step, so that the devices must be done with it."""
         return self._tracing and self._window is not None and step >= self._window.last
 
     def stop(self) -> None:

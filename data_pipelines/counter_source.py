@@ -80,7 +80,7 @@ class Merged:
         }
 
     def name_of(self, number: int, part: str) -> str:
-        """How messages call an example of an iterator."""
+        """Returns the name of an example of an iterator, for messages."""
         name_of = getattr(self._iterators[part], "name_of", lambda number: f"number {number}")
         return f"{name_of(number)} of the {part}"
 

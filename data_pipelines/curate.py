@@ -51,7 +51,7 @@ LATENTS = "latents"
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the command is asked.
+    """Request of the command.
 
     Args:
         videos: folder of films.

@@ -134,7 +134,7 @@ def _examples(root: Path) -> dict[str, int]:
 
 
 def _statistics(root: Path) -> dict[str, Any]:
-    """Of the latents of each split by channel, with the numbers of its examples, films, frames and bytes."""
+    """Statistics of the latents of each split by channel, with the numbers of its examples, films, frames and bytes."""
     found = {}
     for side in SPLITS:
         every = shards.read_shards(root, side)

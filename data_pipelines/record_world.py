@@ -68,7 +68,7 @@ WORLDS: dict[str, Callable[[int], World]] = {"crafter": crafter}
 
 @dataclasses.dataclass(frozen=True)
 class Tracks:
-    """Of each frame of a film."""
+    """Actions and rewards of each frame of a film."""
 
     actions: Int[np.ndarray, "f"]
     rewards: Float[np.ndarray, "f"]

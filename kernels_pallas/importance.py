@@ -38,8 +38,8 @@ def key_importance(
     backward pass.
 
     Args:
-      q_probe: [..., P, A, K] probe queries, already roped.
-      k: [..., N, A, K] keys, already roped.
+      q_probe: [..., P, A, K] probe queries, already rotated.
+      k: [..., N, A, K] keys, already rotated.
       visible: int32 [P], how many of the first keys each probe sees; None shows all.  A probe that
         sees no key adds nothing.
       lse: float32 [..., P, A], the log-sum-exp of each probe's logits, as `attention` returns it.

@@ -2,7 +2,7 @@
 
 The places of a window are chunks along the chunk axis of the network.  A place sees itself, the places of the window
 that it may see, layer by layer, and the entries of the bank that it may see; all places and entries are on one clock,
-so that an entry's keys are roped once for all of them.  One more place can hold packed latents: patches of anywhere in
+so that an entry's keys are rotated once for all of them.  One more place can hold packed latents: patches of anywhere in
 the video, at positions of their own, that all others see and that are never denoised.
 """
 
@@ -40,7 +40,7 @@ class Packed:
 
 @struct.dataclass
 class WindowInput:
-    """What the passes of one round see; P places, E entries of the bank."""
+    """Inputs of the passes of one round; P places, E entries of the bank."""
 
     start: Int[
         Array | np.ndarray, "p"

@@ -1,4 +1,4 @@
-"""What a round does to the bank before its chunk is made: entries encoded again, a sink that takes in, a new segment."""
+"""Changes of the bank before the chunk of a round is made: entries encoded again, a sink that takes in, a new segment."""
 
 from __future__ import annotations
 

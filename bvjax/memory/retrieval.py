@@ -171,7 +171,7 @@ def assemble(
     dtype: DTypeLike | None = None,
     null: tuple[KVBank | GatheredEntries, Selection] | None = None,
 ) -> Context:
-    """(K*, V*) of Eq. 9: the selected rows, roped at (base + t, h, w) and packed without gaps.
+    """(K*, V*) of Eq. 9: the selected rows, rotated at (base + t, h, w) and packed without gaps.
 
     Entries of the recent window are read to `stored`, the others to `lengths`; the two differ only
     with `retrieval.dense_recent`.
@@ -194,7 +194,7 @@ def assemble(
     banks = [bank] if null is None or null[0] is bank else [bank, null[0]]
     operands = (selection.index, lengths, entry_base, theta, dtype)
     if layout.mesh is None and not isinstance(bank, GatheredEntries):
-        keys, values = _roped(_rows(bank), *operands, layout.kernels)
+        keys, values = _rotated(_rows(bank), *operands, layout.kernels)
     else:
         keys, values = _by_layer([_rows(source) for source in banks], *operands, layout)
     length = lengths.sum(-1, dtype=jnp.int32)
@@ -231,8 +231,8 @@ def _rows(bank: KVBank | Entry | GatheredEntries) -> BankRows | tuple[BankRows, 
     return BankRows(**{field: getattr(bank, field) for field in BankRows.__dataclass_fields__})
 
 
-def _roped(rows, slots, lengths, entry_base, theta, dtype, kernels, window=None):
-    """Keys and values [..., T, A, K] of the slots [B, E], packed; keys roped.
+def _rotated(rows, slots, lengths, entry_base, theta, dtype, kernels, window=None):
+    """Keys and values [..., T, A, K] of the slots [B, E], packed; keys rotated.
 
     T is all E * cap rows, or those of `window` (`kv_gather.pack`).
     """
@@ -256,7 +256,7 @@ def _roped(rows, slots, lengths, entry_base, theta, dtype, kernels, window=None)
 
 
 def _by_layer(banks, slots, lengths, entry_base, theta, dtype, layout):
-    """`_roped` a layer at a time: of entries in arrays of their own, or of rows sharded over `TOKENS`.
+    """`_rotated` a layer at a time: of entries in arrays of their own, or of rows sharded over `TOKENS`.
 
     Sharded rows are gathered, and the packed ones sharded again so that they are even.  With two rows of
     `lengths` each device makes the context of its branch, from that branch's bank if it has one.
@@ -270,14 +270,14 @@ def _by_layer(banks, slots, lengths, entry_base, theta, dtype, layout):
         if isinstance(rows, tuple):
             rows = jax.tree.map(lambda *entries: jnp.stack(entries, axis=1), *rows)
         if layout.mesh is None:
-            return _roped(rows, slots, lengths, entry_base, theta, dtype, layout.kernels)
+            return _rotated(rows, slots, lengths, entry_base, theta, dtype, layout.kernels)
         picked = jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, slots), rows)
         gathered = jax.tree.map(lambda x: jax.lax.all_gather(x, TOKENS, axis=2, tiled=True), picked)
         count = lengths.shape[-1] * picked.keys.shape[2]
         first = jax.lax.axis_index(TOKENS) * count
         all_slots = jnp.broadcast_to(jnp.arange(slots.shape[-1]), slots.shape)
         window = first, count
-        return _roped(
+        return _rotated(
             gathered, all_slots, lengths, entry_base, theta, dtype, layout.kernels, window
         )
 

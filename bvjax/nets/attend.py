@@ -22,7 +22,7 @@ from kernels_pallas.importance import key_importance
 
 @struct.dataclass
 class AttendedRows:
-    """Keys, roped, with their values, and which of them are seen; None: all."""
+    """Keys, rotated, with their values, and which of them are seen; None: all."""
 
     keys: Float[Array, "b c s a k"]
     values: Float[Array, "b c s a k"]
@@ -109,7 +109,7 @@ def importance(
 ) -> Float[Array, "b c n"]:
     """Importance of a chunk's own keys: the probes' attention to each, summed (Algorithm 2, lines 6-9).
 
-    Both are roped.  On a mesh each device takes all keys with those probes that it has, and the results are summed.
+    Both are rotated.  On a mesh each device takes all keys with those probes that it has, and the results are summed.
     """
     if layout.mesh is None:
         return key_importance(q[:, :, probe_index], k, probe_visible, implementation=layout.kernels)

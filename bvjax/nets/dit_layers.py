@@ -29,7 +29,7 @@ XAVIER = nn.initializers.xavier_uniform()
 
 @struct.dataclass
 class Context:
-    """Rows of earlier chunks that each chunk attends, per layer: normed, already roped keys.
+    """Rows of earlier chunks that each chunk attends, per layer: normed, already rotated keys.
 
     Exactly one of `length` (the first rows are valid) and `mask` is given.  Inside a layer the
     leading layer axis is absent.
@@ -104,7 +104,7 @@ def gather_context(
     layout: Layout = ONE_DEVICE,
     dense: Bool[Array, "b m e"] | None = None,
 ) -> tuple[Float[Array, "b m s a k"], Float[Array, "b m s a k"], Bool[Array, "b m s"]]:
-    """Rows of the source chunks of each target, roped at the positions they have for that target.
+    """Rows of the source chunks of each target, rotated at the positions they have for that target.
 
     Returns keys, values and the mask of visible rows (kept by their source, or any of an entry that is
     `dense`, and of a valid entry), with s = e * n.  One layer.  Without `index` c is m * e: the sources
@@ -269,10 +269,10 @@ class SelfAttention(_Projections):
         cond: Conditioning,
     ) -> tuple[Float[Array, "b c n d"], ChunkKV | None]:
         q, k, v = self.qkv(x, x)
-        q, roped = (apply_rope(x, cond.angles, self.layout.kernels) for x in (q, k))
-        importance = self._importance(q, roped, cond)
+        q, rotated = (apply_rope(x, cond.angles, self.layout.kernels) for x in (q, k))
+        importance = self._importance(q, rotated, cond)
         own = None if cond.self_context is None else cond.self_context.own
-        parts, length = [AttendedRows(roped, v, own)], None
+        parts, length = [AttendedRows(rotated, v, own)], None
         if context is not None:
             keys, mask = self._alike(context.keys.astype(k.dtype), context.similarity), None
             if context.route is not None and cond.self_context is None:
@@ -316,11 +316,11 @@ class SelfAttention(_Projections):
         added = self.config.head_dim**0.5 * self.similarity_key
         return keys + (similarity[..., None, None] * added).astype(keys.dtype)
 
-    def _importance(self, q, roped_k, cond):
+    def _importance(self, q, rotated_k, cond):
         """Alg. 2, lines 8-9.  Selection is not differentiated."""
         if cond.probe_index is None:
-            return jnp.zeros(roped_k.shape[:3], jnp.float32)
-        q, k = jax.lax.stop_gradient((q, roped_k))
+            return jnp.zeros(rotated_k.shape[:3], jnp.float32)
+        q, k = jax.lax.stop_gradient((q, rotated_k))
         return importance(self.layout, q, k, cond.probe_index, cond.probe_visible)
 
 

@@ -14,7 +14,7 @@ from kernels_pallas.attention import attention
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """Of `entries` entries the queries of each block of `block` tokens see `top`, head by head."""
+    """Routing by which the queries of each block of `block` tokens see `top` of `entries` entries, head by head."""
 
     top: int
     entries: int
@@ -55,7 +55,7 @@ def routed_attention(
 ) -> Float[Array, "b c n a k"]:
     """Attention to all `own` rows and to those of the context whose entries are chosen; on one device.
 
-    Keys are roped.  Heads and blocks become rows of a batch, so that each has a mask of its own: keys are copied for
+    Keys are rotated.  Heads and blocks become rows of a batch, so that each has a mask of its own: keys are copied for
     each block.
     """
     batch, chunks, tokens, heads, width = q.shape

@@ -69,7 +69,7 @@ def everywhere(make: Callable[[], RunDir], bundle: Bundle) -> Iterator[RunDir]:
 
 
 def finished(run: RunDir) -> bool:
-    """Whether nothing is left to do, as process 0 sees it."""
+    """Returns whether nothing is left to do, as process 0 sees it."""
     return exchange.on_main(lambda: is_finished(run))
 
 

@@ -123,7 +123,7 @@ def place_whole(layout: Layout, batch: Mapping[str, np.ndarray]) -> dict[str, ja
 
 
 def micro_batches(config: OneModelConfig, layout: Layout) -> int:
-    """How many micro batches make an update; raises as `accumulation_steps`."""
+    """Returns the number of micro batches of an update; raises as `accumulation_steps`."""
     sizes = config.global_batch_size, config.device_batch_size
     return accumulation_steps(*sizes, layout.size("data"))
 

@@ -90,7 +90,7 @@ class SelfForcingTask:
 
     @property
     def rollout(self) -> SelfRollout:
-        """Of one replica of the model."""
+        """The rollout within one replica of the model."""
         model, settings, layout = self.objective.model, self.settings, self.layout.replica
         return SelfRollout(model, self.objective.null_text, settings.window, settings.live, layout)
 

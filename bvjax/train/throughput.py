@@ -1,4 +1,4 @@
-"""How fast a run is: steps and examples a second, and the share of the devices' peak that the model's work is (MFU)."""
+"""Speed of a run: steps and examples a second, and the share of the devices' peak that the model's work is (MFU)."""
 
 from __future__ import annotations
 

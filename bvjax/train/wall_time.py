@@ -1,4 +1,4 @@
-"""Where the time of a run goes: its share in steps (goodput), and in all that is not training.
+"""Time of a run by use: its share in steps (goodput), and in all that is not training.
 
 The count is part of every checkpoint. A run that goes on from one has lost what came after it, steps as well as the
 time until it went on, and this counts as `starting`.
@@ -54,7 +54,7 @@ class WallTime:
         self.seconds["starting"] += max(self._date() - before["at"] - here, 0.0)
 
     def enter(self, part: str) -> str:
-        """What comes is `part`; returns what was before."""
+        """Counts the time from now on as `part`; returns the part before."""
         now, previous = self._now(), self._part
         self.seconds[previous] += now - self._since
         self._part, self._since = part, now
@@ -80,7 +80,7 @@ class WallTime:
         self.seconds["steps"] += busy
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint holds of it; JSON has it."""
+        """Returns the part that a checkpoint holds, as JSON has it."""
         self.enter(self._part)
         return {"seconds": dict(self.seconds), "at": self._date()}
 
@@ -102,7 +102,7 @@ class WallTime:
 
 
 def _is_record(value: Any) -> bool:
-    """Whether a value from a file is what `WallTime.record` makes."""
+    """Returns whether a value from a file is one that `WallTime.record` makes."""
     if not isinstance(value, Mapping) or set(value) != {"seconds", "at"}:
         return False
     seconds = value["seconds"]

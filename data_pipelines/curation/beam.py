@@ -126,7 +126,7 @@ def curate(request: Request, options: Sequence[str] = (LOCAL,)) -> dict[str, Any
 
 
 def _read(results: Path, stage: str) -> dict[str, list[Row]]:
-    """What a stage gave, by film, without what Beam alone needs."""
+    """Results of a stage, by film, without what Beam alone needs."""
     lines = [c for path in results.glob(f"{stage}-*.jsonl") for _, c in read_json_lines(path)]
     return {
         line["film"]: [{k: v for k, v in row.items() if k != "place"} for row in line["rows"]]

@@ -82,7 +82,7 @@ def caption_rows(rows: list[Row], settings: Settings, root: Path) -> list[Row]:
 
 
 def inputs(rows: list[Row], settings: Settings) -> Any:
-    """What captions depend on: the file's content for these chunks, or the model and the prompt."""
+    """Everything that captions depend on: the file's content for these chunks, or the model and the prompt."""
     captions = settings.captions
     if captions.file:
         given = read_file(captions.file)
@@ -188,7 +188,7 @@ def align_rows(rows: list[Row], settings: Settings, root: Path) -> list[Row]:
 
 
 def align_inputs(settings: Settings) -> Any:
-    """What the second pass depends on."""
+    """Everything that the second pass depends on."""
     captions = settings.captions
     if not (captions.align and captions.endpoint) or captions.file:
         return None

@@ -140,7 +140,7 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """Where it is, for messages: without a user's name or password that may be in it."""
+        """Its address for messages, without a user's name or password that may be in it."""
         parts = urlsplit(self.settings.endpoint)
         return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 

@@ -1,4 +1,4 @@
-"""What a stage gave for each film: lines that are only ever added to a file, so that a kill costs the last one at most."""
+"""Results of a stage for each film: lines that are only ever added to a file, so that a kill costs the last one at most."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Journal:
                 self._entries[entry["film"]] = entry
 
     def rows(self, film: str, inputs: str) -> list[Row] | None:
-        """What was given for a film of this input hash; None if it was not."""
+        """Returns the result for a film of this input hash; None if there is none."""
         entry = self._entries.get(film)
         return entry["rows"] if entry and entry["input"] == inputs else None
 

@@ -1,4 +1,4 @@
-"""What is measured of frames along a film, about twice a second: numbers that later stages decide by.
+"""Measures of frames along a film, about twice a second: numbers that later stages decide by.
 
 Flow is DIS between neighbouring samples on pictures whose shorter side is 240, in pixels of one whose shorter side is
 480; the camera's part is one similarity transform (shift, zoom, roll) fitted to it, the subject's what is left. Only
@@ -170,12 +170,12 @@ def text_share(luma: UInt8[np.ndarray, "h w"]) -> float:
 
 
 def edge_pixels(luma: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Where grey levels differ strongly from their neighbours'."""
+    """Mask of pixels whose grey levels differ strongly from their neighbours'."""
     return cv2.morphologyEx(luma, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 60
 
 
 def standing_still(now: Bool[np.ndarray, "h w"], before: Bool[np.ndarray, "h w"]) -> list[float]:
-    """Of the edges in the four corners and in the middle, the share that was there before, beyond chance: 0..1.
+    """Share of the edges in the four corners and in the middle that was there before, beyond chance: 0..1.
 
     Chance is the share of all pixels that were edges: (p - c) / (1 - c).
     """

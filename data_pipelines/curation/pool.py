@@ -26,7 +26,7 @@ KILLED = "its worker was killed, twice; there may be too little memory for it"
 
 
 class Failed:
-    """What came of work that raised: a sentence."""
+    """Failure of work that raised, as a sentence."""
 
     def __init__(self, why: str):
         self.why = why

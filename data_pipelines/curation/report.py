@@ -1,4 +1,4 @@
-"""What became of the films, stage by stage: report.json and a table for people."""
+"""Fate of the films, stage by stage: report.json and a table for people."""
 
 from __future__ import annotations
 

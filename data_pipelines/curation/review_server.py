@@ -31,7 +31,7 @@ _KEYFRAME = re.compile(rf"{KEYFRAMES}/[0-9a-f]{{24}}/[0-9]+_[0-9]+\.jpg")
 
 @dataclasses.dataclass
 class Desk:
-    """What is reviewed: the chunks of a folder that `curate` made, and what was said of them."""
+    """Chunks under review: those of a folder that `curate` made, and what was said of them."""
 
     root: Path
 

@@ -1,4 +1,4 @@
-"""What reviewers said: a file of lines for each, only ever added to, so that nothing is lost when anything is killed.
+"""Verdicts of reviewers: a file of lines for each, only ever added to, so that nothing is lost when anything is killed.
 
     ROOT/review/REVIEWER.jsonl    {"id", "verdict", "reason", "caption", "was"} or {"undo": true} a line
 

@@ -22,7 +22,7 @@ from data_pipelines.curation.takes import takes
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What stages are given beside rows: the settings, the model whose chunks are cut, the output folder."""
+    """Inputs of stages beside rows: the settings, the model whose chunks are cut, the output folder."""
 
     settings: Settings
     model: ModelConfig

@@ -42,7 +42,7 @@ class Film:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How examples are made and kept.
+    """Settings by which examples are made and kept.
 
     Args:
         chunks: of an example.
@@ -71,7 +71,7 @@ class Options:
 
     @property
     def prefix(self) -> str:
-        """How the names of this process' shards begin."""
+        """Beginning of the names of this process' shards."""
         i, n = self.share
         return "" if n == 1 else f"{i}of{n}-"
 

@@ -30,7 +30,7 @@ ENDLESS = 2**40
 
 @dataclasses.dataclass(frozen=True)
 class Opening:
-    """How a process opens the examples for itself: a function of a module with its arguments.
+    """Recipe by which a process opens the examples for itself: a function of a module with its arguments.
 
     Two that say the same are equal, also after they were sent to another process, which a `functools.partial` is
     not: so a worker opens its examples, and compiles their encoders, once.

@@ -103,5 +103,5 @@ def film_frames(source: Source, model: ModelConfig, name: str = "") -> Iterator[
 
 
 def num_windows(takes: Sequence[Take], chunks: int) -> int:
-    """How many windows of `chunks` chunks takes have."""
+    """Returns the number of windows of `chunks` chunks that takes have."""
     return sum(len(take.captions) // chunks for take in takes)

@@ -1,4 +1,4 @@
-"""What the initial noise does to whole minutes: independent, or one base shared by the chunks and shuffled (Eq. 12, 13).
+"""Effects of the initial noise on whole minutes: independent, or one base shared by the chunks and shuffled (Eq. 12, 13).
 
 Training draws independent noise.  With a shared base neighbouring chunks begin alike, which may join them more smoothly
 and may make them repeat each other; the shuffle is to prevent that.
@@ -47,7 +47,7 @@ def chunks_of(
 def replay(
     before: UInt8[np.ndarray, "f h w 3"], after: UInt8[np.ndarray, "f h w 3"]
 ) -> Float[np.ndarray, ""]:
-    """How far a chunk repeats the one before: -1 to 1, NaN where one of them stands still.
+    """Returns how far a chunk repeats the one before: -1 to 1, NaN where one of them stands still.
 
     The correlation, over pixels and frames, of each frame's deviation from its chunk's mean picture with that of the
     frame at the same place in the other chunk.  What both show all the time does not count.

@@ -1,4 +1,4 @@
-"""What the stages of `curate` cost in processor time, for docs/data.md:
+"""Costs of the stages of `curate` in processor time, for docs/data.md:
 
     python -m experiments.films.stage_costs --videos films --weights bvjax/assets/mini --out /tmp/costs \\
         --captions captions.jsonl

@@ -53,9 +53,9 @@ AT_Q, AT_K = (jnp.asarray(RNG.integers(0, 20, (4, 3)), jnp.int32) for _ in range
 
 @jax.jit
 def scores(base):
-    roped_q = apply_rope(Q, angles(AT_Q + base, 16, THETA))
-    roped_k = apply_rope(K, angles(AT_K + base, 16, THETA))
-    return jnp.einsum("nak,mak->nm", roped_q, roped_k)
+    rotated_q = apply_rope(Q, angles(AT_Q + base, 16, THETA))
+    rotated_k = apply_rope(K, angles(AT_K + base, 16, THETA))
+    return jnp.einsum("nak,mak->nm", rotated_q, rotated_k)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
