@@ -118,9 +118,10 @@ def test_another_picture_is_asked_for_again(take, tmp_path):
         (tmp_path / "2_1.jpg").write_bytes(JPEG)
         describe(take, endpoint(url, tmp_path, model="m"))
         assert len(asked) == 4
-        next((tmp_path / CACHE).rglob("*.json")).write_text("{")  # a damaged one as well
+        for answer in (tmp_path / CACHE).rglob("*.json"):  # damaged ones as well
+            answer.write_text("{")
         describe(take, endpoint(url, tmp_path, model="m"))
-        assert len(asked) >= 5
+        assert len(asked) == 4 + 3
 
 
 @pytest.mark.parametrize(
