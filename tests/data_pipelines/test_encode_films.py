@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from bvjax.errors import UserError
 from bvjax.files import write_json
 from bvjax.train.dit_objective import DiTObjective
+from data_pipelines import encode as encode_module
 from data_pipelines.encode import main, share
 from data_pipelines.encoded import film as film_module
 from data_pipelines.encoded import shards
@@ -73,6 +75,15 @@ def films(tmp_path_factory, tiny):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def encoders(tiny):
+    """Those of the tiny weights, for tests and commands alike: their programs are made once."""
+    kept = functools.cache(load_encoders)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode_module, "load_encoders", kept)
+        yield kept(tiny.weights)
+
+
 def command(tiny, films, out, *more: str) -> int:
     return main(
         [f"--videos={films}", f"--weights={tiny.weights}", f"--out={out}", "--chunks=2", *more]
@@ -86,10 +97,9 @@ def encoded(films, tiny, tmp_path_factory):
     return out
 
 
-def test_what_there_is(encoded, tiny, films):
+def test_what_there_is(encoded, encoders, tiny, films):
     source = open_records(encoded, "train")
     assert [source.name_of(i) for i in range(len(source))] == [f"{NAME}/0000000", f"{NAME}/0000016"]
-    encoders = load_encoders(tiny.weights)
     pictures = np.stack(levels(5, 0)).astype(np.uint8)[::2]  # 8 a second
     for number, item in enumerate(source):
         states, embedding = encoders.text(tiny.captions[2 * number : 2 * number + 2])
@@ -147,8 +157,9 @@ def test_other_settings_captions_or_weights_are_refused(encoded, tiny, films, tm
         stages.make_stage(config(tiny, encoded, **{"data.weights": str(other)}))
 
 
-def test_killed_in_a_film_it_goes_on_with_the_next_example(tiny, films, tmp_path, monkeypatch):
-    encoders = load_encoders(tiny.weights)
+def test_killed_in_a_film_it_goes_on_with_the_next_example(
+    encoders, tiny, films, tmp_path, monkeypatch
+):
     film = Film(
         "f",
         films / "deep/long.mkv",
@@ -174,9 +185,8 @@ def test_killed_in_a_film_it_goes_on_with_the_next_example(tiny, films, tmp_path
     assert shard.examples == ["f/0000000", "f/0000018"]
 
 
-def test_a_take_in_the_middle_is_that_take(tiny, films, tmp_path):
+def test_a_take_in_the_middle_is_that_take(encoders, tiny, films, tmp_path):
     """Its latents are those of a film that begins there."""
-    encoders = load_encoders(tiny.weights)
     film = Film("f", films / "deep/long.mkv", (Take(7, tiny.captions[:2]),), "train")
     encode_film(encoders, film, tmp_path, Options(2, "float32"))
     file = next(tmp_path.rglob("0000007.npz"))

@@ -37,7 +37,7 @@ class Numbers:
         return f"clip_{number}.npz"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(count=st.integers(4, 30), seed=st.integers(0, 9), data=st.data())
 def test_processes_together_read_what_one_reads_alone(count, seed, data):
     size = data.draw(st.sampled_from([1, 2, 4]))

@@ -19,6 +19,7 @@ from data_pipelines.curation.pool import KILLED, Failed, run_all
 from data_pipelines.curation.rows import is_kept
 from data_pipelines.curation.settings import Settings
 from data_pipelines.encoded.records import open_records
+from data_pipelines.encoded.windows import Take
 from tests.data_pipelines.curation.dying import work_or_die
 from tests.data_pipelines.curation.footage import barred, film, marked, pan, still, walker
 
@@ -155,6 +156,7 @@ def test_another_number_does_its_stage_and_what_follows(curated, tiny, films):
     assert decisions(out)[f"{NAME}#00006750"] == "too still"
 
 
+@pytest.mark.slow
 def test_films_become_examples(curated, tiny, films, tmp_path, capsys):
     """With captions by hand, one of them missing; then a film is gone on with on the command line."""
     out, _, _ = curated
@@ -178,14 +180,20 @@ def test_films_become_examples(curated, tiny, films, tmp_path, capsys):
 
 
 def test_a_caption_that_is_too_long_is_told_of(curated, tiny, films, tmp_path, monkeypatch):
+    """What reaches the encoder: the other take, with its captions and its place in the film."""
     out, _, _ = curated
     file = captions_file(out, tmp_path / "captions.jsonl")
     file.write_text(file.read_text().replace("Pip waves.", "Pip waves. " * 60, 1))
+    given = []
     monkeypatch.setattr(
-        "data_pipelines.encode.encode", lambda *args: {"films": {}, "examples": {}, "problems": {}}
-    )
+        "data_pipelines.encode.encode",
+        lambda weights, chosen, *rest: given.extend(chosen) or {"films": {}, "examples": {}, "problems": {}},
+    )  # fmt: skip
     report, _ = curate(request(tiny, films, out, f"captions.file={file}"))
     assert report["stages"][-1]["why"] == {"caption too long": 1}
+    (film,) = given
+    assert (film.name, film.path.name, film.split) == (NAME, ODD, "train")
+    assert film.takes == (Take(30, ("Pip waves.", "Pip waves.")),)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_pixels_and_truth_are_those_of_the_renderer(data_dir, split, count):
         assert (row["species"][cast:] == -1).all()
 
 
+@pytest.mark.slow
 def test_no_tensorflow_is_imported(data_dir):
     code = (
         "import sys; from data_pipelines.storyworld.grain_clips import GrainClips;"

@@ -50,6 +50,7 @@ def encoders():
     return load_encoders("bvjax/assets/mini")
 
 
+@pytest.mark.slow
 def test_latents_of_an_excerpt_are_those_of_the_whole_story(encoders):
     story = make_story(3, n_chunks=5)
     grid, part = ChunkGrid.of(encoders.model, 5), Excerpt(story, (2, 4, 5))
@@ -67,6 +68,7 @@ def test_latents_of_an_excerpt_are_those_of_the_whole_story(encoders):
     assert np.sqrt(np.mean((cold[0] - expected[9]) ** 2)) / expected.std() > 0.1
 
 
+@pytest.mark.slow
 def test_an_excerpt_that_begins_the_story_has_no_error(encoders):
     story = make_story(4, n_chunks=2)
     whole = encoders.latents(render(story, fps=8))

@@ -111,6 +111,7 @@ def test_weather_and_place_indices(changing):
     assert fact.places_visible[np.arange(len(fact.place)), fact.place].all()
 
 
+@pytest.mark.slow
 def test_truth_is_what_the_pixels_show_where_two_meet_at_the_edge():
     """Each subject is painted in another colour: where the picture changes it is on stage, alone."""
     frames, shares = 0, []

@@ -32,7 +32,7 @@ from data_pipelines.storyworld.wordings import (
 )
 
 FPS = 4
-N_STORIES = 40
+N_STORIES = 24
 
 
 @pytest.fixture(scope="module")
