@@ -15,6 +15,7 @@ from bvjax.nets import vae
 from bvjax.weights import TOKENIZER
 
 MANIFEST = "manifest.json"
+FACTS = ("text.safetensors", TOKENIZER, "encoder", "latents", "chunk")  # that it has, as text
 
 
 def weights_facts(folder: str | Path, model: ModelConfig) -> dict[str, str]:

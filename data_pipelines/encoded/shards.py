@@ -113,10 +113,11 @@ def read_parts(root: Path, split: str) -> dict[Path, Part]:
 
 def read_shards(root: Path, split: str) -> list[Shard]:
     """The indices of a split, in order of their names; raises `UserError` for one that is damaged."""
-    return [_read_index(path) for path in sorted((root / split).glob("*.json"))]
+    return [read_index(path) for path in sorted((root / split).glob("*.json"))]
 
 
-def _read_index(path: Path) -> Shard:
+def read_index(path: Path) -> Shard:
+    """The index of a shard; raises `UserError` for one that is damaged."""
     content = read_json_object(path, "the index")
     films = content.get("films")
     if content.get("format") != FORMAT or not isinstance(films, list):
