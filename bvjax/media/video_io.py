@@ -56,6 +56,15 @@ def check_scale(height: int, width: int, scale: int) -> None:
     raise UserError(f"the scale is {scale}; {size} it can be 1 to {largest}")
 
 
+def enlarged(picture: UInt8[np.ndarray, "h w 3"], scale: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """A picture with both sides `scale` times as long."""
+    if scale == 1:
+        return np.ascontiguousarray(picture)
+    image = PIL.Image.fromarray(picture)
+    size = (image.width * scale, image.height * scale)
+    return np.asarray(image.resize(size, PIL.Image.Resampling.LANCZOS))
+
+
 class VideoWriter:
     """Writes uint8 RGB frames to an mp4 as they come; use it as a context manager.
 
@@ -78,7 +87,7 @@ class VideoWriter:
             if self._stream is None:
                 self._stream = self._open_stream(*frames.shape[1:3])
             for picture in frames:
-                frame = yuv420(self._enlarge(picture))
+                frame = yuv420(enlarged(picture, self._scale))
                 self._container.mux(self._stream.encode(frame))
         except (OSError, av.FFmpegError) as error:
             raise cannot_write(self.path, error, "the video") from None
@@ -116,13 +125,6 @@ class VideoWriter:
         tag(stream)
         stream.codec_context.gop_size = max(1, self._fps)
         return stream
-
-    def _enlarge(self, picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
-        if self._scale == 1:
-            return np.ascontiguousarray(picture)
-        image = PIL.Image.fromarray(picture)
-        size = (image.width * self._scale, image.height * self._scale)
-        return np.asarray(image.resize(size, PIL.Image.Resampling.LANCZOS))
 
 
 def check_writer(folder: str | pathlib.Path, height: int, width: int, fps: int) -> None:

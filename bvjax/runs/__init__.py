@@ -3,7 +3,8 @@
 pipeline.py       load a model, generate from Python; the command line goes through it
 create.py         checks everything a run needs, makes its folder
 execute.py        makes what a run lacks: latents, video, report; resuming is the same
-redo.py           takes chunks out again, with other captions or another seed
+redo.py           takes chunks out again, with other captions or another seed; other captions for chunks to come
+branch.py         a new run that shares the first chunks of another
 decode.py         video.mp4 again from the latents on disk
 run_dir.py        the folder, written so that nothing half done looks whole
 place.py          its place: room on the disk, the lock

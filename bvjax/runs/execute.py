@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from bvjax.runs.captions import run_conditions
 from bvjax.runs.finished import check_chunk, chunk_name, finished_chunks, not_finite
 from bvjax.runs.fit import check_weights, compare_versions
 from bvjax.runs.prefix import Encoding, encode_prefix
+from bvjax.runs.report.drift_report import ChunkDrift
 from bvjax.runs.report.run_report import RunReport
 from bvjax.runs.run_dir import RunDir
 
@@ -45,6 +46,8 @@ class Progress:
     frames: UInt8[np.ndarray, "f h w 3"]
     latents: Float[np.ndarray, "l h w z"]
     report: ChunkReport | None  # None for a first frame that is not in the bank
+    # Measures of the chunk, which wait for the device; None for a first frame, and where nothing is reported.
+    drift: Callable[[], ChunkDrift] | None = None
 
 
 def is_finished(run: RunDir) -> bool:
@@ -194,6 +197,7 @@ def _follow(
         dispatch_seconds, seconds["decode"], seconds["write"] = np.diff(clock).tolist()
         if report is not None:
             report.add(number, pictures, piece.report, seconds)
-        yield Progress(number, piece.fresh, seconds, pictures, latents, piece.report)
+        drift = None if report is None else report.drift.get(number)
+        yield Progress(number, piece.fresh, seconds, pictures, latents, piece.report, drift)
         seconds, started = {}, time.perf_counter()
         piece = next_piece

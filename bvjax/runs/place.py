@@ -16,10 +16,11 @@ from bvjax.media.video_frames import location
 from bvjax.runs.run_settings import Settings
 
 PREFIX_VIDEO = "given.mkv"  # the frames of the video that the run continues
+BRANCH = "branch.json"  # which run it is a branch of
 SPARE_BYTES = 64 << 20  # left free beyond what the run itself needs
 
 # What a crash before config.json is written can leave.
-_PARTIAL_FILES = {"latents", "image.png", PREFIX_VIDEO, "story.json"}
+_PARTIAL_FILES = {"latents", "image.png", PREFIX_VIDEO, BRANCH, "story.json"}
 
 
 def check_place(path: pathlib.Path, settings: Settings, num_chunks: int) -> pathlib.Path:

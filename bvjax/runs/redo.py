@@ -1,15 +1,17 @@
-"""Chunks of a run taken out again, with other captions or another seed."""
+"""Chunks of a run taken out again, with other captions or another seed; other captions for chunks to come."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from absl import logging
 
 from bvjax.errors import UserError
+from bvjax.generate.checks import check_model
 from bvjax.generate.conditions import check_lengths
 from bvjax.loading.bundle import Bundle
 from bvjax.plain_text import is_blank, whole_text
+from bvjax.runs import latent_files
 from bvjax.runs.captions import run_conditions
 from bvjax.runs.fit import check_weights
 from bvjax.runs.place import check_space, required_bytes
@@ -66,15 +68,56 @@ def redo(
     return reopened
 
 
+def rewrite_coming(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> RunDir:
+    """Gives the chunks of a run that are not made yet other captions, more of them or fewer.
+
+    Args:
+        captions: of all chunks; those of chunks that are made must be as they are.
+
+    Raises `UserError` for a caption that does not fit, or of a chunk that is there; then nothing is
+    changed.
+    """
+    check_weights(run, bundle)
+    made = {run.number_of(latent_files.id_of(path)) for path in latent_files.all_files(run.path)}
+    if made and run.image() is None:
+        made.add(1)  # the first frame is of caption 1 too
+    first = max(*made, run.settings.video_chunks, 0) + 1
+    check_order(run, first, len(run.captions) + 1)
+    if len(captions) < max(first - 1, 1):
+        raise UserError(f"the story has {len(captions)} captions; {first - 1} chunks are made")
+    for number, (old, new) in enumerate(zip(run.captions, captions[: first - 1], strict=False), 1):
+        if old != new:
+            raise UserError(
+                f"caption {number} cannot be edited, its chunk is made; it can be {first} or later"
+            )
+    coming = dict(enumerate(captions[first - 1 :], start=first))
+    check_captions(run, bundle, coming)
+    check_model(run.settings.model, len(captions))
+    return run.rewrite_story(captions)
+
+
 def _check_redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int, str]) -> None:
     """Raises `UserError` for a number or a caption that does not fit the run."""
-    count, num_prefix = len(run.captions), run.settings.video_chunks
-    if not 1 <= from_chunk <= count:
-        raise UserError(f"`from_chunk` is {from_chunk}; the run has chunks 1 to {count}")
+    count = len(run.captions)
+    check_order(run, from_chunk, count)
+    for number in edits:
+        if not from_chunk <= number <= count:
+            raise UserError(
+                f"caption {number} cannot be edited when making again from {from_chunk} on; "
+                f"it can be {from_chunk} to {count}"
+            )
+    check_captions(run, bundle, edits)
+
+
+def check_order(run: RunDir, from_chunk: int, last: int) -> None:
+    """Raises `UserError` where the chunks before `from_chunk`, at most `last`, cannot stay while it is made."""
+    num_prefix = run.settings.video_chunks
+    if not 1 <= from_chunk <= last:
+        raise UserError(f"`from_chunk` is {from_chunk}; the run has chunks 1 to {last}")
     if from_chunk <= num_prefix:
         raise UserError(
             f"`from_chunk` is {from_chunk}, but a video gave chunks 1 to {num_prefix}; it can be "
-            f"{num_prefix + 1} to {count}"
+            f"{num_prefix + 1} to {last}"
         )
     order = run.latent_ids()
     if from_chunk > 1 and order != sorted(order):
@@ -82,13 +125,12 @@ def _check_redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int
             f"`from_chunk` is {from_chunk}, but policy {run.settings.model.policy.name} makes the last chunks "
             "first and the others after them; it can be 1"
         )
-    for number, caption in edits.items():
-        if not from_chunk <= number <= count:
-            raise UserError(
-                f"caption {number} cannot be edited when making again from {from_chunk} on; "
-                f"it can be {from_chunk} to {count}"
-            )
+
+
+def check_captions(run: RunDir, bundle: Bundle, captions: Mapping[int, str]) -> None:
+    """Raises `UserError` for new captions, by chunk number, that are empty or too long."""
+    for number, caption in captions.items():
         if is_blank(whole_text(caption, f"the new caption {number}")):
             raise UserError(f"the new caption {number} is empty")
-    new = {f"the new caption {number}": caption for number, caption in edits.items()}
+    new = {f"the new caption {number}": caption for number, caption in captions.items()}
     check_lengths(bundle.tokenizer, new, run.settings.model.text)

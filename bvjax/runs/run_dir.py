@@ -3,6 +3,7 @@
   config.json      model, overrides, seed, scale, weights and their hash
   story.json       title and the caption of each chunk (readable as a story again)
   versions.json    software that began the run
+  branch.json      of a branch: which run it comes from, and its first chunk of its own
   image.png        the first image, if one was given, in the size that was used
   given.mkv        the frames of a video that were given, in the size that was used, without loss
   conditions.npz   encoded captions
@@ -39,7 +40,7 @@ from bvjax.generate.conditions import Conditions
 from bvjax.media.source_video import Frame, read_copy, write_copy
 from bvjax.runs import latent_files
 from bvjax.runs.archive import move, new_archive
-from bvjax.runs.place import PREFIX_VIDEO, check_place, check_space, lock, required_bytes
+from bvjax.runs.place import BRANCH, PREFIX_VIDEO, check_place, check_space, lock, required_bytes
 from bvjax.runs.run_settings import (
     Settings,
     as_json,
@@ -55,6 +56,7 @@ _FILES = (
     "versions.json",
     "image.png",
     PREFIX_VIDEO,
+    BRANCH,
     "conditions.npz",
     "video.mp4",
     "report.json",
@@ -280,6 +282,22 @@ class RunDir:
             raise cannot_write(self.path, error) from None
         logging.info("what was made of the chunks from there on is in %s", archive)
         return self._changed(settings)
+
+    def rewrite_story(self, captions: Sequence[str]) -> RunDir:
+        """The run with other captions for chunks that are not made, more of them or fewer; opens it again.
+
+        Args:
+            captions: of all chunks, those that are made as they were.
+        """
+        settings = self.settings.limited(len(captions))
+        try:
+            if settings != self.settings:  # first: these settings fit both stories
+                _write_json(self.path / "config.json", as_json(settings))
+            _write_json(self.path / "story.json", {"title": self.title, "captions": list(captions)})
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+        self.close()
+        return RunDir.open(self.path)
 
     # ---- inside -------------------------------------------------------------------------------
     def _file(self, chunk_id: int) -> pathlib.Path:

@@ -46,6 +46,11 @@ class Settings:
         earlier = tuple(pair for pair in self.rerolls if pair[0] < from_id)
         return dataclasses.replace(self, rerolls=(*earlier, (from_id, seed)))
 
+    def limited(self, num_chunks: int) -> Settings:
+        """These settings for a run of `num_chunks` chunks: without the seeds of what is past its end."""
+        rerolls = tuple(pair for pair in self.rerolls if pair[0] <= num_chunks)
+        return dataclasses.replace(self, rerolls=rerolls)
+
 
 def weights_place(folder: pathlib.Path) -> str:
     """The path of a weights folder as config.json keeps it, the same under every locale.

@@ -200,7 +200,7 @@ def test_a_full_disk_is_told_as_one(tmp_path, monkeypatch):
         def refused(*_, code=code):
             raise av.FFmpegError(code, os.strerror(code))
 
-        monkeypatch.setattr(VideoWriter, "_enlarge", refused)
+        monkeypatch.setattr(video_io, "enlarged", refused)
         with (
             pytest.raises(kind, match=os.strerror(code)) as told,
             VideoWriter(tmp_path / "a.mp4", 8) as writer,
