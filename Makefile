@@ -95,7 +95,7 @@ lint: setup  ## ruff (rules and format) and mypy (no more errors than .ci/type_e
 	.ci/types $(PY)
 
 lock: setup  ## pin what pyproject.toml asks for
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[train,lvbench,curate,dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[train,lvbench,curate,studio,dev]'
 	(echo "# Made by 'make lock' from pyproject.toml (Python 3.11, CPU)."; $(PY) -m pip freeze --exclude-editable) > requirements.txt
 
 clean:  ## remove the virtual environments and caches
