@@ -23,6 +23,7 @@ class Clip:
     embedding: Float[Array, "b c dt"]
     relevance: Float[Array, "b c c"] | None = None  # of source chunk j for target chunk i
     standalone: Float[Array, "b c t dt"] | None = None  # of captions that need no history
+    joined: Float[Array, "b c"] | None = None  # 1: goes on from the chunk before it
 
 
 @struct.dataclass
@@ -59,4 +60,5 @@ def make_clip(batch: Mapping[str, Array | np.ndarray], grid: ChunkGrid) -> Clip:
         embedding=arrays["embedding"],
         relevance=arrays.get("relevance"),
         standalone=arrays.get("standalone"),
+        joined=arrays.get("joined"),
     )

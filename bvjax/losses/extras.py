@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 WORDS = {
     "relevance": "ground-truth scores between chunks",
     "standalone": "captions that stand alone",
+    "joined": "which chunks go on from the one before",
 }
 
 
@@ -30,7 +31,8 @@ def needed_extras(forcing: ForcingConfig) -> dict[str, list[str]]:
         if forcing.revisit_fraction:
             relevance.append(f"forcing.revisit_fraction={forcing.revisit_fraction:g}")
     standalone = [f"forcing.standalone={forcing.standalone:g}"] if forcing.standalone else []
-    needs = {"relevance": relevance, "standalone": standalone}
+    joined = ["forcing.joined_targets=True"] if forcing.joined_targets else []
+    needs = {"relevance": relevance, "standalone": standalone, "joined": joined}
     return {name: settings for name, settings in needs.items() if settings}
 
 

@@ -90,6 +90,9 @@ class TargetsConfig:
     targets_per_chunk: int = 2  # times each chunk of a clip is denoised in a step
     # Chunks of a clip that are drawn and denoised in a step; 0: all of them, `targets_per_chunk` times.
     drawn_targets: int = 0
+    # Of those that are drawn only chunks that go on from the one before them; some may be drawn twice.  The other
+    # chunks of an excerpt would teach that a chunk need not join what it has just seen.
+    joined_targets: bool = False
     targets_at_once: int = 0  # go through the network together; 0: all.  Memory falls with it.
     # Rows of text states that the network is given; the zeros behind them count and are not computed.  0 = all.  A
     # longer caption makes the loss NaN.
@@ -111,6 +114,8 @@ class TargetsConfig:
         for name in ("drawn_targets", "targets_at_once", "text_rows"):
             if getattr(self, name) < 0:
                 raise UserError(f"forcing.{name} is {getattr(self, name)}; it must be >= 0")
+        if self.joined_targets and not self.drawn_targets:
+            raise UserError("forcing.joined_targets needs forcing.drawn_targets, which is 0")
         for name in ("revisit_fraction", "standalone"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"forcing.{name} is {getattr(self, name)}; it must lie in [0, 1]")
@@ -328,7 +333,9 @@ class TeacherForcing:
         drawn, times = self.forcing.drawn_targets, self.forcing.targets_per_chunk
         if drawn > chunks:
             raise UserError(f"forcing.drawn_targets is {drawn}; clips have {chunks} chunks")
-        if drawn:
+        if drawn and self.forcing.joined_targets:
+            ids = 1 + self._joined(key, clip, drawn)[:, None]
+        elif drawn:
             order = jnp.argsort(self._draw(key, "drawn", (batch, chunks)), axis=1)
             ids = 1 + order[:, None, :drawn]
         else:
@@ -342,6 +349,13 @@ class TeacherForcing:
             instead &= again & (chance > 0).any(-1)[:, None, None]
             ids = jnp.where(instead, sampled, ids)
         return ids.reshape(batch, -1)
+
+    def _joined(self, key, clip, drawn):
+        """Evenly drawn chunks that go on from the one before, [b, drawn], counted from 0; any, where none does."""
+        weight = jnp.where(clip.joined.any(-1, keepdims=True), clip.joined, 1.0)
+        bounds = jnp.cumsum(weight, axis=1) / weight.sum(axis=1, keepdims=True)
+        at = (jnp.arange(drawn) + self._draw(key, "drawn", (len(weight), 1))) / drawn
+        return jax.vmap(jnp.searchsorted)(bounds[:, :-1], at)
 
     def draw_anchor(self, clip: Clip, key: AnyKey) -> Singles:
         """The anchor under caption 1, twice."""

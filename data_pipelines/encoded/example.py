@@ -10,6 +10,8 @@ and, where the data set has them (`EXTRAS`):
 
     relevance  [C, C]              ground-truth score of source chunk j (column) for target chunk i (row), 0 or more
     standalone [C, T, Dt]          text states of captions that need no earlier chunk to be understood
+    joined     [C]                 1 where a chunk goes on from the one before it (the first: from the first frame),
+                                   0 where chunks between them were left out
 
 Sources of clips that are encoded when they are asked for, of sharded files or of files on another machine need no
 more than `Source`: batches, shuffling and exact resumption are made from random access (`batches`).
@@ -30,7 +32,7 @@ from bvjax.errors import UserError
 from bvjax.finite import is_finite
 
 REQUIRED = ("latents", "text", "embedding")
-EXTRAS = ("relevance", "standalone")
+EXTRAS = ("relevance", "standalone", "joined")
 TEXTS = ("text", "standalone")  # text states, which may be stored without the zeros that pad them
 
 
@@ -56,6 +58,7 @@ class ExampleSpec:
             "embedding": (chunks, self.text[1]),
             "relevance": (chunks, chunks),
             "standalone": text,
+            "joined": (chunks,),
         }
         return {name: every[name] for name in (*REQUIRED, *self.extras)}
 

@@ -96,6 +96,11 @@ def excerpt_relevance(
     return relevance[np.ix_(rows, rows)]
 
 
+def joined(chunks: Sequence[int]) -> Float[np.ndarray, "k"]:
+    """Returns 1 for the chunks of an excerpt that follow the one before (the first: frame 0), and 0 for the others."""
+    return (np.diff(chunks, prepend=0) == 1).astype(np.float32)
+
+
 def _runs(chunks: Sequence[int]) -> list[tuple[int, int]]:
     """First and last of each run of neighbouring chunks."""
     runs: list[tuple[int, int]] = []

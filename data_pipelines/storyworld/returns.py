@@ -10,16 +10,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.story import split_times
 from data_pipelines.encoded.encoders import Encoders
 from data_pipelines.encoded.kept import KeptExamples, open_kept
 from data_pipelines.storyworld.excerpts import (
+    Excerpt,
     encode_excerpt,
     excerpt,
     excerpt_relevance,
+    joined,
     returning_targets,
 )
 from data_pipelines.storyworld.latents import (
@@ -32,29 +36,30 @@ from data_pipelines.storyworld.plan import make_story
 STREAM = 4  # of the random numbers of targets
 
 
-def encode_return(encoders: Encoders, split: str, index: int) -> dict[str, np.ndarray]:
-    """Returns the excerpt of story `index` as an encoded example (`encoded.example`) with its extras.
+def return_excerpt(
+    model: ModelConfig, split: str, index: int
+) -> tuple[Excerpt, Float[np.ndarray, "c c"]]:
+    """Returns the excerpt of story `index`, and the relevance of all chunks of the story for each other.
 
     The target is drawn from the chunks in which somebody or a place returns, or from all that have a whole past
     where there are none; it is a function of (split, index) alone.
     """
-    story, retrieval = make_story(index, split), encoders.model.retrieval
-    grid = ChunkGrid.of(encoders.model, story.n_chunks)
-    relevance = relevance_matrix(*chunk_truth(story, grid))
+    story, retrieval = make_story(index, split), model.retrieval
+    relevance = relevance_matrix(*chunk_truth(story, ChunkGrid.of(model, story.n_chunks)))
     past = retrieval.num_retrieved + retrieval.num_recent
     if story.n_chunks <= past:
         raise UserError(f"a story of {story.n_chunks} chunks has none with {past} before it")
     whole = range(past + 1, story.n_chunks + 1)
     returns = [i for i in returning_targets(relevance, retrieval.num_recent) if i in whole]
     target = int(np.random.default_rng([STREAM, index]).choice(returns or list(whole)))
-    part = excerpt(
-        story,
-        target,
-        relevance,
-        num_retrieved=retrieval.num_retrieved,
-        num_recent=retrieval.num_recent,
-    )
-    rows = [chunk - 1 for chunk in part.chunks]
+    numbers = dict(num_retrieved=retrieval.num_retrieved, num_recent=retrieval.num_recent)
+    return excerpt(story, target, relevance, **numbers), relevance
+
+
+def encode_return(encoders: Encoders, split: str, index: int) -> dict[str, np.ndarray]:
+    """Returns an excerpt (`return_excerpt`) as an encoded example (`encoded.example`) with its extras."""
+    part, relevance = return_excerpt(encoders.model, split, index)
+    story, rows = part.story, [chunk - 1 for chunk in part.chunks]
     text, embedding = encoders.text([split_times(story.captions[row])[0] for row in rows])
     standalone, _ = encoders.text([standalone_captions(encoders, story)[row] for row in rows])
     return {
@@ -63,6 +68,7 @@ def encode_return(encoders: Encoders, split: str, index: int) -> dict[str, np.nd
         "embedding": embedding.astype(np.float32),
         "standalone": standalone.astype(np.float16),
         "relevance": excerpt_relevance(part, relevance).astype(np.float32),
+        "joined": joined(part.chunks),
     }
 
 

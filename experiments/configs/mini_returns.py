@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bvjax.losses.history import shares
 from experiments.configs import mini_dit, mini_pictures
 from experiments.experiment import DiTExperiment, as_config
 
@@ -23,18 +24,18 @@ def experiment() -> DiTExperiment:
         train=replace(
             base.train,
             steps=1500,
-            global_batch_size=3,
-            device_batch_size=3,
+            global_batch_size=4,
+            device_batch_size=4,
             ema_decay=0.997,
             sample_every=150,
             checkpoint_every=50,
         ),
-        optimizer=replace(base.optimizer, lr=1e-3, final_factor=0.05),
+        optimizer=replace(base.optimizer, lr=2e-3, final_factor=0.05),
         data=replace(
             base.data,
             name="returns",
             latents="data/returns",
-            extras=history.data.extras,
+            extras=(*history.data.extras, "joined"),
             first=400,
             fresh=1,
             heldout_stories=8,
@@ -42,7 +43,20 @@ def experiment() -> DiTExperiment:
             sample_chunks=5,
         ),
         forcing=replace(
-            history.forcing, frames=0, pictures=16, pictures_weight=0.5, anchor_weight=0.15
+            history.forcing,
+            drawn_targets=4,
+            joined_targets=True,
+            revisit_fraction=0.4,
+            frames=0,
+            pictures=6,
+            pictures_weight=0.5,
+            anchor_weight=0.15,
+        ),
+        history=replace(
+            history.history,
+            chances=shares() | dict(semantic=0.5, rolling=0.15, oracle=0.15, random=0.1, none=0.1),
+            entry_drop=0.1,
+            noise_max=0.15,
         ),
     )
 

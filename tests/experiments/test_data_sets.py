@@ -14,10 +14,11 @@ from PIL import Image
 from bvjax.errors import UserError
 from bvjax.overrides import from_dict, to_dict
 from bvjax.train.dit_objective import DiTObjective
-from data_pipelines.encoded.example import EXTRAS, REQUIRED, ExampleSpec
+from data_pipelines.encoded.example import REQUIRED, ExampleSpec
 from data_pipelines.encoded.folder import example_path, write_example, write_null_text
 from data_pipelines.encoded.kept import open_kept
 from data_pipelines.encoded.manifest import claim
+from data_pipelines.storyworld.latents import EXTRAS
 from experiments import data_sets, stages, wiring
 from experiments.configs import mini_dit, mini_films
 from experiments.data_sets import DataConfig

@@ -149,7 +149,24 @@ def test_drawn_targets_are_different_chunks(batch):
     assert counts[0] == 0 and counts[1:].min() > 30 and counts.size == CHUNKS + 1  # 62.5 expected
 
 
+def test_joined_targets_go_on_from_the_chunk_before(batch):
+    """Each of them equally often in the mean, as evenly as possible in one step; all chunks where none is joined."""
+    forcing = ForcingConfig(drawn_targets=3, joined_targets=True)
+    teacher = TeacherForcing(MODEL, forcing, np.zeros((TEXT, DIM), np.float32))
+    joined = np.zeros((CLIPS, CHUNKS), np.float32)
+    joined[0, [0, 3]] = 1.0
+    clip = make_clip(batch | {"joined": joined}, teacher.grid)
+    drawn = np.array([teacher._targets(jax.random.key(i), clip) for i in range(40)])
+    first = drawn[:, 0].tolist()
+    assert sorted(map(tuple, np.unique(first, axis=0))) == [(1, 1, 4), (1, 4, 4)]
+    assert set(drawn[:, 1].reshape(-1).tolist()) == set(range(1, CHUNKS + 1))
+
+
 def test_what_cannot_be_drawn_is_refused(params, batch):
+    with pytest.raises(UserError, match="joined_targets needs forcing.drawn_targets, which is 0"):
+        ForcingConfig(joined_targets=True)
+    with pytest.raises(UserError, match="no joined .which chunks go on from the one before"):
+        gradient(TeacherForcing, MODEL, params, batch, drawn_targets=1, joined_targets=True)
     with pytest.raises(UserError, match="needs all chunks in order; set forcing.drawn_targets=0"):
         ForcingConfig(drawn_targets=1, levels=LevelsConfig(role="progressive"))
     with pytest.raises(UserError, match="forcing.drawn_targets is -1"):

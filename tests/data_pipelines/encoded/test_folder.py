@@ -17,7 +17,7 @@ from bvjax.files import npy_bytes
 from bvjax.train.task import EXAMPLE
 from data_pipelines.encoded import example
 from data_pipelines.encoded.batches import batches, check_fits
-from data_pipelines.encoded.example import EXTRAS, REQUIRED, ExampleSpec, known_extras
+from data_pipelines.encoded.example import REQUIRED, ExampleSpec, known_extras
 from data_pipelines.encoded.folder import (
     example_path,
     open_folder,
@@ -27,6 +27,7 @@ from data_pipelines.encoded.folder import (
     write_null_text,
 )
 from data_pipelines.encoded.manifest import check_weights, claim
+from data_pipelines.storyworld.latents import EXTRAS
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "encoded_stories"
 CLIPS, CHUNKS, ROWS, WIDTH = 5, 2, 4, 8

@@ -15,6 +15,7 @@ from data_pipelines.storyworld.excerpts import (
     encode_excerpt,
     excerpt,
     excerpt_relevance,
+    joined,
     returning_targets,
 )
 from data_pipelines.storyworld.latents import chunk_truth, relevance_matrix
@@ -85,3 +86,8 @@ def test_relevance_of_an_excerpt_is_that_of_its_chunks(encoders):
     np.testing.assert_array_equal(
         excerpt_relevance(part, whole), whole[np.ix_([0, 3, 8], [0, 3, 8])]
     )
+
+
+def test_chunks_are_joined_where_none_is_left_out():
+    assert joined((1, 2, 6, 7, 8)).tolist() == [1, 1, 0, 1, 1]
+    assert joined((3, 5, 9, 10)).tolist() == [0, 0, 0, 1]
