@@ -26,6 +26,7 @@ from bvjax import console
 from bvjax.files import read_json_lines
 from bvjax.overrides import apply_overrides
 from bvjax.weights import load_config
+from data_pipelines.commands import add_folders
 from data_pipelines.curate import Request, check
 from data_pipelines.curation import report
 from data_pipelines.curation.captions import write_wanted
@@ -141,8 +142,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data_pipelines.curation.beam", description="`curate` on Beam."
     )
-    for name in ("--videos", "--weights", "--out"):
-        parser.add_argument(name, type=console.path, required=True, metavar="DIR")
+    add_folders(
+        parser, videos="of films", weights="whose chunks are cut", out="of all that is made"
+    )
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE"
     )

@@ -83,6 +83,14 @@ def load_encoders(folder: str | Path) -> Encoders:
     return Encoders(model, params, Tokenizer(Path(folder) / TOKENIZER))
 
 
+def check_arrangement(model: ModelConfig) -> None:
+    """Raises `UserError` for a model whose chunks are not cut as examples have them."""
+    if model.chunk.first != "separate":
+        raise UserError(
+            f"examples have chunks cut as chunk.first='separate', not {model.chunk.first!r}"
+        )
+
+
 def encode_clip(
     encoders: Encoders,
     frames: Iterable[UInt8[np.ndarray, "H W 3"]],

@@ -162,28 +162,15 @@ def open_folder(
     """
     root, requested = Path(root), known_extras(extras)
     files = sorted((root / split).rglob("*.npz"))
-    if not files or (examples or 0) > len(files):
-        raise UserError(
-            f"{root / split} holds {len(files)} encoded examples, {examples or 1} are wanted"
-            f"{how_to_make(command, root, split)}"
-        )
+    check_count(root / split, len(files), examples, how_to_make(command, root, split))
     null, files = read_null_text(root), files[:examples]
     items, specs = [], []
     for path in files:
         arrays, sizes = _read(path)
-        lacking = [name for name in requested if name not in arrays]
-        if lacking:
-            raise UserError(
-                f"{path} has no {' and no '.join(lacking)}; leave it out of data.extras or encode the "
-                "clips with it"
-            )
+        rows = max(a.shape[1] for name, a in arrays.items() if name in TEXTS)
+        states = rows, arrays["text"].shape[2]
+        check_asked(str(path), arrays, requested, states, null)
         items.append({name: arrays[name] for name in (*REQUIRED, *requested)})
-        rows = max(arrays[name].shape[1] for name in TEXTS if name in items[-1])
-        if rows > len(null) or arrays["text"].shape[2] != null.shape[1]:
-            raise UserError(
-                f"{path} and {root / NULL_TEXT} are of different models: text states "
-                f"{[rows, arrays['text'].shape[2]]} and {list(null.shape)}"
-            )
         specs.append(dataclasses.replace(sizes, text=null.shape, extras=requested))
     lengths = sorted({spec.chunks for spec in specs})
     if len(lengths) > 1:
@@ -198,6 +185,42 @@ def open_folder(
                 f"{_shapes_text(spec)}, {files[0].name} has {_shapes_text(specs[0])}"
             )
     return ExampleFolder(root, split, specs[0], null, tuple(items))
+
+
+def check_count(where: Path, count: int, wanted: int | None, how: str) -> None:
+    """Raises `UserError` where a folder has fewer examples than are wanted, or none; `how` ends the sentence."""
+    if count < max(wanted or 0, 1):
+        raise UserError(f"{where} holds {count} encoded examples, {wanted or 1} are wanted{how}")
+
+
+def check_asked(
+    where: str,
+    names: Iterable[str],
+    extras: Iterable[str],
+    text: tuple[int, int],
+    null: Float[np.ndarray, "t dt"],
+) -> None:
+    """Raises `UserError` for examples that lack what is asked of them.
+
+    Args:
+        where: whose they are; the sentence begins with it.
+        names: of the arrays or extras that they have.
+        extras: that they are to have.
+        text: rows of a caption and width of their text states.
+        null: the folder's text states of the empty caption, which are as long as any may be.
+    """
+    known = set(names)
+    lacking = [name for name in extras if name not in known]
+    if lacking:
+        raise UserError(
+            f"{where} has no {' and no '.join(lacking)}; leave it out of data.extras or encode the "
+            "clips with it"
+        )
+    if text[0] > len(null) or text[1] != null.shape[1]:
+        raise UserError(
+            f"{where} and the folder's {NULL_TEXT} are of different models: text states {list(text)} and "
+            f"{list(null.shape)}"
+        )
 
 
 def how_to_make(command: str, root: Path, split: str = "") -> str:

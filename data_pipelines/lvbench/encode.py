@@ -24,7 +24,7 @@ from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.lvbench.dataset.split import SPLITS
 from bvjax.story import Story
-from data_pipelines.encoded.encoders import encode_clip, load_encoders
+from data_pipelines.encoded.encoders import check_arrangement, encode_clip, load_encoders
 from data_pipelines.encoded.folder import example_path, write_example, write_null_text
 from data_pipelines.encoded.manifest import claim
 from data_pipelines.encoded.windows import FilmEnds, Frames, Take, film_frames, windows
@@ -52,9 +52,7 @@ def encode(
     if chunks < 1:
         raise UserError(f"`chunks` is {chunks}; it must be 1 or more")
     encoders = load_encoders(weights)
-    first = encoders.model.chunk.first
-    if first != "separate":
-        raise UserError(f"examples have chunks cut as chunk.first='separate', not {first!r}")
+    check_arrangement(encoders.model)
     claim(root, weights, encoders.model)
     write_null_text(root, encoders.text([""])[0][0])
     written, short = 0, 0
