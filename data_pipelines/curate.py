@@ -5,10 +5,11 @@
         --set captions.file=captions.jsonl
 
 The stages, in order: probe, scenes, takes, duplicates, motion, quality, chunks, keyframes, captions, align, review, and
-encode, which is `data_pipelines.encode`. Each says in manifest.jsonl what it decided about every take and why, and in
-report.json how often; README.md is the set's card, with the terms that films/rights.json states. Their numbers are
-`--set SECTION.KEY=VALUE` (`data_pipelines.curation.settings`); with another one, or with other films, what depends on
-it is done again and nothing else. Ctrl-C or a kill costs what was at work.
+encode, which is `data_pipelines.encode`, on the sides of the films' split.json or else of a split drawn by film. Each
+says in manifest.jsonl what it decided about every take and why, and in report.json how often; README.md is the set's
+card, with the terms that films/rights.json states. Their numbers are `--set SECTION.KEY=VALUE`
+(`data_pipelines.curation.settings`); with another one, or with other films, what depends on it is done again and
+nothing else. Ctrl-C or a kill costs what was at work.
 
 Without captions.file and captions.endpoint it stops after the keyframes and writes captions_wanted.jsonl, whose
 captions can be filled in by hand. `python -m data_pipelines.review --data data/curated` shows what there is to people.
@@ -21,6 +22,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,9 @@ from tqdm import tqdm
 from bvjax import console
 from bvjax.errors import UserError
 from bvjax.overrides import apply_overrides
-from bvjax.plain_text import shown
 from bvjax.runs.place import lock
 from bvjax.weights import load_config
+from data_pipelines.commands import add_folders, examples_text, say_problems, say_shortened
 from data_pipelines.curation import captions, report
 from data_pipelines.curation.card import rights_of, write_card
 from data_pipelines.curation.endpoint import check_endpoint
@@ -43,7 +45,8 @@ from data_pipelines.curation.run import problems, run_stage, summary, write_mani
 from data_pipelines.curation.scenes import make_detector
 from data_pipelines.curation.settings import Settings
 from data_pipelines.curation.stages import NAMES, STAGES, Context
-from data_pipelines.curation.to_films import films_of
+from data_pipelines.curation.to_films import films_of, no_longer_wanted, shortened_in
+from data_pipelines.encoded.film_folder import given_split
 
 ENCODE = "encode"
 LATENTS = "latents"
@@ -82,6 +85,7 @@ def curate(request: Request) -> tuple[dict[str, Any], dict[str, list[Row]]]:
     check(request)
     context = Context(request.settings, load_config(request.weights), request.out.absolute())
     films = by_film(film_rows(request.videos))
+    given_split(request.videos, films)  # what is wrong with it is told of now
     context.root.mkdir(parents=True, exist_ok=True)
     held, done = lock(context.root), []
     try:
@@ -131,16 +135,16 @@ def _encode(
     request: Request, films: dict[str, list[Row]]
 ) -> tuple[dict[str, list[Row]], dict[str, Any]]:
     """Encodes what is left; returns the rows and what is reported of it."""
-    import time
-
     from data_pipelines.encode import encode
     from data_pipelines.encoded.film import Options
 
     began, root = time.perf_counter(), request.out / LATENTS
-    chosen, films = films_of(films, root, request.weights, request.seed)
+    chosen, films = films_of(films, request.videos, root, request.weights, request.seed)
     result: dict[str, Any] = {"films": {}, "examples": {}, "problems": {}}
-    if chosen:
-        result = encode(request.weights, chosen, root, Options(request.settings.chunks.least))
+    gone = no_longer_wanted(films)
+    if chosen or (gone and root.exists()):
+        options = Options(request.settings.chunks.least)
+        result = encode(request.weights, chosen, root, options, gone)
     rows = [row for of in films.values() for row in of]
     before = result["films"].get("encoded before", 0)
     counts = summary(ENCODE, rows) | {
@@ -150,6 +154,7 @@ def _encode(
         "failed": result["problems"],
         "damaged lines": 0,
         "examples": result["examples"],
+        "shortened": sum(shortened_in(rows).values()),
     }
     return films, counts
 
@@ -159,21 +164,20 @@ def tell(request: Request, result: dict[str, Any], films: dict[str, list[Row]]) 
     for sentence in problems(films):
         console.say(sentence)
     failed = {name: why for stage in result["stages"] for name, why in stage["failed"].items()}
-    for name, why in failed.items():
-        console.say(f"{shown(name)}: not done: {why}")
+    say_problems(failed, "not done: ")
+    last = result["stages"][-1]
+    if last["stage"] == ENCODE:
+        say_shortened(shortened_in(row for of in films.values() for row in of))
     for line in report.table(result):
         console.tell(line)
-    last = result["stages"][-1]
     if last["stage"] == "keyframes" and request.until not in NAMES[: NAMES.index("captions")]:
         console.tell(
             f"captions are wanted: fill in {request.out / captions.WANTED} and give it as captions.file, "
             "or set captions.endpoint"
         )
     if last["stage"] == ENCODE:
-        examples = ", ".join(f"{n} for {side}" for side, n in last["examples"].items()) or "none"
-        console.tell(
-            f"{request.out / LATENTS} has examples of {request.settings.chunks.least} chunks: {examples}"
-        )
+        chunks, examples = request.settings.chunks.least, examples_text(last["examples"])
+        console.tell(f"{request.out / LATENTS} has examples of {chunks} chunks: {examples}")
     return 1 if failed else 0
 
 
@@ -183,14 +187,12 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m data_pipelines.curate",
         description="Makes a training set of a folder of films.",
     )
-    for name, what in (
-        ("--videos", "of films"),
-        ("--weights", "whose model is to be trained, with vae and text"),
-        ("--out", "of all that is made"),
-    ):
-        parser.add_argument(
-            name, type=console.path, required=True, metavar="DIR", help=f"folder {what}"
-        )
+    add_folders(
+        parser,
+        videos="of films",
+        weights="whose model is to be trained, with vae and text",
+        out="of all that is made",
+    )
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE",
         help="a number of a stage, such as motion.least=2",

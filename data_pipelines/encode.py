@@ -10,7 +10,9 @@ captions.json for all, with the seconds that each caption covers. A film gives a
 for "test" and the lists are kept in the output folder, where films that come later only add to them.
 
 Frames pass through the VAE in pieces, so a film may have any length. What is finished is kept: killed and run again,
-the command goes on where it was, also with other films beside the first. A film that cannot be used is told of in a
+the command goes on where it was, also with other films beside the first. A film whose captions changed is encoded
+anew, and its old examples are left out. A caption for which the text encoder has no room is shortened at a word, and
+that is said. A film that cannot be used is told of in a
 sentence and counted in report.json, and the others are encoded. Several processes share the work with `--share I/N`.
 """
 
@@ -31,12 +33,19 @@ from bvjax import console
 from bvjax.errors import UserError
 from bvjax.files import read_json_object, write_json
 from bvjax.lvbench.dataset.split import SPLITS
-from bvjax.plain_text import shown
 from bvjax.runs.place import lock
 from bvjax.weights import load_config
+from data_pipelines.commands import add_folders, examples_text, say_problems, say_shortened
 from data_pipelines.encoded import shards
-from data_pipelines.encoded.encoders import Encoders, load_encoders
-from data_pipelines.encoded.film import DTYPES, Film, Options, encode_film, source_of
+from data_pipelines.encoded.encoders import Encoders, check_arrangement, load_encoders
+from data_pipelines.encoded.film import (
+    DTYPES,
+    Film,
+    Options,
+    encode_film,
+    fitting,
+    source_of,
+)
 from data_pipelines.encoded.film_folder import read_films
 from data_pipelines.encoded.folder import write_null_text
 from data_pipelines.encoded.latent_statistics import add
@@ -45,18 +54,25 @@ from data_pipelines.encoded.manifest import claim
 SETTINGS, REPORT, STATISTICS = "settings.json", "report.json", "statistics.json"
 
 
-def encode(weights: Path, films: Iterable[Film], root: Path, options: Options) -> dict[str, Any]:
-    """Encodes the films that are not encoded yet.
+def encode(
+    weights: Path,
+    films: Iterable[Film],
+    root: Path,
+    options: Options,
+    gone: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Encodes the films that are not encoded yet, or were with other takes, captions or files.
 
     Args:
         weights: folder with the VAE and the text encoder.
         films: with their captions; `Film.split` is one of `SPLITS`.
         root: the folder of shards.
         options: see there.
+        gone: names of films of which nothing is wanted any more: what is encoded of them is left out.
 
     Returns:
-        The report: how many examples there are in each split, films by what became of them, and {film: sentence} of
-        those that could not be encoded.
+        The report: how many examples there are in each split, films by what became of them, {film: sentence} of
+        those that could not be encoded, and {film: how many of its captions were shortened}.
 
     Raises:
         UserError: `root` holds examples of other weights or options, or another process works there with the same
@@ -67,32 +83,32 @@ def encode(weights: Path, films: Iterable[Film], root: Path, options: Options) -
     _prepare(root, weights, encoders, options)
     own = [film for film in films if options.own(film.name)]
     with _locked(root, options):
-        report = _encode(encoders, own, root, options)
-    return report
+        return _encode(encoders, own, root, options, [name for name in gone if options.own(name)])
 
 
 def _encode(
-    encoders: Encoders, films: Sequence[Film], root: Path, options: Options
+    encoders: Encoders, films: Sequence[Film], root: Path, options: Options, gone: Sequence[str]
 ) -> dict[str, Any]:
-    done = {side: _encoded(root, side) for side in SPLITS}
     problems: dict[str, str] = {}
-    counts = dict.fromkeys(("encoded", "encoded before", "too short", "not usable"), 0)
+    became = ("encoded", "encoded again", "encoded before", "too short", "not usable", "left out")
+    counts = dict.fromkeys(became, 0)
+    room = encoders.model.text.max_length
+    fitted = [fitting(film, encoders.tokenizer, room) for film in films]
+    short = {film.name: count for film, count in fitted if count}
+    films = [film for film, _ in fitted]
+    done, again = _retire(root, films, gone)
+    counts["left out"] = len(again & {*gone})
     waiting = options.shard_bytes  # bytes that are in no shard yet, or as if there were
     for film in tqdm(films, unit="film", disable=None):
-        known = next((done[side][film.name] for side in SPLITS if film.name in done[side]), None)
+        known = done.get(film.name)
         try:
-            if known is not None and known.source != source_of(film):
-                raise UserError(
-                    "its takes and captions are not those that were encoded; delete the folder, or use "
-                    "another one, to encode them anew"
-                )
             part = known or encode_film(encoders, film, root, options)
         except UserError as error:
             problems[film.name] = str(error)
             counts["not usable"] += 1
             continue
-        became = "encoded before" if known else "encoded"
-        counts[became if part.examples else "too short"] += 1
+        what = "encoded before" if known else "encoded again" if film.name in again else "encoded"
+        counts[what if part.examples else "too short"] += 1
         if known is None:
             waiting += _bytes(shards.part_folder(root, film.split, film.name))
         if waiting >= options.shard_bytes:
@@ -100,9 +116,31 @@ def _encode(
             waiting = 0
     _pack(root, options, rest=True)
     write_json(root / STATISTICS, _statistics(root))
-    report = {"films": counts, "examples": _examples(root), "problems": problems}
+    report = {
+        "films": counts, "examples": _examples(root), "problems": problems, "shortened": short
+    }  # fmt: skip
     write_json(root / REPORT, report)
     return report
+
+
+def _retire(
+    root: Path, films: Sequence[Film], gone: Iterable[str]
+) -> tuple[dict[str, shards.Part], set[str]]:
+    """The films that are encoded as they are now, and names of those that were otherwise and are left out."""
+    wanted = {film.name: film for film in films}
+    done: dict[str, shards.Part] = {}
+    again: set[str] = set()
+    for side in SPLITS:
+        encoded = _encoded(root, side)
+        stale = {name for name in gone if name in encoded}
+        for name in encoded.keys() & wanted.keys():
+            if side == wanted[name].split and encoded[name].source == source_of(wanted[name]):
+                done[name] = encoded[name]
+            else:
+                stale.add(name)
+        shards.retire(root, side, stale)
+        again |= stale
+    return done, again
 
 
 @contextlib.contextmanager
@@ -151,9 +189,7 @@ def _statistics(root: Path) -> dict[str, Any]:
 
 def _prepare(root: Path, weights: Path, encoders: Encoders, options: Options) -> None:
     """Makes `root` the folder of these weights and options, or raises `UserError`."""
-    first = encoders.model.chunk.first
-    if first != "separate":
-        raise UserError(f"examples have chunks cut as chunk.first='separate', not {first!r}")
+    check_arrangement(encoders.model)
     claim(root, weights, encoders.model)
     expected = {"format": "array_record", "chunks": options.chunks, "dtype": options.dtype}
     path = root / SETTINGS
@@ -189,10 +225,10 @@ def share(text: str) -> tuple[int, int]:
 
 def tell(root: Path, report: Mapping[str, Any]) -> int:
     """Says what there is now, and a sentence for each film that cannot be used; returns the exit code."""
-    for name, sentence in report["problems"].items():
-        console.say(f"{shown(name)}: {sentence}")
+    say_problems(report["problems"])
+    say_shortened(report["shortened"])
     films = ", ".join(f"{count} {what}" for what, count in report["films"].items() if count)
-    examples = ", ".join(f"{count} for {side}" for side, count in report["examples"].items())
+    examples = examples_text(report["examples"])
     console.tell(f"{root} has examples: {examples}; films: {films or 'none'}")
     return 1 if report["problems"] else 0
 
@@ -203,14 +239,12 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m data_pipelines.encode",
         description="Encodes films with captions beside them for the DiT's training.",
     )
-    for name, what in (
-        ("--videos", "of films with captions, in LV-Bench's form"),
-        ("--weights", "with vae and text"),
-        ("--out", "of encoded examples"),
-    ):
-        parser.add_argument(
-            name, type=console.path, required=True, metavar="DIR", help=f"folder {what}"
-        )
+    add_folders(
+        parser,
+        videos="of films with captions, in LV-Bench's form",
+        weights="with vae and text",
+        out="of encoded examples",
+    )
     parser.add_argument("--chunks", type=int, default=10, help="of an example (default 10)")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of what is stored")
     parser.add_argument("--seed", type=int, default=0, help="of the split, unless it is there")

@@ -46,7 +46,10 @@ class Desk:
         for _, row in read_json_lines(self.root / "manifest.jsonl", "the manifest"):
             gone = row.get("dropped", {}).get("stage", "review") if isinstance(row, dict) else "?"
             if gone in ("review", "encode"):
-                found |= {c["id"]: (row, c) for c in row.get("chunks", ()) if c.get("caption")}
+                chunks = row.get("chunks", ())
+                # Decisions are about the caption as it was written, not as the text encoder has room for.
+                whole = [{**c, "caption": c.get("whole", c.get("caption"))} for c in chunks]
+                found |= {c["id"]: (row, c) for c in whole if c["caption"]}
         if not found:
             raise UserError(
                 f"{self.root} has no chunks with captions; run python -m data_pipelines.curate first"

@@ -124,9 +124,12 @@ def _records(shard: Shard, settings: dict[str, Any], text: tuple[int, int] | Non
     except (RuntimeError, ValueError) as error:
         yield f"cannot be read: {first_line(error).partition(';')[0]}"
         return
-    if count != len(names):
-        yield f"has {count} records; its index names {len(names)}"
-    for number, name in enumerate(names[:count]):
+    expected = sum(len(part.examples) for part in shard.written)
+    if count != expected:
+        yield f"has {count} records; its index names {expected}"
+    for number, name in zip(shard.records, names, strict=True):
+        if number >= count:
+            break
         try:
             arrays, spec = read_arrays(reader.read([number])[0], f"the example {name!a}")
         except DamagedExample as error:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
 from bvjax.files import write_atomic
+from bvjax.tokenizer import Tokenizer
 from data_pipelines.encoded import shards
 from data_pipelines.encoded.encoders import Encoders, encode_clip
 from data_pipelines.encoded.folder import read_example, write_example
@@ -32,12 +33,21 @@ DTYPES = ("float16", "float32")
 
 @dataclasses.dataclass(frozen=True)
 class Film:
-    """A film to be encoded: its name, its file, its takes in order, and the side of the split that it is on."""
+    """A film to be encoded.
+
+    Args:
+        name: of it.
+        path: of its file.
+        takes: in order.
+        split: the side that it is on.
+        content: a hash of its file, where it is known: a film that was replaced is encoded anew.
+    """
 
     name: str
     path: Path
     takes: tuple[Take, ...]
     split: str
+    content: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +87,42 @@ class Options:
 
 
 def source_of(film: Film) -> str:
-    """A hash of the takes and captions of a film."""
-    return shards.captions_hash((str(take.start), *take.captions) for take in film.takes)
+    """A hash of the takes and captions of a film, and of its file's where it is known."""
+    takes = [(str(take.start), *take.captions) for take in film.takes]
+    return shards.captions_hash([*takes, (film.content,)] if film.content else takes)
+
+
+def fitting(film: Film, tokenizer: Tokenizer, room: int) -> tuple[Film, int]:
+    """The film with captions that the text encoder has room for, and how many were shortened (`shortened`)."""
+    takes = tuple(
+        dataclasses.replace(
+            take, captions=tuple(shortened(text, tokenizer, room) for text in take.captions)
+        )
+        for take in film.takes
+    )
+    pairs = zip(film.takes, takes, strict=True)
+    count = sum(
+        a != b for old, new in pairs for a, b in zip(old.captions, new.captions, strict=True)
+    )
+    return dataclasses.replace(film, takes=takes), count
+
+
+def shortened(caption: str, tokenizer: Tokenizer, room: int) -> str:
+    """As many whole words of a caption, from its first one on, as make `room` tokens at most; all where they fit.
+
+    A caption whose first word alone is too long stays as it is, and the tokenizer refuses it.
+    """
+    if tokenizer.count(caption) <= room:
+        return caption
+    words = caption.split()
+    fits, most = 0, len(words)
+    while fits < most:  # tokens grow with words
+        middle = (fits + most + 1) // 2
+        if tokenizer.count(" ".join(words[:middle])) <= room:
+            fits = middle
+        else:
+            most = middle - 1
+    return " ".join(words[:fits]) or caption
 
 
 def encode_film(encoders: Encoders, film: Film, root: Path, options: Options) -> shards.Part:

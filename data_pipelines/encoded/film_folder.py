@@ -58,18 +58,34 @@ def read_films(
     return films, problems
 
 
-def sides_of(folder: Path | None, root: Path, names: Iterable[str], seed: int) -> dict[str, str]:
+def sides_of(
+    folder: Path | None,
+    root: Path,
+    names: Iterable[str],
+    seed: int,
+    every: Iterable[str] | None = None,
+) -> dict[str, str]:
     """The split of each film: the folder's split.json if it has one, else that of `root`, to which new films are added.
+
+    Either way it is in `root` afterwards.
+
+    Args:
+        folder: of films.
+        root: of the shards.
+        names: of the films.
+        seed: of the split, where the folder has none.
+        every: all films of the folder, which its split.json is about; `names` where it is None.
 
     Raises:
         UserError: one of these is no split of these films.
     """
     names = set(names)
-    given = None if folder is None else load_split(folder)
-    if folder is not None and given is not None:
-        for problem in split_problems(given, names):
-            raise UserError(f"{folder / SPLIT_FILE}: {problem}")
-        return {name_key(name): side for side in SPLITS for name in given[side]}
+    given = None if folder is None else given_split(folder, names if every is None else every)
+    if given is not None:
+        sides = {name: given[name_key(name)] for name in names}
+        lists = {side: sorted(n for n in names if sides[n] == side) for side in SPLITS}
+        _write_split(root, lists)
+        return sides
     kept = load_split(root)
     lists = {side: [] for side in SPLITS} if kept is None else kept
     known = set()
@@ -78,9 +94,28 @@ def sides_of(folder: Path | None, root: Path, names: Iterable[str], seed: int) -
     new = split(names - known, seed)
     lists = {side: sorted({*_names(lists, side, root), *new[side]}) for side in SPLITS}
     if names - known:
-        root.mkdir(parents=True, exist_ok=True)
-        write_json(root / SPLIT_FILE, {"seed": seed, **lists})
+        _write_split(root, {"seed": seed, **lists})
     return {name: side for side in SPLITS for name in lists[side]}
+
+
+def given_split(folder: Path, names: Iterable[str]) -> dict[str, str] | None:
+    """{name without suffix: side} of the folder's split.json; None without one.
+
+    Raises:
+        UserError: it is no split of these films.
+    """
+    given = load_split(folder)
+    if given is None:
+        return None
+    for problem in split_problems(given, {name_key(name) for name in names}):
+        raise UserError(f"{folder / SPLIT_FILE}: {problem}")
+    return {name_key(name): side for side in SPLITS for name in given[side]}
+
+
+def _write_split(root: Path, content: dict[str, Any]) -> None:
+    if load_split(root) != content:
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(root / SPLIT_FILE, content)
 
 
 def _names(content: Any, side: str, root: Path) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 
 from bvjax.array_files import first_line, read_npz_bytes
 from bvjax.errors import UserError
@@ -24,7 +24,12 @@ from data_pipelines.encoded.example import (
     known_extras,
     padded,
 )
-from data_pipelines.encoded.folder import how_to_make, read_null_text
+from data_pipelines.encoded.folder import (
+    check_asked,
+    check_count,
+    how_to_make,
+    read_null_text,
+)
 from data_pipelines.encoded.intact import DamagedExample
 from data_pipelines.encoded.shards import Shard, read_shards
 
@@ -48,6 +53,7 @@ class Records:
     count: int
     _starts: list[int] = dataclasses.field(repr=False)
     _names: list[str] = dataclasses.field(repr=False)
+    _numbers: Int32[np.ndarray, "n"] = dataclasses.field(repr=False)  # of their records
     _readers: dict[int, Any] = dataclasses.field(default_factory=dict, repr=False)
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False)
 
@@ -81,7 +87,7 @@ class Records:
         shard = bisect.bisect_right(self._starts, index) - 1
         with self._lock:
             try:
-                return self._reader(shard).read([index - self._starts[shard]])[0]
+                return self._reader(shard).read([int(self._numbers[index])])[0]
             except (RuntimeError, IndexError) as error:  # the library's kinds
                 raise DamagedExample(
                     f"{self.shards[shard].path}: {first_line(error).partition(';')[0]}"
@@ -129,27 +135,17 @@ def open_records(
     root, requested = Path(root), known_extras(extras)
     shards = tuple(read_shards(root, split))
     names = [name for shard in shards for name in shard.examples]
-    if not names or (examples or 0) > len(names):
-        raise UserError(
-            f"{root / split} holds {len(names)} encoded examples in shards, {examples or 1} are wanted"
-            f"{how_to_make(command, root)}"
-        )
+    check_count(root / split, len(names), examples, how_to_make(command, root))
     null = read_null_text(root)
-    sizes = [len(shard.examples) for shard in shards]
+    sizes = [len(shard.records) for shard in shards]
+    numbers = np.array([number for shard in shards for number in shard.records], np.int32)
     starts = list(itertools.accumulate(sizes[:-1], initial=0))
     unknown = ExampleSpec(0, 0, (0, 0, 0), (0, 0))
-    source = Records(root, split, unknown, null, shards, examples or len(names), starts, names)
+    source = Records(
+        root, split, unknown, null, shards, examples or len(names), starts, names, numbers
+    )
     spec = _first_spec(source)
-    lacking = [name for name in requested if name not in spec.extras]
-    if lacking:
-        raise UserError(
-            f"the examples in {root / split} have no {' and no '.join(lacking)}; leave it out of data.extras"
-        )
-    if spec.text[0] > len(null) or spec.text[1] != null.shape[1]:
-        raise UserError(
-            f"{root / split} and its null_text.npy are of different models: text states "
-            f"{list(spec.text)} and {list(null.shape)}"
-        )
+    check_asked(str(root / split), spec.extras, requested, spec.text, null)
     return dataclasses.replace(
         source, spec=dataclasses.replace(spec, text=null.shape, extras=requested)
     )

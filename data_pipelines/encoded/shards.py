@@ -5,13 +5,16 @@
     ROOT/parts/SPLIT/KEY/            the examples of a film that are in no shard yet, and part.json once it is whole
 
 ArrayRecord files cannot be gone on with, so a film's examples are written as files of their own first, and films that
-are whole move into a shard together. Killed at any moment, nothing is lost and nothing is there twice.
+are whole move into a shard together. Nor can records be taken out: those of a film that changed are marked in the index
+as stale, and nobody reads them. Killed at any moment, nothing is lost and nothing is there twice.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -28,7 +31,7 @@ from data_pipelines.encoded.latent_statistics import Statistics
 PARTS, PART = "parts", "part.json"
 SHARD_SUFFIX = ".array_record"
 SHARD_BYTES = 256 << 20  # of latents and text states after which a shard is full
-FORMAT = 1  # of index files
+FORMATS = (1, 2)  # of index files: without and with stale films
 _WRITING = (
     "group_size:1,uncompressed"  # latents are noise to a compressor; one record is read at a time
 )
@@ -80,15 +83,43 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """An index: the films of a shard, whose examples are its records in order."""
+    """An index: the films of a shard, whose examples are its records in order.
 
-    path: Path  # of the ArrayRecord file
-    films: tuple[Part, ...]
+    Args:
+        path: of the ArrayRecord file.
+        written: the films in it.
+        stale: those of them that were encoded anew since, or are no longer wanted.
+    """
+
+    path: Path
+    written: tuple[Part, ...]
+    stale: frozenset[str] = frozenset()
+
+    @property
+    def films(self) -> tuple[Part, ...]:
+        """Those whose examples count."""
+        return tuple(part for part in self.written if part.film not in self.stale)
 
     @property
     def examples(self) -> list[str]:
-        """Names of its examples, by record."""
+        """Names of its examples."""
         return [f"{part.film}/{name}" for part in self.films for name in part.examples]
+
+    @property
+    def records(self) -> list[int]:
+        """Numbers of the records of its examples."""
+        counted = itertools.count()
+        numbers = [(part, next(counted)) for part in self.written for _ in part.examples]
+        return [number for part, number in numbers if part.film not in self.stale]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of its index."""
+        films = [
+            part.to_json() | ({"stale": True} if part.film in self.stale else {})
+            for part in self.written
+        ]
+        count = sum(len(part.examples) for part in self.written)
+        return {"format": FORMATS[bool(self.stale)], "records": count, "films": films}
 
 
 def part_folder(root: Path, split: str, film: str) -> Path:
@@ -120,10 +151,49 @@ def read_index(path: Path) -> Shard:
     """The index of a shard; raises `UserError` for one that is damaged."""
     content = read_json_object(path, "the index")
     films = content.get("films")
-    if content.get("format") != FORMAT or not isinstance(films, list):
-        raise UserError(f"the index {path} is not one of format {FORMAT}; encode the films again")
+    if content.get("format") not in FORMATS or not isinstance(films, list):
+        raise UserError(
+            f"the index {path} is not one of format {FORMATS[-1]}; encode the films again"
+        )
     parts = tuple(Part.of_json(film, f"the index {path}") for film in films)
-    return Shard(path.with_suffix(SHARD_SUFFIX), parts)
+    stale = frozenset(
+        part.film
+        for part, film in zip(parts, films, strict=True)
+        if film.get("stale", False) is not False
+    )
+    return Shard(path.with_suffix(SHARD_SUFFIX), parts, stale)
+
+
+def retire(root: Path, split: str, films: Iterable[str]) -> int:
+    """Leaves out what is encoded of films; a shard of which nothing is left is deleted. Returns how many there were.
+
+    Raises:
+        OSError: the disk is full; each index is the old one or the new one.
+    """
+    wanted, found = set(films), set()
+    for film in wanted:
+        folder = part_folder(root, split, film)
+        if folder.exists():
+            shutil.rmtree(folder)
+            found.add(film)
+    if not wanted:
+        return 0
+    (root / PARTS).mkdir(parents=True, exist_ok=True)
+    with open(root / PARTS / ".indices", "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # processes with other shares may have films in one shard
+        for path in sorted((root / split).glob("*.json")):
+            shard = read_index(path)
+            gone = wanted & {part.film for part in shard.films}
+            if not gone:
+                continue
+            found |= gone
+            left = dataclasses.replace(shard, stale=shard.stale | gone)
+            if left.films:
+                write_atomic(path, json.dumps(left.to_json()).encode())
+            else:
+                path.unlink()
+                shard.path.unlink(missing_ok=True)
+    return len(found)
 
 
 def pack(
@@ -182,9 +252,8 @@ def _write_shard(root: Path, split: str, prefix: str, group: Mapping[Path, Part]
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    films = [part.to_json() for part in group.values()]
-    content = {"format": FORMAT, "records": len(files), "films": films}
-    write_atomic(path.with_suffix(".json"), json.dumps(content).encode())
+    shard = Shard(path, tuple(group.values()))
+    write_atomic(path.with_suffix(".json"), json.dumps(shard.to_json()).encode())
     for folder in group:
         shutil.rmtree(folder)
 

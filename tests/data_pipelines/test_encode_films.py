@@ -20,10 +20,11 @@ from data_pipelines.encode import main, share
 from data_pipelines.encoded import film as film_module
 from data_pipelines.encoded import shards
 from data_pipelines.encoded.encoders import load_encoders
-from data_pipelines.encoded.film import Film, Options, encode_film
+from data_pipelines.encoded.film import Film, Options, encode_film, shortened
 from data_pipelines.encoded.film_folder import read_films
 from data_pipelines.encoded.records import open_records
 from data_pipelines.encoded.windows import Take
+from data_pipelines.validate import validate
 from experiments import stages, wiring
 from experiments.configs import mini_dit
 from experiments.experiment import as_config, experiment_of
@@ -114,7 +115,9 @@ def test_what_there_is(encoded, encoders, tiny, films):
 
 def test_the_report_says_what_became_of_each_film(encoded):
     report = json.loads((encoded / "report.json").read_text())
-    assert report["films"] == {"encoded": 2, "encoded before": 0, "too short": 1, "not usable": 4}
+    assert report["films"] == {
+        "encoded": 2, "encoded again": 0, "encoded before": 0, "too short": 1, "not usable": 4, "left out": 0
+    }  # fmt: skip
     assert report["examples"] == {"train": 2, "test": 2}
     assert sorted(report["problems"]) == ["broken", "empty", "silent", "text"]
     for sentence in report["problems"].values():
@@ -137,15 +140,10 @@ def test_a_second_run_repeats_nothing(encoded, tiny, films, monkeypatch, capsys)
     assert "silent: it has no captions" in said.err
 
 
-def test_other_settings_captions_or_weights_are_refused(encoded, tiny, films, tmp_path, capsys):
+def test_other_settings_or_weights_are_refused(encoded, tiny, films, tmp_path, capsys):
     for option in ("--chunks=3", "--dtype=float32"):
         assert command(tiny, films, encoded, option) == 2
         assert "use another folder" in capsys.readouterr().err
-    folder = tmp_path / "films"
-    shutil.copytree(films, folder)
-    write_json(folder / f"{ODD}.json", {"captions": captions(tiny, 4)})
-    assert command(tiny, folder, encoded) == 1
-    assert "its takes and captions are not those that were encoded" in capsys.readouterr().err
     other = tmp_path / "weights"
     shutil.copytree(tiny.weights, other)
     text = other / "text.safetensors"
@@ -155,6 +153,48 @@ def test_other_settings_captions_or_weights_are_refused(encoded, tiny, films, tm
     assert "encoded by other weights" in capsys.readouterr().err
     with pytest.raises(UserError, match="were encoded by other weights than"):
         stages.make_stage(config(tiny, encoded, **{"data.weights": str(other)}))
+
+
+def test_films_that_changed_are_encoded_anew(encoded, encoders, tiny, films, tmp_path, capsys):
+    """One has other captions, the first too long; another is on the other side now; their old examples are gone."""
+    root, folder = (
+        shutil.copytree(encoded, tmp_path / "out"),
+        shutil.copytree(films, tmp_path / "f"),
+    )
+    told = [*tiny.captions[1:], tiny.captions[0]]
+    told[0] = told[0].rstrip(".") + " and Pip waves" * 40
+    timed = [f"{text.rstrip('.')} ({i:02d}s - {i:02d}s)." for i, text in enumerate(told)]
+    write_json(folder / f"{ODD}.json", {"captions": timed})
+    split = {"train": [NAME, "short", "broken", "text", "empty", "deep/long"], "test": ["silent"]}
+    write_json(folder / "split.json", split)
+    assert command(tiny, folder, root) == 1
+    said = capsys.readouterr()
+    assert f"{NAME}: a caption was longer than the text encoder takes, and shortened" in said.err
+    assert "4 for train, 0 for test; films: 2 encoded again, 1 too short, 4 not usable" in said.out
+    source = open_records(root, "train")
+    found = {source.name_of(i): source[i] for i in range(len(source))}
+    assert sorted(found) == sorted(f"{n}/{k:07d}" for n in (NAME, "deep/long") for k in (0, 16))
+    states, _ = encoders.text(told[2:4])
+    np.testing.assert_array_equal(found[f"{NAME}/0000016"]["text"], states.astype(np.float16))
+    kept = found[f"{NAME}/0000000"]["text"][0]
+    assert kept[tiny.model.text.max_length - 4].any()  # nearly all of its room is used
+    assert validate(root) == ([], {"shards": 1, "films": 2, "examples": 4})
+    report = encode_module.encode(tiny.weights, [], root, Options(2), gone=["deep/long", "x"])
+    assert report["films"]["left out"] == 1 and report["examples"] == {"train": 2, "test": 0}
+    assert {n.partition("/")[0] for n in open_records(root, "train")._names} == {NAME}
+    assert validate(root) == ([], {"shards": 1, "films": 1, "examples": 2})
+
+
+def test_captions_are_shortened_at_a_word(encoders):
+    text = "Pip waves and then walks off to the left."
+    rooms = {room: shortened(text, encoders.tokenizer, room) for room in range(2, 40)}
+    assert rooms[39] == text and rooms[2] == text  # no word fits: refused as it is
+    for room, short in rooms.items():
+        if short != text:
+            assert text.startswith(short + " ") and encoders.tokenizer.count(short) <= room
+            more = text[: len(short) + 1] + text[len(short) + 1 :].split()[0]
+            assert encoders.tokenizer.count(more) > room
+    assert len({*rooms.values()}) > 5
 
 
 def test_killed_in_a_film_it_goes_on_with_the_next_example(

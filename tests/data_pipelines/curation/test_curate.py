@@ -16,6 +16,7 @@ from data_pipelines.curation import run, stages
 from data_pipelines.curation.card import ORIGINS, terms
 from data_pipelines.curation.journal import Journal
 from data_pipelines.curation.pool import KILLED, Failed, run_all
+from data_pipelines.curation.review_server import Desk
 from data_pipelines.curation.rows import is_kept
 from data_pipelines.curation.settings import Settings
 from data_pipelines.encoded.records import open_records
@@ -179,21 +180,51 @@ def test_films_become_examples(curated, tiny, films, tmp_path, capsys):
     assert np.abs(source[0]["latents"]).max() > 0
 
 
-def test_a_caption_that_is_too_long_is_told_of(curated, tiny, films, tmp_path, monkeypatch):
-    """What reaches the encoder: the other take, with its captions and its place in the film."""
+@pytest.fixture
+def encoder(monkeypatch):
+    """Stands in for `data_pipelines.encode`; lists what it was given, films and those that are gone."""
+    given = []
+
+    def encode(weights, chosen, root, options, gone):
+        given.append((chosen, gone))
+        return {"films": {}, "examples": {}, "problems": {}}
+
+    monkeypatch.setattr("data_pipelines.encode.encode", encode)
+    return given
+
+
+def test_what_reaches_the_encoder(curated, tiny, films, tmp_path, capsys, encoder):
+    """The takes with their places in the film; a caption that is too long is shortened, and said to be."""
     out, _, _ = curated
     file = captions_file(out, tmp_path / "captions.jsonl")
-    file.write_text(file.read_text().replace("Pip waves.", "Pip waves. " * 60, 1))
-    given = []
-    monkeypatch.setattr(
-        "data_pipelines.encode.encode",
-        lambda weights, chosen, *rest: given.extend(chosen) or {"films": {}, "examples": {}, "problems": {}},
-    )  # fmt: skip
-    report, _ = curate(request(tiny, films, out, f"captions.file={file}"))
-    assert report["stages"][-1]["why"] == {"caption too long": 1}
-    (film,) = given
-    assert (film.name, film.path.name, film.split) == (NAME, ODD, "train")
-    assert film.takes == (Take(30, ("Pip waves.", "Pip waves.")),)
+    long = "Pip waves. " * 60
+    file.write_text(file.read_text().replace("Pip waves.", long, 1))
+    stem = ODD.removesuffix(".mkv").replace("\n", "\\n")
+    names = [stem, "deep/again", "copy", "broken", "text", "empty", "one frame"]
+    split = {"seed": 0, "train": [], "test": names}
+    (films / "split.json").write_text(json.dumps(split))
+    asked = request(tiny, films, out, f"captions.file={file}")
+    report, rows = curate(asked)
+    ((film,), gone) = encoder[-1]
+    assert (film.name, film.path.name, film.split, len(film.content)) == (NAME, ODD, "test", 64)
+    first, second = film.takes
+    assert (
+        second == Take(30, ("Pip waves.", "Pip waves."))
+        and first.captions[1:] == ("Pip waves.",) * 2
+    )
+    assert long.startswith(first.captions[0] + " ") and len(first.captions[0].split()) > 10
+    assert "copy.mkv" in gone and NAME not in gone
+    assert report["stages"][-1]["shortened"] == 1 and report["stages"][-1]["dropped"] == 0
+    chunk = next(row for row in rows[NAME] if is_kept(row))["chunks"][0]
+    assert chunk["caption"] == first.captions[0] and chunk["whole"] == long.strip()
+    command_module.tell(asked, report, rows)
+    assert f"{NAME}: a caption was longer than the text encoder takes" in capsys.readouterr().err
+    desk = Desk(out).chunks  # a reviewer sees, and judges, all of it
+    assert desk[chunk["id"]][1]["caption"] == long.strip()
+    (films / "split.json").write_text(json.dumps(split | {"train": ["copy"]}))
+    with pytest.raises(UserError, match="copy is in train and in test"):
+        curate(asked)
+    (films / "split.json").unlink()
 
 
 @pytest.mark.parametrize(

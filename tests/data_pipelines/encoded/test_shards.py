@@ -165,7 +165,7 @@ def test_what_is_no_index_is_refused(root):
     for content in (
         [],
         {},
-        good | {"format": 2},
+        good | {"format": 3},
         good | {"films": 3},
         good | {"films": [{"film": 1}]},
     ):
@@ -195,3 +195,37 @@ def test_statistics_add_up():
     }.items():  # fmt: skip
         np.testing.assert_allclose(summary[name], expected, atol=1e-5)
     assert add([]).summary() == {"values": 0}
+
+
+def test_films_are_left_out_of_shards(root):
+    """By their index alone; a shard of which nothing is left goes, and the film may come back in another."""
+    pack(root, "train", rest=True)
+    before = (root / "train" / "00000.array_record").read_bytes()
+    assert shards.retire(root, "train", ["a", "nobody"]) == 1
+    assert (root / "train" / "00000.array_record").read_bytes() == before
+    assert levels(open_records(root, "train")) == [3, 4, 5]
+    add_film(root, "a", range(7, 9))
+    assert pack(root, "train", rest=True) == 1
+    source = open_records(root, "train")
+    assert levels(source) == [3, 4, 5, 7, 8]
+    assert source.name_of(3) == "a/00007"
+    assert shards.retire(root, "train", ["b/\n:", "d", "c"]) == 3  # c: in no shard
+    assert [path.name for path in sorted((root / "train").iterdir())] == [
+        "00001.array_record", "00001.json"
+    ]  # fmt: skip
+    assert levels(open_records(root, "train")) == [7, 8] and not read_parts(root, "train")
+    add_film(root, "b/\n:", range(9, 10))
+    pack(root, "train", rest=True)
+    assert levels(open_records(root, "train")) == [9, 7, 8]
+
+
+def test_a_full_disk_leaves_the_index(root, monkeypatch):
+    pack(root, "train", rest=True)
+
+    def full(path, content):
+        raise OSError(DISK_FULL[0], "No space left on device")
+
+    monkeypatch.setattr(shards, "write_atomic", full)
+    with pytest.raises(OSError):
+        shards.retire(root, "train", ["a"])
+    assert levels(open_records(root, "train")) == [*range(6)]
