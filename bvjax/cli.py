@@ -12,9 +12,9 @@ import pathlib
 import shlex
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bvjax import cli_evaluate, console
+from bvjax import cli_evaluate, cli_plan, console
 from bvjax.errors import UserError
 from bvjax.presets import PRESETS
 
@@ -82,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--policy", metavar="NAME", help="how chunks are made (default: blockvid): rolling, longlive, "
         "framepack and others of docs/policies.md; its numbers are --set policy.*")  # fmt: skip
+    add("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", dest="loras",
+        help="a LoRA, LoHa, LoKr or DoRA for the DiT (strength: default 1); may be repeated")  # fmt: skip
+    add("--lora-at", action="append", default=[], metavar="K=STRENGTH[,...]", dest="lora_at",
+        help="strengths of the LoRAs from chunk K on, 0 switches one off; may be repeated")  # fmt: skip
     add("--profile", action="store_true", help="trace one chunk into the run's folder (xprof)")
     _mesh_option(generate)
     add("--coordinator", metavar="HOST:PORT", help="process 0 of several that make the video together; SLURM, "
@@ -109,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="another seed for these chunks: other chunks (default: theirs)",
+    )
+    redo.add_argument(
+        "--lora-strengths",
+        metavar="STRENGTH[,...]",
+        dest="lora_strengths",
+        help="other strengths of the run's LoRAs for these chunks (default: theirs)",
     )
     _run_command(commands, "decode", _decode, "make video.mp4 again from the latents")
     _run_command(commands, "report", _report, "make report.json and report.png again")
@@ -140,34 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--verify", action="store_true", help="afterwards run DST's parts once in PyTorch and here: "
         "needs torch and memory for both, float32")  # fmt: skip
 
-    plan = commands.add_parser(
-        "plan",
-        help="what a configuration costs on a machine that is not here",
-        description="Compile the programs of a chunk, or a step of training, for a TPU or GPU topology, "
-        "without one, and say what they need: memory, work, collectives, and the time they cannot go below.",
-    )
-    plan.set_defaults(command=_plan)
-    add = plan.add_argument
-    add("--preset", required=True, metavar="NAME", help=", ".join(PRESETS))
-    add("--topology", required=True, metavar="NAME", help="v5p:2x2x1, v6e:4x4, h100:1x8, ...")
-    add("--phase", choices=("generate", "train", "self-forcing"), default="generate",
-        help="what is compiled: chunks (default), a step of stage 1, or one of stage 2")  # fmt: skip
-    add("--minutes", type=float, default=1.0, metavar="M", help="of video (default: 1)")
-    add(
-        "--batch",
-        type=int,
-        metavar="N",
-        help="videos of a step of training (default: the size of the axis data); of more than that "
-        "gradients are accumulated",
-    )
-    add("--targets", type=int, metavar="N",
-        help="chunks of a video that are drawn and denoised in training (default: all, twice)")  # fmt: skip
-    add("--decode", action="store_true", help="compile the decoding of a chunk too (minutes more)")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
-        help="change the configuration; may be repeated")  # fmt: skip
-    add("--json", metavar="FILE", help="write the numbers there as well")
-    _mesh_option(plan)
-
+    cli_plan.register(commands, _mesh_option)
     cli_evaluate.register(commands)
     doctor = commands.add_parser("doctor", help="check this installation in about a minute")
     doctor.set_defaults(command=_doctor)
@@ -188,6 +171,13 @@ def _run_command(commands, name: str, command, text: str) -> argparse.ArgumentPa
     parser.set_defaults(command=command)
     parser.add_argument("run", metavar="DIR", help="folder of the run")
     parser.add_argument("--weights", metavar="DIR", help="where its weights are now, if they moved")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        metavar="FILE",
+        dest="loras",
+        help="where its LoRAs are now, if they moved; all of them in their order",
+    )
     _mesh_option(parser)
     return parser
 
@@ -229,10 +219,16 @@ def _generate_here(args: argparse.Namespace) -> int:
             raise UserError("--policy and --set policy.name are both given; give one of them")
         overrides.append(f"policy.name={args.policy}")
     console.set_up()
-    pipeline = load(folder, overrides=overrides, mesh=args.mesh)
+    pipeline = load(folder, overrides=overrides, mesh=args.mesh, lora=args.loras)
+    switches: dict[int, list[float]] = {}
+    for number, strengths in map(_switch, args.lora_at):
+        if number in switches:
+            raise UserError(f"--lora-at {number} is given twice; give it once")
+        switches[number] = strengths
     make = lambda: pipeline.create_run(
         story, args.out, seed=args.seed, scale=args.scale, image=args.image, video=args.video,
         video_chunks=args.video_chunks, video_part=args.video_part, chunks=args.chunks,
+        lora_at=switches,
     )  # fmt: skip
     with together.everywhere(make, pipeline.bundle) as run:
         if start.is_main():
@@ -258,7 +254,8 @@ def _redo(args: argparse.Namespace) -> None:
         edits[chunk] = caption
     run, bundle = _open(args)
     with run:
-        reopened = redo(run, bundle, args.from_chunk, edits, args.seed)
+        strengths = args.lora_strengths and _strengths(args.lora_strengths, "--lora-strengths")
+        reopened = redo(run, bundle, args.from_chunk, edits, args.seed, strengths)
     with reopened:
         _produce(reopened, bundle)
 
@@ -307,57 +304,6 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0 if examine(console.tell) else 1
 
 
-def _plan(args: argparse.Namespace) -> None:
-    from bvjax import policies
-    from bvjax.files import write_json
-    from bvjax.generate.checks import check_model
-    from bvjax.plan import report
-    from bvjax.plan.topology import topology_devices
-    from bvjax.presets import get_preset
-    from bvjax.sharding import parse_mesh
-
-    model = policies.configure(get_preset(args.preset), args.overrides)
-    check_model(model)
-    if policies.policy_of(model.policy.name).windows:
-        raise UserError(
-            f"policy.name is {model.policy.name}; plan compiles policies that make one chunk after the other, and "
-            "this one makes windows of chunks"
-        )
-    sizes = parse_mesh(args.mesh) if args.mesh else None
-    if not args.minutes > 0:
-        raise UserError(f"--minutes is {args.minutes:g}; it must be above 0")
-    trains = args.phase != "generate"
-    if trains:
-        from bvjax.plan import self_forcing, training_report
-
-        report = training_report if args.phase == "train" else self_forcing
-        if args.decode:
-            raise UserError("--decode is of --phase generate; training decodes nothing")
-    elif args.batch is not None:
-        raise UserError(
-            "--batch is of --phase train or self-forcing; one video is generated at a time"
-        )
-    elif args.targets is not None:
-        raise UserError("--targets is of --phase train or self-forcing; all chunks are generated")
-    chip, devices = topology_devices(args.topology)
-    options: dict[str, Any] = {"decode": args.decode}
-    if trains:
-        options = {"batch": args.batch, "targets": args.targets or 0}
-    plan = report.make_plan(
-        model,
-        args.topology,
-        chip,
-        devices,
-        sizes,
-        args.minutes,
-        say=lambda text: console.say(f"{text} ..."),
-        **options,
-    )
-    print("\n".join(report.lines(plan)))
-    if args.json:
-        write_json(pathlib.Path(args.json), report.as_json(plan))
-
-
 # ---- shared -----------------------------------------------------------------------------------
 def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
     from bvjax.loading import bundle as bundles
@@ -374,7 +320,10 @@ def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
             folder = pathlib.Path(args.weights)
         if not folder.is_dir():
             raise UserError(f"there is no weights folder {folder}; say where it is with --weights")
-        bundle = bundles.load_bundle(folder, layout_of(run.settings.model, args.mesh))
+        # Not as text, in which a colon may come before a strength.
+        loras = args.loras or {weights_folder(place): 1.0 for place in run.settings.lora_files}
+        layout = layout_of(run.settings.model, args.mesh)
+        bundle = bundles.load_bundle(folder, layout, loras)
         check_weights(run, bundle)
         return run, bundle
     except BaseException:
@@ -472,6 +421,23 @@ def _seen(model: ModelConfig) -> str:
     if name == "blockvid":
         return seen
     return f"policy {name}: {row.title}" + ("" if row.windows else f"; {seen}")
+
+
+def _switch(text: str) -> tuple[int, list[float]]:
+    from bvjax.plain_text import whole_number
+
+    number, equals, strengths = text.partition("=")
+    chunk = whole_number(number)
+    if not equals or chunk is None:
+        raise UserError(f"--lora-at takes K=STRENGTH[,...], for example 7=0.5, not {text!r}")
+    return chunk, _strengths(strengths, f"--lora-at {chunk}")
+
+
+def _strengths(text: str, where: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{where} takes numbers with commas between them, not {text!r}") from None
 
 
 def _edit(text: str) -> tuple[int, str]:

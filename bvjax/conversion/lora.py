@@ -26,12 +26,6 @@ from bvjax.plain_text import listed
 from bvjax.tensor_files import TensorFile
 from bvjax.weights import DTYPES
 
-_FAMILIES = {
-    "LoRA": ("down", "up"),
-    "LoHa": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
-    "LoKr": ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"),
-}
-_FACTORS = frozenset(role for roles in _FAMILIES.values() for role in roles)
 METADATA = "lora_adapter_metadata"  # where diffusers keeps PEFT's settings
 
 
@@ -113,7 +107,7 @@ def open_lora(path: Path, strength: float, model: ModelConfig) -> Lora:
         raise UserError(f"{path} holds no LoRA")
     lora = Lora(path, strength, changes, tensors.read)
     if strength < 0:
-        _check_reversible(lora)
+        check_reversible(lora)
     return lora
 
 
@@ -127,41 +121,24 @@ def merge_tensor(loras: Sequence[Lora], name: str, array: np.ndarray) -> np.ndar
     return array
 
 
+def factors(lora: Lora, change: TensorChange) -> dict[str, np.ndarray]:
+    """The tensors of a change by their role, in float32; those that are no factors (alpha) are left out."""
+    roles = (*low_rank.FACTORS, "magnitude", "up_bias", "diff")
+    return {
+        role: lora.read(key).astype(np.float32)
+        for role, key in change.keys.items()
+        if role in roles
+    }
+
+
 def _delta(lora: Lora, change: TensorChange, array: np.ndarray) -> np.ndarray:
     """The change of `array`, float32, both with our axes."""
-    external_shape, keys = change.spec.external_shape, change.keys
-
-    def read(role: str) -> np.ndarray:
-        factor = lora.read(keys[role]).astype(np.float32)
-        return factor.reshape(len(factor), -1) if role in _FACTORS else factor
-
-    total = np.zeros(external_shape, np.float32)
-    if not _FACTORS.isdisjoint(keys):
-        product = _product(keys, read) * np.float32(change.scale)
-        if "magnitude" in keys:
-            weight = change.spec.to_external(array).reshape(product.shape)
-            product = low_rank.dora(weight, product, read("magnitude"))
-        total += product.reshape(external_shape)
-    if "up_bias" in keys:
-        total += read("up_bias") * np.float32(change.scale)
-    if "diff" in keys:
-        total += read("diff").reshape(external_shape)
+    weight, scale = change.spec.to_external(array), np.float32(change.scale)
+    total = low_rank.change(factors(lora, change), scale, weight)
     return change.spec.to_internal(total * np.float32(lora.strength))
 
 
-def _product(keys: Mapping[str, str], read: Callable[[str], np.ndarray]) -> np.ndarray:
-    if "down" in keys:
-        return low_rank.lora(read("down"), read("up"))
-    if "hada_w1_a" in keys:
-        return low_rank.loha(*map(read, _FAMILIES["LoHa"]))
-    sides = [
-        read(side) if side in keys else read(f"{side}_a") @ read(f"{side}_b")
-        for side in ("lokr_w1", "lokr_w2")
-    ]
-    return low_rank.lokr(*sides)
-
-
-def _check_reversible(lora: Lora) -> None:
+def check_reversible(lora: Lora) -> None:
     """Raises `UserError` for a change that a negative strength does not take out."""
     if any("magnitude" in change.keys for change in lora.changes.values()):
         raise UserError(
@@ -216,7 +193,9 @@ def _changes(
 
 def _scale(spec: TensorSpec, keys: Mapping[str, str], tensors: Tensors, settings) -> float:
     """alpha / rank of a product whose factors fit the weight; raises `_MismatchError`."""
-    families = [name for name, roles in _FAMILIES.items() if not keys.keys().isdisjoint(roles)]
+    families = [
+        name for name, roles in low_rank.FAMILIES.items() if not keys.keys().isdisjoint(roles)
+    ]
     first_key = next(key for role, key in keys.items() if role != "diff")
     if not families:
         raise _MismatchError(f"{first_key} has no weights beside it")
@@ -226,7 +205,7 @@ def _scale(spec: TensorSpec, keys: Mapping[str, str], tensors: Tensors, settings
     width = math.prod(other_axes)
     if not other_axes:
         raise _MismatchError(f"{first_key} is of a tensor with one axis, which has no rank")
-    factors = {role: key for role, key in keys.items() if role in _FACTORS}
+    factors = {role: key for role, key in keys.items() if role in low_rank.FACTORS}
     rank = _check_factors(families[0], factors, out, width, tensors)
     if "magnitude" in keys:
         key, shape = keys["magnitude"], tensors.infos[keys["magnitude"]].shape

@@ -88,8 +88,11 @@ class HostBank:
     """
 
     def __init__(self, params: Any, model: ModelConfig, layout: Layout, chunks: Chunks):
-        """`chunks` as `plan` takes them; `params`, of the DiT, are placed on the devices that compute."""
-        self._params, self._model, self._layout = params, model, layout
+        """`chunks` as `plan` takes them; `params`, of the DiT, are placed on the devices that compute.
+
+        They may be others for each chunk.
+        """
+        self.params, self._model, self._layout = params, model, layout
         self._visits, self._table = plan(model, chunks)
         ids = list(self._visits)
         self._next = dict(zip(ids, ids[1:], strict=False))
@@ -130,7 +133,7 @@ class HostBank:
             self._visits[chunk_id].seen_at_encoding, self._model.build.context == "with"
         )
         encoded, report = steps.encode_program(
-            self._params, self._model, state, inputs, latents, layout=self._layout
+            self.params, self._model, state, inputs, latents, layout=self._layout
         )
         if encoded is not None:
             self._keep(chunk_id, encoded)

@@ -135,7 +135,7 @@ def rollout(
 
 
 def stream(
-    params: Any,
+    params: Any | Callable[[int], Any],
     model: ModelConfig,
     conditions: Conditions,
     key: Key[Array, ""],
@@ -157,6 +157,8 @@ def stream(
     then reads the first keeps the device busy.
 
     Args:
+        params: of the DiT, or a function that gives those for the chunk with an id: it is made, and its entry
+            encoded, with them. A window of several chunks has those of its first.
         done: latents that exist already, by chunk id: they are put into the bank, not made again,
             which resumes exactly where another stream stopped.
         vae_params: chunk.history="pixels" of overlapping windows re-encodes their ends with it.
@@ -185,6 +187,8 @@ def stream(
     for start, new_key in rerolls:
         keys |= {i: new_key for i in keys if i >= start}
     chunks = {i: steps.entry_inputs(model, conditions, keys[i], oracle, i) for i in keys}
+    params_of = params if callable(params) else lambda _: params
+    params = params_of(grid.piece_ids[0])
     bank, last_window, anchor = _open(params, model, layout, chunks), None, None
     if first == "separate":
         anchor = done.get(0, image_latent)
@@ -206,6 +210,7 @@ def stream(
         ready.keep(0, anchor)
     for turn in turns:
         (chunk_id,) = turn.emits
+        bank.params = params_of(chunk_id)
         ready.before(turn)
         if turn.origin:
             chunks[chunk_id] = (ready.inputs(chunk_id, grid.row_of(chunk_id), turn.origin),)
@@ -215,7 +220,7 @@ def stream(
             if last_window is not None:
                 prefix = overlap_prefix(vae_params, model, last_window, layout)
             inputs, seen = chunks[chunk_id][-1], bank.seen(chunk_id)
-            latents = steps.denoise_program(params, model, seen, inputs, prefix, layout=layout)
+            latents = steps.denoise_program(bank.params, model, seen, inputs, prefix, layout=layout)
         if chunk_id + 1 in chunks and chunk_id + 1 not in done:
             bank.fetch(chunk_id + 1)
         report = _write(model, bank, chunks[chunk_id], latents)
@@ -311,10 +316,13 @@ def rebuild_bank(
 
 
 class _DeviceBank:
-    """The whole state on the device, one write after the other in the same memory."""
+    """The whole state on the device, one write after the other in the same memory.
+
+    `params`, which entries are encoded with, may be others for each chunk.
+    """
 
     def __init__(self, params: Any, model: ModelConfig, layout: Layout):
-        self._params, self._model, self._layout = params, model, layout
+        self.params, self._model, self._layout = params, model, layout
         self._state = init_state(model, layout)
 
     def seen(self, chunk_id: int) -> MemoryState:
@@ -325,7 +333,7 @@ class _DeviceBank:
 
     def write(self, inputs: ChunkInput, latents: Latents) -> ChunkReport:
         self._state, report = steps.write_program(
-            self._params, self._model, self._state, inputs, latents, layout=self._layout
+            self.params, self._model, self._state, inputs, latents, layout=self._layout
         )
         return report
 

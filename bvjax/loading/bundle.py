@@ -20,6 +20,7 @@ from bvjax.errors import UserError
 from bvjax.files import read_text
 from bvjax.generate.checks import check_model
 from bvjax.loading.cache_folder import cache_folder, file_sha256
+from bvjax.loading.loras import Given, Loras, MergedParams, open_loras
 from bvjax.loading.text_cache import TextCache
 from bvjax.placement import choose_layout, sharding_rule
 from bvjax.presets import get_preset
@@ -74,6 +75,12 @@ class Bundle:
     stage: str | None = None  # what its training made the DiT; None when not recorded
     layout: Layout = ONE_DEVICE  # the devices that generate with it
     sampler: str | None = None  # the kind that the DiT was trained with, where that was recorded
+    loras: Loras = Loras()
+    merged: MergedParams | None = None  # the DiT's parameters with them
+
+    def dit(self, strengths: Sequence[float] = ()) -> Any:
+        """The DiT's parameters with the LoRAs at strengths, one for each."""
+        return self.params["dit"] if self.merged is None else self.merged.at(strengths)
 
     def load_text(self, config: TextConfig) -> Any:
         """The text encoder's parameters in the dtype of `config`, for the caller to free.
@@ -129,12 +136,14 @@ def load_model(folder: pathlib.Path) -> ModelConfig:
     return model
 
 
-def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bundle:
+def load_bundle(
+    folder: str | pathlib.Path, layout: Layout | None = None, lora: Given | None = None
+) -> Bundle:
     """Checks all parts; raises `UserError` for anything missing, damaged or not fitting.
 
     `layout` says which devices generate; None takes what `choose_layout` finds for the weights.
     Of the tensors only names, shapes and dtypes are read, and the bytes, if they are not known yet,
-    for their hash and to see that all values are finite.
+    for their hash and to see that all values are finite. `lora` are files that `open_loras` takes.
     """
     folder = pathlib.Path(folder)
     file = find_tokenizer(folder)
@@ -151,10 +160,11 @@ def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bun
     parts = [folder / f"{part}.safetensors" for part in weights.PARTS]
     made = weights.load_made(folder, "dit")
     layout = choose_layout(model) if layout is None else layout
+    loras, params = open_loras(lora, model), LazyParams(folder, model, layout)
     return Bundle(
         folder,
         model,
-        LazyParams(folder, model, layout),
+        params,
         tokenizer,
         known_words,
         hash_files([*parts, file]),
@@ -162,6 +172,8 @@ def load_bundle(folder: str | pathlib.Path, layout: Layout | None = None) -> Bun
         made.get("stage"),
         layout,
         made.get("sampler"),
+        loras,
+        MergedParams(lambda: params["dit"], loras) if loras else None,
     )
 
 

@@ -113,7 +113,7 @@ def execute(
             conditions, text=conditions.text[:count], embedding=conditions.embedding[:count]
         )
     pieces = stream(
-        bundle.params["dit"],
+        lambda chunk_id: bundle.dit(settings.strengths_of(chunk_id)),
         model,
         conditions,
         jax.random.key(settings.seed),

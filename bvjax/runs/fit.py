@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 from absl import logging
 
@@ -10,6 +11,7 @@ from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.files import read_json_object
 from bvjax.loading.bundle import Bundle
+from bvjax.plain_text import listed
 from bvjax.runs.run_dir import RunDir
 from bvjax.stages import check_sampler
 from bvjax.versions import versions
@@ -24,6 +26,13 @@ def check_weights(run: RunDir, bundle: Bundle) -> None:
             f"the weights in {bundle.folder} are not those that {run.path} began with "
             f"({run.settings.weights}); give the right folder with `weights`"
         )
+    if bundle.loras.sha256 != run.settings.lora_sha256:
+        names = [pathlib.PurePath(file).name for file in run.settings.lora_files]
+        raise UserError(
+            f"{run.path} was begun with {listed(names) if names else 'no'} "
+            f"LoRA{'s' if len(names) > 1 else ''}, and these are not the very same files; give those, in their "
+            "order, with `lora`"
+        )
     try:
         check_fit(bundle, run.settings.model)
     except UserError as error:
@@ -32,7 +41,8 @@ def check_weights(run: RunDir, bundle: Bundle) -> None:
 
 def check_fit(bundle: Bundle, model: ModelConfig) -> None:
     """Raises `UserError` for a configuration that these weights cannot be used with."""
-    check_sampler(bundle.stage, model.sampler.kind, bundle.sampler)
+    if not bundle.loras:  # one of those may be what makes weights leap
+        check_sampler(bundle.stage, model.sampler.kind, bundle.sampler)
     _check_architecture(bundle.model, model)
 
 

@@ -22,6 +22,7 @@ from bvjax.generate.checks import check_model
 from bvjax.generate.chunk_memory import chunk_memory
 from bvjax.loading import bundle as bundles
 from bvjax.loading.bundle import Bundle
+from bvjax.loading.loras import Given
 from bvjax.overrides import assignments
 from bvjax.placement import check_layout, layout_of
 from bvjax.presets import PRESETS
@@ -63,6 +64,8 @@ class Pipeline:
             video: a file whose end becomes the first chunks, described by the first captions.
             video_chunks: how many of it; None takes all that leave one to generate.
             video_part: "end" (the default) or "start" of that file.
+            lora_at: strengths of the LoRAs from a chunk on, by its number: {1: 1.0, 4: 0} switches one off for
+                chunk 4 and those after it; of several, {4: (0, 0.5)}. Nothing is compiled again.
             scale: whole factor by which video.mp4 in `out` is enlarged; None makes it watchable.
 
         Raises:
@@ -88,7 +91,7 @@ class Pipeline:
     def resume(self, path: Path) -> Video:
         """Goes on with a run folder to its end; what is finished is read, not made again.
 
-        Raises `UserError` as `generate` does, and when the run began with other weights.
+        Raises `UserError` as `generate` does, and when the run began with other weights or LoRAs.
         """
         return self._gather(self._open(path))
 
@@ -98,18 +101,22 @@ class Pipeline:
         from_chunk: int,
         captions: Mapping[int, str] | None = None,
         seed: int | None = None,
+        lora_strengths: float | Sequence[float] | None = None,
     ) -> Video:
         """Makes the chunks of a run folder from number `from_chunk` on again; the old ones go to its archive.
 
         Args:
             captions: new ones, by chunk number.
             seed: of these chunks; None leaves theirs.
+            lora_strengths: of the LoRAs for these chunks, one for each; None leaves theirs.
 
         Raises `UserError` as `resume` does; then nothing is changed.
         """
         counts = whole_numbers(from_chunk=from_chunk, seed=seed)
         with self._open(path) as run:
-            reopened = redo(run, self.bundle, edits=captions or {}, **counts)
+            reopened = redo(
+                run, self.bundle, edits=captions or {}, strengths=lora_strengths, **counts
+            )
         return self._gather(reopened)
 
     def create_run(self, story: Captions, out: Path, **options: Unpack[Options]) -> RunDir:
@@ -192,6 +199,7 @@ def load(
     weights: Path = "mini",
     *,
     overrides: Mapping[str, object] | Sequence[str] = (),
+    lora: Given | None = None,
     mesh: str | Mapping[str, int] | None = None,
 ) -> Pipeline:
     """Opens a model for generation. Parameters are read when they are first needed.
@@ -199,6 +207,8 @@ def load(
     Args:
         weights: the name of a preset whose weights come with bvjax, or a weights folder.
         overrides: changes of the configuration, {"memory.tau": 0.97} or ["memory.tau=0.97"].
+        lora: files of changes of the DiT (LoRA, LoHa, LoKr, DoRA), "style.safetensors:0.8" or several, or
+            {"style.safetensors": 0.8}; the strength is 1 by default.
         mesh: how several devices share the work, {"data": 2, "context": 4} or "data=2,context=4";
             None chooses.
 
@@ -210,4 +220,4 @@ def load(
     texts = assignments(overrides)
     model = policies.configure(bundles.load_model(folder), texts)
     check_model(model)
-    return Pipeline(bundles.load_bundle(folder, layout_of(model, mesh)), model, texts)
+    return Pipeline(bundles.load_bundle(folder, layout_of(model, mesh), lora), model, texts)

@@ -13,6 +13,7 @@ from bvjax.loading.bundle import Bundle
 from bvjax.plain_text import is_blank, whole_text
 from bvjax.runs import latent_files
 from bvjax.runs.captions import run_conditions
+from bvjax.runs.create import check_switches, strengths_for
 from bvjax.runs.fit import check_weights
 from bvjax.runs.place import check_space, required_bytes
 from bvjax.runs.requests import check_seed
@@ -25,6 +26,7 @@ def redo(
     from_chunk: int,
     edits: Mapping[int, str],
     seed: int | None = None,
+    strengths: float | Sequence[float] | None = None,
 ) -> RunDir:
     """Takes chunks from number `from_chunk` on out of a run, for `execute` to make them again.
 
@@ -35,6 +37,7 @@ def redo(
         edits: new captions by chunk number.
         seed: of the chunks that are made again; None leaves theirs, so that without an edit the
             same chunks are made.
+        strengths: of the run's LoRAs for these chunks, one for each; None leaves theirs.
 
     Raises `UserError` for a number or a caption that does not fit, and for damaged weights, pictures
     or text states; then nothing is changed.
@@ -43,9 +46,17 @@ def redo(
     _check_redo(run, bundle, from_chunk, edits)
     if seed is not None:
         check_seed(seed)
+    settings = run.settings
     from_id = run.grid.id_of(from_chunk)
     if run.image() is None and from_chunk == 1:
         from_id = 0
+    if seed is not None:
+        settings = settings.rerolled(from_id, seed)
+    if strengths is not None:
+        settings = settings.with_strengths(
+            from_id, strengths_for(bundle, strengths, "`lora_strengths`")
+        )
+        check_switches(settings)
     run.check_latents(range(from_id))
     check_space(run.path, required_bytes(run.settings, run.grid))
     captions = [edits.get(n, caption) for n, caption in enumerate(run.captions, start=1)]
@@ -58,12 +69,16 @@ def redo(
     changed = f"chunks {from_chunk} to {len(captions)} are"
     changed = changed if from_chunk < len(captions) else f"chunk {from_chunk} is"
     logging.info("%s, %s made again", unchanged, changed)
-    if tuple(captions) == run.captions and seed in (None, run.settings.seed_of(from_id)):
+    same_seed = seed in (None, run.settings.seed_of(from_id))
+    same_loras = strengths is None or settings.strengths_of(from_id) == run.settings.strengths_of(
+        from_id
+    )
+    if tuple(captions) == run.captions and same_seed and same_loras:
         logging.warning(
             "neither a caption nor the seed is another: the same chunks are made again; "
             "another seed makes others"
         )
-    reopened = run.replace_captions(captions, from_id, seed)
+    reopened = run.replace_captions(captions, from_id, settings)
     reopened.save_conditions(conditions)
     return reopened
 

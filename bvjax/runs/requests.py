@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -27,6 +28,8 @@ class Options(TypedDict, total=False):
     video: str | pathlib.Path | None  # its end becomes the first chunks
     video_chunks: int | None  # how many; None takes all that leave one to generate
     video_part: str | None  # "end" (the default) or "start" of it
+    # By number of a chunk: the strengths of the LoRAs from there on, {3: 0.5}, of several {3: (0.5, 0)}.
+    lora_at: Mapping[int, float | Sequence[float]] | None
     scale: int | None  # whole factor by which video.mp4 is enlarged
 
 

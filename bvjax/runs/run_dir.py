@@ -261,15 +261,14 @@ class RunDir:
         _write_json(self.path / name, content)
 
     def replace_captions(
-        self, captions: Sequence[str], from_id: int, seed: int | None = None
+        self, captions: Sequence[str], from_id: int, settings: Settings | None = None
     ) -> RunDir:
         """Moves chunks from id `from_id` on to a new archive folder; opens the run as it is then.
 
         Args:
             captions: of all chunks, those before `from_id` as they were.
-            seed: of the chunks from `from_id` on; None leaves theirs.
+            settings: of the run from then on; None leaves them.
         """
-        settings = self.settings if seed is None else self.settings.rerolled(from_id, seed)
         archive = new_archive(self.path)
         try:
             for name in ("story.json", "config.json"):
@@ -281,7 +280,7 @@ class RunDir:
         except OSError as error:
             raise cannot_write(self.path, error) from None
         logging.info("what was made of the chunks from there on is in %s", archive)
-        return self._changed(settings)
+        return self._changed(settings or self.settings)
 
     def rewrite_story(self, captions: Sequence[str]) -> RunDir:
         """The run with other captions for chunks that are not made, more of them or fewer; opens it again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -35,11 +36,25 @@ class Settings:
     video_sha256: str = ""  # of its frames in given.mkv
     # (chunk id, seed): chunks from that id on were made again with that seed; ids rise.
     rerolls: tuple[tuple[int, int], ...] = ()
+    lora_files: tuple[str, ...] = ()  # where to look
+    lora_sha256: tuple[str, ...] = ()
+    # (chunk id, a strength for each LoRA): from that chunk on; ids rise from 0.
+    lora_strengths: tuple[tuple[int, tuple[float, ...]], ...] = ()
 
     def seed_of(self, chunk_id: int) -> int:
         """The seed that a chunk is made with."""
         seeds = [seed for first, seed in self.rerolls if first <= chunk_id]
         return seeds[-1] if seeds else self.seed
+
+    def strengths_of(self, chunk_id: int) -> tuple[float, ...]:
+        """The strengths of the LoRAs that a chunk is made with."""
+        found = [strengths for first, strengths in self.lora_strengths if first <= chunk_id]
+        return found[-1] if found else ()
+
+    def with_strengths(self, from_id: int, strengths: tuple[float, ...]) -> Settings:
+        """These settings with other strengths of the LoRAs for the chunks from `from_id` on."""
+        earlier = tuple(pair for pair in self.lora_strengths if pair[0] < from_id)
+        return dataclasses.replace(self, lora_strengths=(*earlier, (from_id, strengths)))
 
     def rerolled(self, from_id: int, seed: int) -> Settings:
         """These settings with another seed for the chunks from `from_id` on."""
@@ -47,9 +62,10 @@ class Settings:
         return dataclasses.replace(self, rerolls=(*earlier, (from_id, seed)))
 
     def limited(self, num_chunks: int) -> Settings:
-        """These settings for a run of `num_chunks` chunks: without the seeds of what is past its end."""
+        """These settings for a run of `num_chunks` chunks: without seeds and strengths of what is past its end."""
         rerolls = tuple(pair for pair in self.rerolls if pair[0] <= num_chunks)
-        return dataclasses.replace(self, rerolls=rerolls)
+        strengths = tuple(pair for pair in self.lora_strengths if pair[0] <= num_chunks)
+        return dataclasses.replace(self, rerolls=rerolls, lora_strengths=strengths)
 
 
 def weights_place(folder: pathlib.Path) -> str:
@@ -85,9 +101,32 @@ def read_settings(path: pathlib.Path, num_chunks: int) -> Settings:
             f"video_chunks is {settings.video_chunks}; with {num_chunks} chunks it can be 0 to "
             f"{num_chunks - 1}"
         )
-    if "\0" in settings.weights:
-        raise UserError("weights is not a path: it has a character of code 0 in it")
+    for name, place in (("weights", settings.weights), *_named("lora_files", settings.lora_files)):
+        if "\0" in place:
+            raise UserError(f"{name} is not a path: it has a character of code 0 in it")
+    _check_loras(settings, num_chunks)
     return settings
+
+
+def _named(name: str, values: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, value) for value in values]
+
+
+def _check_loras(settings: Settings, num_chunks: int) -> None:
+    """Raises `UserError` for LoRAs that no run could have."""
+    count, starts = len(settings.lora_files), [first for first, _ in settings.lora_strengths]
+    if len(settings.lora_sha256) != count:
+        raise UserError(f"there are {count} lora_files and {len(settings.lora_sha256)} lora_sha256")
+    ascend = starts == sorted(set(starts)) and all(0 <= first <= num_chunks for first in starts)
+    if not ascend or starts[:1] != [0] * bool(count):
+        raise UserError(
+            f"lora_strengths begin at chunks {starts}; they must rise from 0, and the run has {num_chunks} chunks"
+        )
+    for first, strengths in settings.lora_strengths:
+        if len(strengths) != count or not all(map(math.isfinite, strengths)):
+            raise UserError(
+                f"lora_strengths from chunk {first} on are {list(strengths)}; there must be {count} finite numbers"
+            )
 
 
 def read_story(path: pathlib.Path) -> tuple[tuple[str, ...], str]:
@@ -133,6 +172,10 @@ def _unlike_settings(stored: Settings, requested: Settings) -> Iterator[str]:
         yield "its weights are others"
     if stored.seed != requested.seed:
         yield f"its seed is {stored.seed}, not {requested.seed}"
+    if stored.lora_sha256 != requested.lora_sha256:
+        yield "its LoRAs are others"
+    elif stored.lora_strengths != requested.lora_strengths:
+        yield "the strengths of its LoRAs are others"
     if stored.rerolls != requested.rerolls:
         yield "chunks of it were made again with another seed"
     if (

@@ -106,8 +106,9 @@ def bundle(tiny):
 def quick(monkeypatch, tiny, bundle):
     load = bundles.load_bundle
 
-    def loaded(folder, layout):
-        return bundle if str(folder) == str(tiny.weights) else load(folder, layout)
+    def loaded(folder, layout, lora):
+        plain = str(folder) == str(tiny.weights) and not lora
+        return bundle if plain else load(folder, layout, lora)
 
     def encoded(load, config, tokenizer, captions, cache, negative):
         zeros = lambda *shape: np.zeros(shape, np.float32)

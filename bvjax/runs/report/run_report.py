@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,7 @@ class RunReport:
             "title": run.title,
             "seed": run.settings.seed,
             "rerolls": self._rerolls(),
+            "loras": self._loras(),
             "chunks_done": len(self.drift),
             "chunks_wanted": len(run.captions),
             "chunks_given": run.settings.video_chunks,
@@ -96,6 +98,23 @@ class RunReport:
     def _rerolls(self) -> list[list[int]]:
         """[number of a chunk, the seed from there on] of what was made again with another seed."""
         return [[self.run.number_of(first), seed] for first, seed in self.run.settings.rerolls]
+
+    def _loras(self) -> list[dict[str, Any]]:
+        """Of each LoRA its file, hash, and [number of a chunk, strength from there on]."""
+        settings = self.run.settings
+        return [
+            {
+                "file": pathlib.PurePath(file).name,
+                "sha256": sha256,
+                "strengths": [
+                    [max(1, self.run.number_of(first)), strengths[i]]
+                    for first, strengths in settings.lora_strengths
+                ],
+            }
+            for i, (file, sha256) in enumerate(
+                zip(settings.lora_files, settings.lora_sha256, strict=True)
+            )
+        ]
 
     def _memory(self, report: ChunkReport) -> dict[str, Any]:
         memory = chunk_memory(report, self.run.settings.model, self.run.grid)

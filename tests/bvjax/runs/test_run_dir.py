@@ -228,11 +228,14 @@ def test_replaced_captions(tmp_path, settings):
 
 
 def test_another_seed_from_a_chunk_on(tmp_path, settings):
-    with filled(tmp_path / "run", settings).replace_captions(CAPTIONS, 3, seed=9) as run:
+    begun = filled(tmp_path / "run", settings)
+    with begun.replace_captions(CAPTIONS, 3, settings.rerolled(3, 9)) as run:
         assert [run.settings.seed_of(i) for i in range(5)] == [3, 3, 3, 9, 9]
-    with RunDir.open(run.path).replace_captions(CAPTIONS, 4, seed=7) as run:
+    more = run.settings.rerolled(4, 7)
+    with RunDir.open(run.path).replace_captions(CAPTIONS, 4, more) as run:
         assert [run.settings.seed_of(i) for i in range(5)] == [3, 3, 3, 9, 7]
-    with RunDir.open(run.path).replace_captions(["ONE.", *CAPTIONS[1:]], 1, seed=5) as run:
+    last = run.settings.rerolled(1, 5)
+    with RunDir.open(run.path).replace_captions(["ONE.", *CAPTIONS[1:]], 1, last) as run:
         assert run.settings.rerolls == ((1, 5),)
     stored = json.loads((run.path / "archive" / "003" / "config.json").read_text())
     assert stored["rerolls"] == [[3, 9], [4, 7]]
