@@ -15,6 +15,7 @@ from typing import Unpack
 
 import numpy as np
 from absl import logging
+from jaxtyping import Bool
 
 from bvjax import policies
 from bvjax.config import ModelConfig
@@ -29,6 +30,7 @@ from bvjax.presets import PRESETS
 from bvjax.runs.create import create_run
 from bvjax.runs.execute import Progress, execute, is_finished
 from bvjax.runs.fit import check_weights
+from bvjax.runs.kept_tokens import kept_tokens
 from bvjax.runs.redo import redo
 from bvjax.runs.requests import Options, checked, whole_numbers
 from bvjax.runs.run_dir import RunDir
@@ -119,6 +121,14 @@ class Pipeline:
             )
         return self._gather(reopened)
 
+    def kept_tokens(self, path: Path, chunk: int) -> Bool[np.ndarray, "y l h w"]:
+        """Returns which tokens of a finished chunk of a run folder each of the y layers kept in the bank.
+
+        Raises `UserError` for a chunk that is not there, or one whose keep set depended on the bank.
+        """
+        with self._open(path) as run:
+            return kept_tokens(run, self.bundle, whole_numbers(chunk=chunk)["chunk"])
+
     def create_run(self, story: Captions, out: Path, **options: Unpack[Options]) -> RunDir:
         """Checks what `generate` is given and makes its run folder, or opens it again.
 
@@ -179,6 +189,7 @@ class Pipeline:
                         memory,
                         progress.fresh,
                         dict(progress.seconds),
+                        model.chunk.fps,
                     )
 
     def _gather(self, run: RunDir, folder: tempfile.TemporaryDirectory | None = None) -> Video:

@@ -7,11 +7,13 @@ import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+import PIL.Image
 from jaxtyping import Float, UInt8
 
 from bvjax.errors import UserError
 from bvjax.generate.chunk_memory import ChunkMemory
 from bvjax.media import video_io
+from bvjax.runs.report import display
 from bvjax.runs.requests import whole_numbers
 
 
@@ -26,6 +28,11 @@ class Chunk:
     memory: ChunkMemory | None = dataclasses.field(repr=False)  # None for number 0
     fresh: bool = True  # False where the run folder had it already
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict, repr=False)
+    fps: int = 0
+
+    def _repr_html_(self) -> str:
+        """Notebooks show a chunk as a player."""
+        return display.player(self.frames, max(self.fps, 1), self.caption)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,6 +49,21 @@ class Video:
     captions: tuple[str, ...]
     fps: int
     path: pathlib.Path | None  # the run folder, where one was asked for
+
+    def _repr_html_(self) -> str:
+        """Notebooks show a video as a player."""
+        return display.player(self.frames, self.fps, self.captions[0])
+
+    def filmstrip(self, count: int = 8, height: int = 128) -> PIL.Image.Image:
+        """Returns `count` frames at equal distances side by side, `height` pixels high.
+
+        Raises `UserError` for a count that is not from 1 to the number of frames.
+        """
+        return display.filmstrip(self.frames, count, height)
+
+    def retrieval_map(self) -> PIL.Image.Image:
+        """Returns a picture of which past chunks each chunk looked back at, and in which role."""
+        return display.retrieval_map(self.memory)
 
     def save(self, path: str | pathlib.Path, scale: int | None = None) -> pathlib.Path:
         """Writes the frames as H.264 to a file that ends in .mp4; returns its path.

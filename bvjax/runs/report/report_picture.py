@@ -62,7 +62,7 @@ def draw(
 
     _curve(axes[1, 1], x, chunks, "seam", ORANGE, "Seam score", "across the join / inside")
     axes[1, 1].axhline(1.0, color=INK, lw=0.8, ls=":")
-    _retrieval(axes[2, 0], x, chunks)
+    draw_retrieval(axes[2, 0], x, chunks)
     _kept(figure, axes[2, 1], x, chunks)
     for axis in axes.flat:
         axis.set_xlim(*limits)
@@ -122,7 +122,7 @@ def _curve(axis: Axes, x, chunks, key: str, paint: str, title: str, unit: str) -
     _dress(axis, title, unit)
 
 
-def _retrieval(axis: Axes, x, chunks) -> None:
+def draw_retrieval(axis: Axes, x, chunks) -> None:
     """A square per (chunk, past chunk it attended to), coloured by why it was chosen."""
     first = min([e["chunk"] for c in chunks for e in c.get("retrieved", [])], default=0)
     grid = np.full((x[-1] - first + 1, x[-1] - x[0] + 1), np.nan)

@@ -206,3 +206,25 @@ def test_the_model_that_ships_generates(tmp_path):
     made = bvjax.load().generate(prompt, chunks=2, steps=4)
     assert made.frames.shape == (65, 64, 64, 3) and made.frames.std() > 20
     assert pathlib.Path(made.save(tmp_path / "fox.mp4")).stat().st_size > 10_000
+
+
+def test_kept_tokens_are_those_that_the_run_reported(pipeline, tmp_path):
+    """Also of a chunk that was made again with another seed, whose probes are others."""
+    out = tmp_path / "run"
+    video = pipeline.generate(CAPTIONS, seed=3, out=out)
+    again = pipeline.redo(out, 3, seed=5)
+    for number, memory in ((1, video.memory[0]), (3, again.memory[2])):
+        kept = pipeline.kept_tokens(out, number)
+        assert kept.shape[1] == 2 and kept.mean(axis=(1, 2, 3)) == pytest.approx(memory.kept_ratio)
+    with pytest.raises(
+        bvjax.UserError, match="chunk 4 of .* is not finished; its chunks are 1 to 3"
+    ):
+        pipeline.kept_tokens(out, 4)
+
+
+def test_notebooks_show_videos_and_chunks(pipeline, video):
+    assert "data:video/mp4" in video._repr_html_() and CAPTIONS[0] in video._repr_html_()
+    assert video.filmstrip(4, height=32).size == (128, 32)
+    assert video.retrieval_map().width > 100
+    first = next(iter(pipeline.stream(CAPTIONS[:1])))
+    assert "data:video/mp4" in first._repr_html_() and first.fps == 8
