@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,28 +15,6 @@ from data_pipelines.curation.rows import Row, is_kept
 from data_pipelines.curation.settings import Settings
 
 CARD, RIGHTS = "README.md", "rights.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """A source of LV-Bench's or LV-1.1M's videos. videos: how many LV-Bench has of it; 0 for LV-1.1M's."""
-
-    name: str
-    videos: int
-    humans: int
-    animals: int
-    environment: int
-    address: str
-
-
-# Table 1 of the paper, then appendix A.6. Terms are on each source's own pages, and change: read them there.
-ORIGINS = (
-    Origin("DanceTrack", 66, 66, 0, 0, "https://dancetrack.github.io/"),
-    Origin("GOT-10k", 272, 177, 54, 41, "http://got-10k.aitestunion.com/"),
-    Origin("HD-VILA-100M", 117, 47, 35, 35, "https://github.com/microsoft/XPretrain"),
-    Origin("ShareGPT4V", 545, 381, 82, 82, "https://sharegpt4v.github.io/"),
-    Origin("Panda-70M", 0, 0, 0, 0, "https://snap-research.github.io/Panda-70M/"),
-)
 
 
 def rights_of(videos: Path) -> dict[str, str]:

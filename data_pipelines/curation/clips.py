@@ -32,10 +32,14 @@ def chunk_clip(row: Row, chunk: Row, root: Path) -> Path:
             wanted = range(chunk["start"], chunk["stop"])
             for _, shown in pick_frames(row["path"], row["rate"], wanted, row["film"]):
                 height, width = shown.size
-                scale = min(1.0, SIDE / min(height, width))
-                even = [max(2, 2 * round(side * scale / 2)) for side in (height, width)]
-                writer.write(fitted(shown, *even)[None])
+                writer.write(fitted(shown, *even_size(height, width, SIDE))[None])
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def even_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """(height, width) with a shorter side of `side` at most, both even, as H.264 wants them."""
+    scale = min(1.0, side / min(height, width))
+    return max(2, 2 * round(height * scale / 2)), max(2, 2 * round(width * scale / 2))

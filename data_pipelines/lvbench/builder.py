@@ -108,6 +108,13 @@ class LVBench(tfds.core.GeneratorBasedBuilder):
             yield i, example(records[name], videos[name])
 
 
+# {dataset with these features: the command that makes it}
+DATASETS = {
+    LVBench.name: "data_pipelines.lvbench.builder --folder LVBENCH",
+    "long_takes": "data_pipelines.lvbench.long_takes --folder CURATED",
+}
+
+
 def check(config: LVBenchConfig) -> ExaminationResult:
     """Decodes the whole folder once; raises `UserError` that lists all that is wrong with it."""
     progress_bar = functools.partial(tqdm, desc="checking", unit="video", disable=None)
@@ -162,18 +169,20 @@ def build(root: str | Path, config: LVBenchConfig) -> Path:
 
 
 def lvbench_source(
-    data_dir: str | Path, split: str, name: str = "local"
+    data_dir: str | Path, split: str, name: str = "local", dataset: str = LVBench.name
 ) -> Sequence[dict[str, Any]]:
     """Random access to the rows of a split; `data_dir` is the --out of the builder, name its --name.
+
+    `dataset` is one of `DATASETS`.
 
     Raises:
         UserError: no such dataset or split.
     """
-    folder = Path(data_dir) / LVBench.name / name / VERSION
+    folder = Path(data_dir) / dataset / name / VERSION
     if not (folder / "dataset_info.json").is_file():
         raise UserError(
             f"there is no {folder}; make it with "
-            f"python -m data_pipelines.lvbench.builder --folder LVBENCH --out {shlex.quote(str(data_dir))}"
+            f"python -m {DATASETS[dataset]} --out {shlex.quote(str(data_dir))}"
         )
     if split not in SPLITS:
         raise UserError(f"the splits are {' and '.join(SPLITS)}, not {split!r}")

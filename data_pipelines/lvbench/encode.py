@@ -104,6 +104,9 @@ def main(argv: list[str] | None = None) -> int:
             name, type=console.path, default=Path(default), metavar="DIR", help=f"folder {what}"
         )
     parser.add_argument("--name", default="local", help="of the dataset, where there are several")
+    parser.add_argument(
+        "--dataset", choices=("lv_bench", "long_takes"), default="lv_bench", help="which of them"
+    )
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--chunks", type=int, default=10, help="of an example (default 10)")
     a = parser.parse_args(argv)
@@ -113,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         from data_pipelines.lvbench.builder import lvbench_source
 
         with console.going_on(console.AGAIN):
-            source = lvbench_source(a.data, a.split, a.name)
+            source = lvbench_source(a.data, a.split, a.name, a.dataset)
             written, short = encode(a.weights, source, a.out, a.split, a.chunks)
         left = f"; {short} videos are shorter than {a.chunks} chunks: left out" if short else ""
         print(f"{a.out / a.split} has {written} examples of {len(source) - short} videos{left}")

@@ -13,7 +13,7 @@ from bvjax.overrides import apply_overrides
 from data_pipelines import curate as command_module
 from data_pipelines.curate import Request, curate, main
 from data_pipelines.curation import run, stages
-from data_pipelines.curation.card import ORIGINS, terms
+from data_pipelines.curation.card import terms
 from data_pipelines.curation.journal import Journal
 from data_pipelines.curation.pool import KILLED, Failed, run_all
 from data_pipelines.curation.review_server import Desk
@@ -109,13 +109,6 @@ def test_the_card_says_what_it_is_and_whose(curated):
     rights = {"": "rest", "a/": "folder", "a/b.mp4": "own"}
     assert [terms(n, rights) for n in ("a/b.mp4", "a/c.mp4", "b.mp4")] == ["own", "folder", "rest"]
     assert terms("a|b.mp4", {}) == "not stated"
-    bench = [origin for origin in ORIGINS if origin.videos]
-    assert sum(o.videos for o in bench) == 1000  # Table 1, its last row too
-    assert [sum(getattr(o, k) for o in bench) for k in ("humans", "animals", "environment")] == [
-        671,
-        171,
-        158,
-    ]
 
 
 def test_rights_that_are_none_are_refused(tiny, films, tmp_path):

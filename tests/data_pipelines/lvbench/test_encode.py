@@ -100,6 +100,9 @@ def test_the_command(monkeypatch, capsys):
     monkeypatch.setattr(encode_module, "encode", lambda *words: asked.append(words) or (3, 1))
     words = ["--weights=w", "--data=d", "--out=o", "--split=test", "--chunks=5", "--name=n"]
     assert main(words) == 0
-    assert asked == [(Path("d"), "test", "n"), (Path("w"), [0, 0], Path("o"), "test", 5)]
+    assert asked == [
+        (Path("d"), "test", "n", "lv_bench"),
+        (Path("w"), [0, 0], Path("o"), "test", 5),
+    ]
     told = "o/test has 3 examples of 1 videos; 1 videos are shorter than 5 chunks: left out\n"
     assert capsys.readouterr().out == told
