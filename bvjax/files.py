@@ -26,7 +26,7 @@ _TOO_DEEP = f"is nested too deeply: more than {MAX_DEPTH} lists and objects with
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes | memoryview) -> None:
     """Writes through a temporary file beside `path`: afterwards it is the old file or the new one.
 
     Temporary names begin with a dot and end with .tmp, so that no reader takes them for results.

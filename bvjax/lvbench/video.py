@@ -99,7 +99,8 @@ def find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
         raise UserError(f"the run {folder} has no {RUN_VIDEO}; 'resume' or 'decode' makes it")
     if not videos:
         raise UserError(f"{folder} holds no video ({', '.join(SUFFIXES)})")
-    return sorted(videos)
+    videos.sort()
+    return videos
 
 
 def is_run(folder: pathlib.Path) -> bool:

@@ -6,13 +6,14 @@ the second pass (A.6) gets all captions of a take and returns as many, of one st
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bvjax.errors import UserError
-from bvjax.files import parse_json, read_json_lines, sha256_of, write_atomic
+from bvjax.files import parse_json, read_json_lines, write_atomic
 from bvjax.overrides import to_dict
 from bvjax.plain_text import is_blank, whole_text
 from data_pipelines.curation.chunks import split_take
@@ -91,32 +92,32 @@ def inputs(rows: list[Row], settings: Settings) -> Any:
     return [DESCRIBE, SEVERAL, {key: to_dict(captions)[key] for key in keys}]
 
 
-_FILES: dict[tuple[str, str], dict[str, str]] = {}  # by path and hash, one file at a time
-
-
 def read_file(path: str) -> dict[str, str]:
     """{chunk: caption} of a file of JSON Lines, {"id", "caption"}; those without text are left out.
 
-    Raises `UserError` for a line that is not such.
+    It is asked for once a film, and read once unless it changes. Raises `UserError` for a line that is not such.
     """
     try:
-        key = (path, sha256_of(Path(path)))
-    except OSError as error:
-        raise UserError(f"cannot read captions.file {path}: {error.strerror or error}") from None
-    if key not in _FILES:
-        found = {}
-        for number, content in read_json_lines(path, "the captions"):
-            where = f"the captions {path}, line {number}"
-            if not isinstance(content, dict) or not isinstance(content.get("id"), str):
-                raise UserError(f'{where} is not {{"id": ..., "caption": ...}}')
-            caption = content.get("caption", "")
-            if not isinstance(caption, str):
-                raise UserError(f"{where}: the caption is not text")
-            if not is_blank(caption):
-                found[content["id"]] = one_line(caption, where)
-        _FILES.clear()
-        _FILES[key] = found
-    return _FILES[key]
+        state = Path(path).stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read captions.file {path}: {reason}") from None
+    return _read_file(path, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_file(path: str, *state: int) -> dict[str, str]:
+    found = {}
+    for number, content in read_json_lines(path, "the captions"):
+        where = f"the captions {path}, line {number}"
+        if not isinstance(content, dict) or not isinstance(content.get("id"), str):
+            raise UserError(f'{where} is not {{"id": ..., "caption": ...}}')
+        caption = content.get("caption", "")
+        if not isinstance(caption, str):
+            raise UserError(f"{where}: the caption is not text")
+        if not is_blank(caption):
+            found[content["id"]] = one_line(caption, where)
+    return found
 
 
 def _from_file(row: Row, given: Mapping[str, str], settings: Settings) -> list[Row]:

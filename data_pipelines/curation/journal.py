@@ -25,14 +25,16 @@ class Journal:
         self._end = 0
         if not path.exists():
             return
-        content = path.read_bytes()
-        self._end = content.rfind(b"\n") + 1
-        for line in content[: self._end].splitlines():
-            entry = _entry(line)
-            if entry is None:
-                self.damaged += 1
-            else:
-                self._entries[entry["film"]] = entry
+        with open(path, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._end += len(line)
+                entry = _entry(line)
+                if entry is None:
+                    self.damaged += 1
+                else:
+                    self._entries[entry["film"]] = entry
 
     def rows(self, film: str, inputs: str) -> list[Row] | None:
         """Returns the result for a film of this input hash; None if there is none."""

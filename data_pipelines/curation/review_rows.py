@@ -9,14 +9,14 @@ from typing import Any
 
 from bvjax.overrides import to_dict
 from data_pipelines.curation.chunks import split_take
-from data_pipelines.curation.reviews import Decision, Reviews
+from data_pipelines.curation.reviews import Decision, decisions_in
 from data_pipelines.curation.rows import Row, is_kept
 from data_pipelines.curation.settings import Review, Settings
 
 
 def apply(rows: list[Row], settings: Settings, root: Path) -> list[Row]:
     """Applies the decisions on the captions as they are now; adds `reviewers` to chunks that have any."""
-    decisions = Reviews(root).all()
+    decisions = decisions_in(root)
     out: list[Row] = []
     for row in rows:
         if not is_kept(row):
@@ -48,7 +48,7 @@ def apply(rows: list[Row], settings: Settings, root: Path) -> list[Row]:
 
 def inputs(rows: list[Row], settings: Settings, root: Path) -> Any:
     """The settings and the decisions on these rows."""
-    decisions = Reviews(root).all()
+    decisions = decisions_in(root)
     chunks = [chunk["id"] for row in rows if is_kept(row) for chunk in row["chunks"]]
     said = [[dataclasses.asdict(d) for d in decisions.get(chunk, {}).values()] for chunk in chunks]
     return [to_dict(settings.review), settings.chunks.least, said]

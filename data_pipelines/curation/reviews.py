@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -138,6 +139,20 @@ def _history(path: Path) -> list[Decision]:
         except UserError:
             continue
     return history
+
+
+def decisions_in(root: Path) -> dict[str, dict[str, Decision]]:
+    """`Reviews(root).all()`, read once unless a file changes: it is asked for once a film."""
+    states = sorted(
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in (root / FOLDER).glob("*.jsonl")
+    )
+    return _decisions(root, tuple(states))
+
+
+@functools.lru_cache(maxsize=1)
+def _decisions(root: Path, states: tuple) -> dict[str, dict[str, Decision]]:
+    return Reviews(root).all()
 
 
 # ---- agreement --------------------------------------------------------------------------------------

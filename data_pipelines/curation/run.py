@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import io
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -115,8 +116,11 @@ def summary(name: str, rows: list[Row]) -> dict[str, Any]:
 
 def write_manifest(root: Path, films: dict[str, list[Row]]) -> None:
     """Writes ROOT/manifest.jsonl: every row with what was decided about it, without its samples."""
-    lines = [json.dumps(without_bulk(row)) for rows in films.values() for row in rows]
-    write_atomic(root / "manifest.jsonl", ("\n".join(lines) + "\n").encode())
+    content = io.BytesIO()  # once, however long it is
+    for rows in films.values():
+        for row in rows:
+            content.write(json.dumps(without_bulk(row)).encode() + b"\n")
+    write_atomic(root / "manifest.jsonl", content.getbuffer())
 
 
 def problems(films: dict[str, list[Row]]) -> Iterator[str]:

@@ -232,3 +232,13 @@ def test_captions_by_hand(take, tmp_path):
     for line in ([1], {"id": 3, "caption": "x"}, {"id": "t.0", "caption": 5}):
         with pytest.raises(UserError, match="c.jsonl, line 1"):
             caption_rows([take], write(tmp_path / "c.jsonl", line), tmp_path)
+
+
+def test_captions_are_read_once_for_any_number_of_films(take, tmp_path, monkeypatch):
+    settings = write(tmp_path / "c.jsonl", {"id": "t.0", "caption": "x"})
+    read, calls = captions.read_json_lines, []
+    monkeypatch.setattr(captions, "read_json_lines", lambda *a: calls.append(a) or read(*a))
+    for _ in range(20):
+        captions.inputs([take], settings)
+        caption_rows([take], settings, tmp_path)
+    assert len(calls) == 1

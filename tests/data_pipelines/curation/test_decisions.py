@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bvjax.errors import UserError
 from bvjax.overrides import apply_overrides
+from data_pipelines.curation import duplicates as module
 from data_pipelines.curation.chunks import chunks, split_take
 from data_pipelines.curation.decisions import motion, quality
 from data_pipelines.curation.duplicates import duplicates
@@ -71,6 +75,41 @@ def test_duplicates():
     ]  # fmt: skip
     loose = duplicates(rows, Duplicates(most_bits=6, share=0.5))
     assert not is_kept(loose[3]) and is_kept(loose[2])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hashes=st.lists(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=3), max_size=5),
+    flips=st.lists(st.sets(st.integers(0, 63), max_size=16), min_size=1, max_size=4),
+    bits=st.integers(0, 15),
+)
+def test_near_pictures_are_all_found(hashes, flips, bits):
+    """Against every pair compared; takes are made near each other on purpose."""
+    takes = [
+        *hashes,
+        *([h ^ sum(1 << b for b in flip) for h in of] for of in hashes for flip in flips),
+    ]
+    rows = [take(f"{i:03d}", of) for i, of in enumerate(takes)]
+    kept: list[int] = []
+    for i, of in enumerate(takes):
+        near = lambda h, j: any((h ^ o).bit_count() <= bits for o in takes[j])
+        if not any(sum(near(h, j) for h in of) >= 0.8 * len(of) for j in kept):
+            kept.append(i)
+    found = duplicates(rows, Duplicates(most_bits=bits, share=0.8))
+    assert [i for i, row in enumerate(found) if is_kept(row)] == kept
+
+
+def test_a_picture_that_all_have_costs_no_more_and_more(monkeypatch):
+    """A black one at the beginning of each of many takes."""
+    rng = np.random.default_rng(0)
+    rows = [take(f"{i:04d}", [0, *map(int, rng.integers(0, 2**62, 3))]) for i in range(400)]
+    looked = []
+    whole = module._Seen._with
+    monkeypatch.setattr(
+        module._Seen, "_with", lambda self, v: looked.append(len(t := whole(self, v))) or t
+    )
+    assert all(map(is_kept, duplicates(rows, Duplicates())))
+    assert max(looked) == module.COMMON and len(looked) == 4 * 400
 
 
 def test_motion():

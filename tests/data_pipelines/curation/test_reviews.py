@@ -13,6 +13,7 @@ import pytest
 
 from bvjax.errors import UserError
 from data_pipelines.curation import review_rows
+from data_pipelines.curation import reviews as reviews_module
 from data_pipelines.curation.review_server import make_server
 from data_pipelines.curation.reviews import Reviews, agreement, cohen, decision_of, fleiss
 from data_pipelines.curation.rows import is_kept
@@ -121,6 +122,18 @@ def test_decisions_are_applied(tmp_path):
     (row,) = applied(tmp_path, reject="majority")
     assert len(row["chunks"]) == 4
     assert not any(is_kept(row) for row in applied(tmp_path, reviewers=1))
+
+
+def test_decisions_are_read_once_for_any_number_of_films(tmp_path, monkeypatch):
+    Reviews(tmp_path).add("ann", said("t.0", "reject"))
+    calls, whole = [], reviews_module._history
+    monkeypatch.setattr(reviews_module, "_history", lambda path: calls.append(path) or whole(path))
+    for _ in range(20):
+        review_rows.inputs([take()], Settings(), tmp_path)
+        assert applied(tmp_path)[0]["id"] == "t.1-003"
+    assert len(calls) == 1
+    Reviews(tmp_path).undo("ann")
+    assert applied(tmp_path)[0]["id"] == "t"
 
 
 @pytest.fixture
