@@ -1,5 +1,5 @@
 """The command line: python -m bvjax generate | resume | redo | decode | report | convert | plan |
-evaluate | compare | validate | doctor.
+evaluate | compare | validate | studio | doctor.
 
 Whatever is wrong with the input is said in one sentence, with exit code 2, before any work starts.
 """
@@ -8,6 +8,7 @@ Whatever is wrong with the input is said in one sentence, with exit code 2, befo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import shlex
 import time
@@ -86,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a LoRA, LoHa, LoKr or DoRA for the DiT (strength: default 1); may be repeated")  # fmt: skip
     add("--lora-at", action="append", default=[], metavar="K=STRENGTH[,...]", dest="lora_at",
         help="strengths of the LoRAs from chunk K on, 0 switches one off; may be repeated")  # fmt: skip
+    add(
+        "--preview",
+        action="store_true",
+        help="write preview.jpg into the run's folder with each step",
+    )
     add("--profile", action="store_true", help="trace one chunk into the run's folder (xprof)")
     _mesh_option(generate)
     add("--coordinator", metavar="HOST:PORT", help="process 0 of several that make the video together; SLURM, "
@@ -232,7 +238,7 @@ def _generate_here(args: argparse.Namespace) -> int:
     )  # fmt: skip
     with together.everywhere(make, pipeline.bundle) as run:
         if start.is_main():
-            _produce(run, pipeline.bundle, profile=args.profile)
+            _produce(run, pipeline.bundle, profile=args.profile, preview=args.preview)
         else:
             together.help_out(run, pipeline.bundle, again=args.profile)
     return 0
@@ -331,15 +337,17 @@ def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
         raise
 
 
-def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
-    """Follows a run with a progress bar; `profile` traces one of its chunks."""
+def _produce(run: RunDir, bundle: Bundle, profile: bool = False, preview: bool = False) -> None:
+    """Follows a run with a progress bar; `profile` traces one of its chunks, `preview` shows the one at work."""
     from tqdm import tqdm
 
     from bvjax import compilation
+    from bvjax.loading.colours import watch_of
     from bvjax.profiling import ChunkTrace
     from bvjax.runs import together
     from bvjax.runs.execute import execute
     from bvjax.runs.prefix import Encoding
+    from bvjax.runs.preview_file import PreviewFile
 
     if together.finished(run) and not profile:
         print(
@@ -377,9 +385,15 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False) -> None:
         console.going_on(hint),
         tqdm(total=total, unit="step", smoothing=0.2, disable=not on_terminal) as bar,
         compilation.announced(tqdm.write, target),
+        contextlib.ExitStack() as inside,
     ):
         bar.set_description("getting ready")
-        for progress in execute(run, bundle):
+        watch = None
+        if preview:
+            shown = inside.enter_context(PreviewFile(run))
+            watch = watch_of(bundle, shown)
+            tqdm.write(f"the chunk at work is {shown.path}")
+        for progress in execute(run, bundle, watch=watch):
             if isinstance(progress, Encoding):
                 text = f"encoding the video, latent frame {progress.done}/{progress.total}"
                 bar.set_description(text)

@@ -14,6 +14,7 @@ from bvjax.denoiser.context import ChunkContext, prepare_context
 from bvjax.denoiser.guidance import Velocity
 from bvjax.denoiser.passes import chunk_positions, network, predict_velocity
 from bvjax.denoiser.types import ChunkInput, Latents, MemoryState
+from bvjax.denoiser.watch import Watch, looker
 from bvjax.diffusion import diffusion_forcing, flow
 from bvjax.diffusion.noise import anchor_noise, initial_noise
 from bvjax.diffusion.solvers import solve
@@ -29,15 +30,18 @@ def denoise_anchor(
     inputs: ChunkInput,
     layout: Layout = ONE_DEVICE,
     graded: int | None = None,
+    watch: Watch | None = None,
 ) -> Latents:
     """Latents of the anchor, [1, h, w, z], from noise and the first caption alone.
 
     Args:
         graded: static; as of `denoise_chunk`.
+        watch: as of `denoise_chunk`.
     """
     velocity = anchor_velocity(params, model, inputs, layout)
     noise = noise_of_anchor(model, inputs)
-    return solve(model.sampler, velocity, noise, solver_key(inputs), graded)[0]
+    look = looker(watch, inputs.chunk_id, anchor=True)
+    return solve(model.sampler, velocity, noise, solver_key(inputs), graded, look)[0]
 
 
 def denoise_chunk(
@@ -48,6 +52,7 @@ def denoise_chunk(
     prefix: Latents | None = None,
     layout: Layout = ONE_DEVICE,
     graded: int | None = None,
+    watch: Watch | None = None,
 ) -> Latents:
     """Latents of one chunk from noise, given the memory.
 
@@ -61,6 +66,7 @@ def denoise_chunk(
         graded: static; how many of the last evaluations of the network carry gradient.  Those before
             them are computed as constants, which costs no memory for a backward pass.  None: all.
             The latents do not depend on it.
+        watch: is told of each step, but for diffusion forcing; the latents do not depend on it.
 
     Returns:
         float32 [W, h, w, z]: L latents, with chunk.first="overlap" P more in front.
@@ -72,8 +78,9 @@ def denoise_chunk(
     fixed = 0 if prefix is None else len(prefix)
     if diffusion_forcing.is_required(model.sampler, fixed):
         return diffusion_forcing.solve(model.sampler, velocity, noise, history, key, graded)[0]
+    look = looker(watch, inputs.chunk_id)
     if prefix is None:
-        return solve(model.sampler, velocity, noise, key, graded)[0]
+        return solve(model.sampler, velocity, noise, key, graded, look)[0]
 
     def with_prefix(x, sigma):
         x = jnp.concatenate([history, x], axis=1)
@@ -81,7 +88,7 @@ def denoise_chunk(
             :, fixed:
         ]
 
-    free = solve(model.sampler, with_prefix, noise[:, fixed:], key, graded)
+    free = solve(model.sampler, with_prefix, noise[:, fixed:], key, graded, look)
     return jnp.concatenate([prefix, free[0]])
 
 

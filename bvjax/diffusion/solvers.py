@@ -70,6 +70,7 @@ def solve(
     noise: Float[Array, "b ..."],
     key: Key[Array, ""],
     graded: int | None = None,
+    look: Callable[[Int[Array, ""], Float[Array, "b ..."]], None] | None = None,
 ) -> Float[Array, "b ..."]:
     """Latents x0 that the flow `velocity_fn` reaches from `noise`, in float32.
 
@@ -81,6 +82,7 @@ def solve(
         noise: the sample at the first level.
         key: of this (seed, chunk); `few_step` draws from it, the other kinds are deterministic.
         graded: as of `scan_steps`.
+        look: is called with each step, from 0 on, and the x0 that it predicts, while the program is traced.
 
     Raises:
         UserError: as `sigmas`.
@@ -112,10 +114,16 @@ def solve(
 
     def body(carry, step_inputs):
         label, *rest = step_inputs
+        if look is not None:
+            index, *rest = rest
         v = velocity_fn(sample(carry), label).astype(jnp.float32)
+        if look is not None:
+            look(index, flow.x0_from_velocity(sample(carry), v, rest[0]))
         return step(carry, v, *rest), None
 
-    rows = (labels, levels[:-1], levels[1:], per_step)
+    rows: tuple[Any, ...] = (labels, levels[:-1], levels[1:], per_step)
+    if look is not None:
+        rows = (labels, np.arange(len(labels), dtype=np.int32), *rows[1:])
     return sample(scan_steps(body, init, rows, graded))
 
 

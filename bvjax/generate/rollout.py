@@ -30,6 +30,7 @@ from bvjax.denoiser.types import (
     empty_report,
     init_state,
 )
+from bvjax.denoiser.watch import Watch
 from bvjax.denoiser.window import plain_scales
 from bvjax.errors import UserError
 from bvjax.generate import steps
@@ -147,6 +148,7 @@ def stream(
     layout: Layout = ONE_DEVICE,
     rerolls: Sequence[tuple[int, Key[Array, ""]]] = (),
     given: int = 0,
+    watch: Watch | None = None,
 ) -> Iterator[Piece]:
     """Generates a video chunk by chunk; the same latents as `rollout`, bit-exact on one CPU.
 
@@ -165,6 +167,7 @@ def stream(
         layout: the devices that share the work; `params` are placed as it says.
         rerolls: (chunk id, seed): the chunks from that id on have this seed instead; ids rise.
         given: so many of the first chunks in `done` were never noise: a video gave them.
+        watch: is told of each step of chunks that are made one after the other.
 
     Raises:
         UserError: windows of several chunks, with several devices or a first chunk that begins with
@@ -194,7 +197,7 @@ def stream(
         anchor = done.get(0, image_latent)
         if anchor is None:
             inputs = steps.chunk_input(conditions, keys[0], oracle, 0, 0)
-            anchor = steps.anchor_program(params, model, inputs, layout=layout)
+            anchor = steps.anchor_program(params, model, inputs, layout=layout, watch=watch)
         yield Piece(0, anchor, _write(model, bank, chunks[0], anchor), fresh=0 not in done)
 
     if row.windows:
@@ -220,7 +223,9 @@ def stream(
             if last_window is not None:
                 prefix = overlap_prefix(vae_params, model, last_window, layout)
             inputs, seen = chunks[chunk_id][-1], bank.seen(chunk_id)
-            latents = steps.denoise_program(bank.params, model, seen, inputs, prefix, layout=layout)
+            latents = steps.denoise_program(
+                bank.params, model, seen, inputs, prefix, layout=layout, watch=watch
+            )
         if chunk_id + 1 in chunks and chunk_id + 1 not in done:
             bank.fetch(chunk_id + 1)
         report = _write(model, bank, chunks[chunk_id], latents)

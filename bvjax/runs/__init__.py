@@ -17,6 +17,7 @@ prefix.py         video-to-video: the first chunks of a run, taken of a video
 fit.py            checks that weights are those of a run
 finished.py       checks of a chunk before it counts as done
 requests.py       options of a run
+preview_file.py   the chunk at work as a picture
 video.py          what Python gets: a video, or its chunks
 report/           report.json and report.png
 

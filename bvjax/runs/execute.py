@@ -12,6 +12,7 @@ from absl import logging
 from jaxtyping import Float, UInt8
 
 from bvjax.denoiser.types import ChunkReport
+from bvjax.denoiser.watch import Watch
 from bvjax.distributed import exchange
 from bvjax.errors import UserError
 from bvjax.files import read_json_object
@@ -68,7 +69,12 @@ def is_finished(run: RunDir) -> bool:
 
 
 def execute(
-    run: RunDir, bundle: Bundle, *, only_report: bool = False, only_chunks: bool = False
+    run: RunDir,
+    bundle: Bundle,
+    *,
+    only_report: bool = False,
+    only_chunks: bool = False,
+    watch: Watch | None = None,
 ) -> Iterator[Progress | Encoding]:
     """Makes what a run still lacks: latents, video, report.  Yields after every chunk.
 
@@ -76,7 +82,7 @@ def execute(
 
     Chunks on disk are put back into the bank, so the video goes on exactly as if it had never
     stopped.  With `only_report` nothing new is generated and the video is left alone; with
-    `only_chunks` video and report are.
+    `only_chunks` video and report are.  `watch` is told of each step.
 
     Raises:
         UserError: the weights are not those the run began with; the memory is larger than the
@@ -123,16 +129,19 @@ def execute(
         layout=bundle.layout,
         rerolls=[(first, jax.random.key(seed)) for first, seed in settings.rerolls],
         given=settings.video_chunks,
+        watch=watch,
     )
     pieces = _in_time(run, pieces)
     report = None if only_chunks else RunReport(run)
+    # On a CPU a program that calls back keeps whoever asks for it waiting until it is done.
+    ahead = watch is None or jax.default_backend() != "cpu"
     seconds = {"text": time.perf_counter() - started}
     if only_report or only_chunks:
-        yield from _follow(run, bundle, pieces, report, None, seconds)
+        yield from _follow(run, bundle, pieces, report, None, seconds, ahead)
     else:
         (run.path / "report.json").unlink(missing_ok=True)  # until the video is whole again
         with video_io.VideoWriter(run.video, model.chunk.fps, settings.scale) as writer:
-            yield from _follow(run, bundle, pieces, report, writer, seconds)
+            yield from _follow(run, bundle, pieces, report, writer, seconds, ahead)
     if report is not None:
         report.save()
 
@@ -162,12 +171,13 @@ def _follow(
     report: RunReport | None,
     writer: video_io.VideoWriter | None,
     seconds: dict[str, float],
+    ahead: bool = True,
 ) -> Iterator[Progress]:
     """Decodes, checks, saves, writes and measures each piece as it comes.
 
-    A piece is saved, and so is done, when its frames are there and all of it is finite.  The next
-    chunk is asked for before that, so that the device never waits for the disk, the video or the
-    report.
+    A piece is saved, and so is done, when its frames are there and all of it is finite.  With `ahead`
+    the next chunk is asked for before that, so that the device never waits for the disk, the video or
+    the report.
 
     Raises `WorkError` for a piece that is not finite.
     """
@@ -180,7 +190,8 @@ def _follow(
         finite = state.finite
         clock = [time.perf_counter()]
         seconds["generate"] = clock[0] - started + dispatch_seconds
-        next_piece = next(pieces, None)  # asks for the next chunk, does not wait for it
+        # Asks for the next chunk, does not wait for it.
+        next_piece = next(pieces, None) if ahead else None
         clock.append(time.perf_counter())
         pictures = exchange.on_host(frames)  # waits for them
         if jax.process_count() > 1:
@@ -200,4 +211,4 @@ def _follow(
         drift = None if report is None else report.drift.get(number)
         yield Progress(number, piece.fresh, seconds, pictures, latents, piece.report, drift)
         seconds, started = {}, time.perf_counter()
-        piece = next_piece
+        piece = next_piece if ahead else next(pieces, None)

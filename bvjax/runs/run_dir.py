@@ -9,6 +9,7 @@
   conditions.npz   encoded captions
   latents/         chunk_XX.npy (float32, XX = chunk id, 00 = anchor), chunk_XX.json (hash)
   video.mp4 report.json report.png
+  preview.jpg      the chunk at work, with `generate --preview`
   archive/NNN/     what `redo` replaced
 
 Files are written beside their place and renamed, so a name never stands for half a file; video.mp4
@@ -61,6 +62,7 @@ _FILES = (
     "video.mp4",
     "report.json",
     "report.png",
+    "preview.jpg",
 )
 
 

@@ -27,6 +27,7 @@ from bvjax.runs.fit import check_weights
 from bvjax.runs.run_dir import RunDir
 from bvjax.studio.fair_queue import FairQueue
 from bvjax.studio.making import Event, Tell, follow
+from bvjax.studio.previews import Previews
 from bvjax.studio.versions import Versions
 
 TURN = 4  # new chunks that a run may make while others wait
@@ -64,6 +65,7 @@ class Jobs:
 
     def __init__(self, bundle: Bundle, versions: Versions, tell: Tell, turn: int = TURN):
         self._bundle, self._versions, self._tell, self._turn = bundle, versions, tell, turn
+        self._previews = Previews(bundle, tell)
         self._wake = threading.Condition()
         self._jobs: dict[str, Job] = {}
         self._queue: FairQueue[str] = FairQueue()
@@ -209,7 +211,9 @@ class Jobs:
             note = lambda text: self._tell(Event({"type": "note", "run": name, "text": text}, name))
             chunk = run.settings.model.chunk
             inside.enter_context(compilation.announced(note, f"{chunk.height}x{chunk.width}"))
-            following = follow(run, self._bundle, self._versions.store, self._tell)
+            watch = self._previews.watch(run)
+            inside.callback(self._previews.rest)
+            following = follow(run, self._bundle, self._versions.store, self._tell, watch)
             inside.enter_context(contextlib.closing(following))
             for progress in following:
                 job.new += self._note_chunk(job, progress)

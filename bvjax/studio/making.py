@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
+from bvjax.denoiser.watch import Watch
 from bvjax.generate.chunk_memory import chunk_memory
 from bvjax.loading.bundle import Bundle
 from bvjax.runs.execute import Progress, execute
@@ -31,15 +32,18 @@ Tell = Callable[[Event], None]
 
 
 def follow(
-    run: RunDir, bundle: Bundle, store: ChunkStore, tell: Tell
+    run: RunDir, bundle: Bundle, store: ChunkStore, tell: Tell, watch: Watch | None = None
 ) -> Generator[Progress, None, None]:
     """Makes what a run lacks, as `execute`; yields each chunk after it was told of.
 
     What is measured of a chunk is told one chunk later, when the device has had time for it.
+
+    Args:
+        watch: is told of each step.
     """
     waiting: Progress | None = None
     key = ""
-    for progress in execute(run, bundle):
+    for progress in execute(run, bundle, watch=watch):
         if waiting is not None:
             tell_drift(run, store, key, waiting, tell)
             waiting = None

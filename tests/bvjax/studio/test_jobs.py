@@ -10,6 +10,7 @@ import pytest
 from bvjax.errors import UserError
 from bvjax.runs.execute import Progress
 from bvjax.studio import jobs as jobs_module
+from bvjax.studio import previews
 from bvjax.studio.jobs import Jobs
 from bvjax.studio.protocol import NewRun
 from tests.bvjax.studio.conftest import CAPTIONS
@@ -24,7 +25,7 @@ class Machine:
         self.made, self.lets, self.closed = [], threading.Semaphore(0), []
         self.broken: set[str] = set()
 
-    def follow(self, run, bundle, store, tell):
+    def follow(self, run, bundle, store, tell, watch=None):
         name = run.path.name
         try:
             for chunk in range(self.done(name) + 1, len(run.captions) + 1):
@@ -48,6 +49,7 @@ class Machine:
 def machine(monkeypatch):
     machine = Machine()
     monkeypatch.setattr(jobs_module, "follow", machine.follow)
+    monkeypatch.setattr(previews, "watch_of", lambda bundle, tell: None)
     return machine
 
 

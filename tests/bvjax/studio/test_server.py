@@ -15,7 +15,7 @@ from bvjax.runs.execute import Progress
 from bvjax.runs.report.drift_report import ChunkDrift
 from bvjax.runs.run_dir import RunDir
 from bvjax.story import Story
-from bvjax.studio import making
+from bvjax.studio import making, previews
 from bvjax.studio.server import make_app
 from bvjax.studio.studio import Studio
 from tests.bvjax.studio.conftest import CAPTIONS
@@ -55,7 +55,7 @@ def pieces(client, name, count, have=(), **options):
     return found
 
 
-def stand_in(run, bundle):
+def stand_in(run, bundle, watch=None):
     """`execute` without a network: latents that depend on caption and seed, and the files of a whole run."""
     done, chunk = run.load_latents(run.latent_ids()), run.settings.model.chunk
     with VideoWriter(run.video, chunk.fps, run.settings.scale) as writer:
@@ -80,6 +80,7 @@ def real(request, monkeypatch):
     """Whether chunks are made by the model."""
     if request.param == "stand-in":
         monkeypatch.setattr(making, "execute", stand_in)
+        monkeypatch.setattr(previews, "watch_of", lambda bundle, tell: None)
     return request.param == "model"
 
 
