@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bvjax import cli_evaluate, cli_plan, console
+from bvjax import cli_evaluate, cli_plan, cli_studio, console
 from bvjax.errors import UserError
 from bvjax.presets import PRESETS
 
@@ -158,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 
     cli_plan.register(commands, _mesh_option)
     cli_evaluate.register(commands)
+    cli_studio.register(commands)
     doctor = commands.add_parser("doctor", help="check this installation in about a minute")
     doctor.set_defaults(command=_doctor)
     return parser

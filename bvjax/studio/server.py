@@ -32,11 +32,12 @@ from bvjax.studio.versions import NoSuchRun
 PAGE = pathlib.Path(bvjax.__file__).parent / "assets" / "studio"
 UPLOADS = "/api/uploads"
 MOST_SOCKETS = 200
+_SCRIPTS = ("api", "app", "change", "charts", "dom", "editor", "gallery", "make", "player", "run")
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in _SCRIPTS},
 }
 _VISITOR = re.compile(r"[A-Za-z0-9-]{8,64}")
 _DOWNLOADS = {"video.mp4": "video/mp4", "report.png": "image/png", "story.json": "application/json"}

@@ -242,3 +242,14 @@ def test_words_and_stories(client):
     story = post(client, "/api/story", {"story": timed}).json()
     assert story == {"title": "T", "captions": ["Pip waves.", "Pip waves.", "Pip sits."]}
     assert post(client, "/api/story", {"story": {"captions": 3}}).status_code == 400
+
+
+def test_the_page_is_served(client):
+    for path, kind in (
+        ("/", "text/html"),
+        ("/app.js", "text/javascript"),
+        ("/style.css", "text/css"),
+    ):
+        assert client.get(path).headers["content-type"].startswith(kind)
+    about = client.get("/api/about").json()
+    assert about["model"] == "tiny" and {s["key"] for s in about["switches"]} >= {"sampler.steps"}
