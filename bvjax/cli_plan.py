@@ -37,6 +37,8 @@ def register(commands, mesh_option: Callable[[argparse.ArgumentParser], None]) -
     )
     add("--targets", type=int, metavar="N",
         help="chunks of a video that are drawn and denoised in training (default: all, twice)")  # fmt: skip
+    add("--lora-rank", type=int, metavar="R", dest="lora_rank",
+        help="--phase train of a LoRA of that rank (default: of the whole DiT)")  # fmt: skip
     add("--decode", action="store_true", help="compile the decoding of a chunk too (minutes more)")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change the configuration; may be repeated")  # fmt: skip
@@ -76,10 +78,18 @@ def _plan(args: argparse.Namespace) -> None:
         )
     elif args.targets is not None:
         raise UserError("--targets is of --phase train or self-forcing; all chunks are generated")
+    if args.lora_rank is not None and args.phase != "train":
+        raise UserError(f"--lora-rank is of --phase train, not {args.phase}")
+    if args.lora_rank is not None and args.lora_rank < 1:
+        raise UserError(f"--lora-rank is {args.lora_rank}; it must be 1 or more")
     chip, devices = topology_devices(args.topology)
     options: dict[str, Any] = {"decode": args.decode}
     if trains:
         options = {"batch": args.batch, "targets": args.targets or 0}
+    if args.lora_rank is not None:
+        from bvjax.train.lora import LoraConfig
+
+        options["lora"] = LoraConfig(rank=args.lora_rank)
     plan = report.make_plan(
         model,
         args.topology,

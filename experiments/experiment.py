@@ -25,6 +25,7 @@ from bvjax.losses.text_pretrain import TextLossConfig
 from bvjax.nets.discriminator import DiscriminatorConfig
 from bvjax.overrides import all_keys, from_dict, to_dict, unknown_key
 from bvjax.train.config import OneModelConfig, check_range
+from bvjax.train.lora import LoraConfig
 from bvjax.train.optimizer import OptimizerConfig
 from bvjax.train.vae_objective import VAELossConfig
 from experiments.data_sets import DataConfig
@@ -107,6 +108,7 @@ class DiTExperiment(Experiment):
     block: BlockForcingConfig
     history: HistoryConfig
     levels: LevelsConfig
+    lora: LoraConfig = LoraConfig()  # of a rank above 0: a LoRA is trained, the DiT stays as it is
 
     @property
     def draw(self) -> ForcingConfig:
@@ -194,7 +196,8 @@ def experiment_of(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Expe
     if task not in EXPERIMENTS:
         raise UserError(f"there is no task {task!r}; the tasks are: {', '.join(EXPERIMENTS)}")
     for field in dataclasses.fields(EXPERIMENTS[task]):
-        section = content.get(field.name)
+        # Configs written before there was a LoRA have none.
+        section = content.get(field.name, {} if field.name == "lora" else None)
         if field.name not in ("task", "weights_dtype", "teacher") and not isinstance(
             section, Mapping
         ):

@@ -26,6 +26,7 @@ from bvjax.sharding import Layout
 from bvjax.tokenizer import Tokenizer
 from bvjax.train.distillation import DistillationObjective, DistillationTask
 from bvjax.train.dit_objective import DiTObjective
+from bvjax.train.lora_task import LoraTask
 from bvjax.train.mesh import check_fits, local_rows
 from bvjax.train.one_model import Objective, OneModelTask, training_layout
 from bvjax.train.self_forcing_task import SelfForcingTask
@@ -219,8 +220,32 @@ def text_stage(experiment: TextExperiment, init_from: Path | None) -> Stage:
 def dit_stage(experiment: DiTExperiment, init_from: Path | None) -> Stage:
     """Examples encoded by the two stages before, of the data set that `data.name` names."""
     objective, examples = dit_objective(experiment)
+    if experiment.lora.rank:
+        return lora_stage(experiment, objective, examples, init_from)
     start = initial_params(objective, init_from)
     return Stage(one_model(experiment, objective, objective.layout), examples.make, start)
+
+
+def lora_stage(
+    experiment: DiTExperiment,
+    objective: DiTObjective,
+    examples: TrainingData,
+    init_from: Path | None,
+) -> Stage:
+    """A LoRA of the DiT in `init_from`, which training leaves as it is."""
+    task = LoraTask(
+        objective, experiment.optimizer, experiment.train, objective.layout, lora=experiment.lora
+    )
+    if task.targets and init_from is not None:  # found before anything long
+        return Stage(task, examples.make, functools.partial(initial_params, objective, init_from))
+
+    def nothing() -> Params:
+        raise UserError(
+            f"a LoRA changes trained weights (lora.rank is {experiment.lora.rank}): give them with `init_from`, a "
+            "weights folder"
+        )
+
+    return Stage(task, examples.make, nothing)
 
 
 def distillation_stage(
@@ -259,6 +284,11 @@ def dit_objective(
     data, untrained, forcing = experiment.data, experiment.model, experiment.draw
     check_retrieval(untrained.retrieval.kind, forcing.history, forcing.targets_per_chunk)
     check_extras(forcing, data.extras)
+    if experiment.lora.rank and experiment.task != "dit":
+        raise UserError(
+            f"lora.rank is {experiment.lora.rank}; task {experiment.task} trains whole networks, and only task dit "
+            "trains a LoRA"
+        )
     layout = training_layout(experiment.train, DiTObjective.axes, "dit")
     check_fits(untrained, layout, rollouts)
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))

@@ -18,6 +18,8 @@ from bvjax.plan.program import Program, compile_program
 from bvjax.sharding import Layout
 from bvjax.train.config import OneModelConfig
 from bvjax.train.dit_objective import DiTObjective
+from bvjax.train.lora import LoraConfig
+from bvjax.train.lora_task import LoraTask
 from bvjax.train.mesh import batch_sharding
 from bvjax.train.one_model import OneModelTask
 from bvjax.train.optimizer import OptimizerConfig
@@ -81,10 +83,12 @@ def make_objective(model: ModelConfig, layout: Layout, targets: int = 0) -> DiTO
     )
 
 
-def inputs(objective: DiTObjective, videos: int, chunks: int) -> tuple[TrainState, Batch]:
+def inputs(
+    objective: DiTObjective, videos: int, chunks: int, lora: LoraConfig | None = None
+) -> tuple[TrainState, Batch]:
     """Arguments of a step, as shapes with shardings."""
     batch = batch_shapes(objective.model, objective.layout, videos, chunks)
-    return shapes_of(_task(objective, videos)), batch
+    return shapes_of(make_task(objective, videos, lora)), batch
 
 
 def batch_shapes(model: ModelConfig, layout: Layout, videos: int, chunks: int) -> Batch:
@@ -105,15 +109,24 @@ def batch_shapes(model: ModelConfig, layout: Layout, videos: int, chunks: int) -
 
 
 def compile_step(
-    objective: DiTObjective, state: TrainState, batch: Batch, say: Callable[[str], object]
+    objective: DiTObjective,
+    state: TrainState,
+    batch: Batch,
+    say: Callable[[str], object],
+    lora: LoraConfig | None = None,
 ) -> Program:
     """The step that `train.loop` runs; raises `TooLarge`."""
-    step = jitted_step(_task(objective, batch["text"].shape[0]), state)
+    step = jitted_step(make_task(objective, batch["text"].shape[0], lora), state)
     say("compiling the training step")
     return compile_program("train step", step.lower(state, batch), objective.layout)
 
 
-def _task(objective: DiTObjective, videos: int) -> OneModelTask:
-    """One example at a time on each device of the axis `data`; of more the gradients are accumulated."""
+def make_task(objective: DiTObjective, videos: int, lora: LoraConfig | None = None) -> OneModelTask:
+    """One example at a time on each device of the axis `data`; of more the gradients are accumulated.
+
+    With `lora` its factors are trained, and the DiT stays as it is.
+    """
     config = OneModelConfig(steps=STEPS, global_batch_size=videos, device_batch_size=1)
+    if lora is not None:
+        return LoraTask(objective, OptimizerConfig(), config, objective.layout, lora=lora)
     return OneModelTask(objective, OptimizerConfig(), config, objective.layout)

@@ -13,20 +13,26 @@ from bvjax import flops
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.plan.program import sharded_bytes
-from bvjax.plan.training import Batch, inputs
+from bvjax.plan.training import Batch, inputs, make_task
 from bvjax.sharding import ONE_DEVICE, TOKENS
 from bvjax.train.dit_objective import DiTObjective
+from bvjax.train.lora import LoraConfig
+from bvjax.train.lora_task import LoraState
 from bvjax.train.state import TrainState
 
 
-def step_flops(objective: DiTObjective, videos: int, chunks: int) -> Counter:
+def step_flops(
+    objective: DiTObjective, videos: int, chunks: int, lora: LoraConfig | None = None
+) -> Counter:
     """FLOPs of a step by part of the DiT, forward, recomputed and backward."""
     objective = dataclasses.replace(objective, layout=ONE_DEVICE)
-    state, batch = inputs(objective, videos, chunks)
-    key = jax.eval_shape(jax.random.key, 0)
-    return flops.count(
-        jax.value_and_grad(objective.loss, has_aux=True), state.params, batch, key, part=_part
-    )
+    state, batch = inputs(objective, videos, chunks, lora)
+    task, key = make_task(objective, videos, lora), jax.eval_shape(jax.random.key, 0)
+
+    def grads(state, batch, key):
+        return jax.value_and_grad(task.loss_of(state), has_aux=True)(state.params, batch, key)
+
+    return flops.count(grads, state, batch, key, part=_part)
 
 
 def _part(path: str) -> str:
@@ -43,7 +49,8 @@ def memory_parts(objective: DiTObjective, state: TrainState, batch: Batch) -> di
 
     `entries` are the keys and values of the encoded chunks, of all layers, with their gradients; `inputs`
     the residual stream before each layer, from which the backward pass goes on. Both are of the videos that
-    are on the devices at once, one for each of the axis `data`.
+    are on the devices at once, one for each of the axis `data`. Of a LoRA, `weights` are the DiT's with its factors,
+    `merged` the sum of both that the network is given, and `gradients` those of the sum.
     """
     dit, layout = objective.model.dit, objective.layout
     chunks, grid = batch["text"].shape[1], objective.teacher.grid
@@ -52,9 +59,13 @@ def memory_parts(objective: DiTObjective, state: TrainState, batch: Batch) -> di
     kept = encoded * grid.tokens_per_chunk + objective.model.memory.anchor * grid.tokens_per_latent
     width = 2 * dit.dim * jnp.dtype(dit.dtype).itemsize
     at_once = objective.forcing.targets_at_once or targets
-    params = sharded_bytes(state.params)
+    params, merged = sharded_bytes(state.params), {}
+    if isinstance(state, LoraState):
+        whole = sharded_bytes(state.base)
+        params, merged = params + whole, {"merged": whole}
     return dict(
         weights=params,
+        **merged,
         average=sharded_bytes(state.ema),
         optimizer=sharded_bytes(state.opt_state),
         gradients=params,

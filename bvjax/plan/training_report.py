@@ -17,6 +17,7 @@ from bvjax.plan import text, training, training_costs
 from bvjax.plan.limits import compile_all, least_seconds, mesh_option, usable_bytes
 from bvjax.plan.program import Program
 from bvjax.sharding import AXES, make_layout
+from bvjax.train.lora import LoraConfig
 from bvjax.train.mesh import check_fits
 
 
@@ -34,6 +35,7 @@ class TrainingPlan:
     targets: int  # chunks of a video that are denoised, some perhaps twice
     encoded: int  # chunks of a video that are encoded as entries
     remat: str
+    lora: LoraConfig | None  # None: the whole DiT is trained
     fits: bool
     needed: int | None  # None: the compiler gave up before it knew
     parts: dict[str, int]
@@ -67,6 +69,7 @@ def make_plan(
     say: Callable[[str], object],
     targets: int = 0,
     forcing: ForcingConfig | None = None,
+    lora: LoraConfig | None = None,
 ) -> TrainingPlan:
     """Compiles the step and works out the rest.
 
@@ -76,6 +79,7 @@ def make_plan(
         the network at once.
       targets: chunks of a video that are drawn and denoised; 0: all of them, as often as by default.
       forcing: the whole training draw, in place of the default one with so many targets.
+      lora: what is trained is a LoRA, and the DiT stays as it is.
 
     Raises:
       UserError: the mesh does not fit the model, the devices or the batch, or the model is none
@@ -89,13 +93,13 @@ def make_plan(
     objective = training.make_objective(model, layout, targets)
     if forcing is not None:
         objective, targets = dataclasses.replace(objective, forcing=forcing), forcing.drawn_targets
-    state, batch = training.inputs(objective, videos, chunks)
+    state, batch = training.inputs(objective, videos, chunks, lora)
     parts = training_costs.memory_parts(objective, state, batch)
     work = training_costs.step_flops(
-        objective, videos, chunks
+        objective, videos, chunks, lora
     )  # traces the loss, which refuses what it cannot train
     resident = sum(parts[name] for name in ("weights", "average", "optimizer", "batch"))
-    compile_programs = lambda: [training.compile_step(objective, state, batch, say)]
+    compile_programs = lambda: [training.compile_step(objective, state, batch, say, lora)]
     programs, needed, problem = compile_all(compile_programs, resident)
     if needed is not None:
         parts["temporaries"] = max(needed - sum(parts.values()), 0)
@@ -107,7 +111,7 @@ def make_plan(
         topology=topology, chip=chip, mesh=dict(layout.mesh.shape), videos=videos, at_once=layout.size("data"),
         chunks=chunks, targets=denoised, encoded=encoded,
         seconds_of_video=chunks * model.chunk.frames / model.chunk.fps,
-        remat=model.dit.remat, fits=fits, needed=needed, parts=parts,
+        remat=model.dit.remat, lora=lora, fits=fits, needed=needed, parts=parts,
         programs=programs, problem=problem,
         remedies=() if fits else tuple(remedies(model, sizes, parts, available, chunks, targets)),
         flops=dict(work), traffic=traffic,
@@ -132,7 +136,7 @@ def remedies(
 ) -> list[str]:
     """Single changes after which the parts would fit, by arithmetic, the mildest first."""
     full = {axis: sizes.get(axis, 1) for axis in AXES}
-    of_state = ("weights", "average", "optimizer", "gradients")
+    of_state = ("weights", "merged", "average", "optimizer", "gradients")
     of_tokens = ("entries", "inputs", "temporaries")
 
     def total(factor: int, *sharded: str) -> float:
@@ -168,6 +172,11 @@ def lines(plan: TrainingPlan) -> list[str]:
         text.title(plan),
         f"a step: {plan.videos} video(s) of {plan.seconds_of_video:g} s ({plan.chunks} chunks), {plan.at_once} at "
         f"once; of each {plan.encoded} chunk(s) encoded and {plan.targets} target(s) denoised",
+        *(
+            []
+            if plan.lora is None
+            else [f"a LoRA of rank {plan.lora.rank} is trained (lora.targets: {plan.lora.targets})"]
+        ),
         f"assumed: AdamW, float32 weights with a moving average, dit.remat={plan.remat}, the "
         "default history and noise",
         *text.memory(plan, 14),

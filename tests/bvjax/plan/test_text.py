@@ -37,7 +37,7 @@ def test_both_reports_tell_the_same_figures(end):
     chunk = report.Plan(**BOTH, **ENDS[end], minutes=0.5, padding=0.1, dense_history=10**12)
     step = training_report.TrainingPlan(
         **BOTH, **ENDS[end], videos=2, at_once=1, seconds_of_video=4.0, targets=3, encoded=5,
-        remat="full",
+        lora=None, remat="full",
     )  # fmt: skip
     told = [
         " ".join(" ".join(line.split()) for line in made)

@@ -10,6 +10,7 @@ from bvjax.plan.training_costs import counts, memory_parts, rows_seen, step_flop
 from bvjax.plan.training_report import choose_mesh, remedies
 from bvjax.presets import get_preset
 from bvjax.sharding import ONE_DEVICE
+from bvjax.train.lora import LoraConfig
 
 MINI, WAN = get_preset("mini"), get_preset("wan-1.3b")
 VIDEOS, CHUNKS = 2, 3
@@ -44,6 +45,17 @@ def test_memory_by_part(targets, at_once, denoised, encoded):
     assert parts["optimizer"] == pytest.approx(2 * parts["weights"], rel=1e-6)
     assert parts["entries"] == 2 * 30 * (encoded * 37440 + 1560) * 1536 * 2 * 2
     assert parts["inputs"] == 30 * (denoised + encoded) * 37440 * 1536 * 4
+
+
+def test_a_lora_has_no_moments_of_the_dit():
+    """Of rank 16: r (in + out) for each of eight projections of attention and two of the feed-forward network."""
+    objective, d, f = make_objective(WAN, ONE_DEVICE, 1), 1536, 8960
+    parts = memory_parts(objective, *inputs(objective, 1, CHUNKS, LoraConfig(rank=16)))
+    factors = 4 * 30 * 16 * (8 * 2 * d + 2 * (d + f))
+    whole = memory_parts(objective, *inputs(objective, 1, CHUNKS))["weights"]
+    assert parts["average"] == factors
+    assert parts["optimizer"] == pytest.approx(2 * factors, rel=1e-6)
+    assert parts["merged"] == whole and parts["weights"] == whole + factors
 
 
 def test_few_targets_see_few_chunks():
