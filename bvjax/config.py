@@ -347,6 +347,31 @@ class GuidanceConfig:
         return self.bank == "two" and self.guided
 
 
+PROMPT_CHANGES = ("hard", "interpolate", "recache")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptConfig:
+    """What is done where a chunk has another caption than the chunk before it, within one shot.
+
+    hard         the chunk is told the new caption, and the memory stays as it is.
+    interpolate  the text states go from what the chunk before was told to the new caption's in equal steps: `chunks`
+                 chunks are told something between (`generate.prompt_change`).
+    recache      the recent entries are encoded again under the new caption before the chunk is made, from their
+                 latents (LongLive's KV recache, arXiv 2509.22622); retrieval finds them by their own captions still.
+    """
+
+    change: str = "hard"
+    chunks: int = 1  # of interpolate
+
+    def __post_init__(self):
+        if self.change not in PROMPT_CHANGES:
+            raise UserError(
+                f"prompt.change is {self.change!r}; it can be {', '.join(PROMPT_CHANGES)}"
+            )
+        _check_range(self, "prompt", MAX_LAYERS, "chunks")
+
+
 @dataclasses.dataclass(frozen=True)
 class PolicyConfig:
     """The order in which chunks are made, and what each pass sees: a row of `bvjax.policies.POLICIES`.
@@ -378,6 +403,7 @@ class ModelConfig:
     noise: NoiseConfig = NoiseConfig()
     sampler: SamplerConfig = SamplerConfig()
     guidance: GuidanceConfig = GuidanceConfig()
+    prompt: PromptConfig = PromptConfig()
     policy: PolicyConfig = PolicyConfig()
 
     def __post_init__(self):

@@ -6,6 +6,8 @@ Three forms are read:
   {"title": "Fox", "captions": ["A fox ..."]}    with an optional title
   {"fox": {"captions": ["A fox ..."]}}           named, as LV-Bench stores one video
 
+A caption that begins a new shot is {"shot": "cut", "caption": "Ada ..."} in place of its text.
+
 A caption may have the seconds it covers, "(00s - 03s)." at its end or another of the forms of
 `bvjax.caption_times`.  Either all captions have times or none has.
 """
@@ -34,6 +36,7 @@ class Story:
     captions: tuple[str, ...]
     spans: tuple[tuple[float, float], ...] | None = None
     title: str = ""
+    cuts: tuple[int, ...] = ()  # indices of captions that begin a shot, ascending, none of them 0
 
     @property
     def seconds(self) -> float | None:
@@ -69,6 +72,16 @@ class Story:
             middle = sum(self.spans[index]) / 2
             parts[min(int(middle // seconds_per_chunk), count - 1)].add(index)
         return tuple(tuple(sorted(part)) for part in parts)
+
+    def chunk_cuts(self, seconds_per_chunk: float) -> tuple[int, ...]:
+        """Indices of the chunks that begin a shot: the first ones that have a caption which does."""
+        seen: set[int] = set()
+        chunks = []
+        for chunk, part in enumerate(self.chunk_parts(seconds_per_chunk)):
+            if chunk and not seen.issuperset(set(part).intersection(self.cuts)):
+                chunks.append(chunk)
+            seen.update(part)
+        return tuple(chunks)
 
     def merged(self, seconds_per_chunk: float) -> str:
         """A sentence about the captions that are finer than a chunk; "" where none is."""
@@ -124,12 +137,30 @@ def parse_story(content: Any, where: str = "the story") -> Story:
         raise UserError(f"{where}: captions must be a list of sentences, not {_kind(captions)}")
     if not captions:
         raise UserError(f"{where} has no captions; it needs at least one")
-    read = [read_caption(caption, f"{where}: caption {n}") for n, caption in enumerate(captions, 1)]
+    texts = [
+        _without_shot(caption, f"{where}: caption {n}") for n, caption in enumerate(captions, 1)
+    ]
+    cuts = tuple(index for index, (_, cut) in enumerate(texts) if cut)
+    if cuts[:1] == (0,):
+        raise UserError(f"{where}: caption 1 begins the video; it cannot be a cut")
+    read = [read_caption(text, f"{where}: caption {n}") for n, (text, _) in enumerate(texts, 1)]
     return Story(
         tuple(text for text, _ in read),
         _spans([stamp for _, stamp in read], where),
         whole_text(title, f"{where}: the title"),
+        cuts,
     )
+
+
+def _without_shot(caption: Any, where: str) -> tuple[Any, bool]:
+    """A caption's text, and whether it begins a shot; raises `UserError` that starts with `where`."""
+    if not isinstance(caption, Mapping):
+        return caption, False
+    if set(caption) != {"shot", "caption"} or caption["shot"] != "cut":
+        raise UserError(
+            f'{where} is an object; one that begins a shot is written {{"shot": "cut", "caption": "..."}}'
+        )
+    return caption["caption"], True
 
 
 def read_caption(caption: Any, where: str) -> tuple[str, Stamp | None]:

@@ -46,7 +46,13 @@ def select_entries(model: ModelConfig, table: KVBank | SlotTable, inputs: ChunkI
         oracle = jnp.where(in_range, row, -jnp.inf)
     key = purpose_key(inputs.key, "retrieval", inputs.chunk_id)
     return retrieval.retrieve(
-        table, inputs.embedding[None], inputs.chunk_id, model, key=key, oracle=oracle
+        table,
+        inputs.embedding[None],
+        inputs.chunk_id,
+        model,
+        key=key,
+        oracle=oracle,
+        shot=inputs.shot,
     )
 
 

@@ -41,6 +41,9 @@ class ChunkInput:
     null_text: Float[Array, "t d"]
     key: Key[Array, ""]
     oracle: Float[Array, "ids"] | None = None  # score of each past chunk id, for that kind
+    shot: Int[Array, ""] | None = (
+        None  # id of the first chunk of its shot; None: 0, there are no cuts
+    )
 
 
 @struct.dataclass

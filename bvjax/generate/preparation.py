@@ -48,6 +48,7 @@ class Preparation:
     layout: Layout
     turns: Sequence[Round]
     decay: float  # of the sink
+    shots: Mapping[int, int]  # of a chunk by its id, the id of the first chunk of its shot
 
     def __post_init__(self):
         self._refreshed = {entry.chunk for turn in self.turns for entry in turn.refresh}
@@ -73,13 +74,18 @@ class Preparation:
             self._restart(entry.chunk, entry.caption, turn.origin)
             return
         for entry in turn.refresh:
-            self.bank.write(self.inputs(entry.chunk, entry.caption), self._latents[entry.chunk])
+            inputs = self.inputs(entry.chunk, entry.caption)
+            if entry.found_by is not None:
+                embedding = np.asarray(self.conditions.embedding)[entry.found_by]
+                inputs = dataclasses.replace(inputs, embedding=embedding)
+            self.bank.write(inputs, self._latents[entry.chunk])
 
     def inputs(self, chunk_id: int, row: int, origin: int = 0) -> ChunkInput:
         """Inputs of a chunk under a caption, as the memory counts chunks; a segment has noise of its own."""
         key = self.keys[chunk_id]
         key = purpose_key(key, "segment", origin) if origin else key
-        return steps.chunk_input(self.conditions, key, self.oracle, row, chunk_id - origin)
+        shot = self.shots.get(chunk_id, 0)
+        return steps.chunk_input(self.conditions, key, self.oracle, row, chunk_id - origin, shot)
 
     def _absorb(self, chunk_id: int) -> None:
         grid, patch = ChunkGrid.of(self.model), self.model.dit.patch[0]
@@ -122,7 +128,7 @@ class Preparation:
         return encode_image(self.vae_params, self.model, picture, self.layout)
 
 
-def told(report: ChunkReport, origin: int, anchor: bool) -> ChunkReport:
+def with_ids(report: ChunkReport, origin: int, anchor: bool) -> ChunkReport:
     """A report with the ids of the video; `origin` is where the memory counts from."""
     if not origin:
         return report

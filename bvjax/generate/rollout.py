@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +37,8 @@ from bvjax.generate import steps
 from bvjax.generate.conditions import Conditions, alike
 from bvjax.generate.decoding import overlap_prefix
 from bvjax.generate.host_bank import HostBank
-from bvjax.generate.preparation import Preparation, told
+from bvjax.generate.preparation import Preparation, with_ids
+from bvjax.generate.prompt_change import shots_by_id, told
 from bvjax.generate.windows import Windows, first_needed
 from bvjax.sharding import ONE_DEVICE, Layout
 
@@ -86,7 +87,8 @@ def rollout(
 
     Raises:
         UserError: chunk.first="overlap", whose windows begin with the end of the last,
-            memory.offload="host", and a policy that is not one chunk after the other.
+            memory.offload="host", a policy that is not one chunk after the other, and a prompt.change that is not
+            hard.
     """
     if model.memory.offload == "host":
         raise UserError(
@@ -102,6 +104,11 @@ def rollout(
         raise UserError(
             f"policy {model.policy.name} does more than make one chunk after the other, which one scan "
             "does not do; use stream"
+        )
+    if model.prompt.change != "hard":
+        raise UserError(
+            f"prompt.change={model.prompt.change!r} depends on which captions are alike, which one scan does not know; "
+            "use stream, or prompt.change='hard'"
         )
     state, anchor = init_state(model, layout), None
     ids = jnp.asarray(ChunkGrid.of(model, conditions.num_chunks).chunk_ids, jnp.int32)
@@ -149,6 +156,7 @@ def stream(
     rerolls: Sequence[tuple[int, Key[Array, ""]]] = (),
     given: int = 0,
     watch: Watch | None = None,
+    cuts: Collection[int] = (),
 ) -> Iterator[Piece]:
     """Generates a video chunk by chunk; the same latents as `rollout`, bit-exact on one CPU.
 
@@ -168,13 +176,17 @@ def stream(
         rerolls: (chunk id, seed): the chunks from that id on have this seed instead; ids rise.
         given: so many of the first chunks in `done` were never noise: a video gave them.
         watch: is told of each step of chunks that are made one after the other.
+        cuts: ids of chunks that begin a shot: they and those after them do not see the chunks before it as recent
+            ones, only where retrieval chooses them.
 
     Raises:
         UserError: windows of several chunks, with several devices or a first chunk that begins with
             an image.
     """
     done = {} if done is None else done
-    turns = list(policies.rounds(model, conditions.num_chunks, alike(conditions)))
+    policies.check_cuts(model, cuts)
+    turns = list(policies.rounds(model, conditions.num_chunks, alike(conditions), cuts))
+    conditions = told(conditions, model, cuts)
     decay = model.policy.decay
     row = policies.policy_of(model.policy.name)
     if row.windows and model.chunk.first != "separate" and image_latent is not None:
@@ -189,7 +201,10 @@ def stream(
     keys = dict.fromkeys(grid.piece_ids, key)
     for start, new_key in rerolls:
         keys |= {i: new_key for i in keys if i >= start}
-    chunks = {i: steps.entry_inputs(model, conditions, keys[i], oracle, i) for i in keys}
+    shots = shots_by_id(model, conditions.num_chunks, cuts)
+    chunks = {
+        i: steps.entry_inputs(model, conditions, keys[i], oracle, i, shots.get(i, 0)) for i in keys
+    }
     params_of = params if callable(params) else lambda _: params
     params = params_of(grid.piece_ids[0])
     bank, last_window, anchor = _open(params, model, layout, chunks), None, None
@@ -208,7 +223,9 @@ def stream(
         windows = Windows(params, model, conditions, turns, scales, inputs_of)
         yield from _by_windows(model, windows, turns, bank, inputs_of, conditions, done, anchor)
         return
-    ready = Preparation(model, bank, conditions, keys, oracle, vae_params, layout, turns, decay)
+    ready = Preparation(
+        model, bank, conditions, keys, oracle, vae_params, layout, turns, decay, shots
+    )
     if anchor is not None:
         ready.keep(0, anchor)
     for turn in turns:
@@ -232,7 +249,7 @@ def stream(
         ready.keep(chunk_id, latents)
         last_window = latents if first == "overlap" else None
         if report is not None:
-            report = told(report, turn.origin, model.memory.anchor)
+            report = with_ids(report, turn.origin, model.memory.anchor)
         yield Piece(chunk_id, latents, report, fresh=chunk_id not in done)
 
 
@@ -288,15 +305,23 @@ def rebuild_bank(
     oracle: Float[np.ndarray, "n ids"] | None = None,
     layout: Layout = ONE_DEVICE,
     vae_params: Any = None,
+    cuts: Collection[int] = (),
 ) -> MemoryState:
     """The state after the chunks in `latents` (by id, as `stream` yields them), bit-exact.
 
     With build.context="with" an entry depends on those before it: ids run from the first on.
     """
-    turns = list(policies.rounds(model, conditions.num_chunks, alike(conditions)))
+    turns = list(policies.rounds(model, conditions.num_chunks, alike(conditions), cuts))
+    conditions, shots = (
+        told(conditions, model, cuts),
+        shots_by_id(model, conditions.num_chunks, cuts),
+    )
     by_chunk, decay = {turn.emits[0]: turn for turn in turns}, model.policy.decay
     model = policies.without(model)
-    chunks = {i: steps.entry_inputs(model, conditions, key, oracle, i) for i in sorted(latents)}
+    chunks = {
+        i: steps.entry_inputs(model, conditions, key, oracle, i, shots.get(i, 0))
+        for i in sorted(latents)
+    }
     bank = _open(params, model, layout, chunks)
     ready = Preparation(
         model,
@@ -308,6 +333,7 @@ def rebuild_bank(
         layout,
         turns,
         decay,
+        shots,
     )
     for chunk_id, entries in chunks.items():
         if turn := by_chunk.get(chunk_id):

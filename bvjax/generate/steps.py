@@ -49,8 +49,13 @@ def chunk_input(
     oracle: Float[np.ndarray, "n ids"] | None,
     row: int,
     chunk_id: int,
+    shot: int = 0,
 ) -> ChunkInput:
-    """The inputs of chunk `chunk_id`: a row of the conditions (and of the oracle's scores)."""
+    """The inputs of chunk `chunk_id`: a row of the conditions (and of the oracle's scores).
+
+    `shot` is the id of the first chunk of its shot.
+    """
+    first_of_shot: Any = np.int32(shot)
     # Rows are sliced on the host: on the device each index would be a program of its own.
     return ChunkInput(
         chunk_id=np.int32(chunk_id),
@@ -59,6 +64,7 @@ def chunk_input(
         null_text=np.asarray(conditions.null_text)[0],
         key=key,
         oracle=None if oracle is None else np.asarray(oracle)[row],
+        shot=first_of_shot,
     )
 
 
@@ -68,12 +74,13 @@ def entry_inputs(
     key: Key[Array, ""],
     oracle: Float[np.ndarray, "n ids"] | None,
     chunk_id: int,
+    shot: int = 0,
 ) -> tuple[ChunkInput, ...]:
     """The inputs of all entries that go into the bank when a chunk is done, its own the last.
 
     With overlap, chunk 1 brings the anchor.
     """
     grid = ChunkGrid.of(model)
-    inputs = chunk_input(conditions, key, oracle, grid.row_of(chunk_id), chunk_id)
+    inputs = chunk_input(conditions, key, oracle, grid.row_of(chunk_id), chunk_id, shot)
     entries = grid.entry_ids(chunk_id, model.memory.anchor)
     return tuple(inputs.replace(chunk_id=np.int32(i)) for i in entries)

@@ -78,6 +78,7 @@ def select(
     num_recent: int,
     num_retrieved: int,
     anchor: bool,
+    shot: Int[Array, ""] | None = None,
 ) -> Selection:
     """The entries that chunk c = `target_chunk` sees: the anchor, the top `num_retrieved`, and
     {c - num_recent .. c - 1}.
@@ -85,6 +86,10 @@ def select(
     The top ones are taken among entries that are valid, earlier than the target, neither anchor nor
     recent, and not scored -inf; ties go to the most recent.  Missing entries are not valid and come
     first in their group; the others are in ascending order of id.
+
+    Args:
+      shot: the id of the first chunk of the target's shot; None: 0, all chunks are of one.  Chunks before it are not
+        recent, however near: they are among those that are ranked.
     """
     target = jnp.asarray(target_chunk, jnp.int32)
     slots = chunk_id.shape[-1]
@@ -95,7 +100,10 @@ def select(
         groups.append((jnp.zeros_like(chunk_id[:, :1]), history[:, :1]))
         history = history & ~is_anchor
 
-    candidates = history & (chunk_id < target - num_recent) & (scores > -jnp.inf)
+    oldest = target - num_recent  # of the recent ones
+    if shot is not None:
+        oldest = jnp.maximum(oldest, shot)
+    candidates = history & (chunk_id < oldest) & (scores > -jnp.inf)
     order = jnp.lexsort((-chunk_id, -jnp.where(candidates, scores, -jnp.inf)), axis=-1)
     order = jnp.pad(
         order[:, :num_retrieved], ((0, 0), (0, max(0, num_retrieved - slots)))
@@ -105,7 +113,7 @@ def select(
     groups.append(tuple(jnp.take_along_axis(x, by_id, -1) for x in (order, present)))
 
     ids = target - jnp.arange(num_recent, 0, -1)
-    match = history[:, None] & (chunk_id[:, None] == ids[:, None])
+    match = history[:, None] & (chunk_id[:, None] == ids[:, None]) & (ids >= oldest)[:, None]
     groups.append((match.argmax(-1), match.any(-1)))
 
     index, present = (jnp.concatenate(parts, axis=-1) for parts in zip(*groups, strict=True))
@@ -126,12 +134,14 @@ def retrieve(
     model: ModelConfig,
     key: Key[Array, ""] | None = None,
     oracle: Float[Array, "B slot"] | None = None,
+    shot: Int[Array, ""] | None = None,
 ) -> Selection:
     """Scores by `retrieval.kind` and `select` with the sizes of `model` (Algorithm 1, stage B).
 
     Args:
       key: for a rule that draws.
       oracle: for a rule that is told what is relevant; -inf marks entries that must not be chosen.
+      shot: as of `select`.
 
     Raises:
       UserError: unknown kind.  ValueError: what the rule needs is missing.
@@ -153,7 +163,7 @@ def retrieve(
     if not rule.looks_back:
         valid = valid & first if anchor else jnp.zeros_like(valid)
     picked = select(
-        scores, bank.chunk_id, valid, target_chunk, r.num_recent, r.num_retrieved, anchor
+        scores, bank.chunk_id, valid, target_chunk, r.num_recent, r.num_retrieved, anchor, shot
     )
     if rule.score is not rules.semantic:
         scores = rules.semantic(entries, r)

@@ -83,6 +83,7 @@ def inputs(model: ModelConfig, layout: Layout) -> Inputs:
         lambda: vae.init_decode_state(model.vae, 1, chunk.height, chunk.width)
     )
     spatial = spatial_axes(layout, *grid.latent_size)
+    first_of_shot: Any = whole((), jnp.int32)
     return Inputs(
         params=_weights(model, layout, "dit"),
         state=state,
@@ -92,6 +93,7 @@ def inputs(model: ModelConfig, layout: Layout) -> Inputs:
             embedding=whole(text[1:], jnp.float32),
             null_text=whole(text, jnp.float32),
             key=whole(key.shape, key.dtype),
+            shot=first_of_shot,
         ),
         latents=whole(latents, jnp.float32),
         vae=_weights(model, layout, "vae"),

@@ -42,6 +42,7 @@ class Commit:
 
     chunk: int  # id
     caption: int  # row of the captions, or NULL
+    found_by: int | None = None  # row of the caption that retrieval finds it by; None: the same
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from bvjax.chunking import ChunkGrid
-from bvjax.config import ModelConfig, PolicyConfig
+from bvjax.config import ModelConfig, PolicyConfig, PromptConfig
 from bvjax.errors import UserError
 from bvjax.overrides import apply_overrides
 from bvjax.policies import (
@@ -19,6 +19,7 @@ from bvjax.policies import (
     magi,
     moc,
     pa_vdm,
+    recache,
     reward_forcing,
     rolling,
     rolling_forcing,
@@ -205,6 +206,18 @@ def check(model: ModelConfig, num_chunks: int = 1) -> None:
         )
     if row.windows:
         _check_windows(model)
+    if model.prompt.change == "recache":
+        if not row.scans:
+            able = ", ".join(n for n, other in POLICIES.items() if other.scans)
+            raise UserError(
+                f"prompt.change is 'recache', which policy {model.policy.name} does not do (longlive always does); it "
+                f"can be {able}"
+            )
+        if model.memory.offload == "host":
+            raise UserError(
+                "prompt.change='recache' encodes entries again, and memory.offload='host' writes each once; use "
+                "memory.offload='none'"
+            )
     row.check(model, num_chunks)
 
 
@@ -238,16 +251,38 @@ def _check_windows(model: ModelConfig) -> None:
 
 
 def rounds(
-    model: ModelConfig, num_chunks: int, captions: Sequence[int] | None = None
+    model: ModelConfig,
+    num_chunks: int,
+    captions: Sequence[int] | None = None,
+    cuts: Collection[int] = (),
 ) -> Iterator[Round]:
     """The rounds of a story of so many chunks.
 
     Args:
         captions: of each chunk a number that is the same where captions are; None: all differ.
+        cuts: ids of chunks that begin a shot.
     """
     grid = ChunkGrid.of(model, num_chunks)
     captions = range(num_chunks) if captions is None else captions
-    return policy_of(model.policy.name).rounds(model, grid, captions)
+    turns = policy_of(model.policy.name).rounds(model, grid, captions)
+    if model.prompt.change != "recache":
+        return turns
+    return recache.recached(turns, model, grid, captions, recache.shots_of(grid, cuts))
+
+
+def check_cuts(model: ModelConfig, cuts: Collection[int]) -> None:
+    """Raises `UserError` when a video of `model` cannot have cuts: `policy_of(...).scans` says where it can."""
+    if not cuts:
+        return
+    name = model.policy.name
+    if not policy_of(name).scans:
+        able = ", ".join(n for n, row in POLICIES.items() if row.scans)
+        raise UserError(f"the story has cuts, which policy {name} does not make; it can be {able}")
+    if model.chunk.first == "overlap":
+        raise UserError(
+            "the story has cuts, but with chunk.first='overlap' each window begins with the end of the last; use "
+            "chunk.first='separate' or joined"
+        )
 
 
 def emission_order(model: ModelConfig, num_chunks: int) -> list[int]:
@@ -259,8 +294,8 @@ def emission_order(model: ModelConfig, num_chunks: int) -> list[int]:
 
 
 def without(model: ModelConfig) -> ModelConfig:
-    """The model without its policy: what programs of one chunk are compiled for, whoever asks for them."""
-    return dataclasses.replace(model, policy=PolicyConfig())
+    """The model without its policy and `prompt`: what programs of one chunk are compiled for, whoever asks."""
+    return dataclasses.replace(model, policy=PolicyConfig(), prompt=PromptConfig())
 
 
 def _check_fields(config: PolicyConfig, row: Policy, keys: Sequence[str]) -> None:

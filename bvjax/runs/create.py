@@ -19,7 +19,7 @@ from bvjax.media import video_io
 from bvjax.memory import rules
 from bvjax.overrides import apply_overrides
 from bvjax.placement import check_memory
-from bvjax.policies import policy_of
+from bvjax.policies import check_cuts, policy_of
 from bvjax.runs.fit import check_fit
 from bvjax.runs.place import check_place
 from bvjax.runs.prefix import take
@@ -75,6 +75,8 @@ def create_run(
     if chunks is not None and not 1 <= chunks <= len(captions):
         raise UserError(f"`chunks` is {chunks}; this story has 1 to {len(captions)}")
     captions = captions[:chunks]
+    cuts = tuple(1 + i for i in story.chunk_cuts(chunk.frames / chunk.fps) if i < len(captions))
+    check_cuts(model, cuts)
     check_model(model, len(captions))
     rules.check_generation(model.retrieval.kind)
     check_lengths(bundle.tokenizer, numbered(captions), model.text, model.guidance.negative)
@@ -103,6 +105,7 @@ def create_run(
         overrides=tuple(overrides),
         video_chunks=prefix.chunks if prefix else 0,
         video_sha256=prefix.sha256 if prefix else "",
+        cuts=cuts,
     )
     settings = _with_loras(settings, bundle, lora_at or {}, ChunkGrid.of(model, len(captions)))
     frames = prefix.frames() if prefix else None

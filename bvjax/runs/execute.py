@@ -130,6 +130,7 @@ def execute(
         rerolls=[(first, jax.random.key(seed)) for first, seed in settings.rerolls],
         given=settings.video_chunks,
         watch=watch,
+        cuts=[run.grid.id_of(number) for number in settings.cuts],
     )
     pieces = _in_time(run, pieces)
     report = None if only_chunks else RunReport(run)

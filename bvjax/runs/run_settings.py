@@ -17,6 +17,7 @@ from bvjax.generate.checks import check_model
 from bvjax.media.video_io import check_scale
 from bvjax.overrides import from_dict, to_dict
 from bvjax.plain_text import is_blank
+from bvjax.policies import check_cuts
 from bvjax.runs.requests import check_seed
 
 _MAX_LISTED = 3  # differences that a message lists
@@ -36,6 +37,7 @@ class Settings:
     video_sha256: str = ""  # of its frames in given.mkv
     # (chunk id, seed): chunks from that id on were made again with that seed; ids rise.
     rerolls: tuple[tuple[int, int], ...] = ()
+    cuts: tuple[int, ...] = ()  # numbers of chunks that begin a shot, ascending, none of them 1
     lora_files: tuple[str, ...] = ()  # where to look
     lora_sha256: tuple[str, ...] = ()
     # (chunk id, a strength for each LoRA): from that chunk on; ids rise from 0.
@@ -62,10 +64,11 @@ class Settings:
         return dataclasses.replace(self, rerolls=(*earlier, (from_id, seed)))
 
     def limited(self, num_chunks: int) -> Settings:
-        """These settings for a run of `num_chunks` chunks: without seeds and strengths of what is past its end."""
+        """These settings for a run of `num_chunks` chunks: without seeds, strengths and cuts past its end."""
         rerolls = tuple(pair for pair in self.rerolls if pair[0] <= num_chunks)
         strengths = tuple(pair for pair in self.lora_strengths if pair[0] <= num_chunks)
-        return dataclasses.replace(self, rerolls=rerolls, lora_strengths=strengths)
+        cuts = tuple(number for number in self.cuts if number <= num_chunks)
+        return dataclasses.replace(self, rerolls=rerolls, lora_strengths=strengths, cuts=cuts)
 
 
 def weights_place(folder: pathlib.Path) -> str:
@@ -105,6 +108,12 @@ def read_settings(path: pathlib.Path, num_chunks: int) -> Settings:
         if "\0" in place:
             raise UserError(f"{name} is not a path: it has a character of code 0 in it")
     _check_loras(settings, num_chunks)
+    cuts = settings.cuts
+    if list(cuts) != sorted(set(cuts)) or not all(2 <= number <= num_chunks for number in cuts):
+        raise UserError(
+            f"cuts is {list(cuts)}; with {num_chunks} chunks it can have 2 to {num_chunks}"
+        )
+    check_cuts(settings.model, cuts)
     return settings
 
 
@@ -172,6 +181,8 @@ def _unlike_settings(stored: Settings, requested: Settings) -> Iterator[str]:
         yield "its weights are others"
     if stored.seed != requested.seed:
         yield f"its seed is {stored.seed}, not {requested.seed}"
+    if stored.cuts != requested.cuts:
+        yield f"its shots begin at chunks {list(stored.cuts)}, not {list(requested.cuts)}"
     if stored.lora_sha256 != requested.lora_sha256:
         yield "its LoRAs are others"
     elif stored.lora_strengths != requested.lora_strengths:

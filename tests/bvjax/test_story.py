@@ -189,3 +189,24 @@ def test_a_mutated_file_is_a_story_or_one_sentence(tmp_path, capsys, at, without
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("bvjax: ") and is_one_line(lines[0])
     assert [file.name for file in tmp_path.iterdir()] == ["story.json"]
+
+
+def test_cuts_are_of_the_first_chunk_of_a_caption():
+    cut = lambda text: {"shot": "cut", "caption": text}
+    story = parse_story(["A.", cut("B."), "C.", cut("D.")])
+    assert story.captions == ("A.", "B.", "C.", "D.") and story.cuts == (1, 3)
+    assert story.chunk_cuts(4.0) == (1, 3)
+    timed = parse_story(["A (00s - 05s).", cut("B (06s - 15s)."), "C (16s - 19s)."])
+    assert timed.chunk_captions(4.0) == ("A.", "B.", "B.", "B.", "C.")
+    assert timed.chunk_cuts(4.0) == (1,)
+    for content, match in (
+        ([cut("A.")], "caption 1 begins the video; it cannot be a cut"),
+        (
+            ["A.", {"shot": "wide", "caption": "B."}],
+            "caption 2 is an object; one that begins a shot",
+        ),
+        (["A.", {"caption": "B."}], "caption 2 is an object"),
+        (["A.", cut(3)], "caption 2 must be text"),
+    ):
+        with pytest.raises(UserError, match=match):
+            parse_story(content)

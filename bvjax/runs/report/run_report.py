@@ -73,6 +73,7 @@ class RunReport:
             "seed": run.settings.seed,
             "rerolls": self._rerolls(),
             "loras": self._loras(),
+            "cuts": list(run.settings.cuts),
             "chunks_done": len(self.drift),
             "chunks_wanted": len(run.captions),
             "chunks_given": run.settings.video_chunks,

@@ -90,3 +90,22 @@ def test_pretrained_weights_with_a_memory_are_warned_of(bundle, story, tmp_path,
     create_run(plain, bundle.model, story, tmp_path / "run").close()
     (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
     assert "never trained with a memory of earlier chunks" in warning
+
+
+def test_cuts_are_settings_of_a_run(bundle, story, tiny, tmp_path):
+    cut = dataclasses.replace(story, cuts=(2, 4))
+    with create_run(bundle, bundle.model, cut, tmp_path / "run") as run:
+        assert run.settings.cuts == (3, 5) and run.settings.limited(4).cuts == (3,)
+    with RunDir.open(tmp_path / "run") as run:
+        assert run.settings.cuts == (3, 5)
+    with pytest.raises(UserError, match=r"its shots begin at chunks \[3, 5\], not \[\]"):
+        create_run(bundle, bundle.model, story, tmp_path / "run")
+    with pytest.raises(UserError, match="the story has cuts, which policy lct does not make"):
+        model = tiny.variant(policy={"name": "lct", "window": 4})
+        create_run(bundle, model, cut, tmp_path / "other")
+    stored = (tmp_path / "run" / "config.json").read_text()
+    (tmp_path / "run" / "config.json").write_text(
+        stored.replace('"cuts": [\n    3,', '"cuts": [\n    1,')
+    )
+    with pytest.raises(UserError, match=r"cuts is \[1, 5\]; with 5 chunks it can have 2 to 5"):
+        RunDir.open(tmp_path / "run")
