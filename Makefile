@@ -13,7 +13,7 @@ OUT ?= runs/demo
 ROOT ?= runs/train_mini
 STORY ?= experiments/stories/fox.json
 
-.PHONY: help setup setup-torch setup-aot setup-beam demo test test-slow test-long test-torch test-aot test-beam test-accelerator train-mini performance-docs parity-docs plan-pods lint lock clean
+.PHONY: help setup setup-torch setup-aot setup-beam demo test test-slow test-long test-torch test-aot test-beam test-accelerator train-mini reference performance-docs parity-docs plan-pods lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -79,6 +79,9 @@ test-accelerator:  ## the tests that need an accelerator, with the Python that h
 
 train-mini: setup  ## the model that ships, from nothing: about nine hours on two cores; stops and goes on (ROOT=...)
 	$(PY) -m experiments.train_mini --root $(ROOT)
+
+reference: setup  ## the reference of functions and classes, out of their docstrings (build/reference/index.html)
+	$(PY) -m experiments.reference --out build/reference
 
 performance-docs: setup-torch  ## docs/performance.md: what things cost on this CPU (twenty minutes)
 	PYTHON=$(VENV_TORCH)/bin/python experiments/benchmarks/run_cpu.sh

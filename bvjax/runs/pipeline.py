@@ -27,6 +27,7 @@ from bvjax.loading.loras import Given
 from bvjax.overrides import assignments
 from bvjax.placement import check_layout, layout_of
 from bvjax.presets import PRESETS
+from bvjax.runs.branch import branch
 from bvjax.runs.create import create_run
 from bvjax.runs.execute import Progress, execute, is_finished
 from bvjax.runs.fit import check_weights
@@ -120,6 +121,28 @@ class Pipeline:
                 run, self.bundle, edits=captions or {}, strengths=lora_strengths, **counts
             )
         return self._gather(reopened)
+
+    def branch(
+        self,
+        path: Path,
+        out: Path,
+        from_chunk: int,
+        captions: Sequence[str],
+        seed: int | None = None,
+    ) -> Video:
+        """Makes another ending of a run folder in the new folder `out`; the beginning is shared on disk.
+
+        Args:
+            from_chunk: the first chunk that the branch has of its own.
+            captions: of these chunks.
+            seed: of these chunks; None leaves the run's.
+
+        Raises `UserError` as `resume` does, and for a chunk that is not made yet or a folder that is there.
+        """
+        counts = whole_numbers(from_chunk=from_chunk, seed=seed)
+        with self._open(path) as run:
+            branched = branch(run, self.bundle, out, captions=captions, **counts)
+        return self._gather(branched)
 
     def kept_tokens(self, path: Path, chunk: int) -> Bool[np.ndarray, "y l h w"]:
         """Returns which tokens of a finished chunk of a run folder each of the y layers kept in the bank.

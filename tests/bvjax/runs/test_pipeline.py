@@ -228,3 +228,11 @@ def test_notebooks_show_videos_and_chunks(pipeline, video):
     assert video.retrieval_map().width > 100
     first = next(iter(pipeline.stream(CAPTIONS[:1])))
     assert "data:video/mp4" in first._repr_html_() and first.fps == 8
+
+
+def test_a_branch_has_the_beginning_of_the_run(pipeline, tmp_path):
+    video = pipeline.generate(CAPTIONS, seed=3, out=tmp_path / "run")
+    other = pipeline.branch(tmp_path / "run", tmp_path / "branch", 3, ["Pip waves.", "Pip waves."])
+    assert other.captions == (*CAPTIONS[:2], "Pip waves.", "Pip waves.")
+    np.testing.assert_array_equal(other.frames[:17], video.frames[:17])
+    assert (other.frames[17:25] != video.frames[17:]).any()
