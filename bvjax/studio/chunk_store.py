@@ -7,6 +7,7 @@ is made again has another.  It is a cache: what is missing is made again from th
 from __future__ import annotations
 
 import hashlib
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -97,7 +98,7 @@ class ChunkStore:
             for number, key in sorted(keys.items()):
                 start, stop = piece_frames(grid, number)
                 # Not more than one chunk of frames is in memory.
-                piece = [frame for frame, _ in zip(frames, range(stop - start), strict=False)]
+                piece = list(itertools.islice(frames, stop - start))
                 if len(piece) < stop - start or any(frame.shape[:2] != size for frame in piece):
                     return
                 if number in missing:

@@ -3,7 +3,7 @@ import { h } from "./dom.js";
 
 export const ROLES = { anchor: "first frame", semantic: "by meaning", recent: "just before" };
 const CURVES = [
-  ["clarity", "Clarity", "how sharp: variance of the Laplacian"],
+  ["clarity", "Clarity", "variance of the Laplacian"],
   ["motion", "Motion", "optical flow, pixels per frame"],
   ["saturation", "Saturation", "0 to 1"],
   ["seam", "Seam", "step across the join, 1 is none"],

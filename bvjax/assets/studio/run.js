@@ -217,13 +217,15 @@ export class RunView {
   async saveStory() {
     const captions = this.editor.values, empty = captions.findIndex((caption) => !caption);
     if (empty >= 0) return toast(`Caption ${empty + 1} is empty.`);
+    const idle = !["waiting", "working", "pausing", "paused"].includes(this.info.now.state);
+    const whole = this.info.done === captions.length || (idle && this.info.finished);
     const from = captions.findIndex((caption, index) => caption !== this.info.captions[index]) + 1;
     try {
       await api.act(this.name, "captions", { captions });
       kept(`edits ${this.name}`, null);
       toast(from ? `Used from chunk ${from} on.` : `The story ends with chunk ${captions.length}.`, "good");
+      if (whole) await this.act("go"); // a finished story goes on, one that ends here is finished
       await this.load();
-      if (this.info.finished === false && !["waiting", "working"].includes(this.info.now.state) && this.info.done < this.info.chunks && this.wasFinished) await this.act("go");
     } catch (error) { toast(error.message); }
   }
 

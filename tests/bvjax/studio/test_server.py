@@ -15,7 +15,7 @@ from bvjax.runs.execute import Progress
 from bvjax.runs.report.drift_report import ChunkDrift
 from bvjax.runs.run_dir import RunDir
 from bvjax.story import Story
-from bvjax.studio import making, previews
+from bvjax.studio import fragments, making, previews
 from bvjax.studio.server import make_app
 from bvjax.studio.studio import Studio
 from tests.bvjax.studio.conftest import CAPTIONS
@@ -144,6 +144,21 @@ def test_a_run_from_the_page(client, studio, pipeline, real):
         assert download.headers["content-disposition"] == f'attachment; filename="{other}.mp4"'
         post(later, f"/api/runs/{name}/go")
         assert finished(later, name)["done"] == 3
+
+
+def test_pieces_come_out_of_a_video_that_was_made_elsewhere(client, studio, pipeline):
+    """The pieces of a run that the studio did not make are cut out of its video.mp4, at the very frames."""
+    path = studio.versions.root / "elsewhere"
+    with create_run(pipeline.bundle, pipeline.model, Story(tuple(CAPTIONS)), path) as run:
+        made = list(stand_in(run, pipeline.bundle))
+    seen = pieces(client, "elsewhere", 3)
+    for progress in made:
+        shown = list(fragments.decode(seen[progress.chunk][1]))
+        assert len(shown) == len(progress.frames)
+        for picture, frame in zip(shown, progress.frames, strict=True):
+            small = picture.reshape(32, 8, 32, 8, 3).mean((1, 3))
+            assert np.abs(small - frame).mean() < np.abs(small - frame[::-1]).mean() / 2
+    assert client.get("/api/runs/elsewhere").json()["finished"]
 
 
 def test_runs_of_the_command_line(client, studio, pipeline):
