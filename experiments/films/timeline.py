@@ -63,7 +63,11 @@ def draw(rows: list[dict[str, Any]]) -> bytes:
     )
     handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in (KEPT, *colours.values())]
     figure.legend(
-        handles, ["kept", *kinds], loc="outside upper right", ncols=len(handles), frameon=False
+        handles,
+        ["kept", *kinds],
+        loc="outside upper right",
+        ncols=min(5, len(handles)),
+        frameon=False,
     )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})

@@ -12,6 +12,7 @@ from bvjax.overrides import apply_overrides
 from data_pipelines.curate import Request, curate
 from data_pipelines.curation import beam
 from data_pipelines.curation.settings import Settings
+from data_pipelines.validate import validate
 from tests.data_pipelines.curation.footage import barred, film, pan, still, walker
 
 
@@ -55,3 +56,5 @@ def test_both_engines_decide_alike(films, tiny, tmp_path):
         }
     card = (tmp_path / "beam" / "README.md").read_text()
     assert card == (tmp_path / "local" / "README.md").read_text()
+    for name in manifests:
+        assert validate(tmp_path / name)[0] == []
