@@ -215,6 +215,7 @@ def test_command_line_writes_captions_and_refuses_nonsense(tmp_path, capsys):
         assert stop.value.code == 2
 
 
+@pytest.mark.slow
 def test_subjects_are_large_and_slow_for_a_latent():
     """At 64x64 a subject is two thirds of the frame high, and half a second is no smear."""
     heights = []

@@ -32,7 +32,7 @@ from data_pipelines.storyworld.wordings import (
 )
 
 FPS = 4
-N_STORIES = 24
+N_STORIES = 20
 
 
 @pytest.fixture(scope="module")
