@@ -4,8 +4,8 @@
     python -m data_pipelines.record_world --world crafter --films 20 --seconds 64 --out data/crafter
     python -m data_pipelines.encode --videos data/crafter --weights runs/mini --out data/crafter_latents --chunks 15
 
-Beside each film lie its captions, made of what was done, and NAME.tracks.npz: the action that led to each frame (the
-first frame's is -1), and the reward. Another environment is a function that returns a `World`, and a row in `WORLDS`.
+Beside each film lie its captions, made of what was done, and NAME.tracks.npz: the action that led to each frame (-1 for
+the first) and its reward. Another environment is a function that returns a `World`, and a row in `WORLDS`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -57,9 +56,8 @@ def crafter(seed: int) -> World:
     known = {"noop": "stands still", "do": "uses what is in front", "sleep": "sleeps"}
     known |= {f"move_{way}": f"walks {way}" for way in ("left", "right", "up", "down")}
     phrases = [known.get(name, f"tries to {name.replace('_', ' ')}") for name in env.action_names]
-    weights = [
-        8.0 if name.startswith("move_") else 1.0 for name in env.action_names
-    ]  # else it stays where it is
+    # All alike, it would stay where it is.
+    weights = [8.0 if name.startswith("move_") else 1.0 for name in env.action_names]
     return World(phrases, env.reset, lambda action: env.step(action)[:3], weights)
 
 
@@ -75,10 +73,9 @@ class Tracks:
 
 
 def record(world: World, path: Path, frames: int, rng: np.random.Generator) -> Tracks:
-    """Writes a film of `frames` frames of a random player; returns its tracks.
+    """Writes a film of a random player, who holds actions for a while so as to get somewhere; returns its tracks.
 
-    The player holds an action for a while, since one that changes every step goes nowhere. A rollout that ends begins
-    anew, and is cut there.
+    A rollout that ends begins anew, and is cut there.
     """
     actions, rewards, action, over = [-1], [0.0], -1, False
     weights = np.array(world.weights or [1.0] * len(world.phrases), np.float64)
@@ -105,18 +102,13 @@ def captions(tracks: Tracks, phrases: Sequence[str]) -> list[str]:
         numbers, counts = np.unique(done[done >= 0], return_counts=True)
         most = numbers[np.argsort(-counts, kind="stable")][:3]
         text = ", then ".join(phrases[n] for n in most) or "stands still"
-        first = start // FPS
-        last = first + max(1, -(-len(done) // FPS)) - 1
-        out.append(f"The player {text} ({first:02d}s - {last:02d}s).")
+        last = start // FPS + max(1, -(-len(done) // FPS)) - 1
+        out.append(f"The player {text} ({start // FPS:02d}s - {last:02d}s).")
     return out
 
 
 def record_films(name: str, out: Path, films: int, seconds: int, seed: int) -> int:
-    """Records the films that are not there yet; returns how many it made.
-
-    Raises:
-        UserError: an unknown world, or numbers out of bounds.
-    """
+    """Records the films that are not there yet; returns how many it made. Raises `UserError`."""
     if name not in WORLDS:
         raise UserError(f"`world` is {name!r}; it can be {', '.join(WORLDS)}")
     for field, value in {"films": films, "seconds": seconds}.items():
@@ -130,8 +122,7 @@ def record_films(name: str, out: Path, films: int, seconds: int, seed: int) -> i
             continue
         world = WORLDS[name](number)
         tracks = record(world, path, seconds * FPS, np.random.default_rng(number))
-        arrays: dict[str, Any] = dataclasses.asdict(tracks)
-        write_atomic(path.with_suffix(".tracks.npz"), npz_bytes(**arrays))
+        write_atomic(path.with_suffix(".tracks.npz"), npz_bytes(**dataclasses.asdict(tracks)))
         write_json(path.with_suffix(".json"), {"captions": captions(tracks, world.phrases)})
         made += 1
     return made
@@ -139,20 +130,17 @@ def record_films(name: str, out: Path, films: int, seconds: int, seed: int) -> i
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and record; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.record_world", description="Films of rollouts."
-    )
+    parser = argparse.ArgumentParser("python -m data_pipelines.record_world")
     parser.add_argument("--world", default="crafter", help=", ".join(WORLDS))
     parser.add_argument("--out", type=console.path, required=True, metavar="DIR")
-    parser.add_argument("--films", type=int, default=20)
-    parser.add_argument("--seconds", type=int, default=64, help="of each")
-    parser.add_argument("--seed", type=int, default=0, help="of the first film")
+    for name, value in {"films": 20, "seconds": 64, "seed": 0}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
     a = parser.parse_args(argv)
 
     def command() -> None:
         with console.going_on(console.AGAIN):
             made = record_films(a.world, a.out, a.films, a.seconds, a.seed)
-        console.tell(f"{made} films recorded in {a.out}")
+            console.tell(f"{made} films recorded in {a.out}")
 
     return console.run(command, "error")
 
