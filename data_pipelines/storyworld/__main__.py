@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bvjax import console
 from bvjax.files import write_json
+from data_pipelines.storyworld.cuts import as_json
 from data_pipelines.storyworld.plan import SPLITS, make_story
 from data_pipelines.storyworld.preview import preview
 from data_pipelines.storyworld.words import word_list
@@ -34,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--words", action="store_true", help="print the words that the small model knows"
     )
+    parser.add_argument(
+        "--cuts", action="store_true", help="with --story-json: a story of several shots"
+    )
     parser.add_argument("--seed", type=int, default=0, help="which story (default 0)")
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--size", type=int, default=256, help="pixels of the video (default 256)")
@@ -48,9 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         check_seed(args.seed)
         if args.words:
             print(word_list(), end="")
-        story = make_story(args.seed, args.split)
+        story = make_story(args.seed, args.split, shots=args.cuts)
         if args.story_json is not None:
-            content = {"captions": list(story.captions)}
+            content = as_json(story)
             args.story_json.parent.mkdir(parents=True, exist_ok=True)
             write_json(args.story_json, content)
             print(args.story_json)

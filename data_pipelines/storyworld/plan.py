@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bvjax.errors import UserError
-from data_pipelines.storyworld import captions, timeline
+from data_pipelines.storyworld import captions, cuts, timeline
 from data_pipelines.storyworld.world import (
     ACCESSORIES,
     ACTIONS,
@@ -164,8 +164,8 @@ def _direction(rng: np.random.Generator, old: int, new: int, n_places: int) -> i
     return 1 if (new - old) % n_places == 1 else -1
 
 
-def make_story(seed: int, split: str = "train", n_chunks: int = 15) -> Story:
-    """A story as a pure function of (seed, split, n_chunks).
+def make_story(seed: int, split: str = "train", n_chunks: int = 15, shots: bool = False) -> Story:
+    """A story as a pure function of (seed, split, n_chunks); with `shots` the same with cuts (`cuts`).
 
     The two splits draw from disjoint random streams; the train split never uses a (species, colour)
     pair of HELD_OUT_COMBOS. A story of n < 15 chunks is the beginning of a 15-chunk script.
@@ -200,7 +200,8 @@ def make_story(seed: int, split: str = "train", n_chunks: int = 15) -> Story:
     story = Story(
         seed, split, tuple(subjects[w] for w in shown_subjects), story_places, chunks, (), n_chunks
     )
-    return captions.with_captions(story, rng)
+    story = captions.with_captions(story, rng)
+    return cuts.with_cuts(story) if shots else story
 
 
 def _script(rng, places, moves, weathers, n_places: int, index: dict[int, int]) -> tuple:

@@ -122,11 +122,12 @@ class ChunkPlan:
     zoom1: float
     weather_before: str
     place_returned: bool = False
+    cut: bool = False  # it begins a shot: what is before it is elsewhere (`cuts`)
 
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-    """A whole single take: its cast, its places, its script and its captions, free of fps."""
+    """A whole take, or several with cuts between them: its cast, its places, its script and its captions, free of fps."""
 
     seed: int
     split: str
