@@ -22,6 +22,7 @@ from data_pipelines.encoded.folder import how_to_make, open_folder, read_null_te
 from data_pipelines.encoded.manifest import check_weights
 from data_pipelines.encoded.replay import LOADERS, Opening, Replay
 from data_pipelines.row_batches import share
+from data_pipelines.storyworld.cut_clips import open_cuts
 from data_pipelines.storyworld.pictures import open_pictures
 from data_pipelines.storyworld.returns import open_returns
 
@@ -107,7 +108,10 @@ def shards_of(command: str) -> Opener:
     return open_split
 
 
-KEPT = {"returns": open_returns}  # (folder of weights, folder, split) -> examples
+KEPT = {
+    "returns": open_returns,
+    "cuts": open_cuts,
+}  # (folder of weights, folder, split) -> examples
 
 DATA_SETS: dict[str, Opener] = {
     "storyworld": folder_of("python -m data_pipelines.storyworld.encode"),

@@ -24,6 +24,9 @@ class Clip:
     relevance: Float[Array, "b c c"] | None = None  # of source chunk j for target chunk i
     standalone: Float[Array, "b c t dt"] | None = None  # of captions that need no history
     joined: Float[Array, "b c"] | None = None  # 1: goes on from the chunk before it
+    shot: Float[Array, "b c"] | None = (
+        None  # number of the first chunk of its shot; None: all of one
+    )
 
 
 @struct.dataclass
@@ -61,4 +64,5 @@ def make_clip(batch: Mapping[str, Array | np.ndarray], grid: ChunkGrid) -> Clip:
         relevance=arrays.get("relevance"),
         standalone=arrays.get("standalone"),
         joined=arrays.get("joined"),
+        shot=arrays.get("shot"),
     )

@@ -15,6 +15,7 @@ WORDS = {
     "relevance": "ground-truth scores between chunks",
     "standalone": "captions that stand alone",
     "joined": "which chunks go on from the one before",
+    "shot": "where shots begin",
 }
 
 

@@ -118,6 +118,7 @@ def draw_history(
     history: HistoryConfig,
     kind: Int[Array | np.ndarray, "b m"] | None = None,
     latents: Float[Array | np.ndarray, "b c l h w z"] | None = None,
+    shot: Float[Array | np.ndarray, "b c"] | None = None,
 ) -> History:
     """The context of each target chunk (Eq. 8, 9), causal by construction: only chunks before it.
 
@@ -132,6 +133,8 @@ def draw_history(
         history: the chances.
         kind: places of rules in the table, drawn when not given (evaluation gives them).
         latents: of all chunks, clean, for rules that need them.
+        shot: id of the first chunk of the shot that each chunk is of: those before it are not recent for it, but
+            among those that the rule scores, as in generation (`retrieval.select`). None: all are of one shot.
     """
     if kind is None:
         kind = draw_kinds(purpose_key(key, "kind"), history, target.shape)
@@ -152,11 +155,14 @@ def draw_history(
     def flat(x):
         return x.reshape(-1, *x.shape[2:])
 
+    first = jnp.zeros_like(target)
+    if shot is not None:
+        first = jnp.take_along_axis(jnp.asarray(shot), target - 1, axis=1).astype(target.dtype)
     selected = jax.vmap(
-        lambda s, v, t: select(
-            s[None], ids[None], v[None], t, config.num_recent, config.num_retrieved, False
+        lambda s, v, t, f: select(
+            s[None], ids[None], v[None], t, config.num_recent, config.num_retrieved, False, f
         )
-    )(flat(scores), flat(usable), flat(target))
+    )(flat(scores), flat(usable), flat(target), flat(first))
     shape = (*target.shape, -1)
     index, valid, recent = (
         x.reshape(shape) for x in (selected.index, selected.valid, selected.recent)

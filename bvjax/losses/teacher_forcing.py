@@ -322,6 +322,7 @@ class TeacherForcing:
             self.model.retrieval,
             self.forcing.history,
             latents=clip.chunks,
+            shot=clip.shot,
         )
 
     def _targets(self, key, clip):
@@ -488,6 +489,7 @@ class TeacherForcing:
                 dataclasses.replace(self.forcing.history, entry_drop=0.0),
                 kind=kind,
                 latents=chunks,
+                shot=clip.shot,
             )
             valid = history.valid & ~targets.history.alone[..., None]
             history = history.replace(valid=valid)

@@ -12,6 +12,7 @@ and, where the data set has them (`EXTRAS`):
     standalone [C, T, Dt]          text states of captions that need no earlier chunk to be understood
     joined     [C]                 1 where a chunk goes on from the one before it (the first: from the first frame),
                                    0 where chunks between them were left out
+    shot       [C]                 number of the first chunk of its shot, counted from 1; all 1 in a single take
 
 Sources of clips that are encoded when they are asked for, of sharded files or of files on another machine need no
 more than `Source`: batches, shuffling and exact resumption are made from random access (`batches`).
@@ -32,7 +33,7 @@ from bvjax.errors import UserError
 from bvjax.finite import is_finite
 
 REQUIRED = ("latents", "text", "embedding")
-EXTRAS = ("relevance", "standalone", "joined")
+EXTRAS = ("relevance", "standalone", "joined", "shot")
 TEXTS = ("text", "standalone")  # text states, which may be stored without the zeros that pad them
 
 
@@ -59,6 +60,7 @@ class ExampleSpec:
             "relevance": (chunks, chunks),
             "standalone": text,
             "joined": (chunks,),
+            "shot": (chunks,),
         }
         return {name: every[name] for name in (*REQUIRED, *self.extras)}
 

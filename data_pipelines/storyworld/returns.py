@@ -58,7 +58,13 @@ def return_excerpt(
 
 def encode_return(encoders: Encoders, split: str, index: int) -> dict[str, np.ndarray]:
     """Returns an excerpt (`return_excerpt`) as an encoded example (`encoded.example`) with its extras."""
-    part, relevance = return_excerpt(encoders.model, split, index)
+    return encode_part(encoders, *return_excerpt(encoders.model, split, index))
+
+
+def encode_part(
+    encoders: Encoders, part: Excerpt, relevance: Float[np.ndarray, "c c"]
+) -> dict[str, np.ndarray]:
+    """Returns an excerpt as an encoded example with its extras; `relevance` is of all chunks of its story."""
     story, rows = part.story, [chunk - 1 for chunk in part.chunks]
     text, embedding = encoders.text([split_times(story.captions[row])[0] for row in rows])
     standalone, _ = encoders.text([standalone_captions(encoders, story)[row] for row in rows])
