@@ -25,6 +25,7 @@ from experiments.evaluation import (
     noise,
     pictures,
     reconstruction,
+    switches,
 )
 from experiments.evaluation.cases import Case, find_cases, story_cases
 from experiments.evaluation.judge import Judge, load_judge
@@ -32,7 +33,17 @@ from experiments.evaluation.judge_data import accuracy, heldout_units, score_uni
 from experiments.evaluation.results import Record, Results
 from experiments.evaluation.under_test import SPLIT, EncodedStories, UnderTest
 
-PARTS = ("reconstruction", "judge", "pictures", "captions", "memory", "minutes", "drift", "noise")
+PARTS = (
+    "reconstruction",
+    "judge",
+    "pictures",
+    "captions",
+    "memory",
+    "minutes",
+    "drift",
+    "noise",
+    "switches",
+)
 PICTURES_AT_ONCE = 32
 MINUTE_ARMS = tuple(RULES)
 DRIFT_ARMS = ("semantic", "rolling", "full")
@@ -215,6 +226,18 @@ class Evaluation:
                 )
                 self.results.save()
         return noise.summary(records)
+
+    def switches(self) -> dict[str, Any]:
+        judge, records = self.loaded_judge, self.records("switches")
+        seeds = range(self.first_seed, self.first_seed + self.amounts.cases)
+        runs = [(arm, seed) for seed in seeds for arm in (switches.TRUTH, *switches.ARMS)]
+        for arm, seed in self.each(runs, "switches"):
+            if f"{arm} | {seed}" not in records:
+                records[f"{arm} | {seed}"] = switches.record_of(
+                    self.tested, judge, seed, arm, self.seed + seed
+                )
+                self.results.save()
+        return switches.summary(records)
 
     @functools.cached_property
     def _minute_seeds(self) -> list[int]:
