@@ -92,8 +92,7 @@ class Jobs:
         with self._wake:
             job = self._jobs.get(name)
             if job is None or job.state in ("stopped", "finished", "failed"):
-                if len(self._queue) >= MOST_WAITING:
-                    raise UserError(f"{MOST_WAITING} runs are waiting already; try again later")
+                self.check_room()
                 job = self._jobs[name] = Job(name, visitor)
             job.wanted = "go"
             if job.state == "paused" and self._held != name:
@@ -102,6 +101,12 @@ class Jobs:
                 self._queue.add(job.visitor, name)
             self._wake.notify_all()
         self._tell_states()
+
+    def check_room(self) -> None:
+        """Raises `UserError` when so many runs wait that there is no room for another."""
+        with self._wake:
+            if len(self._queue) >= MOST_WAITING:
+                raise UserError(f"{MOST_WAITING} runs are waiting already; try again later")
 
     def pause(self, name: str, stop: bool = False) -> None:
         """Lets a run end with the chunk at work; one that only waits leaves the queue at once."""

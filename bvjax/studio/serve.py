@@ -42,7 +42,8 @@ def serve(weights: str | None, runs: str, host: str, port: int, token: str | Non
         make_app(studio, host, token), log_level="warning", ws_max_size=_LARGEST_MESSAGE,
         server_header=False, timeout_graceful_shutdown=5, ws="websockets-sansio",
     )  # fmt: skip
-    shown = f"[{host}]" if ":" in host else host
+    everywhere = host in ("0.0.0.0", "::")  # no address that a browser could open
+    shown = socket.gethostname() if everywhere else f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}/"
     tell(f"{studio.pipeline.model.name}: {len(studio.versions.all())} runs in {root}")
     tell(f"the studio is at {address}{f'?token={token}' if token else ''} (Ctrl-C ends it)")

@@ -140,6 +140,7 @@ class Studio:
     # ---- asked for ----------------------------------------------------------------------------
     def create(self, asked: protocol.NewRun, visitor: str) -> str:
         """Begins a run and puts it into the queue; returns its name. Raises `UserError`."""
+        self.jobs.check_room()
         bundle = self.pipeline.bundle
         texts = choices.overrides(self.pipeline.model, asked.settings)
         assignments = (*self.pipeline.overrides, *texts)

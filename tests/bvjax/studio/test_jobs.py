@@ -178,9 +178,10 @@ def test_a_run_that_fails_says_so_and_others_go_on(begun, machine, studio):
     until(lambda: jobs.state(name)["state"] == "finished")
 
 
-def test_the_queue_has_an_end(begun, monkeypatch):
+def test_the_queue_has_an_end(begun, monkeypatch, studio):
     make, jobs = begun
     monkeypatch.setattr(jobs_module, "MOST_WAITING", 1)
     make("one", "visitor-a")
     with pytest.raises(UserError, match="1 runs are waiting already"):
         make("two", "visitor-b")
+    assert not (studio.versions.root / "two").exists()
