@@ -3,8 +3,7 @@
 The last chunk of an excerpt begins a new shot, and sees what retrieval brings and not the chunks before the cut; the
 others go on as in `mini_returns`, whose steps take five and a half seconds on one core while another one encodes.
 
-python -m experiments.train --config=experiments/configs/mini_cuts.py --workdir=runs/cuts \\
-    --init-from=bvjax/assets/mini --config.data.weights=bvjax/assets/mini
+python -m experiments.train --config=experiments/configs/mini_cuts.py --workdir=runs/cuts --init-from=runs/mini
 """
 
 from __future__ import annotations
