@@ -22,14 +22,16 @@ _FLAGS = (
     "--disable-background-networking", "--autoplay-policy=no-user-gesture-required", "--remote-debugging-port=0",
     "--disable-background-timer-throttling", "--disable-renderer-backgrounding",
 )  # fmt: skip
+_CODES = {"Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, " ": 32}
 
 
 class Page:
-    """A tab: commands, scripts, and the errors that it wrote to its console."""
+    """A tab: commands, scripts, the `errors` on its console, and those of them that are uncaught `exceptions`."""
 
     def __init__(self, socket: ClientConnection):
         self._socket, self._number = socket, 0
         self.errors: list[str] = []
+        self.exceptions: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -84,6 +86,20 @@ class Page:
             f"""(() => {{ const field = document.querySelectorAll({json.dumps(selector)})[{index}]; field.focus();
               field.select(); }})()"""
         )
+        self.type(text)
+
+    def press(self, key: str) -> None:
+        """Presses a key: a character, or a name such as Escape."""
+        text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key,
+                windowsVirtualKeyCode=_CODES.get(key, ord(key[0].upper())),
+                **(text if kind == "keyDown" else {}),
+            )  # fmt: skip
+
+    def type(self, text: str) -> None:
+        """Puts text where the cursor is."""
         self.call("Input.insertText", text=text)
 
     def size(self, width: int, height: int, mobile: bool = False) -> None:
@@ -102,7 +118,8 @@ class Page:
     def _note(self, message: dict[str, Any]) -> None:
         params = message.get("params", {})
         if message.get("method") == "Runtime.exceptionThrown":
-            self.errors.append(json.dumps(params["exceptionDetails"])[:600])
+            self.exceptions.append(json.dumps(params["exceptionDetails"])[:600])
+            self.errors.append(self.exceptions[-1])
         elif message.get("method") == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
         elif message.get("method") == "Runtime.consoleAPICalled" and params["type"] == "error":

@@ -12,14 +12,14 @@ import pytest
 
 pytest.importorskip("websockets")
 
-from browser import CHROMIUM, browser
+import chromium
 
 from data_pipelines.curation.reviews import Reviews
 from tests.data_pipelines.curation.footage import film, pan
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium"),
+    pytest.mark.skipif(chromium.CHROMIUM is None, reason="there is no Chromium"),
 ]
 ROOT = Path(__file__).parents[3]
 
@@ -65,34 +65,32 @@ class Server:
 
 
 def begin(page, url, name="ann"):
-    page.load(url)
-    page.evaluate("document.getElementById('name').focus()")
+    page.open(url)
+    page.run("document.getElementById('name').focus()")
     page.type(name)
     page.press("Enter")
-    page.wait("!document.getElementById('desk').hidden")
+    page.until("!document.getElementById('desk').hidden")
 
 
 def text(page, name):
-    return page.evaluate(f"document.getElementById({name!r}).textContent")
+    return page.run(f"document.getElementById({name!r}).textContent")
 
 
 def said(page, words):
-    page.wait(f"document.getElementById('message').textContent === {words!r}")
+    page.until(f"document.getElementById('message').textContent === {words!r}")
 
 
-def test_a_review_by_keys(data):
+def test_a_review_by_keys(data, tmp_path_factory):
     server = Server(data)
     try:
-        with browser() as page:
+        with chromium.page(tmp_path_factory.mktemp("profile")) as page:
             begin(page, server.url)
             assert text(page, "place") == "1 of 4" and text(page, "title") == "<b>f, 0.12–1.12 s"
             # the clip plays: of eight frames at eight a second
-            page.wait("document.getElementById('clip').currentTime > 0.2")
-            assert page.evaluate("document.getElementById('clip').duration") == pytest.approx(
-                1, abs=0.1
-            )
+            page.until("document.getElementById('clip').currentTime > 0.2")
+            assert page.run("document.getElementById('clip').duration") == pytest.approx(1, abs=0.1)
             page.press(" ")
-            page.wait("document.getElementById('clip').paused")
+            page.until("document.getElementById('clip').paused")
             page.press("a")
             said(page, "Accepted.")
             assert Reviews(data).of("ann")["t.0"].verdict == "accept"  # on the disk
@@ -102,29 +100,28 @@ def test_a_review_by_keys(data):
             assert text(page, "place") == "3 of 4"
             # keys are letters while a caption is edited
             page.press("e")
-            page.evaluate("document.getElementById('caption').select()")
+            page.run("document.getElementById('caption').select()")
             page.type("a red fox 2")
             page.press("Escape")
             page.press("a")
-            page.wait("document.getElementById('place').textContent === '4 of 4'")
+            page.until("document.getElementById('place').textContent === '4 of 4'")
             assert Reviews(data).of("ann")["t.2"].caption == "a red fox 2"
             page.press("1")
             said(page, "All chunks have your decision.")
             page.press("u")
             said(page, "Taken back.")
             assert "t.3" not in Reviews(data).of("ann")
-            assert page.evaluate("document.getElementById('progress').value") == 3
+            assert page.run("document.getElementById('progress').value") == 3
             page.press("ArrowLeft")
-            assert page.evaluate("document.getElementById('caption').value") == "a red fox 2"
+            assert page.run("document.getElementById('caption').value") == "a red fox 2"
             assert (
-                page.evaluate("document.getElementById('accept').getAttribute('aria-pressed')")
-                == "true"
+                page.run("document.getElementById('accept').getAttribute('aria-pressed')") == "true"
             )
             page.press("n")
             assert text(page, "place") == "4 of 4"
             server.kill()
             page.press("a")
-            page.wait("document.getElementById('message').textContent.startsWith('Not saved')")
+            page.until("document.getElementById('message').textContent.startsWith('Not saved')")
             assert "t.3" not in Reviews(data).of("ann")
             server = Server(data, server.port)  # the page goes on where it is
             page.press("a")
@@ -132,17 +129,17 @@ def test_a_review_by_keys(data):
             server.kill()
             server = Server(data, server.port)
             begin(page, server.url)
-            assert page.evaluate("document.getElementById('progress').value") == 4
-            decisions = page.evaluate(
+            assert page.run("document.getElementById('progress').value") == 4
+            decisions = page.run(
                 "fetch('/api/chunks?reviewer=ann').then(a => a.json()).then(c => c.chunks.map(x => x.decision.verdict))"
             )
             assert decisions == ["accept", "reject", "accept", "accept"]
             begin(page, server.url, "bob")  # who sees nothing of it
-            assert page.evaluate("document.getElementById('progress').value") == 0
+            assert page.run("document.getElementById('progress').value") == 0
             page.press("3")
             said(page, "Rejected: bad picture.")
-            found = page.evaluate("fetch('/api/agreement').then(a => a.json())")
+            found = page.run("fetch('/api/agreement').then(a => a.json())")
             assert found["pairs"] == [{"reviewers": ["ann", "bob"], "chunks": 1, "cohen": 0.0}]
-            assert page.errors == []
+            assert page.exceptions == []
     finally:
         server.kill()
