@@ -20,7 +20,7 @@ from bvjax.runs.report.drift_report import measure_later
 from data_pipelines.storyworld import Story, chunk_frames
 from experiments.evaluation.drift import drift_record
 from experiments.evaluation.minutes import STORY_CHUNKS, generate_minute
-from experiments.evaluation.results import Record
+from experiments.evaluation.results import Record, by_arm
 from experiments.evaluation.under_test import UnderTest
 
 ARMS = {
@@ -75,9 +75,6 @@ def noise_record(tested: UnderTest, story: Story, seed: int) -> Record:
 
 def summary(records: dict[str, Record]) -> dict[str, Any]:
     """Per arm ("arm | ..." names a record): means over minutes, with intervals."""
-    arms: dict[str, list[Record]] = {}
-    for name, record in records.items():
-        arms.setdefault(name.split(" | ")[0], []).append(record)
     return {
         arm: {
             "replay": mean([float(np.nanmean(r["replay"])) for r in minutes]),
@@ -87,5 +84,5 @@ def summary(records: dict[str, Record]) -> dict[str, Any]:
             "motion": mean([float(np.mean(r["motion"])) for r in minutes]),
             "motion VDE": mean([float(vde(r["motion"])) for r in minutes]),
         }
-        for arm, minutes in arms.items()
+        for arm, minutes in by_arm(records).items()
     }

@@ -12,6 +12,14 @@ from bvjax.files import read_json_object, write_atomic
 Record = dict[str, Any]
 
 
+def by_arm(records: dict[str, Record]) -> dict[str, list[Record]]:
+    """Returns records whose names are "arm | ...", by arm."""
+    arms: dict[str, list[Record]] = {}
+    for name, record in records.items():
+        arms.setdefault(name.split(" | ")[0], []).append(record)
+    return arms
+
+
 class Results:
     """OUT.json holds {part: {fingerprint, provenance, result}}, OUT.records.json its records.
 

@@ -27,7 +27,7 @@ from data_pipelines.storyworld.wordings import ACTION_PHRASES
 from data_pipelines.storyworld.world import Beat
 from experiments.evaluation.judge import Judge
 from experiments.evaluation.reconstruction import through_vae
-from experiments.evaluation.results import Record
+from experiments.evaluation.results import Record, by_arm
 from experiments.evaluation.under_test import SPLIT, UnderTest
 
 ACTIONS = ("hop", "wave", "dance", "sleep")  # that move differently, and in place
@@ -176,9 +176,6 @@ def record_of(tested: UnderTest, judge: Judge, seed: int, arm: str, video_seed: 
 
 def summary(records: dict[str, Record]) -> dict[str, Any]:
     """Rates by arm ("arm | seed" names a record)."""
-    arms: dict[str, list[Record]] = {}
-    for name, record in records.items():
-        arms.setdefault(name.split(" | ")[0], []).append(record)
     return {
         arm: {
             "old action before": rate([r["before"] for r in each]),
@@ -190,5 +187,5 @@ def summary(records: dict[str, Record]) -> dict[str, Any]:
             "seam": mean([r["seam"] for r in each]),
             "chance of an action": 1 / len(ACTIONS),
         }
-        for arm, each in arms.items()
+        for arm, each in by_arm(records).items()
     }

@@ -13,12 +13,10 @@ from bvjax.config import GuidanceConfig, SamplerConfig
 from bvjax.errors import UserError
 from bvjax.presets import get_preset
 from bvjax.train.distillation import DistillationTask
-from data_pipelines.encoded.example import ExampleSpec
-from data_pipelines.encoded.folder import example_path, write_example, write_null_text
-from data_pipelines.encoded.manifest import claim
 from experiments import stages, wiring
 from experiments.configs import mini_consistency, mini_ode
 from experiments.experiment import as_config, experiment_of
+from tests.support.random_clips import random_clips
 
 CONFIGS = {"consistency": mini_consistency, "ode": mini_ode}
 CHUNKS = 3
@@ -55,14 +53,8 @@ def test_what_cannot_be_distilled_is_refused_before_anything_is_read(task, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("task", CONFIGS)
 def test_two_steps_of_it_on_a_folder_of_clips(tiny, tmp_path, monkeypatch, task):
-    root, rng = tmp_path / "clips", np.random.default_rng(0)
-    root.mkdir()
-    claim(root, tiny.weights, tiny.model)
-    shapes = ExampleSpec.of(tiny.model, CHUNKS, ()).shapes()
-    for number in range(6):
-        clip = {name: rng.normal(size=shape) for name, shape in shapes.items()}
-        write_example(example_path(root, "train" if number < 4 else "rest", f"{number}"), clip)
-    write_null_text(root, rng.normal(size=shapes["text"][1:]))
+    root = tmp_path / "clips"
+    random_clips(tiny, root, CHUNKS, "rest")
     base = CONFIGS[task].experiment()
     model = dataclasses.replace(
         tiny.model, sampler=base.model.sampler, guidance=base.model.guidance

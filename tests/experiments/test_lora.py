@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 
-import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
@@ -13,12 +12,10 @@ from bvjax.errors import UserError
 from bvjax.loading.loras import open_loras
 from bvjax.train.lora import LoraConfig
 from bvjax.train.lora_task import LoraTask
-from data_pipelines.encoded.example import ExampleSpec
-from data_pipelines.encoded.folder import example_path, write_example, write_null_text
-from data_pipelines.encoded.manifest import claim
 from experiments import stages, wiring
 from experiments.configs import mini_consistency, mini_lora
 from experiments.experiment import as_config, check_words, experiment_of
+from tests.support.random_clips import random_clips
 
 CHUNKS = 3
 
@@ -40,14 +37,8 @@ def test_tasks_of_whole_networks_refuse_one(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_is_cut_goes_on_to_the_same_files(tiny, tmp_path, monkeypatch):
-    root, rng = tmp_path / "clips", np.random.default_rng(0)
-    root.mkdir()
-    claim(root, tiny.weights, tiny.model)
-    shapes = ExampleSpec.of(tiny.model, CHUNKS, ()).shapes()
-    for number in range(6):
-        clip = {name: rng.normal(size=shape) for name, shape in shapes.items()}
-        write_example(example_path(root, "train" if number < 4 else "test", f"{number}"), clip)
-    write_null_text(root, rng.normal(size=shapes["text"][1:]))
+    root = tmp_path / "clips"
+    random_clips(tiny, root, CHUNKS, "test")
     config = as_config(dataclasses.replace(mini_lora.experiment(), model=tiny.model))
     config.update_from_flattened_dict(
         {
