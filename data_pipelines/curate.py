@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -40,7 +41,7 @@ from data_pipelines.curation.card import rights_of, write_card
 from data_pipelines.curation.endpoint import check_endpoint
 from data_pipelines.curation.measure import Measurer
 from data_pipelines.curation.probe import film_rows
-from data_pipelines.curation.rows import Row, by_film
+from data_pipelines.curation.rows import Row, by_film, is_kept
 from data_pipelines.curation.run import problems, run_stage, summary, write_manifest
 from data_pipelines.curation.scenes import make_detector
 from data_pipelines.curation.settings import Settings
@@ -170,7 +171,10 @@ def tell(request: Request, result: dict[str, Any], films: dict[str, list[Row]]) 
         say_shortened(shortened_in(row for of in films.values() for row in of))
     for line in report.table(result):
         console.tell(line)
-    if last["stage"] == "keyframes" and request.until not in NAMES[: NAMES.index("captions")]:
+    wanted = last["stage"] == "keyframes" and request.until not in NAMES[: NAMES.index("captions")]
+    if wanted and not any(map(is_kept, itertools.chain(*films.values()))):
+        console.tell("no take is left to be captioned: the table and manifest.jsonl say why")
+    elif wanted:
         console.tell(
             f"captions are wanted: fill in {request.out / captions.WANTED} and give it as captions.file, "
             "or set captions.endpoint"

@@ -150,6 +150,14 @@ def test_another_number_does_its_stage_and_what_follows(curated, tiny, films):
     assert decisions(out)[f"{NAME}#00006750"] == "too still"
 
 
+def test_where_nothing_is_left_no_captions_are_asked_for(tiny, tmp_path, capsys):
+    (tmp_path / "films").mkdir()
+    film(tmp_path / "films/short.mkv", pan(7, 1))
+    words = ["--videos", f"{tmp_path}/films", "--weights", f"{tiny.weights}"]
+    assert main([*words, "--out", f"{tmp_path}/out", "--workers", "1"]) == 0
+    assert "no take is left to be captioned" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_films_become_examples(curated, tiny, films, tmp_path, capsys):
     """With captions by hand, one of them missing; then a film is gone on with on the command line."""
