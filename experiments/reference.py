@@ -8,25 +8,23 @@ is noticed.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import pkgutil
+import sys
 import types
 import warnings
 from pathlib import Path
 
 import pdoc
 import pdoc.render
-from absl import flags
 
 import bvjax
 from bvjax import console
-from bvjax.errors import UserError
 
 PACKAGES = ("bvjax", "kernels_pallas")
 # What begins to work when it is imported, and PyTorch's classes.
 LEFT_OUT = ("bvjax.__main__", "bvjax.conversion.torch_classes")
-
-_OUT = flags.DEFINE_string("out", "build/reference", "Folder of the pages.")
 
 
 def modules(package: str) -> list[str]:
@@ -57,12 +55,20 @@ def build(out: Path, packages: tuple[str, ...] = PACKAGES) -> int:
     return len(list(out.rglob("*.html")))
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"unknown argument {argv[1]!r}")
-    out = console.path(_OUT.value)
-    print(f"{build(out)} pages; begin with {out / 'index.html'}")
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and build; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.reference", description="Builds the reference of bvjax."
+    )
+    parser.add_argument("--out", default="build/reference", help="folder of the pages")
+    out = console.path(parser.parse_args(argv).out)
+
+    def command() -> int:
+        print(f"{build(out)} pages; begin with {out / 'index.html'}")
+        return 0
+
+    return console.run(command, "error")
 
 
 if __name__ == "__main__":
-    console.run_flags(main)
+    sys.exit(main())

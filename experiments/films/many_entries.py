@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bvjax import console
 from bvjax.errors import WorkError
+from bvjax.files import parse_json
 
 A_FOLDER = 1000  # files
 
@@ -55,11 +56,11 @@ def measure(weights: Path, count: int) -> list[dict[str, float]]:
             words = ["--weights", str(weights), "--once", str(videos), str(out)]
             done = subprocess.run(
                 [sys.executable, "-m", "experiments.films.many_entries", *words],
-                capture_output=True, text=True, check=False,
+                capture_output=True, text=True, encoding="utf-8", check=False,
             )  # fmt: skip
             if done.returncode:
                 raise WorkError((done.stderr.strip().splitlines() or ["it failed"])[-1])
-            found.append(json.loads(done.stdout))
+            found.append(parse_json(done.stdout, "its figures"))
         return found
 
 
