@@ -114,6 +114,7 @@ def test_only_new_captions_are_encoded(tiny, cache, loaded, encoded, tmp_path):
     assert np.abs(second.text[1] - second.text[0]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_the_encoder_is_gone_before_the_dit_is_loaded(tiny, cache, tmp_path, monkeypatch):
     bundle, plain, order, leaf = load_bundle(tiny.weights), weights.load_weights, [], []
 

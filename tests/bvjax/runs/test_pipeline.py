@@ -124,6 +124,7 @@ def test_an_image_as_a_picture_an_array_or_a_file(pipeline, tmp_path):
         np.testing.assert_array_equal(latents, made[0])
 
 
+@pytest.mark.slow
 def test_overlapping_windows_share_latents_once(tiny, tmp_path):
     overrides = {"chunk.first": "overlap", "sampler.kind": "euler", "guidance.scale": 1}
     pipeline = bvjax.load(tiny.weights, overrides=overrides)
@@ -208,6 +209,7 @@ def test_the_model_that_ships_generates(tmp_path):
     assert pathlib.Path(made.save(tmp_path / "fox.mp4")).stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_kept_tokens_are_those_that_the_run_reported(pipeline, tmp_path):
     """Also of a chunk that was made again with another seed, whose probes are others."""
     out = tmp_path / "run"
@@ -230,6 +232,7 @@ def test_notebooks_show_videos_and_chunks(pipeline, video):
     assert "data:video/mp4" in first._repr_html_() and first.fps == 8
 
 
+@pytest.mark.slow
 def test_a_branch_has_the_beginning_of_the_run(pipeline, tmp_path):
     video = pipeline.generate(CAPTIONS, seed=3, out=tmp_path / "run")
     other = pipeline.branch(tmp_path / "run", tmp_path / "branch", 3, ["Pip waves.", "Pip waves."])
