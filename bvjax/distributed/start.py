@@ -33,6 +33,8 @@ def start(options: Options, environ: Mapping[str, str] = os.environ) -> Cluster 
     # The handler of SIGTERM that the service would install hides the notice from `StopRequest`, which hands it to all.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Two programs under way at once would send over the same sockets, in an order that is not the same everywhere.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(**cluster.arguments(), initialization_timeout=INITIALIZATION)
     except (RuntimeError, ValueError, TypeError) as error:
