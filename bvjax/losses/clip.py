@@ -24,9 +24,8 @@ class Clip:
     relevance: Float[Array, "b c c"] | None = None  # of source chunk j for target chunk i
     standalone: Float[Array, "b c t dt"] | None = None  # of captions that need no history
     joined: Float[Array, "b c"] | None = None  # 1: goes on from the chunk before it
-    shot: Float[Array, "b c"] | None = (
-        None  # number of the first chunk of its shot; None: all of one
-    )
+    # Number of the first chunk of its shot; None: all are of one.
+    shot: Float[Array, "b c"] | None = None
 
 
 @struct.dataclass

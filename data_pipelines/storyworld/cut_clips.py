@@ -12,16 +12,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
-from bvjax.errors import UserError
 from data_pipelines.encoded.encoders import Encoders
 from data_pipelines.encoded.kept import KeptExamples, open_kept
 from data_pipelines.storyworld.cuts import cuts_of
-from data_pipelines.storyworld.excerpts import Excerpt, excerpt
-from data_pipelines.storyworld.latents import chunk_truth, relevance_matrix
+from data_pipelines.storyworld.excerpts import Excerpt
 from data_pipelines.storyworld.plan import make_story
-from data_pipelines.storyworld.returns import encode_part
+from data_pipelines.storyworld.returns import draw_excerpt, encode_part
 
 STREAM = 6  # of the random numbers of targets
 
@@ -29,21 +26,12 @@ STREAM = 6  # of the random numbers of targets
 def cut_excerpt(
     model: ModelConfig, split: str, index: int
 ) -> tuple[Excerpt, Float[np.ndarray, "c c"]]:
-    """Returns the excerpt of the story of several shots `index`, and the relevance of all its chunks for each other.
+    """Returns the excerpt of the story of several shots `index` whose target begins a shot (`draw_excerpt`).
 
-    The target is drawn from the chunks that begin a shot and have a whole past, or from all that have one where there
-    are none; it is a function of (split, index) alone.
+    It is a function of (split, index) alone.
     """
-    story, retrieval = make_story(index, split, shots=True), model.retrieval
-    relevance = relevance_matrix(*chunk_truth(story, ChunkGrid.of(model, story.n_chunks)))
-    past = retrieval.num_retrieved + retrieval.num_recent
-    if story.n_chunks <= past:
-        raise UserError(f"a story of {story.n_chunks} chunks has none with {past} before it")
-    whole = range(past + 1, story.n_chunks + 1)
-    late = [number for number in cuts_of(story) if number in whole]
-    target = int(np.random.default_rng([STREAM, index]).choice(late or list(whole)))
-    numbers = dict(num_retrieved=retrieval.num_retrieved, num_recent=retrieval.num_recent)
-    return excerpt(story, target, relevance, **numbers), relevance
+    story = make_story(index, split, shots=True)
+    return draw_excerpt(model, story, [STREAM, index], lambda _: cuts_of(story))
 
 
 def shots(chunks: Sequence[int], cuts: Sequence[int]) -> Float[np.ndarray, "k"]:

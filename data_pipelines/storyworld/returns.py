@@ -7,6 +7,7 @@ the whole story, at a third of its rendering.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,28 +33,51 @@ from data_pipelines.storyworld.latents import (
     standalone_captions,
 )
 from data_pipelines.storyworld.plan import make_story
+from data_pipelines.storyworld.world import Story
 
 STREAM = 4  # of the random numbers of targets
 
 
-def return_excerpt(
-    model: ModelConfig, split: str, index: int
+def draw_excerpt(
+    model: ModelConfig,
+    story: Story,
+    seed: Sequence[int],
+    wanted: Callable[[Float[np.ndarray, "c c"]], Iterable[int]],
 ) -> tuple[Excerpt, Float[np.ndarray, "c c"]]:
-    """Returns the excerpt of story `index`, and the relevance of all chunks of the story for each other.
+    """Returns an excerpt of a story, and the relevance of all chunks of the story for each other.
 
-    The target is drawn from the chunks in which somebody or a place returns, or from all that have a whole past
-    where there are none; it is a function of (split, index) alone.
+    The target is drawn from the wanted chunks that have a whole past, or from all that have one where there are none.
+
+    Args:
+        seed: of the draw.
+        wanted: numbers of chunks, by the relevance.
     """
-    story, retrieval = make_story(index, split), model.retrieval
+    retrieval = model.retrieval
     relevance = relevance_matrix(*chunk_truth(story, ChunkGrid.of(model, story.n_chunks)))
     past = retrieval.num_retrieved + retrieval.num_recent
     if story.n_chunks <= past:
         raise UserError(f"a story of {story.n_chunks} chunks has none with {past} before it")
     whole = range(past + 1, story.n_chunks + 1)
-    returns = [i for i in returning_targets(relevance, retrieval.num_recent) if i in whole]
-    target = int(np.random.default_rng([STREAM, index]).choice(returns or list(whole)))
+    targets = [number for number in wanted(relevance) if number in whole]
+    target = int(np.random.default_rng(seed).choice(targets or list(whole)))
     numbers = dict(num_retrieved=retrieval.num_retrieved, num_recent=retrieval.num_recent)
     return excerpt(story, target, relevance, **numbers), relevance
+
+
+def return_excerpt(
+    model: ModelConfig, split: str, index: int
+) -> tuple[Excerpt, Float[np.ndarray, "c c"]]:
+    """Returns the excerpt of story `index` whose target shows that somebody or a place returns (`draw_excerpt`).
+
+    It is a function of (split, index) alone.
+    """
+    num_recent = model.retrieval.num_recent
+    return draw_excerpt(
+        model,
+        make_story(index, split),
+        [STREAM, index],
+        lambda relevance: returning_targets(relevance, num_recent),
+    )
 
 
 def encode_return(encoders: Encoders, split: str, index: int) -> dict[str, np.ndarray]:

@@ -55,14 +55,8 @@ def filmstrip(
         raise UserError(
             f"count is {count}; it must be from 1 to {len(frames)}, the frames there are"
         )
-    width = round(height * frames.shape[2] / frames.shape[1])
-    strip = PIL.Image.new("RGB", (count * width, height))
-    for place, index in enumerate(np.linspace(0, len(frames) - 1, count).round().astype(int)):
-        still = PIL.Image.fromarray(frames[index]).resize(
-            (width, height), PIL.Image.Resampling.LANCZOS
-        )
-        strip.paste(still, (place * width, 0))
-    return strip
+    chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
+    return _row(frames[chosen], height)
 
 
 def retrieval_map(memory: Sequence[ChunkMemory]) -> PIL.Image.Image:
@@ -101,13 +95,19 @@ def kept_picture(
         kept: whether a layer kept the key and value of a token in the bank.
         height: of the row in pixels.
     """
-    share = kept.mean(axis=0)
+    row = _row(frames, height)
+    share = np.concatenate(list(kept.mean(axis=0)), axis=1)
+    light = PIL.Image.fromarray(np.float32(DIMMED + (1 - DIMMED) * share), mode="F")
+    brightness = np.asarray(light.resize(row.size, PIL.Image.Resampling.NEAREST))
+    return PIL.Image.fromarray(np.uint8(np.asarray(row) * brightness[..., None]))
+
+
+def _row(frames: UInt8[np.ndarray, "n h w 3"], height: int) -> PIL.Image.Image:
+    """Pictures side by side, `height` pixels high."""
     width = round(height * frames.shape[2] / frames.shape[1])
     row = PIL.Image.new("RGB", (len(frames) * width, height))
-    for place, (frame, part) in enumerate(zip(frames, share, strict=True)):
-        still = PIL.Image.fromarray(frame).resize((width, height), PIL.Image.Resampling.LANCZOS)
-        light = PIL.Image.fromarray(np.float32(DIMMED + (1 - DIMMED) * part), mode="F")
-        brightness = np.asarray(light.resize((width, height), PIL.Image.Resampling.NEAREST))
-        dimmed = np.uint8(np.asarray(still) * brightness[..., None])
-        row.paste(PIL.Image.fromarray(dimmed), (place * width, 0))
+    for place, frame in enumerate(frames):
+        still = PIL.Image.fromarray(frame)
+        still = still.resize((width, height), PIL.Image.Resampling.LANCZOS)
+        row.paste(still, (place * width, 0))
     return row
