@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from bvjax.denoiser.types import MemoryState
 from bvjax.errors import UserError
 from bvjax.generate import steps
+from bvjax.generate.prompt_change import told
 from bvjax.loading.bundle import Bundle
 from bvjax.memory.bank import init_bank
 from bvjax.memory.storage import storage_dtype
@@ -21,12 +22,13 @@ from bvjax.runs.run_dir import RunDir
 def kept_tokens(run: RunDir, bundle: Bundle, number: int) -> Bool[np.ndarray, "y l h w"]:
     """Returns the keep set of chunk `number` (Algorithm 2) for each layer over its latent frames and token rows.
 
-    The clean pass is made once more with the run's caption and seed, which is exact where it does not see the bank.
+    The clean pass is made once more, with what the chunk was told, its seed and the strengths of its LoRAs, which is
+    exact where it does not see the bank.
 
     Raises `UserError` for a number that is not a finished chunk, and for build.context="with", where it does.
     """
     settings, grid = run.settings, run.grid
-    model, chunk_id = settings.model, number - 1 + grid.first_id
+    model, chunk_id = settings.model, grid.id_of(number)
     if model.build.context != "none":
         raise UserError(
             f"build.context is {model.build.context!r}: what was kept of a chunk depends on the bank then, "
@@ -44,12 +46,13 @@ def kept_tokens(run: RunDir, bundle: Bundle, number: int) -> Bool[np.ndarray, "y
         guidance=dataclasses.replace(model.guidance, bank="one"),
     )
     conditions, _ = run_conditions(run, bundle, run.captions)
+    conditions = told(conditions, model, [grid.id_of(number) for number in settings.cuts])
     key = jax.random.key(settings.seed_of(chunk_id))
     inputs = steps.chunk_input(conditions, key, None, grid.row_of(chunk_id), chunk_id)
     state = MemoryState(bank=init_bank(model, 1, storage_dtype(model)), null_bank=None)
     latents = stored[chunk_id][-grid.latents_per_chunk :]
     encoded, _ = steps.encode_program(
-        bundle.params["dit"], model, state, inputs, latents, bundle.layout
+        bundle.dit(settings.strengths_of(chunk_id)), model, state, inputs, latents, bundle.layout
     )
     if encoded is None:
         raise UserError("no chunk of this run looks back: nothing was kept")

@@ -210,7 +210,7 @@ def test_the_model_that_ships_generates(tmp_path):
 
 
 @pytest.mark.slow
-def test_kept_tokens_are_those_that_the_run_reported(pipeline, tmp_path):
+def test_kept_tokens_are_those_that_the_run_reported(pipeline, tiny, tmp_path):
     """Also of a chunk that was made again with another seed, whose probes are others."""
     out = tmp_path / "run"
     video = pipeline.generate(CAPTIONS, seed=3, out=out)
@@ -218,6 +218,10 @@ def test_kept_tokens_are_those_that_the_run_reported(pipeline, tmp_path):
     for number, memory in ((1, video.memory[0]), (3, again.memory[2])):
         kept = pipeline.kept_tokens(out, number)
         assert kept.shape[1] == 2 and kept.mean(axis=(1, 2, 3)) == pytest.approx(memory.kept_ratio)
+    changing = bvjax.load(tiny.weights, overrides={"prompt.change": "interpolate"})
+    video = changing.generate(CAPTIONS, seed=3, out=tmp_path / "told")
+    kept = changing.kept_tokens(tmp_path / "told", 2)  # told something between two captions
+    assert kept.mean(axis=(1, 2, 3)) == pytest.approx(video.memory[1].kept_ratio)
     with pytest.raises(
         bvjax.UserError, match="chunk 4 of .* is not finished; its chunks are 1 to 3"
     ):
