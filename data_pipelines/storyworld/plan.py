@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bvjax.errors import UserError
@@ -179,29 +181,46 @@ def make_story(seed: int, split: str = "train", n_chunks: int = 15, shots: bool 
     third = bool(rng.random() < 0.65)
     subjects = _cast(rng, split, 2 + third)
     places, moves = timeline.sample_timeline(rng, third, n_chunks)
-    kinds = rng.permutation(len(PLACES))[: max(places) + 1]
+    story_places = draw_places(rng, max(places) + 1)
+    weathers = _weathers(rng, n_chunks)
+    story = write_story(rng, seed, split, subjects, story_places, places, moves, weathers)
+    return cuts.with_cuts(story) if shots else story
+
+
+def draw_places(rng: np.random.Generator, count: int) -> tuple[Place, ...]:
+    """Returns `count` places of different kinds in the order of the panorama."""
+    kinds = rng.permutation(len(PLACES))[:count]
     toponyms = rng.permutation(len(TOPONYMS))
-    story_places = tuple(
+    return tuple(
         Place(TOPONYMS[toponyms[i]], PLACES[k], i * PLACE_SPACING, int(rng.integers(2**31)))
         for i, k in enumerate(kinds)
     )
-    weathers = _weathers(rng, n_chunks)
-    shown_subjects = sorted(
-        set().union(*(m.visible for m in moves))
-    )  # a short story may not need everyone
-    chunks = _script(
-        rng,
-        places,
-        moves,
-        weathers,
-        len(story_places),
-        {w: i for i, w in enumerate(shown_subjects)},
-    )
-    story = Story(
-        seed, split, tuple(subjects[w] for w in shown_subjects), story_places, chunks, (), n_chunks
-    )
-    story = captions.with_captions(story, rng)
-    return cuts.with_cuts(story) if shots else story
+
+
+def write_story(
+    rng: np.random.Generator,
+    seed: int,
+    split: str,
+    subjects: Sequence[Subject],
+    story_places: tuple[Place, ...],
+    places: Sequence[int],
+    moves: Sequence[timeline.Moves],
+    weathers: Sequence[str],
+) -> Story:
+    """Returns the story of a timeline, with its script and captions.
+
+    Args:
+        subjects: some may never be shown, in a short story; they are left out.
+        places: of each chunk, an index into `story_places`; from chunk to chunk the same, or a neighbour on the ring.
+        moves: of each chunk.
+        weathers: of each chunk.
+    """
+    shown_subjects = sorted(set().union(*(m.visible for m in moves)))
+    index = {w: i for i, w in enumerate(shown_subjects)}
+    chunks = _script(rng, places, moves, weathers, len(story_places), index)
+    cast = tuple(subjects[w] for w in shown_subjects)
+    story = Story(seed, split, cast, story_places, chunks, (), len(chunks))
+    return captions.with_captions(story, rng)
 
 
 def _script(rng, places, moves, weathers, n_places: int, index: dict[int, int]) -> tuple:
