@@ -17,9 +17,13 @@ RENAMED = {  # old: new
     "forcing.returns": "forcing.revisit_fraction",
     "forcing.described": "forcing.standalone",
 }
-# By task: keys that its configs had none of, with the values that say what was done then.
-ADDED: dict[str, dict[str, Any]] = {
-    "dit": {"data.name": "storyworld", "data.extras": ["relevance", "standalone"]}
+_SHOWN = {"block.cond_source": "shown"}
+# By task: keys that came together and that its configs had none of before, with the values that say what was done then.
+ADDED: dict[str, tuple[dict[str, Any], ...]] = {
+    "dit": ({"data.name": "storyworld", "data.extras": ["relevance", "standalone"]}, _SHOWN),
+    "consistency": (_SHOWN,),
+    "ode": (_SHOWN,),
+    "self_forcing": (_SHOWN,),
 }
 
 
@@ -47,13 +51,11 @@ def up_to_date(config: Mapping[str, Any], warn: bool = True) -> dict[str, Any]:
             logging.warning(
                 "%s is now called %s; its old name is read for one more release", old, new
             )
-    added = {
-        path: (*_section(result, path), value)
-        for path, value in ADDED.get(str(result.get("task")), {}).items()
-    }
-    if all(section is not None and key not in section for section, key, _ in added.values()):
-        for section, key, value in added.values():
-            section[key] = value
+    for keys in ADDED.get(str(result.get("task")), ()):
+        added = [(*_section(result, path), value) for path, value in keys.items()]
+        if all(section is not None and key not in section for section, key, _ in added):
+            for section, key, value in added:
+                section[key] = value
     return result
 
 

@@ -18,9 +18,10 @@ from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.consistency import ConsistencyConfig
 from bvjax.losses.critic_levels import CriticLevelsConfig
 from bvjax.losses.history import HistoryConfig
+from bvjax.losses.levels import LevelsConfig
 from bvjax.losses.ode_regression import OdeConfig
 from bvjax.losses.self_forcing import SelfForcingConfig
-from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig, TargetsConfig
+from bvjax.losses.teacher_forcing import ForcingConfig, TargetsConfig
 from bvjax.losses.text_pretrain import TextLossConfig
 from bvjax.nets.discriminator import DiscriminatorConfig
 from bvjax.overrides import all_keys, from_dict, to_dict, unknown_key

@@ -20,6 +20,7 @@ from bvjax.denoiser.types import (
     empty_report,
 )
 from bvjax.diffusion import flow
+from bvjax.diffusion.noise import level_of
 from bvjax.memory import bank as kv_bank
 from bvjax.memory.bank import Entry, KVBank, PendingEntry
 from bvjax.memory.importance import keep_mask, probe_indices
@@ -72,8 +73,8 @@ def encode_chunk(
 
     A pure function of (bank, clean latents, caption, seed); with build.context="none" of the bank
     only the report depends.  The clean pass is told sigma = build.label and sees the latents through
-    noise of sigma = build.context_noise, both 0 by default.  The null bank keeps the same tokens of
-    the same chunks.
+    noise of sigma = build.context_noise, both 0 by default; with levels.context both are the level of the
+    chunk.  The null bank keeps the same tokens of the same chunks.
 
     Args:
         gathered: static; whether the kept rows are moved together here, or later by `bank.write`.
@@ -99,11 +100,15 @@ def encode_chunk(
     key = purpose_key(inputs.key, "probes", inputs.chunk_id)
     probes = probe_indices(model.build, len(local), grid.tokens_per_latent, key)
     positions = chunk_positions(model, len(latents), start)
-    if model.build.context_noise:
+    noise_level: Any = model.build.context_noise
+    label: Any = model.build.label
+    if model.levels.context:
+        noise_level = label = level_of(model.levels, grid.number_of(inputs.chunk_id))
+    if model.levels.context or model.build.context_noise:
         fresh = normal(purpose_key(inputs.key, "context noise", inputs.chunk_id), latents.shape)
-        latents = flow.interpolate(latents, fresh, model.build.context_noise)
+        latents = flow.interpolate(latents, fresh, noise_level)
     net = network(model, layout.for_tokens(len(local)))
-    sigma = jnp.full((1, 1), model.build.label, jnp.float32)
+    sigma = jnp.full((1, 1), label, jnp.float32)
 
     def clean(text: Float[Array, "t d"], context: Context | None) -> ChunkKV:
         return clean_pass(

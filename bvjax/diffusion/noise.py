@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from bvjax.config import NoiseConfig
+from bvjax.config import SCHEDULES, ChunkLevelsConfig, NoiseConfig, ScheduleConfig
 from bvjax.diffusion import flow
 from bvjax.errors import UserError
 from bvjax.random import AnyKey, bernoulli, keys_of, purpose_key, uniform
 
 BASES = ("shared", "independent")
-SCHEDULES = ("naive", "linear", "cosine", "sigmoid")
 ROLES = ("median_shift", "fixed", "cap", "progressive")
 
 
@@ -151,6 +150,19 @@ def chunk_levels(
         if renormalise:
             rise = (rise - rise[0]) / (rise[-1] - rise[0])
     return (eps_min + (eps_max - eps_min) * rise).astype(np.float32)
+
+
+def schedule_levels(config: ScheduleConfig, n: int) -> Float[np.ndarray, "n"]:
+    """`chunk_levels` of each of n chunks as a configuration says; raises as that does."""
+    return chunk_levels(
+        config.schedule, n, config.eps_min, config.highest, config.alpha, config.renormalise
+    )
+
+
+def level_of(config: ChunkLevelsConfig, chunk: Int[Array, ""]) -> Float[Array, ""]:
+    """Level of chunk `chunk` = 1, 2, ... in generation; 0 of the anchor, which is chunk 0."""
+    table = jnp.asarray(schedule_levels(config, config.chunks))
+    return jnp.where(chunk < 1, 0.0, table[jnp.clip(chunk - 1, 0, config.chunks - 1)])
 
 
 def draw_sigma(

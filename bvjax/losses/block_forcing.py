@@ -48,7 +48,7 @@ class BlockForcingConfig:
         1.0  # of the softmax of similarities; raw cosines at 1 are almost uniform
     )
     # semantic | shown: the top-l chunks of Eq. 8 whatever the target was shown, or those that it was shown
-    cond_source: str = "shown"
+    cond_source: str = "semantic"
     fallback: str = "recent"  # recent | fm: what stands in when no top-l chunk exists
 
     def __post_init__(self):

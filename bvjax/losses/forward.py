@@ -32,6 +32,7 @@ from bvjax.denoiser.passes import (
 from bvjax.errors import UserError
 from bvjax.losses.clip import Clip
 from bvjax.losses.history import History, HistoryConfig, drop_tokens, noise_history
+from bvjax.losses.levels import LevelsConfig
 from bvjax.memory.importance import keep_mask, probe_indices
 from bvjax.nets.dit import ChunkKV, Context, Entries, SelfContext, WanDiT
 from bvjax.nets.rope import angles, apply_rope
@@ -91,7 +92,13 @@ class TeacherForward:
 
     # ---- entries -------------------------------------------------------------------------------
     def entries(
-        self, params: Any, clip: Clip, history: History, noise: HistoryConfig, key: AnyKey
+        self,
+        params: Any,
+        clip: Clip,
+        history: History,
+        noise: HistoryConfig,
+        key: AnyKey,
+        levels: LevelsConfig | None = None,
     ) -> ClipEntries:
         """Entries of the (slightly noised) clean chunks and of the anchor, under their own captions.
 
@@ -101,8 +108,9 @@ class TeacherForward:
             history: what the targets see. With `build.context="with"` the first targets are all chunks, and what
                 they see is what these chunks see when they are encoded.
             noise: how clean the chunks are, and which of their tokens are dropped.
+            levels: with the role `context`, how clean the chunks are.
         """
-        noised, sigma = noise_history(purpose_key(key, "chunks"), clip.chunks, noise)
+        noised, sigma = noise_history(purpose_key(key, "chunks"), clip.chunks, noise, levels)
         text = clip.text
         sources = history.index.reshape(len(text), -1)
         by_target = self.model.build.context == "none" and 0 < sources.shape[1] < text.shape[1]

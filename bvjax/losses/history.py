@@ -18,11 +18,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bvjax.config import RetrievalConfig
 from bvjax.errors import UserError
+from bvjax.losses.levels import LevelsConfig
 from bvjax.memory import rules
 from bvjax.memory.retrieval import select
 from bvjax.memory.rules import RULES
 from bvjax.overrides import INLINE
-from bvjax.random import AnyKey, categorical, normal, purpose_key, uniform
+from bvjax.random import AnyKey, bernoulli, categorical, normal, purpose_key, uniform
 
 
 def shares() -> dict[str, float]:
@@ -214,13 +215,23 @@ def drop_tokens(
 
 
 def noise_history(
-    key: AnyKey, latents: Float[Array, "b c l h w z"], history: HistoryConfig
+    key: AnyKey,
+    latents: Float[Array, "b c l h w z"],
+    history: HistoryConfig,
+    levels: LevelsConfig | None = None,
 ) -> tuple[Float[Array, "b c l h w z"], Float[Array, "b c"]]:
-    """Clean history with sigma ~ U(0, noise_max) mixed into some chunks, and the sigma labels."""
+    """Clean history with sigma ~ U(0, noise_max) mixed into some chunks, and the sigma labels.
+
+    With the role `context` of `levels` chunks have the level of the schedule instead, but in a share `mix` of clips.
+    """
     shape = latents.shape[:2]
     sigma = uniform(purpose_key(key, "sigma"), shape, history.noise_max)
     noised = uniform(purpose_key(key, "noised"), shape) < history.noise_chance
     sigma = jnp.where(noised, sigma, 0.0)
+    scheduled = None if levels is None else levels.of_context(shape[1])
+    if levels is not None and scheduled is not None:
+        ordinary = bernoulli(purpose_key(key, "level mix"), levels.mix, (shape[0], 1))
+        sigma = jnp.where(ordinary, sigma, scheduled)
     level = sigma[:, :, None, None, None, None]
     noise = normal(purpose_key(key, "eps"), latents.shape)
     return (1.0 - level) * latents + level * noise, sigma

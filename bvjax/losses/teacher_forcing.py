@@ -8,7 +8,6 @@ forward pass of `losses.forward`.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.diffusion import flow
-from bvjax.diffusion.noise import chunk_levels, draw_sigma
+from bvjax.diffusion.noise import draw_sigma
 from bvjax.errors import UserError
 from bvjax.losses.block_forcing import (
     BlockForcingConfig,
@@ -32,55 +31,13 @@ from bvjax.losses.clip import Clip, Pictures
 from bvjax.losses.extras import check_extras
 from bvjax.losses.forward import ClipEntries, TargetContext, TeacherForward
 from bvjax.losses.history import History, HistoryConfig, draw_history, revisiting
+from bvjax.losses.levels import LevelsConfig, level_weight
 from bvjax.memory.rules import RULES, number_of, rule_of
-from bvjax.nets.dit import variances
 from bvjax.random import AnyKey, categorical, normal, purpose_key, randint, uniform
 from bvjax.sharding import ONE_DEVICE, Layout
 
-WEIGHTINGS = ("velocity", "even")
 FRAMES_A_CAPTION = 4  # latents of one chunk among those that are denoised alone
 NOISES_A_PICTURE = 4  # times that a picture is denoised in a step
-
-
-@dataclasses.dataclass(frozen=True)
-class LevelsConfig:
-    """Noise levels in training (Eq. 11, 26, 27 and where they enter)."""
-
-    schedule: str = "cosine"  # naive | linear | cosine | sigmoid; naive = ordinary levels only
-    role: str = "median_shift"  # median_shift | fixed | cap | progressive
-    eps_min: float = 0.1
-    eps_max: float = 1.0 / 1.003
-    alpha: float = 10.0  # steepness of the sigmoid
-    renormalise: bool = False  # whether the sigmoid is stretched to eps_min and eps_max
-    max_shift: float = 20.0  # median_shift only: medians up to max_shift / (1 + max_shift)
-    mix: float = 0.5  # share of clips with ordinary levels
-    shift: float = 3.0  # of ordinary levels
-    weighting: str = (
-        "velocity"  # velocity: all levels weigh 1, as in Eq. 5 | even, see `level_weight`
-    )
-
-    def __post_init__(self):
-        if self.weighting not in WEIGHTINGS:
-            raise UserError(
-                f"levels.weighting is {self.weighting!r}; it can be {' or '.join(WEIGHTINGS)}"
-            )
-        if not 0.0 < self.max_shift < math.inf:
-            raise UserError(f"levels.max_shift is {self.max_shift}; it must be a number above 0")
-
-
-def level_weight(
-    weighting: str, sigma: Float[Array, "*n"], latent_std: tuple[float, ...] = ()
-) -> Float[Array, "*n"]:
-    """Weight of a level's loss: 1, or "even", 1 over what the best linear guess would leave of the velocity.
-
-    That is the mean over channels of v / s, as `add_linear_guess` names them.
-    Where v is small, the loss is ten times larger at low levels, which decide details, than at high ones,
-    which decide what is shown; "even" gives every level the same share.
-    """
-    if weighting == "velocity":
-        return jnp.ones_like(sigma)
-    v, s = variances(sigma[..., None], latent_std)
-    return 1.0 / (v / s).mean(axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +141,10 @@ class TeacherForcing:
                     f"build.{name} is {value}; it must be 0 here, because training and what is "
                     "measured with it draw and label the noise of entries by history.noise_max"
                 )
+        if self.model.levels.context and self.forcing.levels.role != "context":
+            raise UserError(
+                f"levels.role is {self.forcing.levels.role!r}; with model.levels.context it must be 'context'"
+            )
 
     @property
     def grid(self) -> ChunkGrid:
@@ -244,14 +205,14 @@ class TeacherForcing:
 
     def entries(self, params: Any, clip: Clip, targets: Targets, key: AnyKey) -> ClipEntries | None:
         """Entries of the clips' clean chunks by the network of `params`; None: no target is shown any."""
-        history = self.forcing.history
+        history, levels = self.forcing.history, self.forcing.levels
         if history.never:
             return None
         seen = targets.history  # by the chunks that are encoded, with build.context="with"
         if self.forcing.drawn_targets and self.model.build.context == "with":
             every = jnp.broadcast_to(jnp.arange(1, clip.text.shape[1] + 1), clip.text.shape[:2])
             seen = self._history(purpose_key(key, "history of entries"), clip, every)
-        return self.forward.entries(params, clip, seen, history, purpose_key(key, "bank"))
+        return self.forward.entries(params, clip, seen, history, purpose_key(key, "bank"), levels)
 
     def context(
         self,
@@ -447,21 +408,13 @@ class TeacherForcing:
     def _sigma(self, key, target, chunks):
         """Levels of the targets [n, m], chunks of videos of `chunks` chunks."""
         config = self.forcing.levels
-        levels = None
-        if config.schedule != "naive":
-            levels = chunk_levels(
-                config.schedule,
-                chunks,
-                config.eps_min,
-                config.eps_max,
-                config.alpha,
-                config.renormalise,
-            )
+        levels = config.of_targets(chunks)
+        if levels is not None:
             levels = jnp.asarray(levels)[target - 1]
         return draw_sigma(
             key,
             levels,
-            config.role,
+            "fixed" if levels is None else config.role,
             target.shape,
             mix=config.mix,
             shift=config.shift,

@@ -130,6 +130,10 @@ def check(model: ModelConfig) -> None:
     ):
         if not 0 <= sigma < 1:
             raise UserError(f"{name} is {sigma}; it is a sigma and must be at least 0 and below 1")
+        if sigma and model.levels.context:
+            raise UserError(
+                f"{name} is {sigma}; with levels.context entries have the level of their chunk: it must be 0"
+            )
     if not 0 < memory.tau <= 1:
         raise UserError(f"memory.tau is {memory.tau}; it must be above 0 and at most 1")
     if build.probe != "full" and build.n_recent + build.n_random < 1:

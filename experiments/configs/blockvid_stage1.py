@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.history import HistoryConfig
-from bvjax.losses.teacher_forcing import LevelsConfig, TargetsConfig
+from bvjax.losses.levels import LevelsConfig
+from bvjax.losses.teacher_forcing import TargetsConfig
 from bvjax.presets import get_preset
 from bvjax.train.config import OneModelConfig
 from bvjax.train.optimizer import OptimizerConfig
@@ -38,7 +39,7 @@ def experiment() -> DiTExperiment:
         data=DataConfig(weights="weights/skyreels-1.3b", latents="data/takes", name="folder"),
         # One chunk of a minute with the chunks that it sees: what its step costs does not grow with the video.
         forcing=TargetsConfig(targets_per_chunk=1, drawn_targets=1),
-        block=BlockForcingConfig(target="blend", gamma=0.1, cond_source="semantic"),
+        block=BlockForcingConfig(target="blend", gamma=0.1),
         # Nobody knows the ground-truth relevance of chunks in films.
         history=HistoryConfig(
             chances=dict(semantic=0.6, rolling=0.2, random=0.1, none=0.1, oracle=0.0)

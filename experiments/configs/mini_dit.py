@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.history import HistoryConfig, shares
-from bvjax.losses.teacher_forcing import LevelsConfig, TargetsConfig
+from bvjax.losses.levels import LevelsConfig
+from bvjax.losses.teacher_forcing import TargetsConfig
 from bvjax.presets import get_preset
 from bvjax.train.config import OneModelConfig
 from bvjax.train.optimizer import OptimizerConfig

@@ -3,6 +3,7 @@
 import pytest
 
 from bvjax.errors import UserError
+from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.teacher_forcing import ForcingConfig
 from bvjax.old_names import ADDED, RENAMED, up_to_date
 
@@ -28,6 +29,15 @@ def test_keys_are_added_to_configs_that_have_none_of_them():
         assert up_to_date(other) == other
 
 
+def test_configs_from_before_x_cond_had_a_source_took_it_from_what_was_shown():
+    for task in ("dit", "consistency", "ode", "self_forcing"):
+        old = {"task": task, "block": {"gamma": 0.1}}
+        assert up_to_date(old)["block"] == {"gamma": 0.1, "cond_source": "shown"}
+    new = {"task": "dit", "block": {"gamma": 0.1, "cond_source": "semantic"}}
+    assert up_to_date(new) == new
+    assert BlockForcingConfig().cond_source == "semantic"
+
+
 def test_a_key_by_both_names_is_refused():
     both = {"forcing": {"returns": 0.1, "revisit_fraction": 0.2}}
     with pytest.raises(UserError, match="give forcing.revisit_fraction alone"):
@@ -39,4 +49,4 @@ def test_the_new_names_are_there():
         section, key = new.split(".")
         assert section == "forcing" and key in ForcingConfig.__dataclass_fields__, old
         assert new not in RENAMED
-    assert not {key for keys in ADDED.values() for key in keys} & set(RENAMED)
+    assert not {key for groups in ADDED.values() for keys in groups for key in keys} & set(RENAMED)

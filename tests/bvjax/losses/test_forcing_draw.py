@@ -20,7 +20,8 @@ from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.clip import make_clip
 from bvjax.losses.forward import ClipEntries, TeacherForward
 from bvjax.losses.history import HistoryConfig
-from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig, TeacherForcing
+from bvjax.losses.levels import LevelsConfig
+from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing
 from bvjax.random import normal, purpose_key
 
 CLIPS, CHUNKS, TEXT, DIM, LATENTS = 6, 5, 3, 8, 2
@@ -45,7 +46,7 @@ class ToldForward(TeacherForward):
         self.seen.append(dict(sigma=sigma, text=np.asarray(text), noisy=np.asarray(noisy)))
         return normal(purpose_key(KEY, "noise"), noisy.shape)
 
-    def entries(self, params, clip, history, noise, key):
+    def entries(self, params, clip, history, noise, key, levels=None):
         return ClipEntries(None, jnp.ones(1), None)
 
     def context(self, entries, history, target, sees=None):
@@ -151,6 +152,32 @@ def test_the_sigmoid_can_reach_its_ends_and_the_shift_its_limit():
         np.testing.assert_allclose(odds[0] / odds[1], shift, rtol=1e-4)
     with pytest.raises(UserError, match="levels.max_shift is 0.0"):
         LevelsConfig(max_shift=0.0)
+
+
+@pytest.mark.parametrize(("reading", "ratio"), [("amplitude", 0.003), ("power", 0.003**0.5)])
+def test_the_last_chunk_has_the_signal_to_noise_ratio(reading, ratio):
+    """SNR of amplitudes is (1 - eps) / eps, of powers its square."""
+    levels = LevelsConfig(role="fixed", mix=0.0, snr=0.003, snr_reading=reading)
+    told, _ = run(levels=levels)
+    last = told.seen[0]["sigma"][0, -1]
+    assert (1 - last) / last == pytest.approx(ratio, rel=1e-4)
+    np.testing.assert_allclose(told.seen[0]["sigma"][0], cosine_levels(0.1, last), rtol=1e-5)
+
+
+def test_what_the_schedule_cannot_be_is_refused():
+    for wrong, words in (
+        (dict(snr=0.003, eps_max=0.9), "levels.snr is 0.003 and levels.eps_max 0.9"),
+        (dict(snr=-1.0), "levels.snr is -1.0"),
+        (
+            dict(snr_reading="decibel"),
+            "levels.snr_reading is 'decibel'; it can be amplitude, power",
+        ),
+        (dict(snr=50.0), "levels.eps_min is 0.1 and the highest level 0.0196"),
+        (dict(schedule="cosin"), "levels.schedule is 'cosin'; it can be naive, linear"),
+        (dict(role="median"), "levels.role is 'median'; it can be median_shift, .* context"),
+    ):
+        with pytest.raises(UserError, match=words):
+            LevelsConfig(**wrong)
 
 
 def cosine_levels(eps_min: float, eps_max: float) -> np.ndarray:

@@ -18,7 +18,8 @@ from bvjax.config import (
 from bvjax.errors import UserError
 from bvjax.losses.clip import make_clip
 from bvjax.losses.history import HistoryConfig
-from bvjax.losses.teacher_forcing import ForcingConfig, LevelsConfig, TeacherForcing
+from bvjax.losses.levels import LevelsConfig
+from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing
 from tests.support.random_params import random_dit
 from tests.support.whole_contexts import WholeContextForcing
 

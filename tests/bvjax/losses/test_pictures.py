@@ -14,10 +14,10 @@ from bvjax.diffusion import flow
 from bvjax.errors import UserError
 from bvjax.losses.clip import make_pictures
 from bvjax.losses.history import HistoryConfig
+from bvjax.losses.levels import LevelsConfig
 from bvjax.losses.teacher_forcing import (
     NOISES_A_PICTURE,
     ForcingConfig,
-    LevelsConfig,
     TargetsConfig,
     TeacherForcing,
 )

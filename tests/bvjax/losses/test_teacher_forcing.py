@@ -31,12 +31,8 @@ from bvjax.losses.history import (
     noise_history,
     revisiting,
 )
-from bvjax.losses.teacher_forcing import (
-    ForcingConfig,
-    LevelsConfig,
-    TeacherForcing,
-    level_weight,
-)
+from bvjax.losses.levels import LevelsConfig, level_weight
+from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing
 from bvjax.memory.rules import RULES, number_of
 from bvjax.random import purpose_key
 from tests.support.random_params import random_dit
