@@ -46,6 +46,14 @@ def _check_positive(section: object, where: str, *names: str) -> None:
             raise UserError(f"{where}.{name} is {value}; it must be a finite number above 0")
 
 
+def _check_correlation(values: tuple[float, ...], section: str, name: str, channels: int) -> None:
+    if len(values) not in (0, channels) or not all(0 <= value < 1 for value in values):
+        raise UserError(
+            f"{section}.latent_correlation is {values}; it can have none or {section}.{name} = {channels} values of 0 "
+            "or more and below 1"
+        )
+
+
 def _check_dtype(name: str, value: str, legal: tuple[str, ...]) -> None:
     if value not in legal:
         raise UserError(f"{name} is {value!r}; it can be {', '.join(legal)}")
@@ -94,6 +102,7 @@ class VAEConfig:
     # Of the latent of a video's first frame, which bypasses the halvings of time; () = as all others.
     first_mean: tuple[float, ...] = ()
     first_std: tuple[float, ...] = ()
+    latent_correlation: tuple[float, ...] = ()  # of a latent with the one before it; () = unknown
     dtype: str = "float32"  # of activations and matmuls; parameters are float32
     conv_impl: str = "auto"  # auto | taps | 3d, see `bvjax.nets.vae_layers.conv_3d`
     # Convolutions of stem and tail, on squares of `stem_patch` pixels around the fold, see `bvjax.nets.vae_stem_tail`.
@@ -130,6 +139,7 @@ class VAEConfig:
                 f"vae.first_mean has {len(self.first_mean)} values and vae.first_std "
                 f"{len(self.first_std)}; both can have none or vae.z_dim = {self.z_dim}"
             )
+        _check_correlation(self.latent_correlation, "vae", "z_dim", self.z_dim)
         for name in ("latent_std", "latent_scale", "first_std"):
             if min(getattr(self, name), default=1.0) <= 0:
                 raise UserError(f"vae.{name} is {getattr(self, name)}; all values must be positive")
@@ -208,6 +218,10 @@ class DiTConfig:
     latent_std: tuple[float, ...] = ()  # of the latents by channel, for that guess; () = 1 each
     similarity_keys: bool = False  # keys of context entries tell how alike the captions are
     spatial_position_embedding: bool = False  # tokens get an embedding of their (h, w) besides RoPE
+    # A chunk is told the last latent of the chunk before it, and the guess of preconditioning=linear starts from that:
+    # see `nets.previous_latent`.
+    previous_latent: bool = False
+    latent_correlation: tuple[float, ...] = ()  # by channel, for that guess; () = 0 each
     text_modulation: bool = False  # the mean of a caption's states is added to the time embedding
     fps_embedding: bool = False  # e0 gets an embedding of "16 fps" or "other", as in SkyReels-V2
     qk_init: float = 1.0  # first scale of norm_q: logits reach qk_init * sqrt(head_dim), 11 in Wan
@@ -238,6 +252,11 @@ class DiTConfig:
             raise UserError(
                 f"dit.latent_std is {self.latent_std}; it can have none or dit.in_channels = "
                 f"{self.in_channels} values above 0"
+            )
+        _check_correlation(self.latent_correlation, "dit", "in_channels", self.in_channels)
+        if self.previous_latent and self.patch[0] != 1:
+            raise UserError(
+                f"dit.patch is {self.patch}; with dit.previous_latent it must be of one latent frame"
             )
         _check_dtype("dit.dtype", self.dtype, DTYPES)
 

@@ -293,7 +293,10 @@ def dit_objective(
     check_fits(untrained, layout, rollouts)
     trained, params = load_weights(Path(data.weights), parts=("vae", "text"))
     # The VAE and text sections are as they were trained, latent statistics included.
-    dit = dataclasses.replace(untrained.dit, latent_std=trained.vae.latent_scale)
+    correlation = trained.vae.latent_correlation if untrained.dit.previous_latent else ()
+    dit = dataclasses.replace(
+        untrained.dit, latent_std=trained.vae.latent_scale, latent_correlation=correlation
+    )
     model = dataclasses.replace(untrained, dit=dit, vae=trained.vae, text=trained.text)
     size = experiment.train.global_batch_size
     examples = open_data(data, model, size, local_rows(layout, size))

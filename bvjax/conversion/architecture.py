@@ -69,11 +69,14 @@ def _extensions(source: Source) -> dict[str, Any]:
     output = _config_value(source, "output", str)
     before = output and current_value(DiTConfig, "output", output)
     text_tensors = {"text_modulation.weight", "condition_embedder.text_modulation.weight"}
+    previous_tensors = {"previous_embedding.weight", "patch_embedding.previous.weight"}
     position_tensors = {"place_embedding.weight", "patch_embedding.place.weight"}
     return {
         "fps_embedding": "fps_embedding.weight" in infos,
         "spatial_position_embedding": not position_tensors.isdisjoint(infos),
         "text_modulation": not text_tensors.isdisjoint(infos),
+        "previous_latent": not previous_tensors.isdisjoint(infos),
+        "latent_correlation": _config_value(source, "latents_correlation", list) or (),
         "similarity_keys": any(name.endswith(".similarity_key") for name in infos),
         "preconditioning": _config_value(source, "preconditioning", str) or before or "none",
         "latent_std": _config_value(source, "latents_spread", list) or (),

@@ -52,6 +52,12 @@ def rows(dit: DiTConfig) -> list[Row]:
         ("fps_projection/2", "fps_projection.2", "fps_projection.net.2", LINEAR),
         # ours alone: `torch_classes` has modules that know them
         ("place_embedding", "place_embedding", "patch_embedding.place", MATRIX),
+        (
+            "previous_embedding",
+            "previous_embedding",
+            "patch_embedding.previous",
+            patch_conv(dit.patch)[:1],
+        ),
         ("text_modulation", "text_modulation", f"{_EMBEDDER}.text_modulation", MATRIX),
         (
             "blocks/{i}/self_attn/similarity_key",

@@ -115,13 +115,15 @@ def _bvjax_settings(dit: DiTConfig) -> dict[str, Any]:
     settings = {
         "preconditioning": dit.preconditioning,
         "spatial_position_embedding": dit.spatial_position_embedding,
+        "previous_latent": dit.previous_latent,
         "text_modulation": dit.text_modulation,
         "similarity_keys": dit.similarity_keys,
         "rope_theta": dit.rope_theta,
     }
     if settings == {name: getattr(DiTConfig(), name) for name in settings}:
         return {}
-    return settings | {"latents_spread": list(dit.latent_std) or None}
+    by_channel = {"latents_spread": dit.latent_std, "latents_correlation": dit.latent_correlation}
+    return settings | {name: list(values) or None for name, values in by_channel.items()}
 
 
 def _custom_class(module: str, name: str) -> dict[str, Any]:

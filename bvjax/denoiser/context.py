@@ -15,10 +15,10 @@ from bvjax.denoiser import guidance
 from bvjax.denoiser.passes import entry_times
 from bvjax.denoiser.types import ChunkInput, MemoryState
 from bvjax.memory import retrieval
-from bvjax.memory.bank import KVBank
+from bvjax.memory.bank import KVBank, slot_table_of
 from bvjax.memory.retrieval import GatheredEntries, SelectedBank, Selection
-from bvjax.memory.slot_table import SlotTable
-from bvjax.nets.dit import Context
+from bvjax.memory.slot_table import SlotTable, previous_latent
+from bvjax.nets.dit import Context, PreviousLatent
 from bvjax.nets.routing import Route
 from bvjax.random import purpose_key
 from bvjax.sharding import ONE_DEVICE, Layout
@@ -35,6 +35,7 @@ class ChunkContext:
     context: Context | None  # of both branches (B = 2) where they are `guidance.is_paired`
     null_context: Context | None  # of the null branch, where it differs and has one of its own
     start: Int[Array, ""]  # RoPE time of the chunk's first latent frame
+    previous: PreviousLatent | None = None  # b = c = 1, for models that are told it
 
 
 def select_entries(model: ModelConfig, table: KVBank | SlotTable, inputs: ChunkInput) -> Selection:
@@ -70,19 +71,21 @@ def prepare_context(
         guided: static; for denoising: the null branch then forgets what `guidance.null_sees` says,
             and where the branches are paired the context is that of both.
     """
-    bank = state.bank
+    bank, previous = state.bank, None
     if isinstance(bank, SelectedBank):
         bank, selection = bank.bank, bank.selection
     elif isinstance(bank, GatheredEntries):
         selection = bank.selection
     else:
         selection = select_entries(model, bank, inputs)
+    if isinstance(bank, KVBank):
+        previous = previous_latent(model, slot_table_of(bank), inputs.chunk_id, inputs.shot)
     entry_base, start = entry_times(
         model, selection.chunk_id, selection.valid, inputs.chunk_id, model.memory.anchor
     )
     start = start[0]
     if not selection.index.shape[-1]:
-        return ChunkContext(selection, None, None, start)
+        return ChunkContext(selection, None, None, start, previous)
     null = None if state.null_bank is None else (state.null_bank, selection)
     null_sees = guidance.null_sees(model, selection.valid) if guided else None
     if null_sees is not None:
@@ -96,10 +99,10 @@ def prepare_context(
     )
     if guided and guidance.is_paired(model, layout):
         paired = assemble(bank, selection, null=null or (bank, selection))
-        return ChunkContext(selection, paired, None, start)
+        return ChunkContext(selection, paired, None, start, previous)
     null_context = None if null is None else _routed(model, *null, assemble(*null))
     context = _routed(model, bank, selection, assemble(bank, selection))
-    return ChunkContext(selection, context, null_context, start)
+    return ChunkContext(selection, context, null_context, start, previous)
 
 
 def _routed(

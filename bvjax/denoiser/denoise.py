@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
@@ -19,7 +20,7 @@ from bvjax.diffusion import diffusion_forcing, flow
 from bvjax.diffusion.noise import anchor_noise, initial_noise
 from bvjax.diffusion.solvers import solve
 from bvjax.nets import block_causal
-from bvjax.nets.dit import Context, WanDiT
+from bvjax.nets.dit import Context, PreviousLatent, WanDiT
 from bvjax.random import purpose_key
 from bvjax.sharding import ONE_DEVICE, Layout
 
@@ -119,6 +120,7 @@ def window_velocity(
         chunk_context.context,
         chunk_context.null_context,
         model.sampler.causal_block,
+        chunk_context.previous,
     )
 
 
@@ -165,6 +167,7 @@ def _guided(
     context: Context | None = None,
     null_context: Context | None = None,
     block: int = 1,
+    previous: PreviousLatent | None = None,
 ) -> Velocity:
     """The velocity of a window at one sigma or one a frame, guided by `scale`.
 
@@ -178,7 +181,8 @@ def _guided(
         sources = None
         if block > 1:
             window, sources = block_causal.split(block, *window)
-        v = predict_velocity(net, params, model, *window, self_context=sources)
+        before = jax.tree.map(lambda value: rows(value[0, 0]), previous)
+        v = predict_velocity(net, params, model, *window, self_context=sources, previous=before)
         return v.reshape(len(text), *x.shape[1:])
 
     if guidance.is_paired(model, net.layout):

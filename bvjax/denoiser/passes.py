@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.memory.positions import time_bases
-from bvjax.nets.dit import ChunkKV, Context, Entries, SelfContext, WanDiT
+from bvjax.nets.dit import ChunkKV, Context, Entries, PreviousLatent, SelfContext, WanDiT
 from bvjax.sharding import Layout
 
 
@@ -72,6 +72,7 @@ def predict_velocity(
     entries: Entries | None = None,
     text_zeros: int = 0,
     keep_fn: Callable[[Float[Array, "b c n"]], Bool[Array, "b c n"]] | None = None,
+    previous: PreviousLatent | None = None,
 ) -> Float[Array, "b c l h w z"]:
     """Velocity of noisy chunks given what they see; all arguments as `WanDiT` takes them."""
     inputs = (latents, sigma, text, positions, context)
@@ -80,6 +81,7 @@ def predict_velocity(
         *inputs,
         self_context=self_context,
         entries=entries,
+        previous=previous,
         keep_fn=keep_fn,
         fps=model.chunk.fps,
         text_zeros=text_zeros,

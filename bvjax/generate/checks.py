@@ -39,6 +39,7 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
         raise UserError(
             "dit.latent_std is not vae.latent_scale: this DiT was trained on latents of another VAE"
         )
+    _check_previous_latent(model)
     if model.noise.shuffle < 0:
         raise UserError(
             f"noise.shuffle is {model.noise.shuffle}; it must be 0 (off) or more latent frames"
@@ -49,6 +50,26 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
     ):
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"{name} is {value}; it must be 0 or more ({meaning})")
+
+
+def _check_previous_latent(model: ModelConfig) -> None:
+    dit = model.dit
+    if not dit.previous_latent:
+        return
+    if dit.latent_correlation != model.vae.latent_correlation:
+        raise UserError(
+            "dit.latent_correlation is not vae.latent_correlation: this DiT was trained on latents of another VAE"
+        )
+    if model.chunk.first == "overlap":
+        raise UserError(
+            "chunk.first='overlap' begins a chunk with the end of the last one, and dit.previous_latent tells it; use "
+            "chunk.first='separate'"
+        )
+    if model.sampler.causal_block > 1:
+        raise UserError(
+            f"sampler.causal_block is {model.sampler.causal_block}; with dit.previous_latent, which is of whole chunks, "
+            "it must be 1"
+        )
 
 
 def check_image(model: ModelConfig) -> None:

@@ -34,7 +34,7 @@ from bvjax.losses.clip import Clip
 from bvjax.losses.history import History, HistoryConfig, drop_tokens, noise_history
 from bvjax.losses.levels import LevelsConfig
 from bvjax.memory.importance import keep_mask, probe_indices
-from bvjax.nets.dit import ChunkKV, Context, Entries, SelfContext, WanDiT
+from bvjax.nets.dit import ChunkKV, Context, Entries, PreviousLatent, SelfContext, WanDiT
 from bvjax.nets.rope import angles, apply_rope
 from bvjax.random import AnyKey, purpose_key, shared_key
 from bvjax.sharding import ONE_DEVICE, Layout
@@ -47,6 +47,7 @@ class ClipEntries:
     kv: ChunkKV
     keep: Bool[Array, "y b c n"]
     anchor_kv: ChunkKV
+    before: PreviousLatent | None = None  # of all chunks, for models that are told it
     # Whether they are those of the targets, target by target, and not all chunks of the clip.
     by_target: bool = struct.field(pytree_node=False, default=False)
 
@@ -58,6 +59,7 @@ class TargetContext:
     entries: ClipEntries
     selection: SelfContext
     anchor: Bool[Array, "b m"]
+    before: PreviousLatent | None = None  # of the targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +141,22 @@ class TeacherForward:
             }
         probes = purpose_key(key, "probes")
         kv, keep = self.encode(params, noised, sigma, text, probes, **extra)
-        return ClipEntries(kv, drop_tokens(key, keep, noise), anchor_kv, by_target)
+        before = self._before(clip, noise, purpose_key(key, "previous"))
+        return ClipEntries(kv, drop_tokens(key, keep, noise), anchor_kv, before, by_target)
+
+    def _before(self, clip: Clip, noise: HistoryConfig, key: AnyKey) -> PreviousLatent | None:
+        """The last latent before each chunk of a clip, noised as history is."""
+        if not self.model.dit.previous_latent:
+            return None
+        latents = jnp.concatenate([clip.anchor[:, :, 0], clip.chunks[:, :-1, -1]], axis=1)
+        noised, _ = noise_history(key, latents[:, :, None], noise)
+        known = jnp.ones(latents.shape[:2], bool)
+        if clip.joined is not None:
+            known &= clip.joined > 0
+        if clip.shot is not None:  # chunks are numbered from 1; the first follows the anchor
+            number = jnp.arange(1, known.shape[1] + 1)
+            known &= (clip.shot != number) | (number == 1)
+        return PreviousLatent(noised[:, :, 0], known)
 
     def encode(
         self,
@@ -195,7 +212,19 @@ class TeacherForward:
             dense=history.dense,
             most_rows=self.most_rows(entries),
         )
-        return TargetContext(entries, selection, history.anchor), start
+        return TargetContext(
+            entries, selection, history.anchor, self._before_targets(entries, history, target)
+        ), start
+
+    def _before_targets(
+        self, entries: ClipEntries, history: History, target: Int[Array, "b m"]
+    ) -> PreviousLatent | None:
+        """What is before the targets; nothing where a target sees no recent chunks."""
+        if entries.before is None or not self.model.retrieval.num_recent:
+            return None
+        rows = jnp.arange(len(target))[:, None], target - 1
+        before = jax.tree.map(lambda x: x[rows], entries.before)
+        return before.replace(known=before.known & ~history.alone)
 
     def most_rows(self, entries: ClipEntries) -> int | None:
         """Rows that a target can see, its own among them; None where no slot holds less than a chunk."""
@@ -271,13 +300,14 @@ class TeacherForward:
         kv = context.entries.kv
         entries = Entries(kv.keys, kv.values, context.entries.keep)
 
-        def denoise(inputs, selection, anchor, entries, anchor_kv):
+        def denoise(inputs, selection, anchor, before, entries, anchor_kv):
             return predict_velocity(
                 self.dit, params, self.model, *inputs, self.anchor_rows(anchor_kv, anchor),
                 self_context=selection, entries=entries, text_zeros=self.text_zeros(text),
+                previous=before,
             )  # fmt: skip
 
-        of_targets = inputs, context.selection, context.anchor
+        of_targets = inputs, context.selection, context.anchor, context.before
         anchor_kv = context.entries.anchor_kv
         targets, at_once = noisy.shape[1], self.targets_at_once
         if not at_once or at_once >= targets:

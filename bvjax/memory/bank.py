@@ -100,6 +100,11 @@ def check(model: ModelConfig) -> None:
             f"retrieval.kind {retrieval.kind!r} looks at latents, and memory.offload='host' decides "
             "what each chunk sees before there are any; use memory.offload='none'"
         )
+    if model.dit.previous_latent and memory.offload == "host":
+        raise UserError(
+            "dit.previous_latent keeps the latents of chunks in the bank, which memory.offload='host' does not; use "
+            "memory.offload='none'"
+        )
     for name, value, legal in (
         ("memory.evict", memory.evict, EVICT),
         ("memory.cover", memory.cover, importance.COVERS),

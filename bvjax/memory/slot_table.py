@@ -15,6 +15,7 @@ from bvjax.config import MemoryConfig, ModelConfig
 from bvjax.errors import UserError
 from bvjax.memory.rules import rule_of
 from bvjax.memory.similarity import cosine
+from bvjax.nets.previous_latent import PreviousLatent
 
 EVICT = ("redundant", "oldest")
 
@@ -26,14 +27,42 @@ class SlotTable:
     embedding: Float[Array, "B slot Dt"]  # mean text state of the chunk's caption
     chunk_id: Int[Array, "B slot"]
     valid: Bool[Array, "B slot"]
-    # Clean ones, for a retrieval rule that needs them; zeros behind those of a single latent frame.
+    # Clean ones, where `holds_latents`; zeros behind those of a single latent frame.
     latents: Float[Array, "B slot l h w z"] | None = None
+
+
+def holds_latents(model: ModelConfig) -> bool:
+    """Returns whether the table keeps the latents of chunks: for a retrieval rule, or for the chunk after them."""
+    return model.dit.previous_latent or "latents" in rule_of(model.retrieval.kind).needs
+
+
+def previous_latent(
+    model: ModelConfig, table: SlotTable, chunk_id: Int[Array, ""], shot: Int[Array, ""] | None
+) -> PreviousLatent | None:
+    """The last latent before chunk `chunk_id`, where the chunk before it is in the table and of the same shot.
+
+    None for models without `dit.previous_latent`, and where chunks do not see those just before them
+    (retrieval.num_recent = 0).
+
+    Args:
+        shot: id of the first chunk of the chunk's shot; None: 0.
+    """
+    if not model.dit.previous_latent or not model.retrieval.num_recent:
+        return None
+    assert table.latents is not None
+    before = chunk_id - 1
+    here = table.valid & (table.chunk_id == before) & (before >= (0 if shot is None else shot))
+    slot = here.argmax(-1)
+    grid = ChunkGrid.of(model)
+    last = jnp.where(before == 0, grid.first_entry_latents, grid.latents_per_chunk) - 1
+    latent = table.latents[jnp.arange(len(slot)), slot, last]
+    return PreviousLatent(latent[:, None], here.any(-1)[:, None])
 
 
 def init_slot_table(model: ModelConfig, batch: int) -> SlotTable:
     """An empty table."""
     slots, latents = (batch, model.memory.slots), None
-    if "latents" in rule_of(model.retrieval.kind).needs:
+    if holds_latents(model):
         grid = ChunkGrid.of(model)
         frames = (grid.latents_per_chunk, *grid.latent_size, model.dit.in_channels)
         latents = jnp.zeros((*slots, *frames), jnp.float32)

@@ -41,6 +41,8 @@ from bvjax.nets.dit_layers import (
     Mlp,
     SelfContext,
 )
+from bvjax.nets.previous_latent import PreviousLatent, to_all_frames
+from bvjax.nets.previous_latent import explained as explained_by_previous
 from bvjax.nets.rope import angles
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 
@@ -48,6 +50,7 @@ __all__ = [
     "ChunkKV",
     "Context",
     "Entries",
+    "PreviousLatent",
     "SelfContext",
     "WanDiT",
     "init_params",
@@ -132,6 +135,7 @@ class WanDiT(nn.Module):
         return_kv: bool = False,
         self_context: SelfContext | None = None,
         entries: Entries | None = None,
+        previous: PreviousLatent | None = None,
         keep_fn=None,
         fps: int | None = None,
         text_zeros: int = 0,
@@ -152,6 +156,7 @@ class WanDiT(nn.Module):
             computed again in the backward pass: those of `entries` through the rows that these keep, or
             of this same sequence through those that `keep_fn` keeps (`build.context = "with"`).
           entries: what `self_context` reads; None: this sequence.
+          previous: the last latent before each chunk, for models with `previous_latent`; None: there is none.
           keep_fn: importance [b, c, n] -> kept rows bool [b, c, n]; None keeps all.  Static.
           fps: frames per second of the video; only models with `fps_embedding` need it.  Static.
           text_zeros: rows of zeros that come after those of `text`; all are alike, so one is computed
@@ -184,6 +189,17 @@ class WanDiT(nn.Module):
                 name="place_embedding",
             )
             x = x + place(place_features(positions[..., 1:])).astype(x.dtype)
+
+        if config.previous_latent and (previous is not None or self.is_initializing()):
+            embed = nn.Dense(
+                config.dim,
+                use_bias=False,
+                dtype=config.dtype,
+                kernel_init=nn.initializers.zeros,
+                name="previous_embedding",
+            )
+            known = PreviousLatent.none(latents) if previous is None else previous
+            x = x + to_all_frames(embed(known.patches(config.patch)), frames)
 
         sigma = sigma if sigma.ndim == 3 else sigma[..., None]
         sinusoid = timestep_embedding(1000.0 * sigma.astype(jnp.float32), config.freq_dim)
@@ -231,7 +247,8 @@ class WanDiT(nn.Module):
             l=frames // pt, h=height // ph, w=width // pw, pt=pt, ph=ph, pw=pw,
         )  # fmt: skip
         if config.preconditioning == "linear":
-            velocity = add_linear_guess(velocity, latents, sigma, config.latent_std)
+            mean, share = explained_by_previous(previous, config.latent_correlation, frames)
+            velocity = add_linear_guess(velocity, latents, sigma, config.latent_std, mean, share)
         return velocity, second
 
     def _stacked(self, return_kv, keep_fn):
@@ -274,6 +291,8 @@ def add_linear_guess(
     latents: Float[Array, "b c l h w z"],
     sigma: Float[Array, "b c f"],
     std: tuple[float, ...] = (),
+    mean: Float[Array, "b c l h w z"] | float = 0.0,
+    explained: Float[Array, "b c l 1 1 z"] | float = 0.0,
 ) -> Float[Array, "b c l h w z"]:
     """Velocity whose part that needs no network is computed: (sigma - (1 - sigma) v) / s x - sqrt(v / s) out.
 
@@ -282,10 +301,15 @@ def add_linear_guess(
     the network's scale, is (sigma x_0 - (1 - sigma) v eps) / sqrt(v s), of variance 1 and uncorrelated with
     x_sigma (the preconditioning of Karras et al. 2022, Eq. 8, for the interpolant of Eq. 2). A narrow network
     then need not carry noise that it can say nothing about.
+
+    Where latents are known to have another `mean` than 0, which explains a share of their variance, all of this
+    holds of what they are beside it: x_0 - mean, of variance (1 - explained) v.
     """
     sigma = sigma.astype(jnp.float32)[..., None, None, None]
-    v, s = variances(sigma, std)
-    return (sigma - (1.0 - sigma) * v) / s * latents - out * jnp.sqrt(v / s)
+    v = jnp.square(jnp.array(std or 1.0, jnp.float32)) * (1.0 - explained)
+    s = sigma**2 + (1.0 - sigma) ** 2 * v
+    beside = latents - (1.0 - sigma) * mean
+    return (sigma - (1.0 - sigma) * v) / s * beside - mean - out * jnp.sqrt(v / s)
 
 
 def mean_state(text: Float[Array, "b c t dt"]) -> Float[Array, "b c dt"]:

@@ -90,7 +90,14 @@ class VAEObjective:
 
     def with_latents_of(self, config: VAEConfig) -> VAEObjective:
         """The same with the latents of `config`: their mean, standard deviation and scale."""
-        names = ("latent_mean", "latent_std", "latent_scale", "first_mean", "first_std")
+        names = (
+            "latent_mean",
+            "latent_std",
+            "latent_scale",
+            "first_mean",
+            "first_std",
+            "latent_correlation",
+        )
         vae_config = dataclasses.replace(
             self.model.vae, **{name: getattr(config, name) for name in names}
         )
@@ -182,12 +189,14 @@ class VAEObjective:
         """Mean and standard deviation per channel: of first frames, and of steady latents."""
         batches = (self.train(i)["frames"] for i in range(self.config.stat_batches))
         sums = [np.asarray(_moments(params, self.model.vae, b), np.float64) for b in batches]
-        (first, squared), (steady, steady_squared) = np.mean(sums, axis=0)
+        (first, squared), (steady, steady_squared), (neighbours, _) = np.mean(sums, axis=0)
+        variance = steady_squared - steady**2
         measured = {
             "first_mean": first,
             "first_std": np.sqrt(squared - first**2),
             "latent_mean": steady,
-            "latent_std": np.sqrt(steady_squared - steady**2),
+            "latent_std": np.sqrt(variance),
+            "latent_correlation": np.clip((neighbours - steady**2) / variance, 0.0, 0.999),
         }
         return {name: tuple(float(x) for x in values) for name, values in measured.items()}
 
@@ -202,11 +211,15 @@ def _reconstruct(params: Params, config: VAEConfig, clips: Array) -> tuple[Array
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _moments(params: Params, config: VAEConfig, clips: Array) -> Float[Array, "2 2 z"]:
+def _moments(params: Params, config: VAEConfig, clips: Array) -> Float[Array, "3 2 z"]:
     """Mean of mu and of mu^2 per channel, in the first latents and in the later half of the clips.
 
-    The latents soon after the first still feel the zeros before the video; a minute has few of these.
+    The third row has, of that half, the mean of the product of neighbours, and zeros. The latents soon after the
+    first still feel the zeros before the video; a minute has few of these.
     """
     mu, _ = vae.encode_moments(params, config, to_float(clips))
-    kinds = (mu[:, :1], mu[:, mu.shape[1] // 2 :])
-    return jnp.stack([jnp.stack([x, x**2]).mean(axis=(1, 2, 3, 4)) for x in kinds])
+    later = mu[:, mu.shape[1] // 2 :]
+    kinds = (mu[:, :1], later)
+    moments = [jnp.stack([x, x**2]).mean(axis=(1, 2, 3, 4)) for x in kinds]
+    neighbours = (later[:, :-1] * later[:, 1:]).mean(axis=(0, 1, 2, 3))
+    return jnp.stack([*moments, jnp.stack([neighbours, jnp.zeros_like(neighbours)])])

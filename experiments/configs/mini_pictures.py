@@ -29,6 +29,7 @@ def experiment() -> DiTExperiment:
         out_channels=model.vae.z_dim,
         matmul_precision="float32",
         text_modulation=True,
+        previous_latent=True,
         remat="dots",
     )
     return replace(

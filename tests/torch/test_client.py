@@ -29,7 +29,7 @@ from bvjax.conversion.sources import open_sources
 from bvjax.errors import UserError
 from bvjax.loading.bundle import ASSETS
 from bvjax.nets import vae
-from bvjax.nets.dit import WanDiT
+from bvjax.nets.dit import PreviousLatent, WanDiT
 from bvjax.nets.text import UMT5Encoder
 from tests.golden import recipe
 from tests.torch.builders import difference, size, to_numpy, to_torch
@@ -56,6 +56,7 @@ MODELS = {
         dit=dataclasses.replace(
             WAN, preconditioning="linear", latent_std=(0.5, 1.0, 2.0, 0.1), rope_theta=300.0,
             patch=(1, 1, 2), spatial_position_embedding=True, text_modulation=True,
+            previous_latent=True, latent_correlation=(0.9, 0.0, 0.5, 0.97),
         ),
         vae=VAEConfig(
             dim=3, z_dim=4, patch=2, dim_mult=(1, 3, 2, 4), num_res_blocks=2,
@@ -149,14 +150,24 @@ def test_transformer(client, record_parity):
     apply = jax.jit(functools.partial(network.apply, {"params": client.params["dit"]}, fps=24))
     rate = {"fps": [1, 1]} if dit.fps_embedding else {}
 
-    def compare(what, sigma, timestep):
-        ours = apply(latents[:, None], sigma[:, None], text[:, None], grid.repeat(2, 0))[0][:, 0]
-        theirs = client.dit(to_torch(latents), timestep, torch.from_numpy(text), **rate).sample
+    def compare(what, sigma, timestep, previous=None):
+        inputs, told, ours_told = (latents, sigma, text), dict(rate), {}
+        if previous is not None:
+            told["previous"] = torch.from_numpy(previous).permute(0, 3, 1, 2)
+            known = np.ones((len(previous), 1), bool)
+            ours_told["previous"] = PreviousLatent(previous[:, None], known)
+        chunks = (x[:, None] for x in inputs)
+        ours = apply(*chunks, grid.repeat(2, 0), **ours_told)[0][:, 0]
+        theirs = client.dit(to_torch(latents), timestep, torch.from_numpy(text), **told).sample
         note(record_parity, client, what, "dit", ours, to_numpy(theirs))
 
     for levels in ((0.0, 0.5), (0.25, 1.0)):
         sigma = np.float32(levels)
         compare("DiT, one sigma", sigma, torch.from_numpy(1000 * sigma))
+    if dit.previous_latent:
+        before = recipe.uniform("previous", (2, *latents.shape[2:]))
+        sigma = np.float32([0.5, 1.0])
+        compare("DiT, after another chunk", sigma, torch.from_numpy(1000 * sigma), before)
     if not dit.fps_embedding:  # SkyReels takes timesteps in another way, and has tests of its own
         sigma = np.float32([[0.0, 0.5, 1.0], [0.25, 0.75, 0.875]])
         timestep = torch.from_numpy(1000 * sigma).repeat_interleave(tokens[1] * tokens[2], 1)

@@ -22,18 +22,31 @@ from diffusers.models.transformers.transformer_wan import (
 WAVELENGTHS = 6  # from 2 pi to 64 pi tokens
 
 
-class PlacedPatches(torch.nn.Conv3d):
-    """Patch embedding that also tells each token its row and column.
+class TellingPatches(torch.nn.Conv3d):
+    """Patch embedding that can also tell each token its row and column, and the last latent before the chunk.
 
-    To the convolution a linear map of [cos | sin] of the row, then of the column, is added.
+    Args:
+        place: to the convolution a linear map of [cos | sin] of the row, then of the column, is added.
+        previous: of twice as many channels the second half is that latent, repeated for each frame; it is
+            convolved with weights of its own.
     """
 
-    def __init__(self, in_channels: int, features: int, patch: tuple[int, ...]):
+    def __init__(
+        self, in_channels: int, features: int, patch: tuple[int, ...], place: bool, previous: bool
+    ):
         super().__init__(in_channels, features, kernel_size=patch, stride=patch)
-        self.place = torch.nn.Linear(4 * WAVELENGTHS, features, bias=False)
+        if place:
+            self.place = torch.nn.Linear(4 * WAVELENGTHS, features, bias=False)
+        if previous:
+            self.previous = torch.nn.Conv3d(in_channels, features, patch, patch, bias=False)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        tokens = super().forward(latents)  # [b, d, l, h, w]
+        tokens = super().forward(latents[:, : self.in_channels])  # [b, d, l, h, w]
+        if latents.shape[1] > self.in_channels:
+            tokens = tokens + self.previous(latents[:, self.in_channels :])
+        return tokens + self._place(tokens) if hasattr(self, "place") else tokens
+
+    def _place(self, tokens: torch.Tensor) -> torch.Tensor:
         height, width = tokens.shape[-2:]
         frequency = 0.5 ** torch.arange(WAVELENGTHS, device=tokens.device)
 
@@ -44,7 +57,7 @@ class PlacedPatches(torch.nn.Conv3d):
         rows = waves(height)[:, None].expand(-1, width, -1)
         columns = waves(width)[None].expand(height, -1, -1)
         features = torch.cat([rows, columns], dim=-1).to(self.place.weight.dtype)
-        return tokens + self.place(features).permute(2, 0, 1)[:, None].to(tokens.dtype)
+        return self.place(features).permute(2, 0, 1)[:, None].to(tokens.dtype)
 
 
 class ModulatedEmbedder(WanTimeTextImageEmbedding):
@@ -72,6 +85,8 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
         latents_spread: for that guess, the standard deviation of each latent channel after
             normalising; None for 1.
         spatial_position_embedding: tokens are told their row and column, not by RoPE alone.
+        previous_latent: `forward` takes `previous`, the last latent before the chunk, [b, c, h, w].
+        latents_correlation: for the guess, the correlation of neighbouring latents by channel; None for 0.
         text_modulation: the mean of a caption's states is added to the time embedding.
         similarity_keys: the weights have a vector for each head that attention to *earlier* chunks
             uses.  This class sees one chunk, so it keeps them and does not use them.
@@ -100,6 +115,8 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
         preconditioning: str = "none",
         latents_spread: list[float] | None = None,
         spatial_position_embedding: bool = False,
+        previous_latent: bool = False,
+        latents_correlation: list[float] | None = None,
         text_modulation: bool = False,
         similarity_keys: bool = False,
         rope_theta: float = 10000.0,
@@ -115,9 +132,11 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
         if preconditioning not in ("none", "linear"):
             raise ValueError(f"preconditioning is {preconditioning!r}; it can be none or linear")
         self.rope = WanRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len, rope_theta)
-        if spatial_position_embedding:
+        if spatial_position_embedding or previous_latent:
             width = num_attention_heads * attention_head_dim
-            self.patch_embedding = PlacedPatches(in_channels, width, patch_size)
+            self.patch_embedding = TellingPatches(
+                in_channels, width, patch_size, spatial_position_embedding, previous_latent
+            )
         if text_modulation:
             self.condition_embedder.__class__ = ModulatedEmbedder
             self.condition_embedder.text_modulation = torch.nn.Linear(
@@ -137,15 +156,22 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
         encoder_hidden_states_image: torch.Tensor | None = None,
         return_dict: bool = True,
         attention_kwargs: dict | None = None,
+        previous: torch.Tensor | None = None,
     ):
-        """Behaves as `WanTransformer3DModel.forward`."""
+        """Behaves as `WanTransformer3DModel.forward`; models with `previous_latent` take `previous`, None for none."""
+        if previous is not None and not self.config.previous_latent:
+            raise ValueError("previous is given to a model without previous_latent")
+        told = hidden_states
+        if previous is not None:
+            told = torch.cat([told, previous[:, :, None].expand_as(hidden_states)], dim=1)
         out = super().forward(
-            hidden_states, timestep, encoder_hidden_states, encoder_hidden_states_image,
+            told, timestep, encoder_hidden_states, encoder_hidden_states_image,
             return_dict=False, attention_kwargs=attention_kwargs,
         )[0]  # fmt: skip
         if self.config.preconditioning == "linear":
             sigma = self._sigma(timestep, hidden_states.shape)
-            out = self._add_linear_guess(out.float(), hidden_states.float(), sigma).to(out.dtype)
+            guessed = self._add_linear_guess(out.float(), hidden_states.float(), sigma, previous)
+            out = guessed.to(out.dtype)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
     def _sigma(self, timestep: torch.Tensor, shape: torch.Size) -> torch.Tensor:
@@ -159,9 +185,19 @@ class BvjaxTransformer3DModel(WanTransformer3DModel):
             sigma = sigma.repeat_interleave(p, dim=2 + axis)
         return sigma
 
-    def _add_linear_guess(self, out, latents, sigma):
-        """(sigma - (1 - sigma) v) / s x - sqrt(v / s) out, s = sigma^2 + (1 - sigma)^2 v."""
+    def _add_linear_guess(self, out, latents, sigma, previous):
+        """(sigma - (1 - sigma) v) / s (x - (1 - sigma) m) - m - sqrt(v / s) out, s = sigma^2 + (1 - sigma)^2 v.
+
+        m is r^d times the previous latent, d frames after it, and v the spread squared times 1 - r^(2 d).
+        """
         spread = self.config.latents_spread or [1.0] * latents.shape[1]
         v = torch.tensor(spread, device=latents.device).square()[:, None, None, None]
+        mean = 0.0
+        if previous is not None and self.config.latents_correlation:
+            r = torch.tensor(self.config.latents_correlation, device=latents.device)
+            later = torch.arange(1, latents.shape[2] + 1, device=latents.device)
+            r = (r[:, None] ** later)[:, :, None, None]
+            mean, v = r * previous[:, :, None].float(), v * (1.0 - r.square())
         s = sigma.square() + (1.0 - sigma).square() * v
-        return (sigma - (1.0 - sigma) * v) / s * latents - (v / s).sqrt() * out
+        beside = latents - (1.0 - sigma) * mean
+        return (sigma - (1.0 - sigma) * v) / s * beside - mean - (v / s).sqrt() * out

@@ -80,6 +80,7 @@ WORDS = {
     "num_heads": ("dit", [0, -1, 1.5, True, "12", [12], {}]),
     "eps": ("dit", [0, "small", [1e-6], -1.0]),
     "preconditioning": ("dit", [1, ["none"]]),
+    "latents_correlation": ("dit", ["x", [1, "x"], 5, [True]]),
     "latents_spread": ("dit", ["x", [1, "x"], [[1.0]], 5, [True]]),
     "latents_mean": ("vae", [3, "0", [None], {"0": 1}]),
     "fold": ("vae", [0, 0.5, [2]]),
