@@ -23,6 +23,7 @@ WAN_LATENT_STD = (
 
 
 DTYPES = ("float32", "bfloat16", "float16")
+POOLS = ("mean", "last", "max")
 TEXT_DTYPES = ("float32", "bfloat16")  # T5's activations leave the range of float16
 # Far above any network's sizes and far below where products of them no longer are numbers of 64 bits.
 MAX_WIDTH, MAX_LAYERS, MAX_BLOCKS, MAX_STAGES = 2**16, 1024, 32, 8
@@ -183,6 +184,9 @@ class TextConfig:
     dtype: str = (
         "float32"  # float32 | bfloat16: of parameters and compute when captions are encoded
     )
+    # mean | last | max: the one vector of a caption that retrieval compares, of its tokens' states; the last is the end
+    # of the sentence.
+    pool: str = "mean"
 
     def __post_init__(self):
         _check_range(self, "text", MAX_COUNT, "vocab_size", "max_distance")
@@ -196,6 +200,8 @@ class TextConfig:
                 f"text.num_buckets = {self.num_buckets}"
             )
         _check_dtype("text.dtype", self.dtype, TEXT_DTYPES)
+        if self.pool not in POOLS:
+            raise UserError(f"text.pool is {self.pool!r}; it can be {', '.join(POOLS)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,12 +309,20 @@ class RetrievalConfig:
 
     kind: str = "semantic"  # semantic | rolling | oracle | random | none: of `memory.rules.RULES`
     num_recent: int = 2
+    # Chunks between the recent ones and the chunk itself: Algorithm 1, counted from 1, has {c-3, c-2}, which is 1.  They
+    # are among those that can be retrieved.
+    offset: int = 0
     num_retrieved: int = 2  # the paper's l
     center: bool = False  # subtract the mean caption embedding of the bank before the cosine
     # Entries that the queries of a latent frame look at in each layer and head, those whose mean keys are most like
     # them; 0 = all (`nets.routing`).
     route: int = 0
     dense_recent: bool = False  # keep all tokens of the recent entries (Fig. 3's local cache)
+
+    @property
+    def span(self) -> int:
+        """How many chunks back the oldest recent one is."""
+        return self.num_recent + self.offset
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ def write_chunk(
     def write(bank: KVBank, entry: PendingEntry | Entry) -> KVBank:
         bank = kv_bank.write(
             bank, entry, inputs.embedding[None], inputs.chunk_id, model.memory,
-            model.retrieval.num_recent, layout.kernels, latents[None],
+            model.retrieval.span, layout.kernels, latents[None],
         )  # fmt: skip
         return kv_bank.shard(bank, layout)
 

@@ -55,7 +55,7 @@ class CaptionStates:
     """
 
     states: Float[np.ndarray, "n d"]  # in the encoder's dtype
-    embedding: Float[np.ndarray, "d"]  # float32, mean over the tokens
+    embedding: Float[np.ndarray, "d"]  # float32, by `TextConfig.pool`
 
 
 class Cache(Protocol):
@@ -147,4 +147,4 @@ def _encode(
 ) -> tuple[Float[Array, "1 t d"], Float[Array, "1 d"]]:
     params = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
     states = text_net.UMT5Encoder(config).apply({"params": params}, ids, mask)
-    return states, text_net.mean_embedding(states, mask)
+    return states, text_net.pooled_embedding(states, mask, config.pool)

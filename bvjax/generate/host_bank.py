@@ -78,7 +78,7 @@ def _choose(model, table, inputs):
 
 @functools.partial(jax.jit, static_argnames="model")
 def _enter(model, table, embedding, chunk_id):
-    return insert(table, embedding[None], chunk_id, model.memory, model.retrieval.num_recent)
+    return insert(table, embedding[None], chunk_id, model.memory, model.retrieval.span)
 
 
 class HostBank:

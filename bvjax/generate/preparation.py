@@ -61,7 +61,7 @@ class Preparation:
         own = latents[-ChunkGrid.of(self.model).latents_per_chunk :]
         if chunk_id in self._refreshed:
             self._latents[chunk_id] = own
-            self._latents.pop(chunk_id - max(self.model.retrieval.num_recent, 1), None)
+            self._latents.pop(chunk_id - max(self.model.retrieval.span, 1), None)
         if self._segments:
             self._segment.append(own)
 

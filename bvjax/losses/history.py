@@ -161,7 +161,15 @@ def draw_history(
         first = jnp.take_along_axis(jnp.asarray(shot), target - 1, axis=1).astype(target.dtype)
     selected = jax.vmap(
         lambda s, v, t, f: select(
-            s[None], ids[None], v[None], t, config.num_recent, config.num_retrieved, False, f
+            s[None],
+            ids[None],
+            v[None],
+            t,
+            config.num_recent,
+            config.num_retrieved,
+            False,
+            f,
+            config.offset,
         )
     )(flat(scores), flat(usable), flat(target), flat(first))
     shape = (*target.shape, -1)

@@ -141,6 +141,11 @@ class TeacherForcing:
                     f"build.{name} is {value}; it must be 0 here, because training and what is "
                     "measured with it draw and label the noise of entries by history.noise_max"
                 )
+        if self.forcing.joined_targets and self.model.retrieval.offset:
+            raise UserError(
+                f"retrieval.offset is {self.model.retrieval.offset}; forcing.joined_targets is of excerpts, which have "
+                "the chunks right before their target: it must be 0"
+            )
         if self.model.levels.context and self.forcing.levels.role != "context":
             raise UserError(
                 f"levels.role is {self.forcing.levels.role!r}; with model.levels.context it must be 'context'"

@@ -124,6 +124,7 @@ def check(model: ModelConfig) -> None:
         ("build.n_recent", build.n_recent, 0),
         ("build.n_random", build.n_random, 0),
         ("retrieval.num_recent", retrieval.num_recent, 0),
+        ("retrieval.offset", retrieval.offset, 0),
         ("retrieval.num_retrieved", retrieval.num_retrieved, 0),
         ("retrieval.route", retrieval.route, 0),
     ):
@@ -143,11 +144,11 @@ def check(model: ModelConfig) -> None:
         raise UserError(f"memory.tau is {memory.tau}; it must be above 0 and at most 1")
     if build.probe != "full" and build.n_recent + build.n_random < 1:
         raise UserError("build.n_recent and build.n_random are both 0; their sum must be 1 or more")
-    needed = memory.anchor + retrieval.num_recent + 1
+    needed = memory.anchor + retrieval.span + 1
     if memory.slots < needed:
         raise UserError(
             f"memory.slots is {memory.slots}; it must be {needed} or more: the anchor (if on), the "
-            f"retrieval.num_recent = {retrieval.num_recent} last chunks, never evicted, and one more"
+            f"retrieval.num_recent + offset = {retrieval.span} last chunks, never evicted, and one more"
         )
     grid = ChunkGrid.of(model)
     anchor_tokens = grid.first_entry_latents // model.dit.patch[0] * grid.tokens_per_latent

@@ -34,7 +34,7 @@ def time_bases(
     The anchor, and a target with id 0, begin at 0 in every mode.
 
     Args:
-      chunk_id, valid: the entries of a `Selection`, oldest first, the anchor before all.
+      chunk_id, valid: the entries of a `Selection`, the anchor before all.
       latents: L, latent frames a chunk adds.
       first_latents: latent frames of the entry with id 0: 1, or L with chunk.first="joined".
       num_recent, num_retrieved, anchor: the sizes of the window.
@@ -53,7 +53,8 @@ def time_bases(
         full = jnp.full_like(target, num_retrieved + num_recent)
         preceding = full if mode == "window" else valid[:, int(anchor) :].sum(-1, dtype=jnp.int32)
         target_base = first_latents + preceding * latents
-        back = jnp.flip(jnp.cumsum(jnp.flip(valid, -1), axis=-1, dtype=jnp.int32), -1)
+        later = valid[:, None] & (chunk_id[:, None] >= chunk_id[..., None])
+        back = later.sum(-1, dtype=jnp.int32)
         entry_base = target_base[:, None] - back * latents
     else:
         raise UserError(f"rope.mode is {mode!r}; it can be {', '.join(ROPE_MODES)}")

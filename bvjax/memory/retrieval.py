@@ -79,15 +79,17 @@ def select(
     num_retrieved: int,
     anchor: bool,
     shot: Int[Array, ""] | None = None,
+    offset: int = 0,
 ) -> Selection:
     """The entries that chunk c = `target_chunk` sees: the anchor, the top `num_retrieved`, and
-    {c - num_recent .. c - 1}.
+    {c - offset - num_recent .. c - offset - 1}.
 
     The top ones are taken among entries that are valid, earlier than the target, neither anchor nor
     recent, and not scored -inf; ties go to the most recent.  Missing entries are not valid and come
     first in their group; the others are in ascending order of id.
 
     Args:
+      offset: chunks between the recent ones and the target; they are among those that are ranked.
       shot: the id of the first chunk of the target's shot; None: 0, all chunks are of one.  Chunks before it are not
         recent, however near: they are among those that are ranked.
     """
@@ -100,10 +102,11 @@ def select(
         groups.append((jnp.zeros_like(chunk_id[:, :1]), history[:, :1]))
         history = history & ~is_anchor
 
-    oldest = target - num_recent  # of the recent ones
+    end = target - offset
+    oldest = end - num_recent  # of the recent ones
     if shot is not None:
         oldest = jnp.maximum(oldest, shot)
-    candidates = history & (chunk_id < oldest) & (scores > -jnp.inf)
+    candidates = history & ((chunk_id < oldest) | (chunk_id >= end)) & (scores > -jnp.inf)
     order = jnp.lexsort((-chunk_id, -jnp.where(candidates, scores, -jnp.inf)), axis=-1)
     order = jnp.pad(
         order[:, :num_retrieved], ((0, 0), (0, max(0, num_retrieved - slots)))
@@ -112,7 +115,7 @@ def select(
     by_id = jnp.argsort(jnp.where(present, jnp.take_along_axis(chunk_id, order, -1), -1), axis=-1)
     groups.append(tuple(jnp.take_along_axis(x, by_id, -1) for x in (order, present)))
 
-    ids = target - jnp.arange(num_recent, 0, -1)
+    ids = end - jnp.arange(num_recent, 0, -1)
     match = history[:, None] & (chunk_id[:, None] == ids[:, None]) & (ids >= oldest)[:, None]
     groups.append((match.argmax(-1), match.any(-1)))
 
@@ -163,7 +166,15 @@ def retrieve(
     if not rule.looks_back:
         valid = valid & first if anchor else jnp.zeros_like(valid)
     picked = select(
-        scores, bank.chunk_id, valid, target_chunk, r.num_recent, r.num_retrieved, anchor, shot
+        scores,
+        bank.chunk_id,
+        valid,
+        target_chunk,
+        r.num_recent,
+        r.num_retrieved,
+        anchor,
+        shot,
+        r.offset,
     )
     if rule.score is not rules.semantic:
         scores = rules.semantic(entries, r)

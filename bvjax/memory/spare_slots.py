@@ -98,7 +98,7 @@ def write(
 
     Its rows take the place of what that slot had, or, if that is held, go to a slot of the bank that nothing is in.
     """
-    memory, recent = model.memory, model.retrieval.num_recent
+    memory, recent = model.memory, model.retrieval.span
     table = table_of(bank)
     _, slot = insert(table, embedding, chunk_id, memory, recent, latents)
     own = bank.place[0, jnp.minimum(slot, memory.slots - 1)]

@@ -179,3 +179,22 @@ def mean_embedding(
     weights = mask.astype(jnp.float32)
     total = jnp.einsum("btd,bt->bd", states.astype(jnp.float32), weights)
     return total / jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1.0)
+
+
+def pooled_embedding(
+    states: Float[Array, "b t d"], mask: Bool[Array | np.ndarray, "b t"], pool: str
+) -> Float[Array, "b d"]:
+    """One vector of each caption, float32: the mean of its tokens' states (`mean_embedding`), the last of them, or the
+    largest value of each feature; `pool` is `TextConfig.pool`.
+
+    A row without a valid token gives zeros.
+    """
+    if pool == "mean":
+        return mean_embedding(states, mask)
+    states, mask = states.astype(jnp.float32), jnp.asarray(mask)
+    if pool == "max":
+        largest = jnp.where(mask[..., None], states, -jnp.inf).max(axis=1)
+        return jnp.where(mask.any(axis=1, keepdims=True), largest, 0.0)
+    last = jnp.where(mask, jnp.arange(mask.shape[1]), -1).max(axis=1)
+    rows = jnp.take_along_axis(states, jnp.maximum(last, 0)[:, None, None], axis=1)[:, 0]
+    return jnp.where(last[:, None] >= 0, rows, 0.0)

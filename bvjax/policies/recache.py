@@ -30,9 +30,10 @@ def recached(
         (chunk,) = turn.emits
         row = grid.row_of(chunk)
         if row > 0 and captions[row] != captions[row - 1]:
-            first = max(grid.first_id, anchor, chunk - model.retrieval.num_recent, shots[row])
+            span, end = model.retrieval.span, chunk - model.retrieval.offset
+            first = max(grid.first_id, anchor, chunk - span, shots[row])
             refresh = tuple(
-                Commit(old, row, found_by=grid.row_of(old)) for old in range(first, chunk)
+                Commit(old, row, found_by=grid.row_of(old)) for old in range(first, end)
             )
             turn = dataclasses.replace(turn, refresh=refresh)
         yield turn

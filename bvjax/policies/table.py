@@ -204,6 +204,11 @@ def check(model: ModelConfig, num_chunks: int = 1) -> None:
             f"policy.window is {model.policy.window} and retrieval.num_recent {model.retrieval.num_recent}; "
             f"with policy {model.policy.name} give policy.window alone"
         )
+    if model.retrieval.offset and row is not POLICIES["blockvid"]:
+        raise UserError(
+            f"retrieval.offset is {model.retrieval.offset}; policy {model.policy.name} sees the chunks right before a "
+            "chunk: it must be 0"
+        )
     if row.windows:
         _check_windows(model)
     if model.prompt.change == "recache":

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from bvjax.config import ModelConfig
 from bvjax.errors import UserError
 from bvjax.nets import vae
-from bvjax.nets.text import UMT5Encoder, mean_embedding
+from bvjax.nets.text import UMT5Encoder, pooled_embedding
 from bvjax.tokenizer import Tokenizer
 from bvjax.weights import TOKENIZER, load_weights
 
@@ -46,10 +46,11 @@ class Encoders:
         )
 
     def text(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """States [n, T, Dt] and mean embeddings [n, Dt] of captions without time stamps."""
+        """States [n, T, Dt] and embeddings [n, Dt] (`text.pool`) of captions without time stamps."""
         ids, mask = self.tokenizer.encode(captions, self.model.text.max_length)
         states = self._text({"params": self.params["text"]}, ids, mask)
-        return np.asarray(states), np.asarray(mean_embedding(states, mask))
+        embedding = pooled_embedding(states, mask, self.model.text.pool)
+        return np.asarray(states), np.asarray(embedding)
 
     def clips(self, frames: UInt8[np.ndarray, "b f h w 3"]) -> Float[np.ndarray, "b l h8 w8 z"]:
         """Normalised latents of short clips of 1 + 4k frames, or of single pictures, all at once."""

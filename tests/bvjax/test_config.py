@@ -31,6 +31,7 @@ MINI = get_preset("mini")
         ("dit.latent_std=[1.0]", "dit.latent_std is .* none or dit.in_channels = 32 values"),
         ("dit.dtype=float64", "dit.dtype is 'float64'; it can be float32, bfloat16, float16"),
         ("vae.dtype=int8", "vae.dtype is 'int8'; it can be"),
+        ("text.pool=cls", "text.pool is 'cls'; it can be mean, last, max"),
         ("text.dtype=float16", "text.dtype is 'float16'; it can be float32, bfloat16"),
         ("vae.patch=0", "vae.patch is 0; it must be 1 to 64"),
         ("vae.dim_mult=[1,0,1]", r"vae.dim_mult is \(1, 0, 1\); it must be 1 to 64"),

@@ -51,6 +51,15 @@ HAND = {  # (ids, target) -> {mode: (entry bases of the valid ones, own base)}
         "window": ([0, 17, 25], 33),
         "packed": ([0, 1, 9], 17),
     },
+    (
+        (0, 3, 9, 7, 8),
+        10,
+    ): {  # with retrieval.offset a retrieved chunk may be later than the recent ones
+        "absolute": ([0, 17, 65, 49, 57], 73),
+        "local": ([0, 1, 1, 1, 1], 1),
+        "window": ([0, 1, 25, 9, 17], 33),
+        "packed": ([0, 1, 25, 9, 17], 33),
+    },
     ((-1, -1, -1, -1, -1), 0): {
         "absolute": ([], 0),
         "local": ([], 0),

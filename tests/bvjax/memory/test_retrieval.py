@@ -78,7 +78,7 @@ def roped(keys, start):
 
 _entry = jax.jit(make_entry, static_argnums=(3, 4))
 _write = jax.jit(write, static_argnums=(4, 5))
-_select = jax.jit(select, static_argnums=(4, 5, 6))
+_select = jax.jit(select, static_argnums=(4, 5, 6, 8))
 _retrieve = jax.jit(retrieve, static_argnums=3)
 _assemble = jax.jit(assemble, static_argnums=3)
 _bases = jax.jit(
@@ -242,6 +242,20 @@ def test_select_equals_a_slow_oracle(order, valid, scores, target, sizes):
     semantic = [i >= 0 and anchor <= e < len(want) - recent for e, i in enumerate(want)]
     config = RetrievalConfig(num_recent=recent, num_retrieved=l)
     assert guidance.retrieved(got.valid, config)[0].tolist() == semantic
+
+
+@pytest.mark.parametrize("offset", [1, 2])
+def test_the_recent_window_can_begin_further_back(offset):
+    """Chunk 9 of ids 0..8 sees {9 - offset - 2, 9 - offset - 1}, and may retrieve what lies between."""
+    ids = jnp.arange(9)[None]
+    scores = jnp.array([[0, 1, 0, 0, 0, 0, 0, 2.0, 3.0]])
+    pick = _select(scores, ids, ids >= 0, jnp.int32(9), 2, 2, True, None, offset)
+    semantic = [1, 8] if offset == 1 else [7, 8]
+    assert pick.chunk_id[0].tolist() == [0, *semantic, 7 - offset, 8 - offset]
+    assert pick.recent[0].tolist() == [False, False, False, True, True]
+    # in a shot that begins at 7 only its chunks are recent; what is before it can be retrieved
+    pick = _select(scores, ids, ids >= 0, jnp.int32(9), 2, 2, True, jnp.int32(7), offset)
+    assert pick.chunk_id[0, 3:].tolist() == ([-1, 7] if offset == 1 else [-1, -1])
 
 
 def test_context_sizes_by_chunk():

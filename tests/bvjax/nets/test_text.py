@@ -186,3 +186,14 @@ def test_mean_embedding():
     np.testing.assert_allclose(mean[0], states[0, :3].mean(0), atol=0.01)
     np.testing.assert_array_equal(mean[1], 0)
     np.testing.assert_allclose(mean[2], states[2, [0, 2, 3, 4]].mean(0), atol=0.01)
+
+
+def test_pooled_embedding():
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(3, 5, 4)).astype(np.float32)
+    mask = np.array([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0], [1, 0, 1, 1, 1]], bool)
+    pooled = lambda pool: np.asarray(text.pooled_embedding(jnp.asarray(states), mask, pool))
+    np.testing.assert_array_equal(pooled("mean"), text.mean_embedding(jnp.asarray(states), mask))
+    np.testing.assert_array_equal(pooled("last"), [states[0, 2], np.zeros(4), states[2, 4]])
+    rows = states[2, [0, 2, 3, 4]]
+    np.testing.assert_array_equal(pooled("max"), [states[0, :3].max(0), np.zeros(4), rows.max(0)])
