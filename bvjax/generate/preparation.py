@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float
 
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.denoiser.types import ChunkInput, ChunkReport, Latents, MemoryState
 from bvjax.errors import UserError
 from bvjax.generate import steps
-from bvjax.generate.conditions import Conditions
 from bvjax.generate.decoding import decode_piece, encode_image
+from bvjax.generate.script import Script
 from bvjax.memory.ema_sink import absorb
 from bvjax.policies.schedule import Round
 from bvjax.random import purpose_key
@@ -41,18 +40,15 @@ class Preparation:
 
     model: ModelConfig
     bank: Any
-    conditions: Conditions
-    keys: Mapping[int, Key[Array, ""]]
+    script: Script
     oracle: Float[np.ndarray, "n ids"] | None
     vae_params: Any
     layout: Layout
-    turns: Sequence[Round]
     decay: float  # of the sink
-    shots: Mapping[int, int]  # of a chunk by its id, the id of the first chunk of its shot
 
     def __post_init__(self):
-        self._refreshed = {entry.chunk for turn in self.turns for entry in turn.refresh}
-        self._segments = any(turn.restart for turn in self.turns)
+        self._refreshed = {entry.chunk for turn in self.script.turns for entry in turn.refresh}
+        self._segments = any(turn.restart for turn in self.script.turns)
         self._latents: dict[int, Latents] = {}
         self._segment: list[Latents] = []
 
@@ -76,16 +72,18 @@ class Preparation:
         for entry in turn.refresh:
             inputs = self.inputs(entry.chunk, entry.caption)
             if entry.found_by is not None:
-                embedding = np.asarray(self.conditions.embedding)[entry.found_by]
+                embedding = np.asarray(self.script.conditions.embedding)[entry.found_by]
                 inputs = dataclasses.replace(inputs, embedding=embedding)
             self.bank.write(inputs, self._latents[entry.chunk])
 
     def inputs(self, chunk_id: int, row: int, origin: int = 0) -> ChunkInput:
         """Inputs of a chunk under a caption, as the memory counts chunks; a segment has noise of its own."""
-        key = self.keys[chunk_id]
+        key = self.script.keys[chunk_id]
         key = purpose_key(key, "segment", origin) if origin else key
-        shot = self.shots.get(chunk_id, 0)
-        return steps.chunk_input(self.conditions, key, self.oracle, row, chunk_id - origin, shot)
+        shot = self.script.shots.get(chunk_id, 0)
+        return steps.chunk_input(
+            self.script.conditions, key, self.oracle, row, chunk_id - origin, shot
+        )
 
     def _absorb(self, chunk_id: int) -> None:
         grid, patch = ChunkGrid.of(self.model), self.model.dit.patch[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,11 +35,11 @@ from bvjax.denoiser.watch import Watch
 from bvjax.denoiser.window import plain_scales
 from bvjax.errors import UserError
 from bvjax.generate import steps
-from bvjax.generate.conditions import Conditions, alike
+from bvjax.generate.conditions import Conditions
 from bvjax.generate.decoding import overlap_prefix
 from bvjax.generate.host_bank import HostBank
 from bvjax.generate.preparation import Preparation, with_ids
-from bvjax.generate.prompt_change import shots_by_id, told
+from bvjax.generate.script import Telling, write_script
 from bvjax.generate.windows import Windows, first_needed
 from bvjax.sharding import ONE_DEVICE, Layout
 
@@ -157,6 +158,7 @@ def stream(
     given: int = 0,
     watch: Watch | None = None,
     cuts: Collection[int] = (),
+    revised: Callable[[], Telling | None] | None = None,
 ) -> Iterator[Piece]:
     """Generates a video chunk by chunk; the same latents as `rollout`, bit-exact on one CPU.
 
@@ -178,15 +180,16 @@ def stream(
         watch: is told of each step of chunks that are made one after the other.
         cuts: ids of chunks that begin a shot: they and those after them do not see the chunks before it as recent
             ones, only where retrieval chooses them.
+        revised: is asked before each chunk is begun, of models for which `script.is_revisable`: a story that is
+            another from that chunk on, longer or shorter, or None.
 
     Raises:
         UserError: windows of several chunks, with several devices or a first chunk that begins with
             an image.
     """
-    done = {} if done is None else done
-    policies.check_cuts(model, cuts)
-    turns = list(policies.rounds(model, conditions.num_chunks, alike(conditions), cuts))
-    conditions = told(conditions, model, cuts)
+    done, whole = {} if done is None else done, model
+    script = write_script(model, Telling(conditions, rerolls, cuts), key, oracle)
+    turns, chunks = script.turns, script.chunks
     decay = model.policy.decay
     row = policies.policy_of(model.policy.name)
     if row.windows and model.chunk.first != "separate" and image_latent is not None:
@@ -196,22 +199,14 @@ def stream(
         )
     policies.check_layout(model, 1 if layout.mesh is None else layout.mesh.size)
     model = policies.without(model)
-    first = model.chunk.first
-    grid = ChunkGrid.of(model, conditions.num_chunks)
-    keys = dict.fromkeys(grid.piece_ids, key)
-    for start, new_key in rerolls:
-        keys |= {i: new_key for i in keys if i >= start}
-    shots = shots_by_id(model, conditions.num_chunks, cuts)
-    chunks = {
-        i: steps.entry_inputs(model, conditions, keys[i], oracle, i, shots.get(i, 0)) for i in keys
-    }
+    first, grid = model.chunk.first, script.grid
     params_of = params if callable(params) else lambda _: params
     params = params_of(grid.piece_ids[0])
     bank, last_window, anchor = _open(params, model, layout, chunks), None, None
     if first == "separate":
         anchor = done.get(0, image_latent)
         if anchor is None:
-            inputs = steps.chunk_input(conditions, keys[0], oracle, 0, 0)
+            inputs = steps.chunk_input(script.conditions, script.keys[0], oracle, 0, 0)
             anchor = steps.anchor_program(params, model, inputs, layout=layout, watch=watch)
         yield Piece(0, anchor, _write(model, bank, chunks[0], anchor), fresh=0 not in done)
 
@@ -220,15 +215,21 @@ def stream(
         clean = list(grid.chunk_ids)[:given]
         turns = [turn.given(clean, model.sampler.steps) for turn in turns]
         inputs_of = lambda i: chunks[i][-1]
-        windows = Windows(params, model, conditions, turns, scales, inputs_of)
-        yield from _by_windows(model, windows, turns, bank, inputs_of, conditions, done, anchor)
+        windows = Windows(params, model, script.conditions, turns, scales, inputs_of)
+        yield from _by_windows(
+            model, windows, turns, bank, inputs_of, script.conditions, done, anchor
+        )
         return
-    ready = Preparation(
-        model, bank, conditions, keys, oracle, vae_params, layout, turns, decay, shots
-    )
+    ready = Preparation(model, bank, script, oracle, vae_params, layout, decay)
     if anchor is not None:
         ready.keep(0, anchor)
-    for turn in turns:
+    for number in itertools.count():
+        if revised is not None and (telling := revised()) is not None:
+            script = ready.script = write_script(whole, telling, key, oracle)
+            chunks, grid = script.chunks, script.grid
+        if number >= len(script.turns):
+            return
+        turn = script.turns[number]
         (chunk_id,) = turn.emits
         bank.params = params_of(chunk_id)
         ready.before(turn)
@@ -311,30 +312,12 @@ def rebuild_bank(
 
     With build.context="with" an entry depends on those before it: ids run from the first on.
     """
-    turns = list(policies.rounds(model, conditions.num_chunks, alike(conditions), cuts))
-    conditions, shots = (
-        told(conditions, model, cuts),
-        shots_by_id(model, conditions.num_chunks, cuts),
-    )
-    by_chunk, decay = {turn.emits[0]: turn for turn in turns}, model.policy.decay
+    script = write_script(model, Telling(conditions, cuts=cuts), key, oracle)
+    by_chunk, decay = {turn.emits[0]: turn for turn in script.turns}, model.policy.decay
     model = policies.without(model)
-    chunks = {
-        i: steps.entry_inputs(model, conditions, key, oracle, i, shots.get(i, 0))
-        for i in sorted(latents)
-    }
+    chunks = {i: script.chunks[i] for i in sorted(latents)}
     bank = _open(params, model, layout, chunks)
-    ready = Preparation(
-        model,
-        bank,
-        conditions,
-        dict.fromkeys(chunks, key),
-        oracle,
-        vae_params,
-        layout,
-        turns,
-        decay,
-        shots,
-    )
+    ready = Preparation(model, bank, script, oracle, vae_params, layout, decay)
     for chunk_id, entries in chunks.items():
         if turn := by_chunk.get(chunk_id):
             ready.before(turn)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ from bvjax.loading.bundle import Bundle
 from bvjax.media import video_io
 from bvjax.placement import check_memory
 from bvjax.runs.captions import run_conditions
+from bvjax.runs.coming import Coming, telling
 from bvjax.runs.finished import check_chunk, chunk_name, finished_chunks, not_finite
 from bvjax.runs.fit import check_weights, compare_versions
 from bvjax.runs.prefix import Encoding, encode_prefix
@@ -84,6 +87,11 @@ def execute(
     stopped.  With `only_report` nothing new is generated and the video is left alone; with
     `only_chunks` video and report are.  `watch` is told of each step.
 
+    Between two chunks captions to come may be rewritten (`redo.rewrite_coming`): the run goes on with
+    them.  Where it cannot, because a chunk in the making is changed or the policy decided too early
+    (`script.is_revisable`), it ends without a report before all chunks are there, and is to be
+    executed again.
+
     Raises:
         UserError: the weights are not those the run began with; the memory is larger than the
             device's; a chunk on disk is not finite; `only_report` and there is no chunk.
@@ -118,8 +126,9 @@ def execute(
         conditions = dataclasses.replace(
             conditions, text=conditions.text[:count], embedding=conditions.embedding[:count]
         )
+    coming, story = Coming(run, bundle), telling(run, conditions)
     pieces = stream(
-        lambda chunk_id: bundle.dit(settings.strengths_of(chunk_id)),
+        lambda chunk_id: bundle.dit(run.settings.strengths_of(chunk_id)),
         model,
         conditions,
         jax.random.key(settings.seed),
@@ -127,32 +136,35 @@ def execute(
         done=done,
         vae_params=bundle.params["vae"],
         layout=bundle.layout,
-        rerolls=[(first, jax.random.key(seed)) for first, seed in settings.rerolls],
+        rerolls=story.rerolls,
         given=settings.video_chunks,
         watch=watch,
-        cuts=[run.grid.id_of(number) for number in settings.cuts],
+        cuts=story.cuts,
+        revised=coming.take,
     )
     pieces = _in_time(run, pieces)
     report = None if only_chunks else RunReport(run)
     # On a CPU a program that calls back keeps whoever asks for it waiting until it is done.
     ahead = watch is None or jax.default_backend() != "cpu"
     seconds = {"text": time.perf_counter() - started}
-    if only_report or only_chunks:
-        yield from _follow(run, bundle, pieces, report, None, seconds, ahead)
-    else:
-        (run.path / "report.json").unlink(missing_ok=True)  # until the video is whole again
-        with video_io.VideoWriter(run.video, model.chunk.fps, settings.scale) as writer:
-            yield from _follow(run, bundle, pieces, report, writer, seconds, ahead)
-    if report is not None:
+    with contextlib.ExitStack() as inside:
+        writer = None
+        if not (only_report or only_chunks):
+            (run.path / "report.json").unlink(missing_ok=True)  # until the video is whole again
+            writer = video_io.VideoWriter(run.video, model.chunk.fps, settings.scale)
+            inside.enter_context(writer)
+        whole = yield from _follow(run, bundle, pieces, report, writer, seconds, coming, ahead)
+    if whole and report is not None:
         report.save()
 
 
 def _in_time(run: RunDir, pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Pieces in order of time; one that comes before its time is saved at once, and waits."""
     waiting: dict[int, Piece] = {}
-    order = list(run.grid.piece_ids)
+    following = itertools.count(run.grid.piece_ids[0])
+    due = next(following)
     for piece in pieces:
-        if piece.chunk_id != order[0]:
+        if piece.chunk_id != due:
             latents, number = np.asarray(piece.latents), run.number_of(piece.chunk_id)
             if piece.fresh:
                 run.save_latents(piece.chunk_id, latents)
@@ -160,9 +172,8 @@ def _in_time(run: RunDir, pieces: Iterator[Piece]) -> Iterator[Piece]:
             waiting[piece.chunk_id] = piece
             continue
         yield piece
-        order.pop(0)
-        while order and order[0] in waiting:
-            yield waiting.pop(order.pop(0))
+        while (due := next(following)) in waiting:
+            yield waiting.pop(due)
 
 
 def _follow(
@@ -172,9 +183,10 @@ def _follow(
     report: RunReport | None,
     writer: video_io.VideoWriter | None,
     seconds: dict[str, float],
+    coming: Coming,
     ahead: bool = True,
-) -> Iterator[Progress]:
-    """Decodes, checks, saves, writes and measures each piece as it comes.
+) -> Generator[Progress, None, bool]:
+    """Decodes, checks, saves, writes and measures each piece as it comes; returns whether it came to the end.
 
     A piece is saved, and so is done, when its frames are there and all of it is finite.  With `ahead`
     the next chunk is asked for before that, so that the device never waits for the disk, the video or
@@ -212,4 +224,11 @@ def _follow(
         drift = None if report is None else report.drift.get(number)
         yield Progress(number, piece.fresh, seconds, pictures, latents, piece.report, drift)
         seconds, started = {}, time.perf_counter()
+        if coming.is_changed:  # while the caller had the chunk
+            if number == len(run.captions) and coming.fits(number):
+                return True
+            begun = number if next_piece is None else run.number_of(next_piece.chunk_id)
+            if not coming.fits(begun):
+                return False
         piece = next_piece if ahead else next(pieces, None)
+    return not coming.is_changed

@@ -83,7 +83,7 @@ def redo(
     return reopened
 
 
-def rewrite_coming(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> RunDir:
+def rewrite_coming(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> None:
     """Gives the chunks of a run that are not made yet other captions, more of them or fewer.
 
     Args:
@@ -108,7 +108,7 @@ def rewrite_coming(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> RunD
     coming = dict(enumerate(captions[first - 1 :], start=first))
     check_captions(run, bundle, coming)
     check_model(run.settings.model, len(captions))
-    return run.rewrite_story(captions)
+    run.rewrite_story(captions)
 
 
 def _check_redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int, str]) -> None:

@@ -284,21 +284,27 @@ class RunDir:
         logging.info("what was made of the chunks from there on is in %s", archive)
         return self._changed(settings or self.settings)
 
-    def rewrite_story(self, captions: Sequence[str]) -> RunDir:
-        """The run with other captions for chunks that are not made, more of them or fewer; opens it again.
+    def rewrite_story(self, captions: Sequence[str], settings: Settings | None = None) -> None:
+        """Gives the run other captions for chunks that are not made, more of them or fewer; it stays open.
 
         Args:
             captions: of all chunks, those that are made as they were.
+            settings: from then on; None leaves them.
         """
-        settings = self.settings.limited(len(captions))
-        try:
-            if settings != self.settings:  # first: these settings fit both stories
+        settings = (settings or self.settings).limited(len(captions))
+        shorter = len(captions) < len(self.captions)
+        story = {"title": self.title, "captions": list(captions)}
+        try:  # at no time are there settings of chunks that the story does not have
+            if not shorter:
+                _write_json(self.path / "story.json", story)
+            if settings != self.settings:
                 _write_json(self.path / "config.json", as_json(settings))
-            _write_json(self.path / "story.json", {"title": self.title, "captions": list(captions)})
+            if shorter:
+                _write_json(self.path / "story.json", story)
         except OSError as error:
             raise cannot_write(self.path, error) from None
-        self.close()
-        return RunDir.open(self.path)
+        self.captions, self.settings = tuple(captions), settings
+        self.grid = ChunkGrid.of(settings.model, len(captions))
 
     # ---- inside -------------------------------------------------------------------------------
     def _file(self, chunk_id: int) -> pathlib.Path:

@@ -57,7 +57,7 @@ class _Order:
     name: str
     work: Work
     answer: concurrent.futures.Future
-    exclusive: bool  # whether it changes the run, which then must not be under way
+    exclusive: bool  # whether the run must not be under way
 
 
 class Jobs:
@@ -123,7 +123,10 @@ class Jobs:
     def order(
         self, name: str, work: Work, exclusive: bool = True
     ) -> concurrent.futures.Future[Any]:
-        """Has `work` done on an open run before the next chunk is finished; a work that changes it closes it."""
+        """Has `work` done on an open run before the next chunk is finished.
+
+        An exclusive work changes what is made, and may close the run: one under way begins from its folder again.
+        """
         answer: concurrent.futures.Future = concurrent.futures.Future()
         with self._wake:
             self._orders.append(_Order(name, work, answer, exclusive))
@@ -224,7 +227,8 @@ class Jobs:
                 job.new += self._note_chunk(job, progress)
                 if (end := self._end_of_turn(job, run)) is not None:
                     return end
-        return "finished"
+            whole = job.chunk >= len(run.captions)
+        return "finished" if whole else "interrupted"  # by captions that it could not go on with
 
     def _note_chunk(self, job: Job, progress: Progress) -> bool:
         with self._wake:

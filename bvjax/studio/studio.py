@@ -170,9 +170,11 @@ class Studio:
         return path.name
 
     def rewrite(self, name: str, asked: protocol.Change) -> Future[None]:
-        """Gives chunks to come other captions."""
+        """Gives chunks to come other captions; a run under way goes on with them."""
         return self._order(
-            name, lambda run: rewrite_coming(run, self.pipeline.bundle, asked.captions).close()
+            name,
+            lambda run: rewrite_coming(run, self.pipeline.bundle, asked.captions),
+            exclusive=False,
         )
 
     def take_back(self, name: str, keep: int) -> Future[None]:
@@ -211,7 +213,7 @@ class Studio:
         self.versions.find(name)
         return self.jobs.order(name, work, exclusive=False)
 
-    def _order(self, name: str, work) -> Future[None]:
+    def _order(self, name: str, work, exclusive: bool = True) -> Future[None]:
         self.versions.find(name)
 
         def changed(run: RunDir) -> None:
@@ -219,7 +221,7 @@ class Studio:
             self.hub.tell(Event({"type": "changed", "run": name}, name))
             self.hub.tell(Event({"type": "runs"}))
 
-        return self.jobs.order(name, changed)
+        return self.jobs.order(name, changed, exclusive)
 
     def _reported(self, version: Version) -> dict[int, dict[str, Any]]:
         """What the report of a finished run says of its chunks, as events say it."""

@@ -107,18 +107,18 @@ def test_captions_of_chunks_to_come(finished, bundle, tmp_path):
         ):
             with pytest.raises(UserError, match=says):
                 rewrite_coming(run, bundle, captions)
-        again = rewrite_coming(run, bundle, new)
-    with again:
-        assert [p.fresh for p in execute(again, bundle)] == [False] * 4 + [True] * 3
+        rewrite_coming(run, bundle, new)
+        assert [p.fresh for p in execute(run, bundle)] == [False] * 4 + [True] * 3
     assert finished_captions(path) == new and len(latents(path)) == 7
     assert {k: v for k, v in latents(path).items() if k < "chunk_04"} == {
         k: v for k, v in latents(finished).items() if k < "chunk_04"
     }
     with RunDir.open(path) as run:
         redo(run, bundle, 4, {}, seed=3).close()
-    with RunDir.open(path) as run, rewrite_coming(run, bundle, new[:3]) as again:
-        assert again.settings.rerolls == () and is_finished(again) is False
-        assert [p.fresh for p in execute(again, bundle)] == [False] * 4
+    with RunDir.open(path) as run:
+        rewrite_coming(run, bundle, new[:3])
+        assert run.settings.rerolls == () and is_finished(run) is False
+        assert [p.fresh for p in execute(run, bundle)] == [False] * 4
 
 
 def finished_captions(path):

@@ -12,7 +12,7 @@ from bvjax.runs.execute import Progress
 from bvjax.studio import jobs as jobs_module
 from bvjax.studio import previews
 from bvjax.studio.jobs import Jobs
-from bvjax.studio.protocol import NewRun
+from bvjax.studio.protocol import Change, NewRun
 from tests.bvjax.studio.conftest import CAPTIONS
 
 CHUNKS = 6
@@ -28,7 +28,8 @@ class Machine:
     def follow(self, run, bundle, store, tell, watch=None):
         name = run.path.name
         try:
-            for chunk in range(self.done(name) + 1, len(run.captions) + 1):
+            chunk = self.done(name)
+            while (chunk := chunk + 1) <= len(run.captions):  # which may change on the way
                 assert self.lets.acquire(timeout=20)
                 if name in self.broken:
                     raise UserError("the weights are broken")
@@ -149,7 +150,7 @@ def test_work_on_the_open_run_is_done_between_chunks(begun, machine, studio):
     machine.let(1)
     until(lambda: machine.made)
     looked = jobs.order(name, lambda run: len(run.captions), exclusive=False)
-    changed = jobs.order(name, lambda run: run.rewrite_story(run.captions[:4]).close())
+    changed = jobs.order(name, lambda run: run.rewrite_story(run.captions[:4]))
     failing = jobs.order(name, lambda run: 1 / 0)
     assert not looked.done()
     machine.let(1)
@@ -161,6 +162,41 @@ def test_work_on_the_open_run_is_done_between_chunks(begun, machine, studio):
     until(lambda: jobs.state(name)["state"] == "finished")
     assert machine.done(name) == 4  # it went on by itself, with the shorter story
     assert len(json.loads((studio.versions.path(name) / "story.json").read_text())["captions"]) == 4
+
+
+def test_captions_to_come_change_while_the_run_stays_open(begun, machine, studio):
+    make, jobs = begun
+    name = make("one", "visitor-a")
+    jobs.start()
+    machine.let(1)
+    until(lambda: machine.made)
+    captions = (*CAPTIONS[:1] * 3, "Pip waves.")
+    changed = studio.rewrite(name, Change(captions, 1, None, None))
+    machine.let(1)
+    changed.result(20)
+    machine.let(CHUNKS)
+    until(lambda: jobs.state(name)["state"] == "finished")
+    assert machine.closed == [name] and machine.done(name) == 4
+
+
+def test_a_run_that_ends_before_its_time_is_begun_again(begun, machine, monkeypatch):
+    """As `execute` does where it cannot go on with captions that came."""
+    make, jobs = begun
+    ends = [2]
+
+    def follow(*given, **named):
+        for progress in machine.follow(*given, **named):
+            yield progress
+            if progress.chunk in ends:
+                ends.remove(progress.chunk)
+                return
+
+    monkeypatch.setattr(jobs_module, "follow", follow)
+    name = make("one", "visitor-a")
+    machine.let(CHUNKS)
+    jobs.start()
+    until(lambda: jobs.state(name)["state"] == "finished")
+    assert machine.closed == [name, name] and machine.done(name) == CHUNKS
 
 
 def test_a_run_that_fails_says_so_and_others_go_on(begun, machine, studio):
