@@ -19,6 +19,7 @@ def register(commands: Any) -> None:
     add = studio.add_argument
     add("--weights", metavar="DIR", help="weights folder (default: the small model)")
     add("--runs", metavar="DIR", default="runs", help="folder of run folders (default: runs)")
+    add("--loras", metavar="DIR", help="folder of LoRA files that visitors may switch on")
     add("--port", type=int, metavar="N", default=8642, help="0 takes a free one (default: 8642)")
     add(
         "--host",
@@ -37,4 +38,4 @@ def _studio(args: argparse.Namespace) -> None:
     from bvjax.studio.serve import serve
 
     console.set_up()
-    serve(args.weights, args.runs, args.host, args.port, args.token, console.tell)
+    serve(args.weights, args.runs, args.host, args.port, args.token, console.tell, args.loras)

@@ -82,6 +82,11 @@ class Bundle:
         """The DiT's parameters with the LoRAs at strengths, one for each."""
         return self.params["dit"] if self.merged is None else self.merged.at(strengths)
 
+    def with_loras(self, loras: Loras) -> Bundle:
+        """The same parameters with these LoRAs in place of its own."""
+        merged = MergedParams(lambda: self.params["dit"], loras) if loras else None
+        return dataclasses.replace(self, loras=loras, merged=merged)
+
     def load_text(self, config: TextConfig) -> Any:
         """The text encoder's parameters in the dtype of `config`, for the caller to free.
 
@@ -160,8 +165,8 @@ def load_bundle(
     parts = [folder / f"{part}.safetensors" for part in weights.PARTS]
     made = weights.load_made(folder, "dit")
     layout = choose_layout(model) if layout is None else layout
-    loras, params = open_loras(lora, model), LazyParams(folder, model, layout)
-    return Bundle(
+    params = LazyParams(folder, model, layout)
+    bundle = Bundle(
         folder,
         model,
         params,
@@ -172,9 +177,8 @@ def load_bundle(
         made.get("stage"),
         layout,
         made.get("sampler"),
-        loras,
-        MergedParams(lambda: params["dit"], loras) if loras else None,
     )
+    return bundle.with_loras(open_loras(lora, model))
 
 
 def hash_files(paths: Sequence[pathlib.Path]) -> str:

@@ -24,6 +24,7 @@ from bvjax.runs.redo import check_captions, check_order
 from bvjax.runs.requests import check_seed
 from bvjax.runs.run_dir import RunDir
 from bvjax.runs.run_settings import as_json
+from bvjax.runs.strengths import Strengths, switched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ def branch(
     captions: Sequence[str],
     seed: int | None = None,
     title: str | None = None,
+    strengths: Strengths | None = None,
 ) -> RunDir:
     """Makes a run folder that shares chunks 1 to `from_chunk` - 1 with `run`, which stays as it is.
 
@@ -50,10 +52,12 @@ def branch(
         captions: of the chunks from `from_chunk` on, as many as the branch is to have of its own.
         seed: of these chunks; None leaves the run's.
         title: None leaves the run's.
+        strengths: of the LoRAs of `bundle` for these chunks, one for each; those that it has behind the run's own
+            are off before. None leaves the run's.
 
     Raises `UserError` for a chunk that is not made yet, a caption, seed or place that does not fit.
     """
-    check_weights(run, bundle)
+    check_weights(run, bundle, further=strengths is not None)
     path, count = pathlib.Path(path), from_chunk - 1 + len(captions)
     check_order(run, from_chunk, len(run.captions) + 1)
     if not captions:
@@ -65,6 +69,8 @@ def branch(
     if seed is not None:
         check_seed(seed)
         settings = settings.rerolled(from_id, seed)
+    if strengths is not None:
+        settings = switched(settings, bundle, from_id, strengths)
     settings = settings.limited(count)
     shared = [i for i in run.latent_ids() if i < from_id]
     if len(run.load_latents(shared, tidy=False)) < len(shared):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from absl import logging
 
 from bvjax.chunking import ChunkGrid
@@ -19,13 +17,14 @@ from bvjax.media import video_io
 from bvjax.memory import rules
 from bvjax.overrides import apply_overrides
 from bvjax.placement import check_memory
-from bvjax.policies import check_cuts, policy_of
+from bvjax.policies import check_cuts
 from bvjax.runs.fit import check_fit
 from bvjax.runs.place import check_place
 from bvjax.runs.prefix import take
 from bvjax.runs.requests import Image, check_seed
 from bvjax.runs.run_dir import RunDir
 from bvjax.runs.run_settings import Settings, weights_place
+from bvjax.runs.strengths import first_strengths
 from bvjax.stages import memory_warning
 from bvjax.story import Story
 from bvjax.versions import versions
@@ -107,7 +106,7 @@ def create_run(
         video_sha256=prefix.sha256 if prefix else "",
         cuts=cuts,
     )
-    settings = _with_loras(settings, bundle, lora_at or {}, ChunkGrid.of(model, len(captions)))
+    settings = first_strengths(settings, bundle, lora_at or {}, ChunkGrid.of(model, len(captions)))
     frames = prefix.frames() if prefix else None
     if existing_scale is None:
         folder = check_place(pathlib.Path(out), settings, len(captions))
@@ -130,51 +129,6 @@ def create_run(
         run.close()
         raise
     return run
-
-
-def _with_loras(
-    settings: Settings,
-    bundle: Bundle,
-    changes: Mapping[int, float | Sequence[float]],
-    grid: ChunkGrid,
-) -> Settings:
-    """Settings with the LoRAs of `bundle`, at its strengths and, from chunks on, at others."""
-    loras = bundle.loras
-    if not loras:
-        if changes:
-            raise UserError("`lora_at` is given, but there are no LoRAs; give them with `lora`")
-        return settings
-    settings = dataclasses.replace(
-        settings,
-        lora_files=tuple(weights_place(lora.path) for lora in loras.files),
-        lora_sha256=loras.sha256,
-    ).with_strengths(0, loras.strengths)
-    for number in sorted(changes):
-        if not 1 <= number <= grid.num_chunks:
-            raise UserError(f"`lora_at` is of chunk {number}; there are 1 to {grid.num_chunks}")
-        strengths = strengths_for(bundle, changes[number], f"`lora_at` of chunk {number}")
-        settings = settings.with_strengths(0 if number == 1 else grid.id_of(number), strengths)
-    check_switches(settings)
-    return settings
-
-
-def strengths_for(bundle: Bundle, given: float | Sequence[float], where: str) -> tuple[float, ...]:
-    """Strengths, one for each LoRA of `bundle`; raises `UserError` that begins with `where`."""
-    try:
-        strengths = np.asarray(given, np.float64).reshape(-1).tolist()
-    except (TypeError, ValueError):
-        raise UserError(f"{where} is {given!r}; it must be a number for each LoRA") from None
-    return bundle.loras.check(strengths, where)
-
-
-def check_switches(settings: Settings) -> None:
-    """Raises `UserError` for strengths that change where chunks are not made one after the other."""
-    policy = settings.model.policy.name
-    if len(settings.lora_strengths) > 1 and policy_of(policy).windows:
-        raise UserError(
-            f"policy {policy} makes several chunks at once, so that the strengths of LoRAs are the same for all; "
-            "give them with `lora` alone"
-        )
 
 
 def _with_steps(

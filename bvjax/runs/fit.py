@@ -19,14 +19,18 @@ from bvjax.versions import versions
 FREE = ("dit.dtype", "dit.remat", "text.dtype")  # weights do not fix these
 
 
-def check_weights(run: RunDir, bundle: Bundle) -> None:
-    """Raises `UserError` unless `bundle` is what the run began with."""
+def check_weights(run: RunDir, bundle: Bundle, further: bool = False) -> None:
+    """Raises `UserError` unless `bundle` is what the run began with.
+
+    With `further` it may have LoRAs behind those of the run.
+    """
     if bundle.sha256 != run.settings.weights_sha256:
         raise UserError(
             f"the weights in {bundle.folder} are not those that {run.path} began with "
             f"({run.settings.weights}); give the right folder with `weights`"
         )
-    if bundle.loras.sha256 != run.settings.lora_sha256:
+    own = run.settings.lora_sha256
+    if (bundle.loras.sha256[: len(own)] if further else bundle.loras.sha256) != own:
         names = [pathlib.PurePath(file).name for file in run.settings.lora_files]
         raise UserError(
             f"{run.path} was begun with {listed(names) if names else 'no'} "

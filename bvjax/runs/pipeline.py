@@ -111,12 +111,13 @@ class Pipeline:
         Args:
             captions: new ones, by chunk number.
             seed: of these chunks; None leaves theirs.
-            lora_strengths: of the LoRAs for these chunks, one for each; None leaves theirs.
+            lora_strengths: of the LoRAs for these chunks, one for each; None leaves theirs. LoRAs of the pipeline
+                behind those that the run has come to it.
 
         Raises `UserError` as `resume` does; then nothing is changed.
         """
         counts = whole_numbers(from_chunk=from_chunk, seed=seed)
-        with self._open(path) as run:
+        with self._open(path, further=lora_strengths is not None) as run:
             reopened = redo(
                 run, self.bundle, edits=captions or {}, strengths=lora_strengths, **counts
             )
@@ -129,6 +130,7 @@ class Pipeline:
         from_chunk: int,
         captions: Sequence[str],
         seed: int | None = None,
+        lora_strengths: float | Sequence[float] | None = None,
     ) -> Video:
         """Makes another ending of a run folder in the new folder `out`; the beginning is shared on disk.
 
@@ -136,12 +138,15 @@ class Pipeline:
             from_chunk: the first chunk that the branch has of its own.
             captions: of these chunks.
             seed: of these chunks; None leaves the run's.
+            lora_strengths: of the LoRAs for these chunks, one for each; None leaves the run's.
 
         Raises `UserError` as `resume` does, and for a chunk that is not made yet or a folder that is there.
         """
         counts = whole_numbers(from_chunk=from_chunk, seed=seed)
-        with self._open(path) as run:
-            branched = branch(run, self.bundle, out, captions=captions, **counts)
+        with self._open(path, further=lora_strengths is not None) as run:
+            branched = branch(
+                run, self.bundle, out, captions=captions, strengths=lora_strengths, **counts
+            )
         return self._gather(branched)
 
     def kept_tokens(self, path: Path, chunk: int) -> Bool[np.ndarray, "y l h w"]:
@@ -180,10 +185,10 @@ class Pipeline:
             folder.cleanup()
             raise
 
-    def _open(self, path: Path) -> RunDir:
+    def _open(self, path: Path, further: bool = False) -> RunDir:
         run = RunDir.open(path)
         try:
-            check_weights(run, self.bundle)
+            check_weights(run, self.bundle, further)
             check_layout(run.settings.model, self.bundle.layout)
         except BaseException:
             run.close()

@@ -13,11 +13,11 @@ from bvjax.loading.bundle import Bundle
 from bvjax.plain_text import is_blank, whole_text
 from bvjax.runs import latent_files
 from bvjax.runs.captions import run_conditions
-from bvjax.runs.create import check_switches, strengths_for
 from bvjax.runs.fit import check_weights
 from bvjax.runs.place import check_space, required_bytes
 from bvjax.runs.requests import check_seed
 from bvjax.runs.run_dir import RunDir
+from bvjax.runs.strengths import Strengths, switched
 
 
 def redo(
@@ -26,7 +26,7 @@ def redo(
     from_chunk: int,
     edits: Mapping[int, str],
     seed: int | None = None,
-    strengths: float | Sequence[float] | None = None,
+    strengths: Strengths | None = None,
 ) -> RunDir:
     """Takes chunks from number `from_chunk` on out of a run, for `execute` to make them again.
 
@@ -37,12 +37,13 @@ def redo(
         edits: new captions by chunk number.
         seed: of the chunks that are made again; None leaves theirs, so that without an edit the
             same chunks are made.
-        strengths: of the run's LoRAs for these chunks, one for each; None leaves theirs.
+        strengths: of the LoRAs of `bundle` for these chunks, one for each; those that it has behind the run's own
+            are off before. None leaves theirs.
 
     Raises `UserError` for a number or a caption that does not fit, and for damaged weights, pictures
     or text states; then nothing is changed.
     """
-    check_weights(run, bundle)
+    check_weights(run, bundle, further=strengths is not None)
     _check_redo(run, bundle, from_chunk, edits)
     if seed is not None:
         check_seed(seed)
@@ -53,10 +54,7 @@ def redo(
     if seed is not None:
         settings = settings.rerolled(from_id, seed)
     if strengths is not None:
-        settings = settings.with_strengths(
-            from_id, strengths_for(bundle, strengths, "`lora_strengths`")
-        )
-        check_switches(settings)
+        settings = switched(settings, bundle, from_id, strengths)
     run.check_latents(range(from_id))
     check_space(run.path, required_bytes(run.settings, run.grid))
     captions = [edits.get(n, caption) for n, caption in enumerate(run.captions, start=1)]
@@ -93,11 +91,7 @@ def rewrite_coming(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> None
     changed.
     """
     check_weights(run, bundle)
-    made = {run.number_of(latent_files.id_of(path)) for path in latent_files.all_files(run.path)}
-    if made and run.image() is None:
-        made.add(1)  # the first frame is of caption 1 too
-    first = max(*made, run.settings.video_chunks, 0) + 1
-    check_order(run, first, len(run.captions) + 1)
+    first = _first_coming(run)
     if len(captions) < max(first - 1, 1):
         raise UserError(f"the story has {len(captions)} captions; {first - 1} chunks are made")
     for number, (old, new) in enumerate(zip(run.captions, captions[: first - 1], strict=False), 1):
@@ -109,6 +103,35 @@ def rewrite_coming(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> None
     check_captions(run, bundle, coming)
     check_model(run.settings.model, len(captions))
     run.rewrite_story(captions)
+
+
+def switch_coming(run: RunDir, bundle: Bundle, from_chunk: int, strengths: Strengths) -> None:
+    """Gives the chunks of a run from number `from_chunk` on, none of which is made yet, other strengths of LoRAs.
+
+    Args:
+        strengths: of the LoRAs of `bundle`, one for each; those that it has behind the run's own are off before.
+
+    Raises `UserError` for strengths that do not fit, or a chunk that is there; then nothing is changed.
+    """
+    check_weights(run, bundle, further=True)
+    first, count = _first_coming(run), len(run.captions)
+    if not first <= from_chunk <= count:
+        raise UserError(
+            f"`from_chunk` is {from_chunk}; "
+            + (f"it can be {first} to {count}" if first <= count else "all chunks are made")
+        )
+    from_id = 0 if from_chunk == 1 else run.grid.id_of(from_chunk)
+    run.rewrite_story(run.captions, switched(run.settings, bundle, from_id, strengths))
+
+
+def _first_coming(run: RunDir) -> int:
+    """The number of the first chunk of which nothing is made; raises `UserError` where the last ones are made first."""
+    made = {run.number_of(latent_files.id_of(path)) for path in latent_files.all_files(run.path)}
+    if made and run.image() is None:
+        made.add(1)  # the first frame is of caption 1 too
+    first = max(*made, run.settings.video_chunks, 0) + 1
+    check_order(run, first, len(run.captions) + 1)
+    return first
 
 
 def _check_redo(run: RunDir, bundle: Bundle, from_chunk: int, edits: Mapping[int, str]) -> None:

@@ -58,6 +58,18 @@ class Settings:
         earlier = tuple(pair for pair in self.lora_strengths if pair[0] < from_id)
         return dataclasses.replace(self, lora_strengths=(*earlier, (from_id, strengths)))
 
+    def with_loras(self, files: tuple[str, ...], sha256: tuple[str, ...]) -> Settings:
+        """These settings with further LoRAs behind their own, switched off."""
+        if not files:
+            return self
+        off, strengths = (0.0,) * len(files), self.lora_strengths or ((0, ()),)
+        return dataclasses.replace(
+            self,
+            lora_files=self.lora_files + files,
+            lora_sha256=self.lora_sha256 + sha256,
+            lora_strengths=tuple((first, own + off) for first, own in strengths),
+        )
+
     def rerolled(self, from_id: int, seed: int) -> Settings:
         """These settings with another seed for the chunks from `from_id` on."""
         earlier = tuple(pair for pair in self.rerolls if pair[0] < from_id)

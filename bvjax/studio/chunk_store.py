@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,12 @@ class ChunkStore:
         """Keeps facts besides those that are kept already."""
         self._folder.mkdir(parents=True, exist_ok=True)
         write_json(self._path(key, "json"), {**self.facts(key), **facts})
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Deletes what is kept of chunks."""
+        for key in keys:
+            for kind in ("mp4", "jpg", "json"):
+                self._path(key, kind).unlink(missing_ok=True)
 
     def fill(
         self, run: pathlib.Path, settings: Settings, grid: ChunkGrid, keys: Mapping[int, str]

@@ -26,6 +26,7 @@ from bvjax.runs.execute import Progress, is_finished
 from bvjax.runs.fit import check_weights
 from bvjax.runs.run_dir import RunDir
 from bvjax.studio.fair_queue import FairQueue
+from bvjax.studio.lora_library import LoraLibrary
 from bvjax.studio.making import Event, Tell, follow
 from bvjax.studio.previews import Previews
 from bvjax.studio.versions import Versions
@@ -63,8 +64,16 @@ class _Order:
 class Jobs:
     """The queue, and the thread that serves it.  `tell` is called from that thread, and from callers'."""
 
-    def __init__(self, bundle: Bundle, versions: Versions, tell: Tell, turn: int = TURN):
-        self._bundle, self._versions, self._tell, self._turn = bundle, versions, tell, turn
+    def __init__(
+        self,
+        bundle: Bundle,
+        versions: Versions,
+        tell: Tell,
+        turn: int = TURN,
+        library: LoraLibrary | None = None,
+    ):
+        self._versions, self._tell, self._turn = versions, tell, turn
+        self._library = library or LoraLibrary(bundle)
         self._previews = Previews(bundle, tell)
         self._wake = threading.Condition()
         self._jobs: dict[str, Job] = {}
@@ -132,6 +141,13 @@ class Jobs:
             self._orders.append(_Order(name, work, answer, exclusive))
             self._wake.notify_all()
         return answer
+
+    def forget(self, name: str) -> None:
+        """Knows nothing more of a run, which is not under way."""
+        with self._wake:
+            self._queue.remove(name)
+            self._jobs.pop(name, None)
+            self._told.pop(name, None)
 
     def state(self, name: str) -> dict[str, Any]:
         """How a run stands: {"state": ..., "place": ..., ...}; a run that nobody asked for has the state idle."""
@@ -213,7 +229,8 @@ class Jobs:
         """The state in which a run's turn ended."""
         name = job.name
         with RunDir.open(self._versions.path(name)) as run, contextlib.ExitStack() as inside:
-            check_weights(run, self._bundle)
+            bundle = self._library.bundle_of(run.settings)
+            check_weights(run, bundle)
             if is_finished(run):
                 return "finished"
             note = lambda text: self._tell(Event({"type": "note", "run": name, "text": text}, name))
@@ -221,7 +238,7 @@ class Jobs:
             inside.enter_context(compilation.announced(note, f"{chunk.height}x{chunk.width}"))
             watch = self._previews.watch(run)
             inside.callback(self._previews.rest)
-            following = follow(run, self._bundle, self._versions.store, self._tell, watch)
+            following = follow(run, bundle, self._versions.store, self._tell, watch)
             inside.enter_context(contextlib.closing(following))
             for progress in following:
                 job.new += self._note_chunk(job, progress)

@@ -8,6 +8,8 @@ first, the JSON, and the picture.  Their `type` is one of
   preview  the chunk at work: run, chunk, step, steps; a JPEG
   state    of a run in the queue: state, place, waiting, chunk, error
   note     a sentence about a run, for people
+  changed  a run: its captions or chunks are others
+  deleted  a run
   runs     the list of runs has changed
   error    a sentence
 """
@@ -27,6 +29,8 @@ from bvjax.runs.requests import check_seed
 MOST_CAPTIONS = 900  # an hour of chunks of four seconds
 LONGEST_CAPTION = 2000  # characters
 LONGEST_TITLE = 120
+MOST_LORAS = 64
+STRONGEST = 4  # strength of a LoRA
 MOST_WATCHED = 4  # runs that a page follows at once
 
 
@@ -41,16 +45,29 @@ class NewRun:
     image: str | None  # of an upload
     video: str | None
     video_chunks: int | None
+    loras: Mapping[str, float] = dataclasses.field(default_factory=dict)  # strengths
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """Other captions for all chunks of a run, or for those from `from_chunk` on, with another seed or not."""
+    """Other captions for all chunks of a run, or for those from `from_chunk` on.
+
+    Without a seed, or strengths of a LoRA, those of the run stay.
+    """
 
     captions: tuple[str, ...]
     from_chunk: int
     seed: int | None
     title: str | None
+    loras: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Deletion:
+    """A run to be deleted for good."""
+
+    confirm: str  # its name
+    keep_branches: bool  # that others branch from it is known: they stay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +89,10 @@ def read(content: bytes | str) -> dict[str, Any]:
 
 def new_run(content: dict[str, Any]) -> NewRun:
     """Raises `UserError`."""
-    _only(content, {"title", "captions", "seed", "settings", "image", "video", "video_chunks"})
+    _only(
+        content,
+        {"title", "captions", "seed", "settings", "image", "video", "video_chunks", "loras"},
+    )
     settings = content.get("settings", {})
     if not isinstance(settings, dict):
         raise UserError("the settings are not a JSON object")
@@ -85,12 +105,13 @@ def new_run(content: dict[str, Any]) -> NewRun:
         _name(content, "image"),
         _name(content, "video"),
         None if chunks is None else whole(chunks, "video_chunks", 1, MOST_CAPTIONS),
+        loras(content.get("loras", {})),
     )
 
 
 def change(content: dict[str, Any]) -> Change:
     """Raises `UserError`."""
-    _only(content, {"captions", "from_chunk", "seed", "title"})
+    _only(content, {"captions", "from_chunk", "seed", "title", "loras"})
     name = content.get("title")
     number = content.get("seed")
     return Change(
@@ -98,7 +119,17 @@ def change(content: dict[str, Any]) -> Change:
         whole(content.get("from_chunk", 1), "from_chunk", 1, MOST_CAPTIONS + 1),
         None if number is None else seed(number),
         None if name is None else title(name),
+        loras(content.get("loras", {})),
     )
+
+
+def deletion(content: dict[str, Any]) -> Deletion:
+    """Raises `UserError`."""
+    _only(content, {"confirm", "keep_branches"})
+    confirm = content.get("confirm")
+    if not isinstance(confirm, str):
+        raise UserError("confirm must be the name of the run: it is deleted for good")
+    return Deletion(confirm, content.get("keep_branches") is True)
 
 
 def watch(content: dict[str, Any]) -> Watch:
@@ -124,6 +155,19 @@ def captions(value: Any, unfinished: bool = False) -> tuple[str, ...]:
         if is_blank(whole_text(caption, f"caption {number}")) and not unfinished:
             raise UserError(f"caption {number} is empty")
     return tuple(value)
+
+
+def loras(value: Any) -> dict[str, float]:
+    """Strengths of LoRAs by name; raises `UserError`."""
+    if not isinstance(value, dict) or len(value) > MOST_LORAS:
+        raise UserError(f"loras must be an object of at most {MOST_LORAS} names with strengths")
+    for name, strength in value.items():
+        number = isinstance(strength, int | float) and not isinstance(strength, bool)
+        if not number or not abs(strength) <= STRONGEST:
+            raise UserError(
+                f"the strength of {name[:40]!r} must be a number from {-STRONGEST} to {STRONGEST}"
+            )
+    return {name: float(strength) for name, strength in value.items()}
 
 
 def title(value: Any) -> str:

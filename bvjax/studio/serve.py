@@ -18,12 +18,21 @@ from bvjax.studio.studio import Studio
 _LARGEST_MESSAGE = 1 << 18  # bytes that a page may send over its socket at once
 
 
-def serve(weights: str | None, runs: str, host: str, port: int, token: str | None, tell) -> None:
+def serve(
+    weights: str | None,
+    runs: str,
+    host: str,
+    port: int,
+    token: str | None,
+    tell,
+    loras: str | None = None,
+) -> None:
     """Serves until it is stopped.
 
     Args:
         weights: a weights folder; None takes those of the small model.
         runs: the folder of run folders; made if it is not there.
+        loras: a folder of LoRA files that visitors may switch on.
         tell: gets the lines that say where the studio is.
 
     Raises `UserError` before anything is served.
@@ -37,7 +46,8 @@ def serve(weights: str | None, runs: str, host: str, port: int, token: str | Non
     except OSError as error:
         raise cannot_write(root, error) from None
     listening = _listen(host, port)
-    studio = Studio(load(weights or "mini"), root.resolve())
+    folder = None if loras is None else pathlib.Path(loras)
+    studio = Studio(load(weights or "mini"), root.resolve(), folder)
     config = uvicorn.Config(
         make_app(studio, host, token), log_level="warning", ws_max_size=_LARGEST_MESSAGE,
         server_header=False, timeout_graceful_shutdown=5, ws="websockets-sansio",

@@ -32,7 +32,7 @@ from bvjax.studio.versions import NoSuchRun
 PAGE = pathlib.Path(bvjax.__file__).parent / "assets" / "studio"
 UPLOADS = "/api/uploads"
 MOST_SOCKETS = 200
-_SCRIPTS = ("api", "app", "change", "charts", "dom", "editor", "gallery", "make", "player", "run")
+_SCRIPTS = sorted(path.stem for path in PAGE.glob("*.js"))
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
@@ -175,6 +175,8 @@ class _Routes:
             studio.jobs.pause(name, stop=action == "stop")
         elif action == "captions":
             await asyncio.wrap_future(studio.rewrite(name, protocol.change(content)))
+        elif action == "loras":
+            await asyncio.wrap_future(studio.switch(name, protocol.change(content)))
         elif action == "take-back":
             keep = protocol.whole(content.get("keep"), "keep", 0, len(version.captions) - 1)
             await asyncio.wrap_future(studio.take_back(name, keep))
@@ -184,6 +186,8 @@ class _Routes:
         elif action == "branch":
             name = await asyncio.wrap_future(studio.branch(name, protocol.change(content)))
             studio.jobs.go(name, _visitor(request))
+        elif action == "delete":
+            await asyncio.wrap_future(studio.delete(name, protocol.deletion(content)))
         else:
             raise NoSuchRun(f"there is nothing called {action[:40]!r} to do with a run")
         return JSONResponse({"name": name, **studio.jobs.state(name)})

@@ -12,15 +12,18 @@ from bvjax import policies
 from bvjax.errors import UserError
 from bvjax.files import read_json_object
 from bvjax.generate.checks import check_model
+from bvjax.loading.bundle import Bundle
 from bvjax.runs.branch import branch
 from bvjax.runs.create import create_run
 from bvjax.runs.pipeline import Pipeline
-from bvjax.runs.redo import redo, rewrite_coming
+from bvjax.runs.redo import redo, rewrite_coming, switch_coming
 from bvjax.runs.run_dir import RunDir
 from bvjax.story import Story, parse_story
 from bvjax.studio import choices, protocol
+from bvjax.studio.deletion import branches_of, check_delete, delete
 from bvjax.studio.hub import Hub
 from bvjax.studio.jobs import Jobs
+from bvjax.studio.lora_library import LoraLibrary
 from bvjax.studio.making import Event, chunk_message
 from bvjax.studio.uploads import Uploads
 from bvjax.studio.versions import HIDDEN, Version, Versions
@@ -29,10 +32,12 @@ from bvjax.studio.versions import HIDDEN, Version, Versions
 class Studio:
     """A model, a folder of runs, the queue, and the pages that listen."""
 
-    def __init__(self, pipeline: Pipeline, root: pathlib.Path):
+    def __init__(self, pipeline: Pipeline, root: pathlib.Path, loras: pathlib.Path | None = None):
+        """`loras` is a folder of LoRA files that visitors may switch on; raises `UserError` where it has none."""
         self.pipeline, self.hub = pipeline, Hub()
         self.versions = Versions(root, pipeline.bundle.sha256)
-        self.jobs = Jobs(pipeline.bundle, self.versions, self.hub.tell)
+        self.library = LoraLibrary(pipeline.bundle, loras)
+        self.jobs = Jobs(pipeline.bundle, self.versions, self.hub.tell, library=self.library)
         self.uploads = Uploads(root / HIDDEN / "uploads")
 
     # ---- told ---------------------------------------------------------------------------------
@@ -50,6 +55,7 @@ class Studio:
             "knows_words": self.pipeline.bundle.known_words is not None,
             "most_captions": protocol.MOST_CAPTIONS,
             "longest_caption": protocol.LONGEST_CAPTION,
+            "loras": self.library.described(),
             **choices.described(model),
         }
 
@@ -76,9 +82,13 @@ class Studio:
         """All runs, the newest first."""
         states = self.jobs.states()
         return [
-            {**self.versions.summary(version), "now": states.get(version.name)}
+            {**self._summary(version), "now": states.get(version.name)}
             for version in self.versions.all()
         ]
+
+    def _summary(self, version: Version) -> dict[str, Any]:
+        found = self.versions.summary(version)
+        return {**found, "ours": found["ours"] and self.library.has(version.settings)}
 
     def described(self, name: str) -> dict[str, Any]:
         """One run with its captions, and what is known of its chunks."""
@@ -91,7 +101,7 @@ class Studio:
             facts = {**reported.get(number, {}), **self.versions.store.facts(key)}
             chunks[number] = {"key": key, **facts}
         return {
-            **self.versions.summary(version),
+            **self._summary(version),
             "captions": list(version.captions),
             "given": settings.video_chunks,
             "image": (version.path / "image.png").is_file(),
@@ -107,6 +117,17 @@ class Studio:
             "overrides": list(settings.overrides),
             "video": (version.path / "video.mp4").is_file(),
             "report": (version.path / "report.png").is_file(),
+            "loras": [
+                {
+                    **lora,
+                    "strengths": [
+                        [max(1, grid.number_of(first)), strength]
+                        for first, strength in lora["strengths"]
+                    ],
+                }
+                for lora in self.library.told(settings)
+            ],
+            "branches": [branch.name for branch in branches_of(self.versions, name)],
             "now": self.jobs.state(name),
         }
 
@@ -141,7 +162,7 @@ class Studio:
     def create(self, asked: protocol.NewRun, visitor: str) -> str:
         """Begins a run and puts it into the queue; returns its name. Raises `UserError`."""
         self.jobs.check_room()
-        bundle = self.pipeline.bundle
+        bundle = self.library.bundle_at(asked.loras)
         texts = choices.overrides(self.pipeline.model, asked.settings)
         assignments = (*self.pipeline.overrides, *texts)
         model = policies.configure(bundle.model, assignments)
@@ -173,14 +194,27 @@ class Studio:
         """Gives chunks to come other captions; a run under way goes on with them."""
         return self._order(
             name,
-            lambda run: rewrite_coming(run, self.pipeline.bundle, asked.captions),
+            lambda run: rewrite_coming(run, self.library.bundle_of(run.settings), asked.captions),
             exclusive=False,
         )
+
+    def switch(self, name: str, asked: protocol.Change) -> Future[None]:
+        """Gives chunks to come, from `from_chunk` on, other strengths of LoRAs; a run under way goes on with them."""
+
+        def work(run: RunDir) -> None:
+            bundle, strengths = self._switched(run, asked)
+            if strengths is not None:
+                switch_coming(run, bundle, asked.from_chunk, strengths)
+
+        return self._order(name, work, exclusive=False)
 
     def take_back(self, name: str, keep: int) -> Future[None]:
         """Takes the chunks after number `keep` out of a run, into its archive, and leaves it paused."""
         self.jobs.pause(name)
-        return self._order(name, lambda run: redo(run, self.pipeline.bundle, keep + 1, {}).close())
+        return self._order(
+            name,
+            lambda run: redo(run, self.library.bundle_of(run.settings), keep + 1, {}).close(),
+        )
 
     def redo(self, name: str, asked: protocol.Change) -> Future[None]:
         """Makes chunks again: `captions` are those from `from_chunk` on."""
@@ -188,7 +222,8 @@ class Studio:
         def work(run: RunDir) -> None:
             new = dict(enumerate(asked.captions, start=asked.from_chunk))
             edits = {n: text for n, text in new.items() if run.captions[n - 1 : n] != (text,)}
-            redo(run, self.pipeline.bundle, asked.from_chunk, edits, asked.seed).close()
+            bundle, strengths = self._switched(run, asked)
+            redo(run, bundle, asked.from_chunk, edits, asked.seed, strengths).close()
 
         return self._order(name, work)
 
@@ -199,9 +234,10 @@ class Studio:
             captions = asked.captions or run.captions[asked.from_chunk - 1 :]
             path = self.versions.reserve(asked.title or run.title or run.path.name)
             try:
+                bundle, strengths = self._switched(run, asked)
                 branch(
-                    run, self.pipeline.bundle, path, asked.from_chunk, captions, asked.seed,
-                    asked.title,
+                    run, bundle, path, asked.from_chunk, captions, asked.seed, asked.title,
+                    strengths,
                 ).close()  # fmt: skip
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -212,6 +248,32 @@ class Studio:
 
         self.versions.find(name)
         return self.jobs.order(name, work, exclusive=False)
+
+    def delete(self, name: str, asked: protocol.Deletion) -> Future[None]:
+        """Deletes a run for good, after the chunk at work; raises `UserError` for one that others branch from."""
+        self.versions.find(name)
+        if asked.confirm != name:
+            raise UserError(f"confirm must be the name of the run, {name}: it is deleted for good")
+        check_delete(self.versions, name, asked.keep_branches)
+        self.jobs.pause(name, stop=True)
+
+        def work(run: RunDir) -> None:
+            delete(self.versions, run, asked.keep_branches)
+            self.jobs.forget(name)
+            self.hub.tell(Event({"type": "deleted", "run": name}, name))
+            self.hub.tell(Event({"type": "runs"}))
+
+        return self.jobs.order(name, work)
+
+    def _switched(
+        self, run: RunDir, asked: protocol.Change
+    ) -> tuple[Bundle, tuple[float, ...] | None]:
+        """(the model with the LoRAs of a run and those asked for, their strengths; None where none are asked for)."""
+        settings, number = run.settings, min(asked.from_chunk, len(run.captions))
+        bundle = self.library.bundle_of(settings, list(asked.loras))
+        if not asked.loras:
+            return bundle, None
+        return bundle, self.library.strengths(settings, run.grid.id_of(number), asked.loras)
 
     def _order(self, name: str, work, exclusive: bool = True) -> Future[None]:
         self.versions.find(name)

@@ -93,6 +93,10 @@ class Versions:
             raise NoSuchRun(f"there is no run {name[:80]!r}")
         return path
 
+    def forget(self, name: str) -> None:
+        """Reads a run again when it is next asked for."""
+        self._read.pop(name, None)
+
     def reserve(self, title: str) -> pathlib.Path:
         """A new empty folder, named by a title."""
         plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()

@@ -3,6 +3,7 @@ import { api } from "./api.js";
 import { button, h, toast } from "./dom.js";
 import { Captions } from "./editor.js";
 import { path } from "./gallery.js";
+import { loraSliders, strengthsAt } from "./loras.js";
 
 const TEXTS = {
   branch: ["Branch from chunk", "This version stays as it is. The new one shares every chunk before this one, on disk too, and goes its own way from here.", "Branch"],
@@ -14,6 +15,7 @@ export function change(view, action) {
   const editor = new Captions(info.captions.slice(selected - 1), { about, first: info.first_seconds, from: selected, fixed: action === "redo" });
   const seed = h("input", { type: "checkbox", id: "new-seed", checked: true });
   const title = h("input", { id: "branch-title", maxLength: 120, value: `${info.title}, another way`.slice(0, 120) });
+  const loras = loraSliders(about, strengthsAt(info, selected));
   const go = async () => {
     const captions = editor.values, empty = captions.findIndex((caption) => !caption);
     if (empty >= 0) return toast(`Caption ${selected + empty} is empty.`);
@@ -21,6 +23,7 @@ export function change(view, action) {
     try {
       const content = { from_chunk: selected, captions };
       if (seed.checked) content.seed = crypto.getRandomValues(new Uint32Array(1))[0];
+      if (Object.keys(loras.values()).length) content.loras = loras.values();
       if (action === "branch") content.title = title.value;
       const { name } = await api.act(view.name, action, content);
       box.close();
@@ -35,6 +38,7 @@ export function change(view, action) {
     action === "branch" ? h("div", { className: "labelled" }, h("label", { htmlFor: "branch-title" }, "Title of the branch"), title) : null,
     editor.node,
     h("p", { className: "check" }, seed, h("label", { htmlFor: "new-seed" }, "Another seed: other pictures even where captions stay")),
+    about.loras.length ? h("details", {}, h("summary", {}, "LoRAs"), loras.node) : null,
     h("div", { className: "row" }, sure, button("Leave it", () => box.close())));
   document.body.append(box);
   box.showModal();

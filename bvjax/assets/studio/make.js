@@ -3,6 +3,7 @@ import { api } from "./api.js";
 import { button, h, kept, toast } from "./dom.js";
 import { Captions } from "./editor.js";
 import { path } from "./gallery.js";
+import { loraSliders } from "./loras.js";
 
 const EXAMPLE = { title: "The fox who came back", captions: [
   "On a bright morning, a small orange fox called Pip with a scarf waves hello in Willow Hollow, a grassy meadow.",
@@ -80,7 +81,10 @@ export class Make {
       show();
       return h("div", { className: "setting" }, h("label", { htmlFor: id }, item.title), value, input, h("p", { className: "quiet", id: `${id}-text` }, item.text));
     });
+    this.loras = loraSliders(this.about);
     const node = h("section", { className: "panel" }, h("h2", {}, "How it is made"), this.presets, this.told,
+      this.about.loras.length ? h("details", {}, h("summary", {}, "LoRAs"),
+        h("p", { className: "quiet" }, "Small changes of the model, each as strong as you like. They can be switched on and off while it is made."), this.loras.node) : null,
       h("details", {}, h("summary", {}, "Memory, guidance and care"), rows,
         h("p", { className: "quiet" }, "With other numbers than before the first chunk takes longer: programs are compiled for them.")),
       h("div", { className: "labelled" }, h("label", { htmlFor: "seed" }, "Seed"), h("div", { className: "row" }, this.seed,
@@ -150,7 +154,7 @@ export class Make {
     this.submit.disabled = true;
     try {
       const { name } = await api.create({ title: this.title.value, captions, seed: Number(this.seed.value) || 0,
-        settings: this.values(), image: this.files.image, video: this.files.video });
+        settings: this.values(), loras: this.loras.values(), image: this.files.image, video: this.files.video });
       kept("draft", null);
       location.hash = path("run", name);
     } catch (error) { toast(error.message); }

@@ -3,8 +3,10 @@ import { api } from "./api.js";
 import { ROLES, curves, lookedAt } from "./charts.js";
 import { change } from "./change.js";
 import { button, h, kept, lasts, later, put, toast } from "./dom.js";
+import { remove } from "./delete.js";
 import { Captions } from "./editor.js";
 import { path, stateText, versionList } from "./gallery.js";
+import { loraPanel } from "./loras.js";
 import { makePlayer } from "./player.js";
 
 export class RunView {
@@ -22,6 +24,7 @@ export class RunView {
     this.map = h("div");
     this.drift = h("div", { className: "curves" });
     this.family = h("div");
+    this.loras = h("div");
     this.story = h("section", { className: "panel story" });
     this.preview = h("img", { className: "preview", alt: "The chunk in the making", hidden: true });
     this.inTheMaking = h("div", { className: "making", hidden: true }, this.preview, h("p", {}));
@@ -34,7 +37,8 @@ export class RunView {
       h("div", { className: "work" },
         h("div", {}, stage, other ? this.together() : null, this.strip, this.chosen),
         h("aside", {}, h("section", { className: "panel" }, h("h2", {}, "What each chunk looked at"), this.map, this.legend()),
-          h("section", { className: "panel" }, h("h2", {}, "Drift"), this.drift))),
+          h("section", { className: "panel" }, h("h2", {}, "Drift"), this.drift),
+          about.loras.length ? h("section", { className: "panel" }, h("h2", {}, "LoRAs"), this.loras) : null)),
       this.story, h("section", { className: "panel" }, h("h2", {}, "Versions"), this.family));
     this.soon = later(120, () => this.load());
     this.familySoon = later(400, () => this.loadFamily());
@@ -93,6 +97,7 @@ export class RunView {
       can && (busy || state === "paused") ? button("Stop", () => this.act("stop"), { sign: "stop", title: "After the chunk at work; the run is let go of, and the command line can open it" }) : null,
       info.video ? h("a", { className: "button", href: api.file(this.name, "video.mp4", true), download: "" }, "Download mp4") : null,
       info.report ? h("a", { className: "button", href: api.file(this.name, "report.png"), target: "_blank" }, "Report") : null,
+      info.now.state !== "pausing" ? button("Delete", () => remove(this), { sign: "cross", title: "For good; you are asked first" }) : null,
     ].filter(Boolean));
     this.say();
     const part = info.done / info.chunks;
@@ -100,6 +105,14 @@ export class RunView {
     this.drawStrip();
     this.drawChosen();
     this.drawCharts();
+    this.drawLoras();
+  }
+
+  drawLoras() {
+    const { info } = this, state = JSON.stringify([info.loras, info.now.state, info.done, info.chunks]);
+    if (state === this.lorasDrawn) return; // sliders stay where they were put
+    this.lorasDrawn = state;
+    this.loras.replaceChildren(...loraPanel(this));
   }
 
   say(note = "") {
@@ -273,6 +286,10 @@ export class RunView {
     } else if (message.type === "drift" && own && this.info) {
       Object.assign(this.info.pieces[message.chunk] ||= {}, { drift: message.drift });
       this.drawSoon();
+    } else if (message.type === "deleted" && own) {
+      kept(`edits ${this.name}`, null);
+      toast(`${this.info?.title || this.name} has been deleted.`, "good");
+      location.hash = "#/";
     } else if (message.type === "preview" && own) this.showPreview(message, bytes);
     else if (message.type === "note" && own && this.info) this.say(message.text);
     else if (message.type === "state" && own && this.info) {

@@ -74,6 +74,31 @@ def test_resumed_and_made_again(pipeline, switched, tiny, lora, tmp_path, capsys
     assert "--lora-strengths takes numbers" in capsys.readouterr().err
 
 
+def test_a_branch_has_strengths_and_loras_of_its_own(pipeline, switched, tiny, lora, tmp_path):
+    """The past is shared; a LoRA that the run did not have is off there."""
+    before = latents(switched)
+    captions = [CAPTIONS[2]]
+    stronger = pipeline.branch(switched, tmp_path / "a", 3, captions, lora_strengths=1.5)
+    other = files.save(tmp_path / "other.safetensors", files.lora(seed=9))
+    both = bvjax.load(tiny.weights, lora={lora: 0.8, other: 1.0})
+    with pytest.raises(UserError, match="not the very same files"):
+        both.branch(switched, tmp_path / "b", 3, captions)
+    with pytest.raises(UserError, match="`lora_strengths` has 1 strengths; there are 2 LoRAs"):
+        both.branch(switched, tmp_path / "b", 3, captions, lora_strengths=1.5)
+    assert not (tmp_path / "b").exists()
+    mixed = both.branch(switched, tmp_path / "b", 3, captions, lora_strengths=(1.5, 1.0))
+    assert latents(switched) == before
+    for name in ("a", "b"):
+        new = latents(tmp_path / name)
+        assert {k: v for k, v in new.items() if k < "chunk_03"} == {
+            k: v for k, v in before.items() if k < "chunk_03"
+        }
+    assert np.abs(stronger.latents - mixed.latents).max() > 0.01
+    settings = json.loads((tmp_path / "b" / "config.json").read_text())
+    assert settings["lora_strengths"] == [[0, [0.8, 0.0]], [2, [0.0, 0.0]], [3, [1.5, 1.0]]]
+    np.testing.assert_array_equal(both.resume(tmp_path / "b").latents, mixed.latents)
+
+
 @pytest.mark.slow
 def test_the_command_makes_the_same_run(switched, tiny, lora, tmp_path):
     story = tmp_path / "story.json"

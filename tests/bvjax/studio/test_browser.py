@@ -128,6 +128,21 @@ def test_a_story_from_the_first_word_to_a_restart(tmp_path):
             page.click("Go on")
             page.until(*state("Finished: 4 chunks"))
             page.errors.clear()
+            # a version that is deleted, after a question
+            page.click("Chunk 4", ".strip")
+            page.click("Branch from here")
+            page.write("#branch-title", "No good")
+            page.click("Branch", "dialog")
+            page.until(*state("Finished: 4 chunks"))
+            page.until("location.hash.endsWith('no-good')")
+            page.until(*state("Finished: 4 chunks"))
+            page.click("Delete", ".controls")
+            assert page.until("document.querySelector('dialog h2')?.textContent") == (
+                "Delete No good?"
+            )
+            page.click("Delete it for good", "dialog")
+            page.until("document.querySelectorAll('.card').length === 2")
+            assert not (runs / "no-good").exists() and (runs / "pip").is_dir()
             # two versions side by side, and a browser without Media Source Extensions
             page.open(f"{address}?jpeg#/run/pip/with/pip-another-way")
             page.until("document.querySelectorAll('canvas').length === 2")
