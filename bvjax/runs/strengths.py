@@ -56,10 +56,10 @@ def switched(
     are not made one after the other.
     """
     try:
-        strengths = np.asarray(given, np.float64).reshape(-1).tolist()
+        numbers: list[float] = np.asarray(given, np.float64).reshape(-1).tolist()
     except (TypeError, ValueError):
         raise UserError(f"{where} is {given!r}; it must be a number for each LoRA") from None
-    strengths = bundle.loras.check(strengths, where)
+    strengths = bundle.loras.check(numbers, where)
     own = len(settings.lora_files)
     files = tuple(weights_place(lora.path) for lora in bundle.loras.files[own:])
     settings = settings.with_loras(files, bundle.loras.sha256[own:])
