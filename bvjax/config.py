@@ -333,6 +333,7 @@ class RopeConfig:
 
 SCHEDULES = ("naive", "linear", "cosine", "sigmoid")
 SNR_READINGS = ("amplitude", "power")
+STARTS = ("full", "level")
 EPS_MAX = 1.0 / 1.003  # amplitudes in the ratio 0.003, the SNR of the paper's section 5.1
 
 
@@ -383,12 +384,16 @@ class ChunkLevelsConfig(ScheduleConfig):
     """Readings in which generation has levels of chunks too; the paper has them in training alone (section 3.1)."""
 
     chunks: int = 15  # n of the schedule; chunks after the n-th have its level
-    context: bool = (
-        False  # a finished chunk is noised to its level, and told so, when it is encoded
-    )
+    # A finished chunk is noised to its level, and told so, when it is encoded.
+    context: bool = False
+    # full: chunks begin with noise. level: at their level, with the last latent of the chunk before in all frames
+    # under the noise; those without one begin with noise.
+    start: str = "full"
 
     def __post_init__(self):
         super().__post_init__()
+        if self.start not in STARTS:
+            raise UserError(f"levels.start is {self.start!r}; it can be {', '.join(STARTS)}")
         _check_range(self, "levels", MAX_COUNT, "chunks")
 
 

@@ -17,7 +17,7 @@ from bvjax.denoiser.types import ChunkInput, MemoryState
 from bvjax.memory import retrieval
 from bvjax.memory.bank import KVBank, slot_table_of
 from bvjax.memory.retrieval import GatheredEntries, SelectedBank, Selection
-from bvjax.memory.slot_table import SlotTable, previous_latent
+from bvjax.memory.slot_table import SlotTable, last_before, previous_latent
 from bvjax.nets.dit import Context, PreviousLatent
 from bvjax.nets.routing import Route
 from bvjax.random import purpose_key
@@ -36,6 +36,9 @@ class ChunkContext:
     null_context: Context | None  # of the null branch, where it differs and has one of its own
     start: Int[Array, ""]  # RoPE time of the chunk's first latent frame
     previous: PreviousLatent | None = None  # b = c = 1, for models that are told it
+    begin: PreviousLatent | None = (
+        None  # with `levels.start`: what the chunk begins with under its noise
+    )
 
 
 def select_entries(model: ModelConfig, table: KVBank | SlotTable, inputs: ChunkInput) -> Selection:
@@ -71,7 +74,7 @@ def prepare_context(
         guided: static; for denoising: the null branch then forgets what `guidance.null_sees` says,
             and where the branches are paired the context is that of both.
     """
-    bank, previous = state.bank, None
+    bank, previous, begin = state.bank, None, None
     if isinstance(bank, SelectedBank):
         bank, selection = bank.bank, bank.selection
     elif isinstance(bank, GatheredEntries):
@@ -79,13 +82,15 @@ def prepare_context(
     else:
         selection = select_entries(model, bank, inputs)
     if isinstance(bank, KVBank):
-        previous = previous_latent(model, slot_table_of(bank), inputs.chunk_id, inputs.shot)
+        last = (model, slot_table_of(bank), inputs.chunk_id, inputs.shot)
+        previous = previous_latent(*last)
+        begin = last_before(*last) if model.levels.start == "level" else None
     entry_base, start = entry_times(
         model, selection.chunk_id, selection.valid, inputs.chunk_id, model.memory.anchor
     )
     start = start[0]
     if not selection.index.shape[-1]:
-        return ChunkContext(selection, None, None, start, previous)
+        return ChunkContext(selection, None, None, start, previous, begin)
     null = None if state.null_bank is None else (state.null_bank, selection)
     null_sees = guidance.null_sees(model, selection.valid) if guided else None
     if null_sees is not None:
@@ -99,10 +104,10 @@ def prepare_context(
     )
     if guided and guidance.is_paired(model, layout):
         paired = assemble(bank, selection, null=null or (bank, selection))
-        return ChunkContext(selection, paired, None, start, previous)
+        return ChunkContext(selection, paired, None, start, previous, begin)
     null_context = None if null is None else _routed(model, *null, assemble(*null))
     context = _routed(model, bank, selection, assemble(bank, selection))
-    return ChunkContext(selection, context, null_context, start, previous)
+    return ChunkContext(selection, context, null_context, start, previous, begin)
 
 
 def _routed(

@@ -17,8 +17,8 @@ from bvjax.denoiser.passes import chunk_positions, network, predict_velocity
 from bvjax.denoiser.types import ChunkInput, Latents, MemoryState
 from bvjax.denoiser.watch import Watch, looker
 from bvjax.diffusion import diffusion_forcing, flow
-from bvjax.diffusion.noise import anchor_noise, initial_noise
-from bvjax.diffusion.solvers import solve
+from bvjax.diffusion.noise import anchor_noise, initial_noise, level_of, schedule_levels
+from bvjax.diffusion.solvers import Start, solve
 from bvjax.nets import block_causal
 from bvjax.nets.dit import Context, PreviousLatent, WanDiT
 from bvjax.random import purpose_key
@@ -74,6 +74,7 @@ def denoise_chunk(
     """
     chunk_context = prepare_context(model, state, inputs, layout, guided=True)
     noise = noise_of_chunk(model, inputs, layout)
+    noise, start = _begun(model, inputs, chunk_context, noise)
     velocity = window_velocity(params, model, inputs, chunk_context, layout)
     key, history = solver_key(inputs), None if prefix is None else prefix[None]
     fixed = 0 if prefix is None else len(prefix)
@@ -81,7 +82,7 @@ def denoise_chunk(
         return diffusion_forcing.solve(model.sampler, velocity, noise, history, key, graded)[0]
     look = looker(watch, inputs.chunk_id)
     if prefix is None:
-        return solve(model.sampler, velocity, noise, key, graded, look)[0]
+        return solve(model.sampler, velocity, noise, key, graded, look, start)[0]
 
     def with_prefix(x, sigma):
         x = jnp.concatenate([history, x], axis=1)
@@ -89,8 +90,30 @@ def denoise_chunk(
             :, fixed:
         ]
 
-    free = solve(model.sampler, with_prefix, noise[:, fixed:], key, graded, look)
+    free = solve(model.sampler, with_prefix, noise[:, fixed:], key, graded, look, start)
     return jnp.concatenate([prefix, free[0]])
+
+
+def _begun(
+    model: ModelConfig,
+    inputs: ChunkInput,
+    chunk_context: ChunkContext,
+    noise: Float[Array, "1 W h w z"],
+) -> tuple[Float[Array, "1 W h w z"], Start | None]:
+    """The sample that a chunk begins with and, with levels.start="level", from which level on.
+
+    That is (1 - eps_c) times the last latent of the chunk before, in all frames, plus eps_c times the noise.
+    """
+    begin, levels = chunk_context.begin, model.levels
+    if begin is None:
+        return noise, None
+    number = jnp.clip(ChunkGrid.of(model).number_of(inputs.chunk_id), 1, levels.chunks)
+    known = begin.known[0, 0]
+    sigma = jnp.where(known, level_of(levels, number), 1.0)
+    start = Start(
+        jnp.where(known, number, 0), tuple(schedule_levels(levels, levels.chunks).tolist())
+    )
+    return jnp.asarray(flow.interpolate(begin.values(), noise, sigma)), start
 
 
 def window_velocity(

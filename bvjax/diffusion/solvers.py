@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +29,15 @@ TRAIN_STEPS = 1000  # timestep t = 1000 sigma
 # Wan's UniPC starts from the noisiest of its 1000 training levels, held as a float32; that rounds up
 # (by 1.3e-8), so whole timesteps do not fall below themselves when they are truncated.
 UNIPC_SIGMA_MAX = float(np.float32(1.0 - 1.0 / TRAIN_STEPS))
+
+
+@flax.struct.dataclass
+class Start:
+    """Where a solver begins: at the sampler's first level where `index` is 0, else at `levels[index - 1]`."""
+
+    index: Int[Array, ""]
+    levels: tuple[float, ...] = flax.struct.field(pytree_node=False)
+
 
 VelocityFn = Callable[[Float[Array, "b ..."], Float[Array, ""]], Float[Array, "b ..."]]
 
@@ -60,7 +70,13 @@ def timesteps(sampler: SamplerConfig) -> Float[np.ndarray, "steps"]:
     is the label their weights have met at inference.  The solver's arithmetic keeps the exact
     level.
     """
-    t = TRAIN_STEPS * _grid(sampler)[:-1]
+    return _labels(sampler, _grid(sampler))
+
+
+def _labels(
+    sampler: SamplerConfig, grid: Float[np.ndarray, "levels"]
+) -> Float[np.ndarray, "steps"]:
+    t = TRAIN_STEPS * grid[:-1]
     return (np.floor(t) if sampler.kind == "unipc" else t).astype(np.float32)
 
 
@@ -71,6 +87,7 @@ def solve(
     key: Key[Array, ""],
     graded: int | None = None,
     look: Callable[[Int[Array, ""], Float[Array, "b ..."]], None] | None = None,
+    start: Start | None = None,
 ) -> Float[Array, "b ..."]:
     """Latents x0 that the flow `velocity_fn` reaches from `noise`, in float32.
 
@@ -80,6 +97,7 @@ def solve(
             guidance and context are in its closure.  Traced once, twice where `graded` divides the
             steps.
         noise: the sample at the first level.
+        start: a lower first level: all levels are then that much lower, and there are as many steps.
         key: of this (seed, chunk); `few_step` draws from it, the other kinds are deterministic.
         graded: as of `scan_steps`.
         look: is called with each step, from 0 on, and the x0 that it predicts, while the program is traced.
@@ -87,13 +105,17 @@ def solve(
     Raises:
         UserError: as `sigmas`.
     """
-    levels = sigmas(sampler)
-    labels = timesteps(sampler) / np.float32(TRAIN_STEPS)
+    labels, levels, next_levels, per_step = _rows(sampler)
+    if start is not None:
+        every = [_rows(sampler), *(_rows(sampler, level) for level in start.levels)]
+        labels, levels, next_levels, per_step = jax.tree.map(
+            lambda *rows: jnp.stack(rows)[start.index], *every
+        )
     noise = noise.astype(jnp.float32)
-    # a kind is: the first carry, the sample in a carry, one step, and what that step is given
-    per_step: Any
+    # a kind is: the first carry, the sample in a carry, and one step
+    init: Any
     if sampler.kind == "unipc":
-        init, per_step = unipc.init(noise), unipc.weights(levels, sampler.corrector)
+        init = unipc.init(noise)
 
         def sample(state):
             return state.x
@@ -102,7 +124,7 @@ def solve(
             return unipc.step(state, v, sigma, weights)
 
     else:
-        init, per_step = noise, np.arange(len(labels), dtype=np.int32)
+        init = noise
 
         def sample(x):
             return x
@@ -121,10 +143,23 @@ def solve(
             look(index, flow.x0_from_velocity(sample(carry), v, rest[0]))
         return step(carry, v, *rest), None
 
-    rows: tuple[Any, ...] = (labels, levels[:-1], levels[1:], per_step)
+    rows: tuple[Any, ...] = (labels, levels, next_levels, per_step)
     if look is not None:
         rows = (labels, np.arange(len(labels), dtype=np.int32), *rows[1:])
     return sample(scan_steps(body, init, rows, graded))
+
+
+def _rows(sampler: SamplerConfig, first: float | None = None) -> tuple[Any, Any, Any, Any]:
+    """Label, level, next level and weights of each step; with `first`, of levels that begin there."""
+    grid = _grid(sampler)
+    if first is not None:
+        grid = grid * (min(first, grid[0]) / grid[0])
+    levels = grid.astype(np.float32)
+    labels = _labels(sampler, grid) / np.float32(TRAIN_STEPS)
+    per_step: Any = np.arange(len(labels), dtype=np.int32)
+    if sampler.kind == "unipc":
+        per_step = unipc.weights(levels, sampler.corrector)
+    return labels, levels[:-1], levels[1:], per_step
 
 
 def scan_steps(

@@ -40,6 +40,7 @@ def check_model(model: ModelConfig, num_chunks: int = 1) -> None:
             "dit.latent_std is not vae.latent_scale: this DiT was trained on latents of another VAE"
         )
     _check_previous_latent(model)
+    _check_start(model)
     if model.noise.shuffle < 0:
         raise UserError(
             f"noise.shuffle is {model.noise.shuffle}; it must be 0 (off) or more latent frames"
@@ -69,6 +70,26 @@ def _check_previous_latent(model: ModelConfig) -> None:
         raise UserError(
             f"sampler.causal_block is {model.sampler.causal_block}; with dit.previous_latent, which is of whole chunks, "
             "it must be 1"
+        )
+
+
+def _check_start(model: ModelConfig) -> None:
+    """Raises `UserError` where chunks cannot begin with what the chunk before ends with."""
+    if model.levels.start == "full":
+        return
+    begin = "levels.start='level' begins chunks with the last latent of the chunk before"
+    if not policies.policy_of(model.policy.name).scans:
+        raise UserError(
+            f"{begin}, which policy {model.policy.name} does not do; use levels.start='full'"
+        )
+    if model.memory.offload == "host":
+        raise UserError(
+            f"{begin}, which memory.offload='host' does not keep; use memory.offload='none'"
+        )
+    if model.chunk.first == "overlap" or model.sampler.ar_step:
+        raise UserError(
+            f"{begin}, and chunk.first='overlap' and sampler.ar_step with levels of their own; use "
+            "chunk.first='separate' and sampler.ar_step=0"
         )
 
 

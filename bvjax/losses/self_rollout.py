@@ -124,6 +124,10 @@ class SelfRollout:
                 f"memory.offload is {model.memory.offload!r}; it must be none in a self-rollout, whose bank stays on "
                 "the device"
             )
+        if model.levels.start != "full":
+            raise UserError(
+                f"levels.start is {model.levels.start!r}; it must be full in a self-rollout, which begins with noise"
+            )
         if self.window < 1:
             raise UserError(f"self_forcing.window is {self.window}; it must be 1 or more")
 

@@ -33,7 +33,8 @@ class SlotTable:
 
 def holds_latents(model: ModelConfig) -> bool:
     """Returns whether the table keeps the latents of chunks: for a retrieval rule, or for the chunk after them."""
-    return model.dit.previous_latent or "latents" in rule_of(model.retrieval.kind).needs
+    told = model.dit.previous_latent or model.levels.start == "level"
+    return told or "latents" in rule_of(model.retrieval.kind).needs
 
 
 def previous_latent(
@@ -49,6 +50,13 @@ def previous_latent(
     """
     if not model.dit.previous_latent or not model.retrieval.num_recent:
         return None
+    return last_before(model, table, chunk_id, shot)
+
+
+def last_before(
+    model: ModelConfig, table: SlotTable, chunk_id: Int[Array, ""], shot: Int[Array, ""] | None
+) -> PreviousLatent:
+    """The last latent before chunk `chunk_id` of a table that `holds_latents`, as `previous_latent` has it."""
     assert table.latents is not None
     before = chunk_id - 1
     here = table.valid & (table.chunk_id == before) & (before >= (0 if shot is None else shot))
