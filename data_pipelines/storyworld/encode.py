@@ -11,25 +11,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from bvjax import console
 from bvjax.errors import UserError
-from data_pipelines.encoded.encoders import Encoders, load_encoders
-from data_pipelines.encoded.folder import write_example, write_null_text
-from data_pipelines.encoded.manifest import claim
-from data_pipelines.storyworld.clips import open_story, render_frames, story_path
-from data_pipelines.storyworld.latents import SHOWN, encode_story, story_file
-from data_pipelines.storyworld.plan import SPLITS, make_story
-from data_pipelines.storyworld.world import (
-    LARGEST_SEED,
-    MOST_CHUNKS,
-    MOST_STORIES,
-    Story,
-    num_frames,
-)
+from data_pipelines.storyworld.plan import SPLITS
+from data_pipelines.storyworld.story_folder import encode
+from data_pipelines.storyworld.world import LARGEST_SEED, MOST_CHUNKS, MOST_STORIES
 
 _WEIGHTS = flags.DEFINE_string("weights", "runs/mini", "Weights folder with vae and text.")
 _OUT = flags.DEFINE_string("out", "data/latents", "Folder of encoded stories.")
@@ -47,36 +35,14 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unknown argument {argv[1]!r}")
     numbers = range(_FIRST.value, _FIRST.value + _STORIES.value)
     with console.going_on(console.AGAIN):
-        encode(console.path(_WEIGHTS.value), console.path(_OUT.value), numbers)
-
-
-def encode(weights: Path, root: Path, numbers: range) -> None:
-    """Encodes the stories that are not there yet.
-
-    Raises:
-        UserError: `root` holds examples encoded by other weights.
-    """
-    encoders = load_encoders(weights)
-    claim(root, weights, encoders.model)
-    write_null_text(root, encoders.text([""])[0][0])
-    for number in tqdm(numbers, unit="story", disable=None):
-        path = story_file(root, _SPLIT.value, number)
-        if not path.exists():
-            story = make_story(number, _SPLIT.value, _CHUNKS.value)
-            arrays = encode_story(encoders, story, frames_of(encoders, story))
-            write_example(path, arrays, own=SHOWN)
-
-
-def frames_of(encoders: Encoders, story: Story) -> np.ndarray:
-    """All frames of a story, from the cache of rendered stories or rendered now."""
-    chunk = encoders.model.chunk
-    size = (chunk.height, chunk.width, chunk.fps)
-    cached = story_path(_CACHE.value, story.split, *size, story.seed)
-    if cached.exists():
-        frames = np.asarray(open_story(cached, *size[:2]))
-        if len(frames) == num_frames(story, chunk.fps):  # another length is another story
-            return frames
-    return render_frames(story, range(num_frames(story, chunk.fps)), *size)
+        encode(
+            console.path(_WEIGHTS.value),
+            console.path(_OUT.value),
+            numbers,
+            _SPLIT.value,
+            _CHUNKS.value,
+            Path(_CACHE.value),
+        )
 
 
 if __name__ == "__main__":
