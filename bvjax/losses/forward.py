@@ -31,7 +31,7 @@ from bvjax.denoiser.passes import (
 )
 from bvjax.errors import UserError
 from bvjax.losses.clip import Clip
-from bvjax.losses.history import History, HistoryConfig, drop_tokens, noise_history
+from bvjax.losses.history import History, HistoryConfig, drop_tokens, noise_history, noise_previous
 from bvjax.losses.levels import LevelsConfig
 from bvjax.memory.importance import keep_mask, probe_indices
 from bvjax.nets.dit import ChunkKV, Context, Entries, PreviousLatent, SelfContext, WanDiT
@@ -145,18 +145,18 @@ class TeacherForward:
         return ClipEntries(kv, drop_tokens(key, keep, noise), anchor_kv, before, by_target)
 
     def _before(self, clip: Clip, noise: HistoryConfig, key: AnyKey) -> PreviousLatent | None:
-        """The last latent before each chunk of a clip, noised as history is."""
+        """The last latent before each chunk of a clip, noised."""
         if not self.model.dit.previous_latent:
             return None
         latents = jnp.concatenate([clip.anchor[:, :, 0], clip.chunks[:, :-1, -1]], axis=1)
-        noised, _ = noise_history(key, latents[:, :, None], noise)
+        noised = noise_previous(key, latents, self.model.dit.latent_std, noise.previous_noise)
         known = jnp.ones(latents.shape[:2], bool)
         if clip.joined is not None:
             known &= clip.joined > 0
         if clip.shot is not None:  # chunks are numbered from 1; the first follows the anchor
             number = jnp.arange(1, known.shape[1] + 1)
             known &= (clip.shot != number) | (number == 1)
-        return PreviousLatent(noised[:, :, 0], known)
+        return PreviousLatent(noised, known)
 
     def encode(
         self,

@@ -51,6 +51,9 @@ class HistoryConfig:
     )
     noise_chance: float = 0.5  # chance that a history chunk is noised (against exposure bias)
     noise_max: float = 0.1  # its sigma is uniform in [0, noise_max], and is told to the model
+    # The last latent before a target (`dit.previous_latent`) gets noise of a share of each channel's spread, uniform in
+    # [0, previous_noise] and not told: what a model makes has errors too, and a model that copies them keeps them.
+    previous_noise: float = 0.0
 
     def __post_init__(self):
         for kind in self.chances:
@@ -65,6 +68,7 @@ class HistoryConfig:
             "token_drop",
             "noise_chance",
             "noise_max",
+            "previous_noise",
         )
         for name in shares:
             if not 0.0 <= getattr(self, name) <= 1.0:
@@ -210,6 +214,21 @@ def _candidates(key, target, embedding, relevance, latents) -> rules.Candidates:
 def _alone(kind: Int[Array, "..."]) -> Bool[Array, "..."]:
     """Returns whether a rule does not look back."""
     return ~jnp.array([rule.looks_back for rule in RULES.values()])[kind]
+
+
+def noise_previous(
+    key: AnyKey, latents: Float[Array, "b c h w z"], std: tuple[float, ...], most: float
+) -> Float[Array, "b c h w z"]:
+    """Latents with noise in them, and as large as before: sqrt(1 - a^2) x + a std eps, a uniform in [0, most] for each.
+
+    Args:
+        std: of the latents by channel; () = 1 each.
+    """
+    if not most:
+        return latents
+    share = most * uniform(purpose_key(key, "share"), (*latents.shape[:2], 1, 1, 1))
+    noise = jnp.array(std or 1.0, jnp.float32) * normal(purpose_key(key, "noise"), latents.shape)
+    return jnp.sqrt(1.0 - share**2) * latents + share * noise
 
 
 def drop_tokens(

@@ -57,6 +57,7 @@ def experiment() -> DiTExperiment:
             chances=shares() | dict(semantic=0.5, rolling=0.15, oracle=0.15, random=0.1, none=0.1),
             entry_drop=0.1,
             noise_max=0.15,
+            previous_noise=0.7,
         ),
     )
 

@@ -12,7 +12,7 @@ from bvjax.denoiser.context import prepare_context
 from bvjax.denoiser.encode import write_chunk
 from bvjax.denoiser.types import ChunkInput, init_state
 from bvjax.losses.clip import make_clip
-from bvjax.losses.history import HistoryConfig
+from bvjax.losses.history import HistoryConfig, noise_previous
 from tests.bvjax.losses.test_teacher_forcing import (
     CHUNKS,
     CLEAN,
@@ -80,10 +80,24 @@ def test_a_target_is_told_nothing_behind_a_gap_a_cut_or_without_history(batch):
     assert before(batch, dataclasses.replace(TOLD, retrieval=unseen)) is None
 
 
-def test_noise_of_the_history_is_its_noise(batch):
-    noisy = HistoryConfig(
-        {"semantic": 1}, anchor_drop=0, caption_drop=0, noise_chance=1, noise_max=0.5
+def test_its_noise_is_a_share_of_each_channels_spread():
+    std = np.array([0.1, 2.0], np.float32)
+    clean = std * jax.random.normal(jax.random.key(0), (400, 8, 4, 4, 2))
+    noised = np.asarray(noise_previous(jax.random.key(1), clean, tuple(std.tolist()), 0.6))
+    np.testing.assert_allclose(noised.std(axis=(0, 1, 2, 3)), std, rtol=0.02)  # as large as before
+    kept = (noised * clean).mean(axis=(2, 3)) / np.square(std)  # sqrt(1 - a^2), a in [0, 0.6]
+    np.testing.assert_allclose(
+        kept.mean((0, 1)), np.mean(np.sqrt(1 - np.linspace(0, 0.6, 100) ** 2)), rtol=0.02
     )
+    share = (noised - clean).std(axis=(2, 3)) / std
+    assert share.min() < 0.15 and 0.5 < np.quantile(share, 0.97) < 0.9
+    np.testing.assert_array_equal(
+        noise_previous(jax.random.key(1), clean, tuple(std.tolist()), 0.0), clean
+    )
+
+
+def test_a_target_is_told_it_with_noise(batch):
+    noisy = HistoryConfig({"semantic": 1}, anchor_drop=0, caption_drop=0, previous_noise=0.5)
     clean, noised = before(batch), before(batch, history=noisy)
     assert (np.abs(noised.latent - clean.latent).max(axis=(2, 3, 4)) > 1e-3).all()
 
