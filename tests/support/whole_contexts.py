@@ -18,11 +18,11 @@ from bvjax.nets.dit_layers import gather_context, per_row
 class WholeContexts(TeacherForward):
     """Masked rows of full entries, for each layer and target, before targets go through; on one device."""
 
-    def entries(self, params, clip, history, noise, key):
+    def entries(self, params, clip, history, noise, key, levels=None):
         if self.model.build.context == "none":  # as many sources as chunks, so that all are encoded
             every = jnp.zeros((*clip.chunks.shape[:2], 1), int)
             history = history.replace(index=every)
-        return super().entries(params, clip, history, noise, key)
+        return super().entries(params, clip, history, noise, key, levels)
 
     def context(self, entries, history, target, sees=None):
         entry_positions, start = self.positions(history, target)
