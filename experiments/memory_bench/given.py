@@ -1,0 +1,195 @@
+"""Mode "given": the true past is in the bank, and only the chunk of the return is generated.
+
+Which entries that chunk sees depends on captions and ids alone, and with build.context="none" an entry depends on
+nothing but its own chunk. So of the past only the chunks that will be seen are rendered and encoded, and a return after
+ten minutes costs what one after ten seconds costs; the result is that of the whole past.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from bvjax.chunking import ChunkGrid
+from bvjax.config import ModelConfig
+from bvjax.denoiser.types import ChunkInput, MemoryState
+from bvjax.errors import UserError
+from bvjax.generate import steps
+from bvjax.generate.conditions import Conditions, encode_captions
+from bvjax.generate.host_bank import plan
+from bvjax.memory import bank as kv_bank
+from bvjax.memory.bank import Entry
+from bvjax.memory.retrieval import GatheredEntries, Selection
+from bvjax.memory.storage import storage_dtype
+from bvjax.story import split_times
+from data_pipelines.storyworld import Story
+from data_pipelines.storyworld.excerpts import Excerpt, encode_excerpt
+from experiments.evaluation.memory import WARM_LATENTS, decode_after, warm_up
+from experiments.evaluation.under_test import UnderTest
+from experiments.memory_bench.cases import Case
+from experiments.memory_bench.judging import Frames
+
+Latents = Float[np.ndarray, "l h w z"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lookup:
+    """The entries that a chunk sees, and the ids of all that the bank holds when it is made."""
+
+    selection: Selection
+    kept: frozenset[int]
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Ids of the entries, ascending in each group; 0 is the first frame."""
+        return tuple(self.selection.chunk_id[self.selection.valid].tolist())
+
+
+def check_given(model: ModelConfig) -> None:
+    """Raises `UserError` for a model whose entries depend on more than their own chunks."""
+    for name, value, wanted in (
+        ("policy.name", model.policy.name, "blockvid"),
+        ("build.context", model.build.context, "none"),
+        ("prompt.change", model.prompt.change, "hard"),
+        ("guidance.two_banks", model.guidance.two_banks, False),
+    ):
+        if value != wanted:
+            raise UserError(
+                f"{name} is {value!r}; mode 'given' needs {wanted!r}, mode 'self' takes any"
+            )
+
+
+def look_up(
+    model: ModelConfig, conditions: Conditions, key: Key[Array, ""], target: int
+) -> tuple[Lookup, list[ChunkInput]]:
+    """What chunk `target` of a story sees, and the inputs of all chunks up to it by id."""
+    inputs = [steps.entry_inputs(model, conditions, key, None, i) for i in range(target + 1)]
+    visits, _ = plan(model, inputs)
+    owners = {visit.slot: i for i, visit in visits.items() if i < target}
+    owners.pop(model.memory.slots, None)  # nowhere
+    return Lookup(visits[target].seen, frozenset(owners.values())), [group[-1] for group in inputs]
+
+
+class TruePast:
+    """The past of a story as a model encodes it, made as it is asked for and kept as long as this is."""
+
+    def __init__(self, tested: UnderTest, story: Story):
+        self.tested, self.story = tested, story
+        self._latents: dict[int, Latents] = {}
+        self._entries: dict[tuple[int, ModelConfig], Entry] = {}
+        self._texts = _Texts()
+
+    def conditions(self, story: Story) -> Conditions:
+        """The captions of the story, or of the same with a reworded one."""
+        captions = [split_times(caption)[0] for caption in story.captions]
+        tested = self.tested
+        load = lambda: tested.params["text"]
+        negative = tested.model.guidance.negative
+        return encode_captions(
+            load, tested.model.text, tested.tokenizer, captions, negative, self._texts
+        )
+
+    def latents(self, chunk: int) -> Latents:
+        """True latents of a chunk; of the first frame for 0."""
+        if chunk not in self._latents:
+            encoded = encode_excerpt(self.tested.encoders, Excerpt(self.story, (max(chunk, 1),)))
+            self._latents.setdefault(0, encoded[:1])
+            self._latents[max(chunk, 1)] = encoded[1:]
+        return self._latents[chunk]
+
+    def before(self, chunk: int) -> Latents:
+        """Latents that the decoder has seen before a chunk."""
+        length = ChunkGrid.of(self.tested.model).latents_per_chunk
+        chunks = range(max(1, chunk - -(-WARM_LATENTS // length)), chunk)
+        return np.concatenate([self.latents(i) for i in chunks])[-max(length, WARM_LATENTS) :]
+
+    def entry(self, model: ModelConfig, inputs: ChunkInput) -> Entry:
+        """What the bank keeps of a chunk."""
+        chunk, model = int(inputs.chunk_id), _for_encoding(model, self.tested.model)
+        if (chunk, model) not in self._entries:
+            encoded, _ = steps.encode_program(
+                self.tested.params["dit"], model, _nothing(model), inputs, self.latents(chunk)
+            )
+            if encoded is None:
+                raise UserError("this model never looks back; its memory cannot be measured")
+            self._entries[chunk, model] = encoded.entry
+        return self._entries[chunk, model]
+
+
+def return_chunk(past: TruePast, case: Case, model: ModelConfig, seed: int) -> tuple[Array, Lookup]:
+    """Latents of the chunk of the return, generated after the true past, and what it saw.
+
+    Args:
+        model: the model of `past` with other settings of memory and retrieval.
+        seed: of the noise.
+    """
+    key = jax.random.key(seed)
+    lookup, inputs = look_up(model, past.conditions(case.story), key, case.chunk)
+    selection, base = lookup.selection, past.tested.model
+    each = zip(selection.chunk_id[0].tolist(), selection.valid[0].tolist(), strict=True)
+    empty = _empty(model)
+    entries = tuple(past.entry(model, inputs[i]) if valid else empty for i, valid in each)
+    state = MemoryState(bank=GatheredEntries(entries, selection), null_bank=None)
+    params, model = past.tested.params["dit"], _for_denoising(model, base)
+    return steps.denoise_program(params, model, state, inputs[case.chunk]), lookup
+
+
+def decoded(past: TruePast, chunk: int, latents: Array | Latents) -> Frames:
+    """Frames of a chunk that comes after the true ones."""
+    params, config = past.tested.params["vae"], past.tested.model.vae
+    state = warm_up(params, config, past.before(chunk)[None])
+    return np.asarray(decode_after(params, config, state, jnp.asarray(latents)[None]))[0]
+
+
+class _Texts(dict):
+    """Text states by caption (`generate.conditions.Cache`)."""
+
+    load = dict.get
+
+    def save(self, caption: str, states: Any) -> None:
+        self[caption] = states
+
+
+# Programs are compiled for a configuration. What does not matter to them is taken from the base, so that they serve
+# many settings.
+def _for_encoding(model: ModelConfig, base: ModelConfig) -> ModelConfig:
+    memory = dataclasses.replace(model.memory, slots=base.memory.slots, evict=base.memory.evict)
+    return dataclasses.replace(model, memory=memory, retrieval=base.retrieval)
+
+
+def _for_denoising(model: ModelConfig, base: ModelConfig) -> ModelConfig:
+    memory = dataclasses.replace(
+        model.memory, slots=base.memory.slots, evict=base.memory.evict, tau=base.memory.tau
+    )
+    retrieval = dataclasses.replace(model.retrieval, kind=base.retrieval.kind)
+    return dataclasses.replace(model, memory=memory, retrieval=retrieval)
+
+
+@functools.cache
+def _empty(model: ModelConfig) -> Entry:
+    """The rows of a slot in which nothing is."""
+    shapes = kv_bank.entry_shapes(model, 1, storage_dtype(model))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def _nothing(model: ModelConfig) -> MemoryState:
+    """A memory of which nothing is seen."""
+    retrieval = model.retrieval
+    shape = (1, model.memory.anchor + retrieval.num_retrieved + retrieval.num_recent)
+    none = jnp.zeros(shape, bool)
+    selection = Selection(
+        index=jnp.zeros(shape, jnp.int32),
+        chunk_id=jnp.full(shape, -1, jnp.int32),
+        valid=none,
+        recent=none,
+        scores=jnp.zeros(shape, jnp.float32),
+        similarity=jnp.zeros(shape, jnp.float32),
+    )
+    entries = (_empty(model),) * shape[1]
+    return MemoryState(bank=GatheredEntries(entries, selection), null_bank=None)
