@@ -126,6 +126,15 @@ def _parser() -> argparse.ArgumentParser:
         dest="lora_strengths",
         help="other strengths of the run's LoRAs for these chunks (default: theirs)",
     )
+    for flag, text in (("--cut", "begins a shot"), ("--no-cut", "begins no shot")):
+        redo.add_argument(
+            flag,
+            type=int,
+            action="append",
+            default=[],
+            metavar="K",
+            help=f"chunk K {text} (docs/prompts.md); may be repeated",
+        )
     _run_command(commands, "decode", _decode, "make video.mp4 again from the latents")
     _run_command(commands, "report", _report, "make report.json and report.png again")
 
@@ -259,10 +268,15 @@ def _redo(args: argparse.Namespace) -> None:
         if chunk in edits:
             raise UserError(f"--caption {chunk} is given twice; give it once")
         edits[chunk] = caption
+    cuts = dict.fromkeys(args.cut, True)
+    for number in args.no_cut:
+        if number in cuts:
+            raise UserError(f"chunk {number} is given to --cut and to --no-cut; give it to one")
+        cuts[number] = False
     run, bundle = _open(args)
     with run:
         strengths = args.lora_strengths and _strengths(args.lora_strengths, "--lora-strengths")
-        reopened = redo(run, bundle, args.from_chunk, edits, args.seed, strengths)
+        reopened = redo(run, bundle, args.from_chunk, edits, args.seed, strengths, cuts)
     with reopened:
         _produce(reopened, bundle)
 

@@ -14,6 +14,7 @@ from bvjax.files import read_json_object
 from bvjax.overrides import to_dict
 from bvjax.profiling import Window
 from bvjax.train.checkpoint import restore_newest
+from bvjax.train.frozen import saved_part
 from bvjax.train.loop import fit
 from bvjax.train.task import shapes_of
 from data_pipelines.counter_source import close
@@ -90,7 +91,9 @@ def export(workdir: Path, out: Path) -> int:
     content = read_json_object(workdir / "config.json")
     stage = make_stage(experiment_of(content))
     make_writable(out)
-    restored = restore_newest(workdir / "checkpoints", shapes_of(stage.task))
+    shapes = shapes_of(stage.task)  # what is frozen is not exported
+    like = lambda saved: shapes if saved.frozen is None else saved_part(stage.task, shapes)
+    restored = restore_newest(workdir / "checkpoints", like)
     meta = {"config": content, "commit": git_commit(), "step": restored.saved.step}
     stage.task.export(restored.state, out, meta)
     return restored.saved.step

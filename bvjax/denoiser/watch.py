@@ -37,7 +37,7 @@ def colours(x0: Float[Array, "l h w z"], matrix: Float[Array, "z1 3"]) -> UInt8[
 def looker(
     watch: Watch | None, chunk_id: Int[Array, ""], anchor: bool = False
 ) -> Callable[[Int[Array, ""], Float[Array, "1 l h w z"]], None] | None:
-    """What `solvers.solve` calls with each step and the x0 that it predicts; None where nobody watches."""
+    """The function that `solvers.solve` calls with each step and the x0 that it predicts; None where nobody watches."""
     if watch is None:
         return None
     matrix = watch.first if anchor else watch.later

@@ -1,4 +1,4 @@
-"""What chunks are told while the caption changes: text states between the old caption's and the new one's."""
+"""The text states of chunks while the caption changes: between the old caption's and the new one's."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def told(conditions: Conditions, model: ModelConfig, cuts: Collection[int] = ())
 
 
 def shots_by_id(model: ModelConfig, num_chunks: int, cuts: Collection[int]) -> dict[int, int]:
-    """Of each chunk by its id, the id of the first chunk of its shot; 0 for the first shot and the anchor."""
+    """The id of the first chunk of its shot by the id of each chunk; 0 for the first shot and the anchor."""
     grid = ChunkGrid.of(model, num_chunks)
     return dict(zip(grid.chunk_ids, shots_of(grid, cuts), strict=True))

@@ -42,7 +42,7 @@ Given = Path | Sequence[Path] | Mapping[Path, float]
 
 
 class Form(NamedTuple):
-    """What a program must know of a change when it is compiled."""
+    """The part of a change that a program must know when it is compiled."""
 
     lora: int  # index of its file
     spec: TensorSpec  # without names, so that all layers share a program

@@ -8,6 +8,7 @@ front.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pathlib
 from types import TracebackType
@@ -27,6 +28,7 @@ from bvjax.media.video_frames import location, open_video, tag, timed_frames, yu
 WATCHABLE = 256  # pixels: the short side of a video that is pleasant to look at
 # Of H.264's highest level: longer sides and more squares of 16 pixels no player has to take.
 LONGEST_SIDE, MOST_SQUARES = 16384, 139264
+QUALITY = 85  # of JPEG
 _FRAGMENTED = {
     "movflags": "frag_keyframe+empty_moov+default_base_moof",
     "flush_packets": "1",
@@ -63,6 +65,13 @@ def enlarged(picture: UInt8[np.ndarray, "h w 3"], scale: int) -> UInt8[np.ndarra
     image = PIL.Image.fromarray(picture)
     size = (image.width * scale, image.height * scale)
     return np.asarray(image.resize(size, PIL.Image.Resampling.LANCZOS))
+
+
+def jpeg(picture: UInt8[np.ndarray, "h w 3"], scale: int = 1, quality: int = QUALITY) -> bytes:
+    """A picture as JPEG, enlarged by a whole factor."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(enlarged(picture, scale)).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
 
 
 class VideoWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,17 @@ def chunk_flops(model: ModelConfig) -> Counter:
     return counted + Counter(
         {name: flops.count(*call).total() for name, call in other_programs.items()}
     )
+
+
+def recache(model: ModelConfig, work: Mapping[str, int]) -> dict[str, int]:
+    """Entries that are encoded again, at most, before a chunk whose caption is another, and the FLOPs of that.
+
+    `work` is `chunk_flops(model)`. {} where none are: with another prompt.change, unless the policy is longlive.
+    """
+    if model.prompt.change != "recache" and model.policy.name != "longlive":
+        return {}
+    entries = model.retrieval.num_recent
+    return {"entries": entries, "flops": entries * work["clean pass"]}
 
 
 def memory_parts(model: ModelConfig, layout: Layout, arguments: Inputs) -> dict[str, int]:

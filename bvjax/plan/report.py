@@ -38,6 +38,9 @@ class Plan:
     padding: float | None  # of attention's logits
     seconds: dict[str, float]  # of a chunk, by what bounds it
     dense_history: int  # of the whole video on all devices together
+    recache: dict[
+        str, int
+    ]  # entries encoded again at a new caption, and FLOPs of that; {}: none are
 
     @property
     def roofline(self) -> float:
@@ -81,7 +84,7 @@ def make_plan(
         flops=dict(work), traffic=traffic,
         padding=costs.attention_padding(model, layout, chip.name),
         seconds=least_seconds(layout, chip, programs, work.total(), sum(traffic.values())),
-        dense_history=costs.dense_history(model, minutes),
+        dense_history=costs.dense_history(model, minutes), recache=costs.recache(model, work),
     )  # fmt: skip
 
 
@@ -124,6 +127,12 @@ def lines(plan: Plan) -> list[str]:
     result = [text.title(plan), *text.memory(plan, 12)]
     result += ["", "work of one chunk (matmuls and convolutions):"]
     result += text.work_columns(plan.flops, 18, 15)
+    if plan.recache:
+        result.append(
+            f"  before a chunk whose caption is another, up to {plan.recache['entries']} entries are encoded again: "
+            f"{text.in_flop(plan.recache['flops'])} more, "
+            f"{plan.recache['flops'] / sum(plan.flops.values()):.1%} of a chunk"
+        )
     if plan.padding is not None:
         result.append(f"  attention's blocks add {plan.padding:.1%} to its logits")
     result += ["", "memory that one device reads and writes for a chunk, at least:"]

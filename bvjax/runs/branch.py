@@ -29,7 +29,7 @@ from bvjax.runs.strengths import Strengths, switched
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a branch comes from."""
+    """The run that a branch comes from, and the chunk at which they part."""
 
     run: str  # name of the folder beside it
     from_chunk: int  # the first chunk that is its own
@@ -103,7 +103,7 @@ def branch(
 
 
 def origin_of(path: pathlib.Path) -> Origin | None:
-    """Where the run in a folder comes from; None for one that is no branch, or does not say it soundly."""
+    """The origin of the run in a folder; None for one that is no branch, or does not say it soundly."""
     try:
         stored = read_json_object(path / BRANCH)
     except UserError:

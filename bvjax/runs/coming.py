@@ -63,7 +63,7 @@ def telling(run: RunDir, conditions: Conditions) -> Telling:
 
 
 def _made_of(captions: tuple[str, ...], settings: Settings, begun: int) -> Any:
-    """What decides the chunks up to number `begun`."""
+    """All that decides the chunks up to number `begun`."""
     grid = ChunkGrid.of(settings.model, len(captions))
     ids = [i for i in grid.piece_ids if grid.number_of(i) <= begun]
     return (

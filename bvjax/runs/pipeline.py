@@ -105,6 +105,7 @@ class Pipeline:
         captions: Mapping[int, str] | None = None,
         seed: int | None = None,
         lora_strengths: float | Sequence[float] | None = None,
+        cuts: Mapping[int, bool] | None = None,
     ) -> Video:
         """Makes the chunks of a run folder from number `from_chunk` on again; the old ones go to its archive.
 
@@ -113,13 +114,19 @@ class Pipeline:
             seed: of these chunks; None leaves theirs.
             lora_strengths: of the LoRAs for these chunks, one for each; None leaves theirs. LoRAs of the pipeline
                 behind those that the run has come to it.
+            cuts: by chunk number whether the chunk begins a shot, {5: True, 3: False}; others stay as they are.
 
         Raises `UserError` as `resume` does; then nothing is changed.
         """
         counts = whole_numbers(from_chunk=from_chunk, seed=seed)
         with self._open(path, further=lora_strengths is not None) as run:
             reopened = redo(
-                run, self.bundle, edits=captions or {}, strengths=lora_strengths, **counts
+                run,
+                self.bundle,
+                edits=captions or {},
+                strengths=lora_strengths,
+                cuts=cuts,
+                **counts,
             )
         return self._gather(reopened)
 

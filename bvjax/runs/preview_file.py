@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from absl import logging
 
 from bvjax.files import write_atomic
 from bvjax.generate import preview
-from bvjax.media.video_io import enlarged
+from bvjax.media.video_io import jpeg
 from bvjax.runs.run_dir import RunDir
 
 NAME = "preview.jpg"
@@ -32,10 +30,8 @@ class PreviewFile:
     def __call__(self, chunk_id: Any, step: Any, colours: Any) -> None:
         """Called from the runtime's thread; never raises, which would end the program."""
         try:
-            chunk, buffer = self._run.settings.model.chunk, io.BytesIO()
+            chunk = self._run.settings.model.chunk
             picture = preview.still(np.asarray(colours), chunk.height, chunk.width)
-            image = PIL.Image.fromarray(enlarged(picture, self._run.settings.scale))
-            image.save(buffer, "JPEG", quality=85)
-            write_atomic(self.path, buffer.getvalue())
+            write_atomic(self.path, jpeg(picture, self._run.settings.scale))
         except Exception as error:
             logging.log_first_n(logging.WARNING, "no preview: %s", 1, error)

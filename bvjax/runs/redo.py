@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from absl import logging
@@ -11,12 +12,14 @@ from bvjax.generate.checks import check_model
 from bvjax.generate.conditions import check_lengths
 from bvjax.loading.bundle import Bundle
 from bvjax.plain_text import is_blank, whole_text
+from bvjax.policies import check_cuts
 from bvjax.runs import latent_files
 from bvjax.runs.captions import run_conditions
 from bvjax.runs.fit import check_weights
 from bvjax.runs.place import check_space, required_bytes
 from bvjax.runs.requests import check_seed
 from bvjax.runs.run_dir import RunDir
+from bvjax.runs.run_settings import Settings
 from bvjax.runs.strengths import Strengths, switched
 
 
@@ -27,6 +30,7 @@ def redo(
     edits: Mapping[int, str],
     seed: int | None = None,
     strengths: Strengths | None = None,
+    cuts: Mapping[int, bool] | None = None,
 ) -> RunDir:
     """Takes chunks from number `from_chunk` on out of a run, for `execute` to make them again.
 
@@ -39,8 +43,9 @@ def redo(
             same chunks are made.
         strengths: of the LoRAs of `bundle` for these chunks, one for each; those that it has behind the run's own
             are off before. None leaves theirs.
+        cuts: by chunk number whether the chunk begins a shot; others stay as they are.
 
-    Raises `UserError` for a number or a caption that does not fit, and for damaged weights, pictures
+    Raises `UserError` for a number, a caption or a cut that does not fit, and for damaged weights, pictures
     or text states; then nothing is changed.
     """
     check_weights(run, bundle, further=strengths is not None)
@@ -55,6 +60,8 @@ def redo(
         settings = settings.rerolled(from_id, seed)
     if strengths is not None:
         settings = switched(settings, bundle, from_id, strengths)
+    if cuts:
+        settings = _with_cuts(run, settings, from_chunk, cuts)
     run.check_latents(range(from_id))
     check_space(run.path, required_bytes(run.settings, run.grid))
     captions = [edits.get(n, caption) for n, caption in enumerate(run.captions, start=1)]
@@ -71,7 +78,8 @@ def redo(
     same_loras = strengths is None or settings.strengths_of(from_id) == run.settings.strengths_of(
         from_id
     )
-    if tuple(captions) == run.captions and same_seed and same_loras:
+    same_cuts = settings.cuts == run.settings.cuts
+    if tuple(captions) == run.captions and same_seed and same_loras and same_cuts:
         logging.warning(
             "neither a caption nor the seed is another: the same chunks are made again; "
             "another seed makes others"
@@ -79,6 +87,23 @@ def redo(
     reopened = run.replace_captions(captions, from_id, settings)
     reopened.save_conditions(conditions)
     return reopened
+
+
+def _with_cuts(
+    run: RunDir, settings: Settings, from_chunk: int, cuts: Mapping[int, bool]
+) -> Settings:
+    """Settings in which chunks begin shots or do not; raises `UserError` for one that stays, or cannot begin one."""
+    first, count = max(from_chunk, 2), len(run.captions)
+    for number in cuts:
+        if not first <= number <= count:
+            raise UserError(
+                f"whether chunk {number} begins a shot cannot be changed when making again from {from_chunk} on; "
+                + (f"it can be {first} to {count}" if first <= count else "chunk 1 always does")
+            )
+    kept = {number for number in settings.cuts if number not in cuts}
+    new = tuple(sorted(kept | {number for number, begins in cuts.items() if begins}))
+    check_cuts(settings.model, new)
+    return dataclasses.replace(settings, cuts=new)
 
 
 def rewrite_coming(run: RunDir, bundle: Bundle, captions: Sequence[str]) -> None:

@@ -89,7 +89,7 @@ def offered(model: ModelConfig) -> tuple[Switch, ...]:
 
 
 def described(model: ModelConfig) -> dict[str, Any]:
-    """What the page shows: switches with their values, and presets of what is offered."""
+    """The switches that the page shows, with their values, and the presets of what is offered."""
     switches = offered(model)
     keys = {switch.key for switch in switches}
     return {

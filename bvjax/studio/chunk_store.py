@@ -18,6 +18,7 @@ from bvjax.chunking import ChunkGrid
 from bvjax.errors import UserError
 from bvjax.files import read_json_object, write_atomic, write_json
 from bvjax.media.video_frames import timed_frames
+from bvjax.media.video_io import jpeg
 from bvjax.runs.latent_files import file_of
 from bvjax.runs.run_settings import Settings
 from bvjax.studio import fragments
@@ -66,7 +67,7 @@ class ChunkStore:
         return self._read(key, "jpg")
 
     def facts(self, key: str) -> dict[str, Any]:
-        """What was told of the chunk when it was made; {} where that is not kept."""
+        """The facts told of the chunk when it was made; {} where they are not kept."""
         try:
             return read_json_object(self._path(key, "json"))
         except UserError:
@@ -75,7 +76,7 @@ class ChunkStore:
     def put(self, key: str, frames: fragments.Frames, fps: int, scale: int) -> bytes:
         """Keeps the frames of a chunk; returns the piece."""
         piece = fragments.encode(frames, fps, scale)
-        self._write(key, "jpg", fragments.jpeg(frames[len(frames) // 2], scale))
+        self._write(key, "jpg", jpeg(frames[len(frames) // 2], scale))
         self._write(key, "mp4", piece)
         return piece
 

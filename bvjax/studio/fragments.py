@@ -1,4 +1,4 @@
-"""Frames as pieces of fragmented mp4, each with a header of its own, and as JPEG.
+"""Frames as pieces of fragmented mp4, each with a header of its own.
 
 A piece begins at time 0: a page puts it at its place in the video (`SourceBuffer.timestampOffset`), so that pieces
 can come in any order, be replaced, and be the same in all branches that share them.
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
-import PIL.Image
 from jaxtyping import UInt8
 
 from bvjax.errors import UserError
@@ -22,7 +21,6 @@ Frames = UInt8[np.ndarray, "f h w 3"]
 _FORMAT = {"movflags": "empty_moov+default_base_moof+frag_keyframe"}
 # What is watched once and thrown away: fast, without look-ahead; video.mp4 is made with more care.
 _CODEC = {"crf": "17", "preset": "veryfast", "tune": "zerolatency"}
-QUALITY = 85  # of JPEG
 
 
 def encode(frames: Frames, fps: int, scale: int = 1) -> bytes:
@@ -55,10 +53,3 @@ def decode(piece: bytes) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """The frames of a piece; raises `UserError` for one that is damaged."""
     for shown in timed_frames(io.BytesIO(piece), name="a piece"):
         yield shown.picture()
-
-
-def jpeg(picture: UInt8[np.ndarray, "h w 3"], scale: int = 1, quality: int = QUALITY) -> bytes:
-    """A picture as JPEG, enlarged by a whole factor."""
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(enlarged(picture, scale)).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()

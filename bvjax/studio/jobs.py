@@ -40,7 +40,7 @@ Work = Callable[[RunDir], Any]
 
 @dataclasses.dataclass
 class Job:
-    """What is wanted of a run, and how far it is; changed under the lock of `Jobs` alone."""
+    """A run that was asked for: what is wanted of it, and how far it is; changed under the lock of `Jobs` alone."""
 
     name: str
     visitor: str

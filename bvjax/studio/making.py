@@ -102,7 +102,7 @@ def tell_drift(run: RunDir, store: ChunkStore, key: str, progress: Progress, tel
 
 
 def chunk_message(name: str, run: Any, number: int, key: str, facts: dict) -> dict[str, Any]:
-    """What a page needs to know of a piece: `run` has a grid and settings (an open run, or a `Version`)."""
+    """The message that tells a page of a piece: `run` has a grid and settings (an open run, or a `Version`)."""
     start, stop = piece_frames(run.grid, number)
     fps = run.settings.model.chunk.fps
     return {

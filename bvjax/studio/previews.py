@@ -12,8 +12,8 @@ from bvjax.denoiser.watch import Watch
 from bvjax.generate import preview
 from bvjax.loading.bundle import Bundle
 from bvjax.loading.colours import watch_of
+from bvjax.media.video_io import jpeg
 from bvjax.runs.run_dir import RunDir
-from bvjax.studio import fragments
 from bvjax.studio.making import Event, Tell
 
 SHORTEST = 0.15  # seconds between two previews
@@ -30,7 +30,7 @@ class Previews:
         self._last = 0.0
 
     def watch(self, run: RunDir) -> Watch | None:
-        """What `execute` is given so that pages see the steps of `run`; None where that cannot be."""
+        """The watch for `execute` with which pages see the steps of `run`; None where that cannot be."""
         self._run = run
         if self._watch is None:
             text = "fitting the colours of previews, once for these weights"
@@ -60,7 +60,7 @@ class Previews:
                 "step": int(step) + 1,
                 "steps": run.settings.model.sampler.steps,
             }
-            content = fragments.jpeg(picture, run.settings.scale, QUALITY)
+            content = jpeg(picture, run.settings.scale, QUALITY)
             self._tell(Event(message, name, content))
         except Exception as error:
             logging.warning("no preview: %s", error)

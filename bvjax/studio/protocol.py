@@ -1,4 +1,4 @@
-"""What clients say, read as a stranger's: JSON objects with known fields of known kinds, and nothing else.
+"""Requests and messages of clients, read as a stranger's: JSON objects with known fields of known kinds, and nothing else.
 
 Messages to pages over the socket are JSON, or, with pictures, bytes: the length of the JSON as four bytes, the largest
 first, the JSON, and the picture.  Their `type` is one of

@@ -1,4 +1,4 @@
-"""Who is let in: the token, the names under which the studio is asked, other sites, and sizes.
+"""The guard at the door: the token, the names under which the studio is asked, other sites, and sizes.
 
 A page of another site must not steer the studio: its requests have another `Origin`, and a name of its own that
 leads to this machine (DNS rebinding) is another `Host`.  On other interfaces than the loopback a token is wanted
@@ -115,7 +115,7 @@ class Guard:
             await _said("the request is too large", 413)(scope, receive, guarded)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
-        """What is said to one who must not come in."""
+        """The answer to one who must not come in."""
         host = headers.get("host", "")
         name = host_name(host) if len(headers.getlist("host")) == 1 else ""
         # Rebinding needs a name: no page can give this machine's address another owner.

@@ -21,6 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import bvjax
 from bvjax.errors import UserError
+from bvjax.media.video_io import jpeg
 from bvjax.studio import fragments, protocol
 from bvjax.studio.hub import Listener
 from bvjax.studio.jobs import OURS
@@ -246,11 +247,11 @@ async def _send(socket: WebSocket, listener: Listener, pictures: list[bool]) -> 
 
 def _jpegs(piece: bytes) -> list[bytes]:
     """The frames of a piece, for pages whose browsers have no Media Source Extensions."""
-    return [fragments.jpeg(picture) for picture in fragments.decode(piece)]
+    return [jpeg(picture) for picture in fragments.decode(piece)]
 
 
 def _visitor(request: Request) -> str:
-    """Who asks: a name that the page makes up, so that visitors take turns; not a proof of anything."""
+    """The visitor who asks, by a name that the page makes up, so that visitors take turns; not a proof of anything."""
     name = request.headers.get("x-visitor", "")
     return name if _VISITOR.fullmatch(name) else OURS
 

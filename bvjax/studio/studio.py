@@ -1,4 +1,4 @@
-"""What the studio does for its visitors, in plain calls: runs begun, changed, branched, described."""
+"""The studio in plain calls: runs begun, changed, branched, deleted, described."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Studio:
 
     # ---- told ---------------------------------------------------------------------------------
     def about(self) -> dict[str, Any]:
-        """What the page needs to know of the model and of limits."""
+        """The model and the limits, as the page needs to know them."""
         model = self.pipeline.model
         chunk = model.chunk
         return {
@@ -286,7 +286,7 @@ class Studio:
         return self.jobs.order(name, changed, exclusive)
 
     def _reported(self, version: Version) -> dict[int, dict[str, Any]]:
-        """What the report of a finished run says of its chunks, as events say it."""
+        """The report of a finished run by chunk, as events say it."""
         try:
             chunks = read_json_object(version.path / "report.json")["chunks"]
             return {

@@ -113,7 +113,7 @@ class Versions:
         raise UserError(f"there are too many runs called {slug}")
 
     def summary(self, version: Version) -> dict[str, Any]:
-        """What the gallery shows of a run."""
+        """The facts of a run that the gallery shows."""
         keys = self.store.keys(version.path, version.settings, version.grid)
         chunk, origin = version.settings.model.chunk, version.origin
         done = len([number for number in keys if number > 0])

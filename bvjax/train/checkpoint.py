@@ -59,8 +59,12 @@ class Checkpoints:
         data_state: Any,
         plan: Plan | None = None,
         wall_time: Any = None,
+        frozen: str | None = None,
     ) -> None:
-        """Saves unless this step is there already; `data_state` is JSON-able or bytes, `wall_time` JSON-able."""
+        """Saves unless this step is there already; `data_state` is JSON-able or bytes, `wall_time` JSON-able.
+
+        `frozen` is the hash of what `state` lacks, see `bvjax.train.frozen`.
+        """
         if step == self.latest:
             return
         self._seal()
@@ -69,6 +73,8 @@ class Checkpoints:
             content["plan"] = dataclasses.asdict(plan)
         if wall_time is not None:
             content["wall_time"] = wall_time
+        if frozen is not None:
+            content["frozen"] = frozen
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -105,6 +111,7 @@ class Saved:
     data_state: Any
     plan: Plan | None  # None: older checkpoints do not hold it
     wall_time: Any = None  # as `WallTime.record` made it, unchecked
+    frozen: str | None = None  # the hash of parameters that are not in its state; None: all are
 
     @property
     def unchecked(self) -> str | None:
@@ -140,14 +147,14 @@ def steps_of(folder: Path) -> list[int]:
 
 def restore_newest(
     folder: Path,
-    like: State,
+    like: State | Callable[[Saved], State],
     data: DataIterator | None = None,
     accept: Callable[[Saved], Any] = lambda saved: None,
 ) -> Restored:
     """The newest intact checkpoint in `folder`; nothing is written.
 
     Args:
-        like: gives shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves).
+        like: gives shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves), or is what does so of a checkpoint.
         data: is put where it stood.
         accept: called before the state is read; raises for a checkpoint that must not be gone on from.
 
@@ -159,7 +166,7 @@ def restore_newest(
         try:
             saved = _open_everywhere(Path(folder) / str(step), step)
             accept(saved)
-            state = _read_state(saved, like)
+            state = _read_state(saved, like(saved) if callable(like) else like)
             if data is not None:
                 set_state = functools.partial(data.set_state, saved.data_state)
                 _reading(saved, "its data position", set_state)
@@ -216,7 +223,11 @@ def _open(folder: Path, step: int, compare: bool = True) -> Saved:
                 raise _Damaged(f"{name} is not what was written")
         content = read_json_object(folder / DATA)
         plan = Plan.parse(content["plan"]) if "plan" in content else None
-        return Saved(step, folder, sealed, _unpack(content), plan, content.get("wall_time"))
+        frozen = content.get("frozen")
+        if not isinstance(frozen, str | None):
+            raise _Damaged(f"{DATA} has a hash that is not text")
+        wall_time = content.get("wall_time")
+        return Saved(step, folder, sealed, _unpack(content), plan, wall_time, frozen)
     except (UserError, OSError, KeyError, binascii.Error) as error:
         raise _Damaged(f"{DATA} lacks {error}" if isinstance(error, KeyError) else error) from None
 

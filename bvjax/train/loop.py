@@ -20,6 +20,7 @@ from bvjax.errors import UserError
 from bvjax.profiling import StepTrace, Window
 from bvjax.train.checkpoint import Checkpoints, Restored, Saved, restore_newest, set_aside, steps_of
 from bvjax.train.config import LoopConfig
+from bvjax.train.frozen import KeepsFrozen, check_frozen, completed, hash_of, saved_part
 from bvjax.train.mesh import local_rows, place_batch
 from bvjax.train.metrics import MetricWriter, NoWriter
 from bvjax.train.plan import Plan, go_on, new_plan
@@ -58,29 +59,35 @@ def fit(
         config: how long, how often.
         workdir: the run's folder.
         start_from: parameters to start from when there is no checkpoint, or what makes them; None leaves them
-            to `task.init_state`.
+            to `task.init_state`. A task that keeps them as they are (`frozen.KeepsFrozen`) needs them in every start.
         extend: whether a run may be given other `config.steps` than it was begun with, see `plan.go_on`.
         begun_with: its steps, for older checkpoints, which do not say; None: `config.steps`.
         begin: called when all has been checked, before anything is written.
         profile: steps that are traced into the folder `profile` of `workdir`.
 
     Raises:
-        UserError: data that ends, or batches of another size; checkpoints of which none is intact; steps
-            that the run was not begun with.
+        UserError: data that ends, or batches of another size; checkpoints of which none is intact; steps, or
+            frozen parameters, that the run was not begun with.
         FloatingPointError: a metric is not finite; the last good checkpoint is untouched.
     """
     clock = WallTime()
     folder, plan = Path(workdir) / "checkpoints", new_plan(config.steps)
     if exchange.on_main(lambda: steps_of(folder)):
-        restored, plan, change = _restore(task, data, config, folder, extend, begun_with)
+        restored, plan, change = _restore(
+            task, data, config, folder, extend, begun_with, start_from
+        )
         exchange.on_main(begin)
         _tell(restored, change, folder)
         set_aside(folder, [*restored.damaged])
         state, start = restored.state, restored.saved.step
+        frozen = restored.saved.frozen
         clock.go_on(restored.saved.wall_time)
     else:
         exchange.on_main(begin)
         params = start_from() if callable(start_from) else start_from
+        frozen = None
+        if isinstance(task, KeepsFrozen) and params is not None:
+            frozen = hash_of(params)
 
         def make(params: Params | None) -> State:
             # A weakly typed leaf would make the second step be traced and compiled again.
@@ -138,7 +145,8 @@ def fit(
                     metrics.flush()  # a state is saved only once its own metrics are known finite
                     with clock.part("checkpoints"):
                         record = clock.record()
-                        checkpoints.save(step, state, data.get_state(), plan, record)
+                        kept = state if frozen is None else saved_part(task, state)
+                        checkpoints.save(step, kept, data.get_state(), plan, record, frozen)
                 if due(step, config.sample_every) or (last and config.sample_every):
                     metrics.flush()
                     if stopped_by is None:
@@ -209,6 +217,7 @@ def _restore(
     folder: Path,
     extend: bool,
     begun_with: int | None,
+    start_from: Params | Callable[[], Params] | None,
 ) -> tuple[Restored, Plan, str | None]:
     """The newest intact checkpoint, how the run goes on from it, and what that changes."""
 
@@ -217,7 +226,20 @@ def _restore(
         rates_of = lambda end: task.with_schedule_end(end).rates
         return go_on(rates_of, config.steps, saved.step, before, extend)
 
-    restored = restore_newest(folder, shapes_of(task), data, next_plan)
+    frozen: list[Params] = []  # read once, when a checkpoint is found that lacks them
+
+    def like(saved: Saved) -> State:
+        if saved.frozen is None:
+            return shapes_of(task)
+        if not frozen:
+            frozen.append(start_from() if callable(start_from) else start_from)
+        check_frozen(saved.frozen, frozen[0])
+        return saved_part(task, shapes_of(task))
+
+    restored = restore_newest(folder, like, data, next_plan)
+    if restored.saved.frozen is not None:
+        state = completed(task, restored.state, frozen[0])
+        restored = dataclasses.replace(restored, state=state)
     return restored, *next_plan(restored.saved)
 
 

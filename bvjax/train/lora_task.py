@@ -30,7 +30,7 @@ FOLDER = "lora"  # of a weights folder
 class LoraState(TrainState):
     """`params`, their average and the optimizer's state are of the factors.
 
-    The DiT is part of the state, so that a run goes on with the one that it began with.
+    The DiT is part of the state, an argument of each step; checkpoints hold its hash (`bvjax.train.frozen`).
     """
 
     base: Params
@@ -67,6 +67,13 @@ class LoraTask(OneModelTask):
         factors = lambda key: init_factors(self.targets, self.lora.rank, key)
         state = init_state(factors, self._optimizer(), seed)
         return LoraState(**vars(state), base=jax.tree.map(jnp.copy, base))
+
+    def without_frozen(self, state: LoraState) -> TrainState:
+        names = [field.name for field in dataclasses.fields(TrainState)]
+        return TrainState(**{name: getattr(state, name) for name in names})
+
+    def with_frozen(self, state: TrainState, params: Params) -> LoraState:
+        return LoraState(**vars(state), base=jax.tree.map(jnp.copy, params))
 
     def parameters(self, state: State) -> Mapping[str, Params]:
         return {"LoRA": state.params, "DiT that it changes": state.base}

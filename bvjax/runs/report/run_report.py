@@ -101,7 +101,7 @@ class RunReport:
         return [[self.run.number_of(first), seed] for first, seed in self.run.settings.rerolls]
 
     def _loras(self) -> list[dict[str, Any]]:
-        """Of each LoRA its file, hash, and [number of a chunk, strength from there on]."""
+        """The LoRAs: file, hash, and [number of a chunk, strength from there on] of each."""
         settings = self.run.settings
         return [
             {

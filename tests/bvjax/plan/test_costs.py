@@ -6,6 +6,7 @@ import pytest
 from bvjax.overrides import apply_overrides
 from bvjax.plan import costs
 from bvjax.plan.program import inputs
+from bvjax.policies import configure
 from bvjax.presets import get_preset
 from bvjax.sharding import ONE_DEVICE, make_layout
 from kernels_pallas import attention_tpu
@@ -24,6 +25,16 @@ class Cut:
         for axis in axes:
             made *= self.sizes.get(axis, 1)
         return made
+
+
+def test_entries_that_are_encoded_again():
+    work = {"clean pass": 7, "projections": 100}
+    assert costs.recache(MINI, work) == {}
+    recent = MINI.retrieval.num_recent
+    again = apply_overrides(MINI, ("prompt.change=recache",))
+    assert costs.recache(again, work) == {"entries": recent, "flops": 7 * recent}
+    longlive = configure(MINI, ("policy.name=longlive", "policy.window=4"))
+    assert costs.recache(longlive, work)["entries"] == longlive.retrieval.num_recent == 4
 
 
 def test_flops_by_part():

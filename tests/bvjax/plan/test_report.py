@@ -1,5 +1,7 @@
 """What a plan says of figures that a compiler gave."""
 
+import dataclasses
+
 import jax
 import pytest
 
@@ -39,6 +41,18 @@ def test_what_stays_and_the_largest_program_must_fit(monkeypatch, temporaries, f
     assert plan.seconds["links"] == 0  # a group of one receives nothing
     assert plan.seconds["memory"] == sum(plan.traffic.values()) / CHIP.bandwidth
     assert plan.roofline == max(plan.seconds.values())
+
+
+def test_what_a_new_caption_costs_is_said(monkeypatch):
+    made = program.Program("denoise", GB, 5, GB, ProgramArray(10**8, "bf16[8]", "keys"), ())
+    plan = planned(monkeypatch, lambda *_: [made])
+    said = "entries are encoded again"
+    assert said not in "\n".join(lines(plan))
+    again = dataclasses.replace(
+        plan, recache={"entries": 2, "flops": sum(plan.flops.values()) // 4}
+    )
+    assert "up to 2 entries are encoded again" in "\n".join(lines(again))
+    assert "25.0% of a chunk" in "\n".join(lines(again))
 
 
 def test_the_compilers_refusal_is_shown(monkeypatch):

@@ -37,6 +37,27 @@ def test_redo_without_an_edit_gives_the_same_again(finished, bundle, tmp_path):
     assert latents(path) == latents(finished)
 
 
+def test_redo_with_cuts_and_without(finished, bundle, tmp_path):
+    """A chunk begins a shot, and begins none again: from it on chunks are others, and then the same."""
+    path = copy(finished, tmp_path)
+    before = latents(path)
+    with RunDir.open(path) as run, redo(run, bundle, 3, {}, cuts={4: True}) as again:
+        list(execute(again, bundle))
+    cut = latents(path)
+    assert [name for name in before if cut[name] != before[name]][0] == "chunk_04.npy"
+    assert json.loads((path / "report.json").read_text())["cuts"] == [4]
+    for from_chunk, cuts, match in (
+        (3, {2: True}, "whether chunk 2 begins a shot cannot be changed .*; it can be 3 to 5"),
+        (1, {1: False}, "it can be 2 to 5"),
+        (5, {6: True}, "it can be 5 to 5"),
+    ):
+        with RunDir.open(path) as run, pytest.raises(UserError, match=match):
+            redo(run, bundle, from_chunk, {}, cuts=cuts)
+    with RunDir.open(path) as run, redo(run, bundle, 4, {}, cuts={4: False}) as again:
+        list(execute(again, bundle))
+    assert latents(path) == before
+
+
 def test_redo_with_another_seed(finished, bundle, tmp_path, caplog):
     """The chunks before stay, the others are not the same, and a resumed run makes these again."""
     caplog.set_level("INFO", "absl")
