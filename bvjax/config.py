@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from bvjax.errors import UserError
+from bvjax.level_schedule import ChunkLevelsConfig
 
 WAN_LATENT_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -282,6 +283,8 @@ class MemoryConfig:
     tau: float = 0.98  # share of the importance that the kept tokens must cover (Eq. 7)
     cover: str = "normalised"  # normalised | accumulated: which mass tau is taken of
     norm: str = "nnz"  # nnz | position | running_mean | none: CUMMEAN of Alg. 2 line 10
+    # layer | head | model: what has a set of kept tokens of its own.  Algorithm 2 sums over the heads of a layer.
+    granularity: str = "layer"
     # How keys and values are stored: "" as dit.dtype | bfloat16 | int8 | float8_e4m3fn; 8 bits come
     # with a scale for each token and head.
     dtype: str = ""
@@ -298,6 +301,9 @@ class BuildConfig:
     label: float = 0.0  # sigma whose embedding the clean pass gets
     context_noise: float = 0.0  # sigma of fresh noise mixed into the latents before the clean pass
     mask: str = "chunk"  # chunk | frame | token: which keys a probe can see
+    # own | all: keys that a probe's attention is shared among, the chunk's or those of its context too; all needs
+    # context="with".
+    softmax_over: str = "own"
     probe: str = "recent_random"  # recent_random | stratified | random | full
     n_recent: int = 64
     n_random: int = 64
@@ -329,72 +335,6 @@ class RetrievalConfig:
 class RopeConfig:
     # absolute | local | window | packed: times of context entries, see `memory.positions.time_bases`
     mode: str = "absolute"
-
-
-SCHEDULES = ("naive", "linear", "cosine", "sigmoid")
-SNR_READINGS = ("amplitude", "power")
-STARTS = ("full", "level")
-EPS_MAX = 1.0 / 1.003  # amplitudes in the ratio 0.003, the SNR of the paper's section 5.1
-
-
-@dataclasses.dataclass(frozen=True)
-class ScheduleConfig:
-    """Noise level eps_c of each chunk of a video: Eq. 11 (cosine), Eq. 26 (linear), Eq. 27 (sigmoid).
-
-    `snr` gives the last chunk's level by its signal-to-noise ratio, of amplitudes (1 - eps) / eps or of powers, their
-    squares: the paper's 0.003 is 0.997 or 0.948.
-    """
-
-    schedule: str = "cosine"  # naive | linear | cosine | sigmoid; naive = no schedule
-    eps_min: float = 0.1
-    eps_max: float = EPS_MAX
-    alpha: float = 10.0  # steepness of the sigmoid
-    renormalise: bool = False  # whether the sigmoid is stretched to eps_min and eps_max
-    snr: float = 0.0  # of the last chunk, in place of eps_max; 0 = eps_max
-    snr_reading: str = "amplitude"  # amplitude | power
-
-    def __post_init__(self):
-        for name, legal in (("schedule", SCHEDULES), ("snr_reading", SNR_READINGS)):
-            if getattr(self, name) not in legal:
-                raise UserError(
-                    f"levels.{name} is {getattr(self, name)!r}; it can be {', '.join(legal)}"
-                )
-        if not 0.0 <= self.snr < math.inf:
-            raise UserError(f"levels.snr is {self.snr}; it must be a number of 0 (off) or more")
-        if self.snr and self.eps_max != EPS_MAX:
-            raise UserError(
-                f"levels.snr is {self.snr} and levels.eps_max {self.eps_max}; both say the last chunk's level: give one"
-            )
-        if not 0.0 < self.eps_min <= self.highest <= 1.0:
-            raise UserError(
-                f"levels.eps_min is {self.eps_min} and the highest level {self.highest:.6g}; they must satisfy "
-                "0 < eps_min <= eps_max <= 1"
-            )
-
-    @property
-    def highest(self) -> float:
-        """Level of the last chunk."""
-        if not self.snr:
-            return self.eps_max
-        return 1.0 / (1.0 + (self.snr if self.snr_reading == "amplitude" else self.snr**0.5))
-
-
-@dataclasses.dataclass(frozen=True)
-class ChunkLevelsConfig(ScheduleConfig):
-    """Readings in which generation has levels of chunks too; the paper has them in training alone (section 3.1)."""
-
-    chunks: int = 15  # n of the schedule; chunks after the n-th have its level
-    # A finished chunk is noised to its level, and told so, when it is encoded.
-    context: bool = False
-    # full: chunks begin with noise. level: at their level, with the last latent of the chunk before in all frames
-    # under the noise; those without one begin with noise.
-    start: str = "full"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.start not in STARTS:
-            raise UserError(f"levels.start is {self.start!r}; it can be {', '.join(STARTS)}")
-        _check_range(self, "levels", MAX_COUNT, "chunks")
 
 
 @dataclasses.dataclass(frozen=True)

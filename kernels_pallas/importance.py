@@ -94,17 +94,61 @@ def _at_once(q, k, visible, lse):
     return weights.sum(axis=(-3, -2))
 
 
+def log_sum_exp(
+    q_probe: jax.Array,
+    k: jax.Array,
+    visible: jax.Array | None = None,
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    """Log-sum-exp of each probe's logits over the keys, float32 [..., P, A]: what `key_importance` takes as `lse`.
+
+    Of several sets of keys it is `jnp.logaddexp` of theirs.  About -1e30 where a probe sees no key.
+
+    Args:
+      q_probe, k, visible: as of `key_importance`.
+      mask: bool [..., N], or [..., A, N], keys that are there; None: all.
+    """
+    q_probe, k = jax.lax.stop_gradient((q_probe, k))
+    rows, (probes, heads, dim), num_keys = k.shape[:-3], q_probe.shape[-3:], k.shape[-3]
+    if visible is None:
+        visible = jnp.full(probes, num_keys, jnp.int32)
+    if mask is None:
+        mask = jnp.ones((*rows, num_keys), bool)
+    if mask.ndim == k.ndim - 2:
+        mask = mask[..., None, :]
+    mask = jnp.broadcast_to(mask, (*rows, heads, num_keys)).reshape(-1, num_keys)
+    keys, visible = jnp.arange(num_keys), _probe_blocks(visible[None, :, None])[0]
+
+    def one_head(head):
+        q, k, mask = head
+
+        def of_block(block):
+            q, visible = block
+            logits = jnp.matmul(q, k.T, preferred_element_type=jnp.float32) / math.sqrt(dim)
+            seen = (keys < visible[:, None]) & mask
+            return jax.nn.logsumexp(jnp.where(seen, logits, _MASKED), axis=-1)
+
+        return jax.lax.map(of_block, (q, visible))
+
+    k = k.reshape(-1, num_keys, heads, dim).swapaxes(1, 2).reshape(-1, num_keys, dim)
+    q = _probe_blocks(q_probe.reshape(-1, probes, heads, dim))
+    sums = jax.lax.map(one_head, (q, k, mask)).reshape(*rows, heads, -1)
+    return sums[..., :probes].swapaxes(-1, -2)
+
+
+def _probe_blocks(x):
+    """[rows, P, A, ...] -> [rows * A, blocks, FEW, ...], zeros behind the last probe."""
+    missing = -x.shape[1] % FEW
+    x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)).swapaxes(1, 2)
+    return x.reshape(x.shape[0] * x.shape[1], -1, FEW, *x.shape[3:])
+
+
 def _in_blocks(q, k, visible, lse):
     """Computes one (row, head) and one block of probes after the other, as plain 2-D matmuls."""
-    rows, probes, heads, dim = q.shape
-    num_keys, missing = k.shape[1], -probes % FEW
+    rows, _, heads, dim = q.shape
+    num_keys, blocks = k.shape[1], _probe_blocks
     keys = jnp.arange(num_keys)
-
-    def blocks(x):  # [rows, P, A, ...] -> [rows * A, blocks, FEW, ...]
-        x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)).swapaxes(1, 2)
-        return x.reshape(rows * heads, -1, FEW, *x.shape[3:])
-
-    visible = jnp.pad(visible, (0, missing)).reshape(-1, FEW)
+    visible = _probe_blocks(visible[None, :, None])[0]
 
     def one_head(head):
         q, k, lse = head

@@ -23,7 +23,7 @@ from bvjax.diffusion import flow
 from bvjax.diffusion.noise import level_of
 from bvjax.memory import bank as kv_bank
 from bvjax.memory.bank import Entry, KVBank, PendingEntry
-from bvjax.memory.importance import keep_mask, probe_indices
+from bvjax.memory.importance import keep_of_layers, probe_indices
 from bvjax.memory.storage import storage_dtype
 from bvjax.nets.dit import ChunkKV, Context
 from bvjax.random import normal, purpose_key
@@ -124,7 +124,7 @@ def encode_chunk(
         )
 
     kv = clean(inputs.text, context)
-    keep, cover = keep_mask(kv.importance, probes[1], memory, memory.capacity)
+    keep, cover = keep_of_layers(kv.importance, probes[1], memory, memory.capacity)
     keep_all = jnp.logical_and(memory.anchor, inputs.chunk_id == 0)
     keep = keep | keep_all
     dense, dtype = model.retrieval.dense_recent, storage_dtype(model)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 from bvjax.chunking import ChunkGrid
 from bvjax.config import ModelConfig
 from bvjax.memory.positions import time_bases
-from bvjax.nets.dit import ChunkKV, Context, Entries, PreviousLatent, SelfContext, WanDiT
+from bvjax.nets.dit import ChunkKV, Context, Entries, PreviousLatent, Probing, SelfContext, WanDiT
 from bvjax.sharding import Layout
 
 
@@ -115,7 +115,9 @@ def clean_pass(
     index, visible = probes
     output: Any = net.apply(
         {"params": params}, latents, sigma, text, positions, context, index, visible,
-        return_kv=True, self_context=self_context, keep_fn=keep_fn, fps=model.chunk.fps,
+        return_kv=True, self_context=self_context, keep_fn=keep_fn,
+        probing=Probing(model.build.softmax_over == "all", model.memory.granularity == "head"),
+        fps=model.chunk.fps,
         text_zeros=text_zeros,
     )  # fmt: skip
     return output[1]

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from bvjax.config import SCHEDULES, ChunkLevelsConfig, NoiseConfig, ScheduleConfig
+from bvjax.config import NoiseConfig
 from bvjax.diffusion import flow
 from bvjax.errors import UserError
+from bvjax.level_schedule import SCHEDULES, ChunkLevelsConfig, ScheduleConfig
 from bvjax.random import AnyKey, bernoulli, keys_of, purpose_key, uniform
 
 BASES = ("shared", "independent")

@@ -33,7 +33,7 @@ from bvjax.errors import UserError
 from bvjax.losses.clip import Clip
 from bvjax.losses.history import History, HistoryConfig, drop_tokens, noise_history, noise_previous
 from bvjax.losses.levels import LevelsConfig
-from bvjax.memory.importance import keep_mask, probe_indices
+from bvjax.memory.importance import keep_of_layer, keep_of_layers, probe_indices
 from bvjax.nets.dit import ChunkKV, Context, Entries, PreviousLatent, SelfContext, WanDiT
 from bvjax.nets.rope import angles, apply_rope
 from bvjax.random import AnyKey, purpose_key, shared_key
@@ -45,7 +45,7 @@ class ClipEntries:
     """Entries of chunks of a batch of clips, and of their anchors."""
 
     kv: ChunkKV
-    keep: Bool[Array, "y b c n"]
+    keep: Bool[Array, "y b c *n"]
     anchor_kv: ChunkKV
     before: PreviousLatent | None = None  # of all chunks, for models that are told it
     # Whether they are those of the targets, target by target, and not all chunks of the clip.
@@ -79,6 +79,15 @@ class TeacherForward:
                 f"retrieval.route is {self.model.retrieval.route}; it is of generation, and training shows targets "
                 "all of their history: it must be 0"
             )
+
+        memory = self.model.memory
+        if memory.granularity == "model" and self.model.build.context == "with":
+            raise UserError(
+                "memory.granularity='model' knows what is kept of a chunk after its last layer, and training with "
+                "build.context='with' needs it in each; use build.context='none'"
+            )
+        if memory.granularity == "head" and self.layout.mesh is not None:
+            raise UserError("memory.granularity='head' is of one device, and training has a mesh")
 
     @property
     def grid(self) -> ChunkGrid:
@@ -168,7 +177,7 @@ class TeacherForward:
         context: Context | None = None,
         self_context: SelfContext | None = None,
         start: Int[Array, "b c"] | int = 0,
-    ) -> tuple[ChunkKV, Bool[Array, "y b c n"]]:
+    ) -> tuple[ChunkKV, Bool[Array, "y b c *n"]]:
         """Entries of all chunks (Algorithm 2): keys, values and the keep mask of each layer.
 
         With `build.context="with"` chunks see the anchor (`context`) and each other (`self_context`), and
@@ -181,13 +190,13 @@ class TeacherForward:
         capacity = self.model.memory.capacity
 
         def keep_fn(importance):
-            return keep_mask(importance, probes[1], self.model.memory, capacity)[0]
+            return keep_of_layer(importance, probes[1], self.model.memory, capacity)[0]
 
         kv = clean_pass(
             self.dit, params, self.model, chunks, sigma, text, positions, context, probes,
             self_context, keep_fn, self.text_zeros(text),
         )  # fmt: skip
-        return kv, keep_fn(kv.importance)
+        return kv, keep_of_layers(kv.importance, probes[1], self.model.memory, capacity)[0]
 
     # ---- contexts ------------------------------------------------------------------------------
     def context(

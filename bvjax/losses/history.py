@@ -232,13 +232,14 @@ def noise_previous(
 
 
 def drop_tokens(
-    key: AnyKey, keep: Bool[Array, "y b c n"], history: HistoryConfig
-) -> Bool[Array, "y b c n"]:
+    key: AnyKey, keep: Bool[Array, "y b c *n"], history: HistoryConfig
+) -> Bool[Array, "y b c *n"]:
     """Kept rows without some tokens, each gone from all layers with chance `token_drop` (Algorithm 1, p_drop)."""
     if not history.token_drop:
         return keep
-    drawn = uniform(purpose_key(key, "token drop"), keep.shape[1:])
-    return keep & (drawn >= history.token_drop)
+    drawn = uniform(purpose_key(key, "token drop"), (*keep.shape[1:3], keep.shape[-1]))
+    shown = drawn >= history.token_drop
+    return keep & (shown if keep.ndim == 4 else shown[:, :, None])  # the same tokens in all heads
 
 
 def noise_history(

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bvjax.config import ScheduleConfig
 from bvjax.diffusion import noise
 from bvjax.errors import UserError
+from bvjax.level_schedule import ScheduleConfig
 from bvjax.nets.dit import variances
 
 ROLES = (*noise.ROLES, "context")

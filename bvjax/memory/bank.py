@@ -48,6 +48,7 @@ _HEADS = {
     "positions": (),
     "key_scales": ("tensor",),
     "value_scales": ("tensor",),
+    "heads": ("tensor",),
 }
 
 
@@ -65,6 +66,7 @@ class KVBank:
     valid: Bool[Array, "B slot"]
     key_scales: Float[Array, "Y B slot cap A"] | None = None  # of rows in 8 bits
     value_scales: Float[Array, "Y B slot cap A"] | None = None
+    heads: Float[Array, "Y B slot cap A"] | None = None  # 1 where a head keeps the row
     latents: Float[Array, "B slot l h w z"] | None = None  # for a retrieval rule that needs them
 
 
@@ -79,6 +81,9 @@ class Entry:
     stored: Int[Array, "Y B"]
     key_scales: Float[Array, "Y B cap A"] | None = None
     value_scales: Float[Array, "Y B cap A"] | None = None
+    heads: Float[Array, "Y B cap A"] | None = (
+        None  # 1 where a head keeps the row, with `memory.granularity` "head"
+    )
 
 
 Rows = TypeVar("Rows", KVBank, Entry)
@@ -111,6 +116,8 @@ def check(model: ModelConfig) -> None:
         ("memory.norm", memory.norm, importance.NORMS),
         ("memory.dtype", memory.dtype, storage.DTYPES),
         ("memory.offload", memory.offload, storage.OFFLOADS),
+        ("memory.granularity", memory.granularity, importance.GRANULARITIES),
+        ("build.softmax_over", build.softmax_over, importance.SOFTMAXES),
         ("build.context", build.context, CONTEXTS),
         ("build.mask", build.mask, importance.MASKS),
         ("build.probe", build.probe, importance.PROBES),
@@ -150,6 +157,25 @@ def check(model: ModelConfig) -> None:
             f"memory.slots is {memory.slots}; it must be {needed} or more: the anchor (if on), the "
             f"retrieval.num_recent + offset = {retrieval.span} last chunks, never evicted, and one more"
         )
+    if build.softmax_over == "all" and build.context == "none":
+        raise UserError(
+            "build.softmax_over is 'all', and build.context 'none' encodes a chunk without any other keys; use "
+            "build.context='with'"
+        )
+    if build.softmax_over == "all" and retrieval.route:
+        raise UserError(
+            f"retrieval.route is {retrieval.route}; with build.softmax_over='all' it must be 0"
+        )
+    if memory.granularity == "head":
+        for key, given, needed_value in (
+            ("memory.offload", memory.offload, "none"),
+            ("retrieval.route", retrieval.route, 0),
+            ("retrieval.dense_recent", retrieval.dense_recent, False),
+        ):
+            if given != needed_value:
+                raise UserError(
+                    f"{key} is {given!r}; with memory.granularity='head' it must be {needed_value!r}"
+                )
     grid = ChunkGrid.of(model)
     anchor_tokens = grid.first_entry_latents // model.dit.patch[0] * grid.tokens_per_latent
     if memory.anchor and memory.capacity < anchor_tokens:
@@ -182,11 +208,12 @@ def slot_table_of(bank: KVBank) -> SlotTable:
 
 def entry_shapes(model: ModelConfig, batch: int, dtype: DTypeLike) -> Entry:
     """Returns the shapes and dtypes of one entry of a bank of `dtype`."""
-    layers = (model.dit.num_layers, batch)
+    layers, by_head = (model.dit.num_layers, batch), model.memory.granularity == "head"
     heads = (*layers, model.memory.capacity, model.dit.num_heads)
     rows = jax.ShapeDtypeStruct((*heads, model.dit.head_dim), dtype)
     scales = jax.ShapeDtypeStruct(heads, jnp.float32) if storage.has_scales(dtype) else None
     count = jax.ShapeDtypeStruct(layers, jnp.int32)
+    of_heads: Any = jax.ShapeDtypeStruct(heads, jnp.float32) if by_head else None
     return Entry(
         keys=rows,
         values=rows,
@@ -195,6 +222,7 @@ def entry_shapes(model: ModelConfig, batch: int, dtype: DTypeLike) -> Entry:
         stored=count,
         key_scales=scales,
         value_scales=scales,
+        heads=of_heads,
     )
 
 
@@ -220,7 +248,7 @@ def shard(rows: Rows, layout: Layout) -> Rows:
 
 def keep_rows(
     kv: ChunkKV,
-    keep: Bool[Array, "Y B 1 N"],
+    keep: Bool[Array, "Y B 1 *N"],
     positions: Int[Array | np.ndarray, "N 3"],
     capacity: int,
     dense: bool = False,
@@ -230,7 +258,7 @@ def keep_rows(
 
     Args:
       kv: keys after qk-norm and before RoPE, with a chunk axis of length 1.
-      keep: at most `capacity` true per row (`keep_mask`); all true for the anchor.
+      keep: at most `capacity` true per row (`keep_mask`); all true for the anchor.  [Y B 1 A N]: of each head.
       positions: (t, h, w) of the chunk's tokens, t counted from its first latent.
       dense: `retrieval.dense_recent`: the other rows follow the kept ones.
       dtype: in which the bank stores keys and values; None: as they come.
@@ -238,7 +266,10 @@ def keep_rows(
     Raises:
       ValueError: `dense` and the chunk does not fit into a slot.
     """
-    num_tokens = keep.shape[-1]
+    num_tokens, heads = keep.shape[-1], None
+    if keep.ndim == 5:
+        heads = keep[:, :, 0].swapaxes(-1, -2).astype(jnp.float32)
+        keep = keep.any(axis=3)
     if dense and num_tokens > capacity:
         raise ValueError(f"a dense entry of {num_tokens} tokens exceeds the capacity {capacity}")
     index, lengths = kept_first(keep[:, :, 0], capacity)
@@ -246,7 +277,7 @@ def keep_rows(
     values, value_scales = storage.encode(kv.values[:, :, 0], dtype)
     tokens = jnp.broadcast_to(positions.astype(jnp.int32), (*lengths.shape, num_tokens, 3))
     stored = jnp.full_like(lengths, num_tokens) if dense else lengths
-    rows = Entry(keys, values, tokens, lengths, stored, key_scales, value_scales)
+    rows = Entry(keys, values, tokens, lengths, stored, key_scales, value_scales, heads)
     return PendingEntry(rows, index)
 
 
@@ -264,7 +295,7 @@ def gather(pending: PendingEntry, layout: Layout = ONE_DEVICE) -> Entry:
     which tokens are kept does not depend on the mesh.  Rows that do not divide are replicated.
     """
     tokens, index = pending.rows, pending.index
-    names = ("keys", "values", "key_scales", "value_scales")
+    names = ("keys", "values", "key_scales", "value_scales", "heads")
     rows = {name: getattr(tokens, name) for name in names}
     entry = tokens.replace(
         **_kept_rows(rows, index, tokens.stored, layout),

@@ -1,7 +1,8 @@
 """BuildSparseKV: which tokens of a finished chunk stay in the bank (Algorithm 2, Eq. 6, 7).
 
 The DiT computes the importance of each key under a few probe queries; this file picks the probes
-and turns the importances into one keep set per layer and batch row, shared by the heads.
+and turns the importances into one keep set per layer and batch row, shared by the heads, or as
+`memory.granularity` says.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ PROBES = ("recent_random", "stratified", "random", "full")
 MASKS = ("chunk", "frame", "token")
 NORMS = ("nnz", "position", "running_mean", "none")
 COVERS = ("normalised", "accumulated")
+GRANULARITIES = ("layer", "head", "model")
+SOFTMAXES = ("own", "all")
 
 
 @flax.struct.dataclass
@@ -160,3 +163,49 @@ def keep_mask(
     kept_mass = jnp.where(keep, mass, 0).sum(-1)
     coverage = jnp.where(total > 0, kept_mass / jnp.where(total > 0, total, 1), 1.0)
     return keep, CoverReport(kept=kept, requested=requested, coverage=coverage)
+
+
+def keep_of_layer(
+    importance: Float[Array, "... N"],
+    visible: Int[Array, "P"],
+    memory: MemoryConfig,
+    capacity: int,
+) -> tuple[Bool[Array, "... N"], CoverReport]:
+    """`keep_mask`, or with `memory.granularity` "head" a keep set for each head.
+
+    A head's set covers tau of its own importances, [..., head, N].  A slot holds the tokens that any head keeps; where
+    these are more than `capacity`, those with the largest importance over all heads stay.  The report is of them.
+    """
+    if memory.granularity != "head":
+        return keep_mask(importance, visible, memory, capacity)
+    num_tokens = importance.shape[-1]
+    keep, _ = keep_mask(importance, visible, memory, num_tokens)
+    summed = jax.lax.stop_gradient(importance.astype(jnp.float32).sum(-2))
+    m = normalise(summed, visible, memory.norm)
+    kept = keep.any(-2)
+    order = jnp.argsort(jnp.where(kept, -m, jnp.inf), axis=-1, stable=True)
+    rank = jnp.argsort(order, axis=-1)
+    requested = kept.sum(-1, dtype=jnp.int32)
+    kept &= rank < capacity
+    mass = m if memory.cover == "normalised" else summed
+    total, kept_mass = mass.sum(-1), jnp.where(kept, mass, 0).sum(-1)
+    report = CoverReport(
+        kept=jnp.minimum(requested, capacity),
+        requested=requested,
+        coverage=jnp.where(total > 0, kept_mass / jnp.where(total > 0, total, 1), 1.0),
+    )
+    return keep & kept[..., None, :], report
+
+
+def keep_of_layers(
+    importance: Float[Array, "Y ... N"],
+    visible: Int[Array, "P"],
+    memory: MemoryConfig,
+    capacity: int,
+) -> tuple[Bool[Array, "Y ... N"], CoverReport]:
+    """`keep_of_layer` of each, or with `memory.granularity` "model" one keep set, by the sum over layers."""
+    if memory.granularity != "model":
+        return keep_of_layer(importance, visible, memory, capacity)
+    one = keep_mask(importance.sum(0, keepdims=True), visible, memory, capacity)
+    layers = len(importance)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (layers, *x.shape[1:])), one)

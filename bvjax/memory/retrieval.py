@@ -222,11 +222,16 @@ def assemble(
     capacity = keys.shape[2] // lengths.shape[-1]
     similarity = jnp.broadcast_to(similarity[None, ..., None], (*lengths.shape, capacity))
     similarity, _ = pack(similarity, lengths, implementation="xla")
+    heads = None
+    if isinstance(bank, KVBank) and bank.heads is not None:
+        slots = jnp.broadcast_to(selection.index, lengths.shape)
+        heads = pack(bank.heads, lengths, slots=slots, implementation="xla")[0] > 0
     return Context(
         keys=keys[:, :, None],
         values=values[:, :, None],
         length=length[:, :, None],
         similarity=similarity[:, :, None],
+        heads=None if heads is None else heads[:, :, None],
     )
 
 

@@ -43,6 +43,7 @@ from bvjax.nets.dit_layers import (
 )
 from bvjax.nets.previous_latent import PreviousLatent, to_all_frames
 from bvjax.nets.previous_latent import explained as explained_by_previous
+from bvjax.nets.probing import OWN_KEYS, Probing
 from bvjax.nets.rope import angles
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 
@@ -50,6 +51,7 @@ __all__ = [
     "ChunkKV",
     "Context",
     "Entries",
+    "Probing",
     "PreviousLatent",
     "SelfContext",
     "WanDiT",
@@ -137,6 +139,7 @@ class WanDiT(nn.Module):
         entries: Entries | None = None,
         previous: PreviousLatent | None = None,
         keep_fn=None,
+        probing: Probing = OWN_KEYS,
         fps: int | None = None,
         text_zeros: int = 0,
     ) -> tuple[Float[Array, "b c l h w z"], Any]:
@@ -158,6 +161,7 @@ class WanDiT(nn.Module):
           entries: what `self_context` reads; None: this sequence.
           previous: the last latent before each chunk, for models with `previous_latent`; None: there is none.
           keep_fn: importance [b, c, n] -> kept rows bool [b, c, n]; None keeps all.  Static.
+          probing: how importances are made; by head they are [b, c, a, n], and so is what `keep_fn` keeps.  Static.
           fps: frames per second of the video; only models with `fps_embedding` need it.  Static.
           text_zeros: rows of zeros that come after those of `text`; all are alike, so one is computed
             and counts as so many.  Static.
@@ -234,6 +238,7 @@ class WanDiT(nn.Module):
             probe_visible=probe_visible,
             self_context=self_context,
             last_text_row=max(text_zeros, 1),
+            probing=probing,
         )
         x = self._on_tokens(x.astype(jnp.float32))
         if self.blocks is not None:

@@ -7,21 +7,22 @@ have no context, and their chunks all see each other: those of a critic, `nets.d
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from bvjax.config import DiTConfig
-from bvjax.nets.attend import AttendedRows, attend, importance
+from bvjax.nets.attend import AttendedRows, attend
 from bvjax.nets.matmul_precision import dense_matmul
-from bvjax.nets.rope import angles, apply_rope
+from bvjax.nets.probing import OWN_KEYS, Probing, added_similarity, kept_in_order, probe_importance
+from bvjax.nets.rope import apply_rope
 from bvjax.nets.routing import Route, routed_attention
+from bvjax.nets.source_rows import gather_context, per_row
 from bvjax.sharding import ONE_DEVICE, TOKENS, Layout
 
 XAVIER = nn.initializers.xavier_uniform()
@@ -40,6 +41,7 @@ class Context:
     length: Int[Array, "y b c"] | None = None
     mask: Bool[Array, "y b c s"] | None = None
     similarity: Float[Array, "y b c s"] | None = None  # of rows' entries: `dit.similarity_keys`
+    heads: Bool[Array, "y b c s a"] | None = None  # that see each row: `memory.granularity` "head"
     owner: Int[Array, "y b c s"] | None = None  # entry of each row, the number of entries for none
     route: Route | None = struct.field(pytree_node=False, default=None)  # by `owner`
 
@@ -50,7 +52,8 @@ class ChunkKV:
 
     keys: Float[Array, "y b c n a k"]
     values: Float[Array, "y b c n a k"]
-    importance: Float[Array, "y b c n"]  # under the probes, zeros when there were no probes
+    # Under the probes, zeros when there were none; [y b c a n] where it is by head.
+    importance: Float[Array, "y b c *n"]
 
 
 @struct.dataclass
@@ -59,7 +62,7 @@ class Entries:
 
     keys: Float[Array, "y b s n a k"]
     values: Float[Array, "y b s n a k"]
-    keep: Bool[Array, "y b s n"]
+    keep: Bool[Array, "y b s *n"]  # n, or a n where heads keep rows of their own
 
 
 @struct.dataclass
@@ -91,75 +94,7 @@ class Conditioning:
     probe_visible: Int[Array, "p"] | None
     self_context: SelfContext | None
     last_text_row: int = struct.field(pytree_node=False, default=1)  # how many rows it stands for
-
-
-def gather_context(
-    keys: Float[Array, "b c n a k"],
-    values: Float[Array, "b c n a k"],
-    keep: Bool[Array, "b c n"],
-    index: Int[Array, "b m e"] | None,
-    valid: Bool[Array, "b m e"],
-    entry_positions: Real[Array, "b m e n 3"],
-    theta: float,
-    layout: Layout = ONE_DEVICE,
-    dense: Bool[Array, "b m e"] | None = None,
-) -> tuple[Float[Array, "b m s a k"], Float[Array, "b m s a k"], Bool[Array, "b m s"]]:
-    """Rows of the source chunks of each target, rotated at the positions they have for that target.
-
-    Returns keys, values and the mask of visible rows (kept by their source, or any of an entry that is
-    `dense`, and of a valid entry), with s = e * n.  One layer.  Without `index` c is m * e: the sources
-    are those of the first target, then those of the second, ...
-    On a mesh each device makes the rows of those tokens and heads that it has, and nothing moves:
-    their order is another one, which attention does not see.
-    """
-    if dense is None:
-        dense = jnp.zeros_like(valid)
-    arrays = keys, values, keep, index, valid, dense, entry_positions
-    if layout.mesh is None:
-        return _gathered("auto", theta, *arrays)
-    batch = layout.rows(keys.shape[0])
-    rows, mask_spec = P(batch, None, TOKENS, "tensor"), P(batch, None, TOKENS)
-    gather = layout.manual(
-        functools.partial(_gathered, layout.kernels, theta),
-        (
-            *(rows, rows, mask_spec),
-            *(None if index is None else P(batch), P(batch), P(batch)),
-            P(batch, None, None, TOKENS),
-        ),
-        (rows, rows, mask_spec),
-    )
-    return gather(*arrays)
-
-
-def per_row(
-    layout: Layout, entries: Float[Array, "*l b m e"], tokens: int
-) -> Float[Array, "*l b m s"]:
-    """A number of each entry at each of its `tokens` rows, in the order of `gather_context`."""
-    devices = layout.size(*TOKENS)
-    rows = jnp.repeat(entries, tokens // devices, axis=-1)
-    return rows if devices == 1 else jnp.tile(rows, devices)
-
-
-def _gathered(implementation, theta, keys, values, keep, index, valid, dense, entry_positions):
-    def pick(source):
-        if index is None:
-            return source.reshape(*valid.shape, *source.shape[2:])
-        # A matmul with one-hot rows, not an indexed read: the gradient of a read is a scatter, which
-        # XLA:CPU does one element at a time.
-        one_hot = jax.nn.one_hot(index, source.shape[1], dtype=source.dtype)
-        flat = source.reshape(*source.shape[:2], -1)
-        return jnp.einsum("bmec,bcf->bmef", one_hot, flat).reshape(*index.shape, *source.shape[2:])
-
-    rotation = angles(entry_positions, keys.shape[-1], theta)
-    gathered = apply_rope(pick(keys), rotation, implementation)
-    kept = pick(keep) if index is None else jax.vmap(lambda row, i: row[i])(keep, index)
-    mask = (kept | dense[..., None]) & valid[..., None]
-    lead, rows = valid.shape[:2], valid.shape[2] * keys.shape[2]
-    return (
-        gathered.reshape(*lead, rows, *keys.shape[3:]),
-        pick(values).reshape(*lead, rows, *values.shape[3:]),
-        mask.reshape(*lead, rows),
-    )
+    probing: Probing = struct.field(pytree_node=False, default=OWN_KEYS)
 
 
 class Mlp(nn.Module):
@@ -270,7 +205,8 @@ class SelfAttention(_Projections):
     ) -> tuple[Float[Array, "b c n d"], ChunkKV | None]:
         q, k, v = self.qkv(x, x)
         q, rotated = (apply_rope(x, cond.angles, self.layout.kernels) for x in (q, k))
-        importance = self._importance(q, rotated, cond)
+        over_all = cond.probing.over_all and cond.probe_index is not None
+        importance: Any = None if over_all else self._importance(q, rotated, cond)
         own = None if cond.self_context is None else cond.self_context.own
         parts, length = [AttendedRows(rotated, v, own)], None
         if context is not None:
@@ -282,19 +218,26 @@ class SelfAttention(_Projections):
                     context.route, q, parts[0], rows, context.owner, self.layout.kernels
                 )
                 return self.merge(out), ChunkKV(k, v, importance) if self.return_kv else None
-            if context.length is not None and cond.self_context is None:
+            if context.length is not None and context.heads is None and cond.self_context is None:
                 length = k.shape[2] + context.length
             else:
                 mask = _row_mask(context)
             parts.append(AttendedRows(keys, context.values.astype(v.dtype), mask))
+        seen = tuple(parts[1:])
+        if context is not None and length is not None and over_all:
+            seen = (AttendedRows(seen[0].keys, seen[0].values, _row_mask(context)),)
         most_rows = None
         if cond.self_context is not None:
             if entries is None:
-                kept = (
-                    jnp.ones(k.shape[:3], bool)
-                    if self.keep_fn is None
-                    else self.keep_fn(importance)
-                )
+                if over_all:
+                    importance, kept = kept_in_order(
+                        self.layout, self.config.rope_theta, self.keep_fn, q, k, rotated, seen, cond,
+                        self._similarity_key(),
+                    )  # fmt: skip
+                elif self.keep_fn is None:
+                    kept = jnp.ones(k.shape[:3], bool)
+                else:
+                    kept = self.keep_fn(importance)
                 entries = Entries(k, v, kept)
             source, most_rows = cond.self_context, cond.self_context.most_rows
             more = gather_context(
@@ -306,28 +249,34 @@ class SelfAttention(_Projections):
             if similarity is not None:
                 similarity = per_row(self.layout, similarity, entries.keys.shape[2])
             parts.append(AttendedRows(self._alike(more[0], similarity), *more[1:]))
+        if importance is None:
+            importance = self._importance(q, rotated, cond, seen)
         out = attend(self.layout, q, tuple(parts), length, joint=self.joint, most_keys=most_rows)
         return self.merge(out), ChunkKV(k, v, importance) if self.return_kv else None
 
     def _alike(self, keys, similarity):
         """Keys [b, c, s, a, k] with what `similarity` [b, c, s] adds; the logits' 1 / sqrt(k) is undone."""
-        if not self.config.similarity_keys:
-            return keys
-        added = self.config.head_dim**0.5 * self.similarity_key
-        return keys + (similarity[..., None, None] * added).astype(keys.dtype)
+        key = self._similarity_key()
+        return keys if key is None else added_similarity(keys, similarity, key)
 
-    def _importance(self, q, rotated_k, cond):
-        """Alg. 2, lines 8-9.  Selection is not differentiated."""
+    def _similarity_key(self):
+        if not self.config.similarity_keys:
+            return None
+        return self.config.head_dim**0.5 * self.similarity_key
+
+    def _importance(self, q, rotated_k, cond, seen=()):
+        """Alg. 2, lines 8-9, with the rows `seen` among those that share attention.  Selection is not differentiated."""
         if cond.probe_index is None:
             return jnp.zeros(rotated_k.shape[:3], jnp.float32)
-        q, k = jax.lax.stop_gradient((q, rotated_k))
-        return importance(self.layout, q, k, cond.probe_index, cond.probe_visible)
+        q, k, seen = jax.lax.stop_gradient((q, rotated_k, seen))
+        return probe_importance(self.layout, q, k, cond, seen)
 
 
-def _row_mask(context: Context) -> Bool[Array, "b c s"]:
-    if context.mask is not None:
-        return context.mask
-    return jnp.arange(context.keys.shape[2]) < context.length[..., None]
+def _row_mask(context: Context) -> Bool[Array, "b c s"] | Bool[Array, "b c a s"]:
+    mask = context.mask
+    if mask is None:
+        mask = jnp.arange(context.keys.shape[2]) < context.length[..., None]
+    return mask if context.heads is None else mask[:, :, None] & context.heads.swapaxes(-1, -2)
 
 
 class CrossAttention(_Projections):

@@ -209,6 +209,10 @@ def check(model: ModelConfig, num_chunks: int = 1) -> None:
             f"retrieval.offset is {model.retrieval.offset}; policy {model.policy.name} sees the chunks right before a "
             "chunk: it must be 0"
         )
+    if model.memory.granularity == "head" and not row.scans:
+        raise UserError(
+            f"memory.granularity is 'head', which policy {model.policy.name} does not do; it can be layer or model"
+        )
     if row.windows:
         _check_windows(model)
     if model.prompt.change == "recache":
@@ -233,6 +237,8 @@ def check_layout(model: ModelConfig, devices: int) -> None:
         raise UserError(
             f"policy {model.policy.name} is made on one device, and the mesh has {devices}"
         )
+    if devices > 1 and model.memory.granularity == "head":
+        raise UserError(f"memory.granularity='head' is of one device, and the mesh has {devices}")
 
 
 def _check_windows(model: ModelConfig) -> None:

@@ -8,6 +8,7 @@ import pytest
 import kernels_pallas.importance as module
 from kernels_pallas.attention import attention
 from kernels_pallas.importance import key_importance as eager_key_importance
+from kernels_pallas.importance import log_sum_exp
 
 key_importance = jax.jit(eager_key_importance, static_argnames="implementation")
 LEAD, P, N, HEADS, DIM = (2, 3), 4, 11, 2, 6
@@ -91,3 +92,27 @@ def test_unknown_implementation_is_refused_with_the_list():
         ValueError, match="'cuda' is unknown; use one of auto, mosaic, triton, xla, cpu, gpu, tpu"
     ):
         eager_key_importance(*draw(), implementation="cuda")
+
+
+@pytest.mark.parametrize("probes", [7, 300])
+def test_log_sum_exp_of_parts_is_that_of_all(probes):
+    """Importances by it are shares of all keys, also of those in another array; masked keys take no share."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    q = jax.random.normal(keys[0], (2, probes, 3, 8))
+    k, more = (
+        jax.random.normal(key, (2, n, 3, 8)) for key, n in zip(keys[1:], (11, 5), strict=True)
+    )
+    visible = jnp.arange(probes) % 12
+    mask = jnp.arange(5) < jnp.array([[5], [2]])
+    logits = jnp.einsum("bpak,bnak->bapn", q, jnp.concatenate([k, more], 1)) / np.sqrt(8)
+    own = jnp.broadcast_to(jnp.arange(11) < visible[:, None], (2, 3, probes, 11))
+    seen = jnp.concatenate([own, jnp.broadcast_to(mask[:, None, None], (2, 3, probes, 5))], -1)
+    weights = jax.nn.softmax(jnp.where(seen, logits, -jnp.inf), axis=-1)
+    lse = jnp.logaddexp(log_sum_exp(q, k, visible), log_sum_exp(q, more, mask=mask))
+    got = key_importance(q, k, visible, lse=lse)
+    np.testing.assert_allclose(got, weights[..., :11].sum((1, 2)), rtol=1e-4, atol=1e-5)
+    of_heads = jnp.broadcast_to(mask[:, None], (2, 3, 5))
+    np.testing.assert_array_equal(
+        log_sum_exp(q, more, mask=of_heads), log_sum_exp(q, more, mask=mask)
+    )
+    assert (log_sum_exp(q, k, jnp.zeros(probes, jnp.int32)) < -1e29).all()

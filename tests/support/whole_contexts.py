@@ -11,7 +11,7 @@ from bvjax.denoiser.passes import chunk_positions, predict_velocity
 from bvjax.losses.forward import TeacherForward
 from bvjax.losses.teacher_forcing import TeacherForcing
 from bvjax.nets.dit import Context
-from bvjax.nets.dit_layers import gather_context, per_row
+from bvjax.nets.source_rows import gather_context, per_row
 
 
 @dataclasses.dataclass(frozen=True)

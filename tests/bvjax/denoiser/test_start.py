@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bvjax.config import ChunkLevelsConfig, SamplerConfig
+from bvjax.config import SamplerConfig
 from bvjax.denoiser import denoise
 from bvjax.denoiser.denoise import denoise_chunk
 from bvjax.denoiser.encode import write_chunk
@@ -16,6 +16,7 @@ from bvjax.diffusion.noise import schedule_levels
 from bvjax.diffusion.solvers import Start, sigmas, solve
 from bvjax.errors import UserError
 from bvjax.generate.checks import check_model
+from bvjax.level_schedule import ChunkLevelsConfig
 from bvjax.overrides import apply_overrides
 from bvjax.presets import get_preset
 from tests.bvjax.losses.test_teacher_forcing import DIM, MODEL, TEXT

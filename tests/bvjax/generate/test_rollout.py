@@ -50,9 +50,9 @@ def world(tiny):
 def videos(world):
     """Streams of 3, 15 and 75 chunks, and how often solver and keep set were traced for them."""
     model, params = world
-    counts = {"solve": 0, "keep_mask": 0}
+    counts = {"solve": 0, "keep_of_layers": 0}
     with pytest.MonkeyPatch.context() as patch:
-        for name, module in (("solve", denoise), ("keep_mask", encode)):
+        for name, module in (("solve", denoise), ("keep_of_layers", encode)):
             original = getattr(module, name)
 
             def counted(*args, name=name, original=original):
@@ -69,7 +69,7 @@ def videos(world):
 
 def test_compiles_the_first_frame_once_and_the_chunk_once(videos):
     _, counts = videos
-    assert counts == {"solve": 2, "keep_mask": 2}
+    assert counts == {"solve": 2, "keep_of_layers": 2}
 
 
 def test_pieces(world, videos):

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bvjax.config import ChunkLevelsConfig
 from bvjax.denoiser import encode
 from bvjax.denoiser.types import init_state
 from bvjax.diffusion.noise import level_of
 from bvjax.errors import UserError
+from bvjax.level_schedule import ChunkLevelsConfig
 from bvjax.losses import history
 from bvjax.losses.clip import make_clip
 from bvjax.losses.history import HistoryConfig, noise_history

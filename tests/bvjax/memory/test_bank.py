@@ -244,6 +244,17 @@ def test_presets_are_legal():
         (["build.mask=causal"], "build.mask is 'causal'; it can be chunk, frame, token"),
         (["build.probe=last"], "build.probe is 'last'; it can be recent_random"),
         (["build.n_recent=0", "build.n_random=0"], "their sum must be 1 or more"),
+        (
+            ["memory.granularity=heads"],
+            "memory.granularity is 'heads'; it can be layer, head, model",
+        ),
+        (["build.softmax_over=context"], "build.softmax_over is 'context'; it can be own, all"),
+        (["build.softmax_over=all"], "use build.context='with'"),
+        (
+            ["memory.granularity=head", "retrieval.dense_recent=true"],
+            "retrieval.dense_recent is True; with memory.granularity='head' it must be False",
+        ),
+        (["retrieval.offset=-1"], "retrieval.offset is -1; it must be 0 or more"),
         (["build.n_recent=-1"], "build.n_recent is -1; it must be 0 or more"),
         (["retrieval.kind=top"], "retrieval.kind is 'top'; it can be semantic, rolling, oracle"),
         (["retrieval.num_retrieved=-1"], "retrieval.num_retrieved is -1; it must be 0 or more"),

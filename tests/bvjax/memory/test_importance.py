@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from bvjax.config import BuildConfig, MemoryConfig
 from bvjax.errors import UserError
-from bvjax.memory.importance import keep_mask, normalise, probe_indices
+from bvjax.memory.importance import (
+    keep_mask,
+    keep_of_layer,
+    keep_of_layers,
+    normalise,
+    probe_indices,
+)
 
 BUILD = BuildConfig(n_recent=4, n_random=7)
 KEY = jax.random.key(3)
@@ -168,3 +174,32 @@ def test_unknown_readings_are_refused():
         keep_mask(jnp.ones(4), visible, MemoryConfig(norm="mean"), 4)
     with pytest.raises(UserError, match="memory.cover is 'all'"):
         keep_mask(jnp.ones(4), visible, MemoryConfig(cover="all"), 4)
+
+
+def test_one_set_for_all_layers_is_that_of_the_sum():
+    """Layers alone keep {0} and {3}; their sum, 5 4 0 6 of 15, needs three tokens for 0.9 of it."""
+    layers = jnp.array([[5.0, 0.1, 0.0, 0.0], [0.0, 3.9, 0.0, 6.0]])
+    memory = MemoryConfig(tau=0.9, granularity="model")
+    keep, report = keep_of_layers(layers[:, None], jnp.full(1, 4), memory, 4)
+    assert keep.tolist() == [[[True, True, False, True]]] * 2
+    assert report.kept.tolist() == report.requested.tolist() == [[3], [3]]
+    keep, report = keep_of_layers(layers[:, None], jnp.full(1, 4), memory, 2)
+    assert keep.tolist() == [[[True, False, False, True]]] * 2
+    np.testing.assert_allclose(report.coverage, np.full((2, 1), 11 / 15), rtol=1e-6)
+    of_each = dataclasses.replace(memory, granularity="layer")
+    want = [keep_mask(layer[None], jnp.full(1, 4), of_each, 4)[0] for layer in layers]
+    got, _ = keep_of_layers(layers[:, None], jnp.full(1, 4), of_each, 4)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_set_for_each_head_covers_its_own_importances():
+    """A slot holds what any head keeps; the least important of all heads' goes when it is too small."""
+    heads = jnp.array([[8.0, 1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 3.0, 6.0, 1.0]])
+    memory = MemoryConfig(tau=0.8, granularity="head")
+    keep, report = keep_of_layer(heads, jnp.full(1, 5), memory, 5)
+    assert keep.tolist() == [[True, False, False, False, False], [False, False, True, True, False]]
+    assert (report.kept, report.requested) == (3, 3)
+    np.testing.assert_allclose(report.coverage, (8 + 4 + 6) / 20, rtol=1e-6)
+    keep, report = keep_of_layer(heads, jnp.full(1, 5), memory, 2)
+    assert keep.tolist() == [[True, False, False, False, False], [False, False, False, True, False]]
+    assert (report.kept, report.requested) == (2, 3)

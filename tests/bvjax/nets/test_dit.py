@@ -11,8 +11,8 @@ import pytest
 from bvjax import presets
 from bvjax.config import DiTConfig
 from bvjax.nets import dit
-from bvjax.nets.dit_layers import gather_context
 from bvjax.nets.rope import angles, apply_rope
+from bvjax.nets.source_rows import gather_context
 
 CFG = DiTConfig(
     dim=32, num_heads=2, num_layers=2, ffn_dim=48, freq_dim=16, in_channels=4, out_channels=4
