@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,8 +25,10 @@ from bvjax.generate import steps
 from bvjax.generate.conditions import Conditions, encode_captions
 from bvjax.generate.host_bank import plan
 from bvjax.memory import bank as kv_bank
-from bvjax.memory.bank import Entry
-from bvjax.memory.retrieval import GatheredEntries, Selection
+from bvjax.memory.bank import Entry, KVBank
+from bvjax.memory.retrieval import GatheredEntries, SelectedBank, Selection
+from bvjax.memory.rules import rule_of
+from bvjax.memory.slot_table import holds_latents
 from bvjax.memory.storage import storage_dtype
 from bvjax.story import split_times
 from data_pipelines.storyworld import Story
@@ -63,6 +66,16 @@ def check_given(model: ModelConfig) -> None:
             raise UserError(
                 f"{name} is {value!r}; mode 'given' needs {wanted!r}, mode 'self' takes any"
             )
+    if needs := {"oracle", "latents"} & set(rule_of(model.retrieval.kind).needs):
+        raise UserError(
+            f"retrieval.kind is {model.retrieval.kind!r}, which chooses by {' and '.join(sorted(needs))}; mode 'given' "
+            "takes rules that choose by captions, ids or chance"
+        )
+    if model.levels.start != "full" and not model.retrieval.num_recent:
+        raise UserError(
+            "levels.start='level' begins a chunk with the one before it; mode 'given' needs retrieval.num_recent of 1 or "
+            "more then"
+        )
 
 
 def look_up(
@@ -70,7 +83,7 @@ def look_up(
 ) -> tuple[Lookup, list[ChunkInput]]:
     """What chunk `target` of a story sees, and the inputs of all chunks up to it by id."""
     inputs = [steps.entry_inputs(model, conditions, key, None, i) for i in range(target + 1)]
-    visits, _ = plan(model, inputs)
+    visits, _ = plan(_for_lookup(model), inputs)
     owners = {visit.slot: i for i, visit in visits.items() if i < target}
     owners.pop(model.memory.slots, None)  # nowhere
     return Lookup(visits[target].seen, frozenset(owners.values())), [group[-1] for group in inputs]
@@ -131,13 +144,40 @@ def return_chunk(past: TruePast, case: Case, model: ModelConfig, seed: int) -> t
     """
     key = jax.random.key(seed)
     lookup, inputs = look_up(model, past.conditions(case.story), key, case.chunk)
-    selection, base = lookup.selection, past.tested.model
-    each = zip(selection.chunk_id[0].tolist(), selection.valid[0].tolist(), strict=True)
-    empty = _empty(model)
-    entries = tuple(past.entry(model, inputs[i]) if valid else empty for i, valid in each)
-    state = MemoryState(bank=GatheredEntries(entries, selection), null_bank=None)
+    base = past.tested.model
+    state = MemoryState(_seen_bank(past, model, lookup.selection, inputs), null_bank=None)
     params, model = past.tested.params["dit"], _for_denoising(model, base)
     return steps.denoise_program(params, model, state, inputs[case.chunk]), lookup
+
+
+def _seen_bank(
+    past: TruePast, model: ModelConfig, selection: Selection, inputs: Sequence[ChunkInput]
+) -> SelectedBank:
+    """A bank that has the selected entries alone, in the order of the selection."""
+    empty, ids = _empty(model), selection.chunk_id[0]
+    valid = selection.valid[0]
+    entries = [
+        past.entry(model, inputs[i]) if there else empty
+        for i, there in zip(ids.tolist(), valid.tolist(), strict=True)
+    ]
+    rows = jax.tree.map(lambda *each: jnp.stack(each, axis=2), *entries)
+    latents = None
+    if holds_latents(model):  # the chunk is told the last latent before it
+        parts = [past.latents(i) if there else None for i, there in zip(ids, valid, strict=True)]
+        length = ChunkGrid.of(model).latents_per_chunk
+        shape = (length, *past.latents(0).shape[1:])
+        latents = np.zeros((1, len(parts), *shape), np.float32)
+        for row, part in enumerate(parts):
+            if part is not None:
+                latents[0, row, : len(part)] = part
+    bank = KVBank(
+        **vars(rows),
+        embedding=jnp.zeros((1, len(entries), model.text.dim), jnp.float32),
+        chunk_id=jnp.asarray(selection.chunk_id),
+        valid=jnp.asarray(selection.valid),
+        latents=None if latents is None else jnp.asarray(latents),
+    )
+    return SelectedBank(bank, selection)
 
 
 def decoded(past: TruePast, chunk: int, latents: Array | Latents) -> Frames:
@@ -158,6 +198,14 @@ class _Texts(dict):
 
 # Programs are compiled for a configuration. What does not matter to them is taken from the base, so that they serve
 # many settings.
+def _for_lookup(model: ModelConfig) -> ModelConfig:
+    """Latents have no part in what is selected."""
+    dit = dataclasses.replace(model.dit, previous_latent=False)
+    return dataclasses.replace(
+        model, dit=dit, levels=dataclasses.replace(model.levels, start="full")
+    )
+
+
 def _for_encoding(model: ModelConfig, base: ModelConfig) -> ModelConfig:
     memory = dataclasses.replace(model.memory, slots=base.memory.slots, evict=base.memory.evict)
     return dataclasses.replace(model, memory=memory, retrieval=base.retrieval)

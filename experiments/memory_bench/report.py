@@ -16,7 +16,7 @@ from bvjax.errors import UserError
 from bvjax.files import read_text, write_atomic
 from bvjax.runs.report.report_picture import BLUE, FAINT, GREEN, INK, ORANGE
 from experiments.evaluation.results import Results
-from experiments.evaluation.table import markdown, percent
+from experiments.evaluation.table import markdown
 from experiments.memory_bench.axes import AXES
 from experiments.memory_bench.running import TRUE
 
@@ -30,7 +30,7 @@ COLUMNS = {
     "same place": "place as introduced",
 }
 LINES = {"subject": BLUE, "place": ORANGE, "hit": GREEN}
-DASHES = ("-", "--", ":", "-.")
+DASHES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "v")
 WIDTH = 3  # plots side by side
 Row = Mapping[str, Any]
 
@@ -93,21 +93,21 @@ def table(result: Mapping[str, Any]) -> str:
     """A line for each point, with the rates that were measured anywhere."""
     rows: Sequence[Row] = result["points"]
     columns = [name for name in COLUMNS if any(row[name]["n"] for row in rows)]
-    cells = lambda scores: [percent(scores[name]) for name in columns]
+    cells = lambda scores: [*(_percent(scores[name]) for name in columns), str(_count(scores))]
     lines = [[_axis(row), _value(row), *cells(row)] for row in sorted(rows, key=_order)]
     if result.get(TRUE):
         lines.append(["*true chunk*", "through the VAE", *cells(result[TRUE])])
     chance = {"subject": result["chance"]["both"], "place": result["chance"]["place"]}
     known = [f"{100 * chance[name]:.1f} %" if name in chance else "" for name in columns]
-    lines.append(["*chance*", "", *known])
-    return markdown(["axis", "value", *(COLUMNS[name] for name in columns)], lines)
+    lines.append(["*chance*", "", *known, ""])
+    return markdown(["axis", "value", *(COLUMNS[name] for name in columns), "n"], lines)
 
 
 def draw(result: Mapping[str, Any], title: str) -> bytes:
     """A PNG with a plot for each axis that has points; bars are 95 % intervals, dots chance."""
     rows: Sequence[Row] = result["points"]
     axes = [axis for axis in AXES if any(row["axis"] == axis for row in rows)]
-    height = -(-len(axes) // WIDTH)
+    height = max(1, -(-len(axes) // WIDTH))
     figure = Figure(
         figsize=(5 * WIDTH, 3.4 * height + 0.6), facecolor="white", layout="constrained"
     )
@@ -116,6 +116,13 @@ def draw(result: Mapping[str, Any], title: str) -> bytes:
     for place, axis in enumerate(axes, start=1):
         plot = figure.add_subplot(height, WIDTH, place)
         _plot(plot, axis, [row for row in rows if row["axis"] == axis], result["chance"])
+    lines = [plot.get_legend_handles_labels() for plot in figure.axes]
+    legend = {
+        label: line for drawn, labels in lines for line, label in zip(drawn, labels, strict=True)
+    }
+    figure.legend(
+        [*legend.values()], [*legend], loc="outside lower center", ncols=len(LINES), frameon=False
+    )
     buffer = io.BytesIO()
     canvas.print_png(buffer)
     return buffer.getvalue()
@@ -136,9 +143,10 @@ def _plot(plot: Axes, axis: str, rows: Sequence[Row], chance: Mapping[str, float
             [max(0.0, 100 * (row[name]["high"] - row[name]["rate"])) for row in points],
         ]
         label = ", ".join(part for part in (_LABELS[name], series[dash]) if part)
+        style = "" if isinstance(values[0], str) else DASHES[dash % len(DASHES)]
         plot.errorbar(
-            x, y, error, color=colour, linestyle=DASHES[dash % len(DASHES)], marker="o",
-            markersize=4, linewidth=1.2, elinewidth=0.8, capsize=2, label=label,
+            x, y, error, color=colour, marker=MARKERS[dash % len(MARKERS)], markersize=4,
+            linestyle=style, linewidth=1.2, elinewidth=0.8, capsize=2, label=label,
         )  # fmt: skip
     for name, of in (("subject", "both"), ("place", "place")):
         plot.axhline(100 * chance[of], color=LINES[name], linestyle=":", linewidth=0.8)
@@ -147,10 +155,20 @@ def _plot(plot: Axes, axis: str, rows: Sequence[Row], chance: Mapping[str, float
     plot.set_ylabel("%", color=INK)
     plot.set_xlabel(AXES[axis].label, color=INK)
     plot.grid(axis="y", color=FAINT, linewidth=0.6)
-    plot.legend(fontsize=7, frameon=False)
 
 
 _LABELS = {"subject": "subject", "place": "place", "hit": "in context"}
+
+
+def _percent(rate: Mapping[str, Any]) -> str:
+    """ "75 % (30-95)"; a dash where nothing was asked."""
+    if rate["rate"] is None:
+        return "-"
+    return f"{100 * rate['rate']:.0f} % ({100 * rate['low']:.0f}-{100 * rate['high']:.0f})"
+
+
+def _count(scores: Row) -> int:
+    return scores["subject"]["n"]
 
 
 def _axis(row: Row) -> str:

@@ -46,7 +46,7 @@ def test_a_true_video_made_elsewhere_is_right_in_everything(made, tmp_path, caps
     folder, _ = made
     arguments = ["judge", "--videos", str(folder), "--cases", str(folder), "--out", str(tmp_path)]
     assert main(arguments) == 0
-    assert "| gap | 2 | 100.0 %" in capsys.readouterr().out
+    assert "| gap | 2 | 100 % (21-100)" in capsys.readouterr().out
     (record,) = Results(tmp_path / "results.json")._records["videos"]["records"].values()
     right = dict.fromkeys(("species", "colour", "place"), True)
     assert record["right"] == record["introduced"] == right
@@ -133,8 +133,11 @@ def test_rates_are_those_of_the_records():
     assert gap["same subject"]["n"] == 0
     assert found[TRUE]["subject"] == {**found[TRUE]["subject"], "rate": 1.0, "n": 1}
     text = table(found)
-    assert "| gap | 12 | 50.0 % (9.5-90.5, n = 2)" in text and "as introduced" not in text
-    assert "*chance* |  | 1.6 % | 12.5 %" in text
+    assert (
+        "| gap | 12 | 50 % (9-91) | 100 % (34-100) | 100 % (34-100) | 100 % (34-100) | 2 |" in text
+        and "as introduced" not in text
+    )
+    assert "*chance* |  | 1.6 % | 12.5 % |  |  |  |" in text
     assert [row["axis"] for row in summary([], records)["points"]] == [] and "gap" in AXES
 
 
