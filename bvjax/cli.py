@@ -12,8 +12,8 @@ import contextlib
 import pathlib
 import shlex
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from bvjax import cli_evaluate, cli_plan, cli_studio, console
 from bvjax.errors import UserError
@@ -91,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         "--preview",
         action="store_true",
         help="write preview.jpg into the run's folder with each step",
+    )
+    add(
+        "--preview-decoder",
+        metavar="FILE",
+        help="with a small decoder, TAEHV's taew2_1.safetensors for example",
     )
     add("--profile", action="store_true", help="trace one chunk into the run's folder (xprof)")
     _mesh_option(generate)
@@ -219,6 +224,7 @@ def _generate(args: argparse.Namespace) -> int:
 def _generate_here(args: argparse.Namespace) -> int:
     from bvjax.distributed import start
     from bvjax.loading import bundle as bundles
+    from bvjax.loading.preview_decoder import load_preview_decoder
     from bvjax.runs import together
     from bvjax.runs.pipeline import load
     from bvjax.story import load_story, repeated
@@ -236,6 +242,9 @@ def _generate_here(args: argparse.Namespace) -> int:
         overrides.append(f"policy.name={args.policy}")
     console.set_up()
     pipeline = load(folder, overrides=overrides, mesh=args.mesh, lora=args.loras)
+    decoder = None
+    if args.preview_decoder:
+        decoder = load_preview_decoder(args.preview_decoder, pipeline.model.vae)
     switches: dict[int, list[float]] = {}
     for number, strengths in map(_switch, args.lora_at):
         if number in switches:
@@ -248,7 +257,9 @@ def _generate_here(args: argparse.Namespace) -> int:
     )  # fmt: skip
     with together.everywhere(make, pipeline.bundle) as run:
         if start.is_main():
-            _produce(run, pipeline.bundle, profile=args.profile, preview=args.preview)
+            _produce(
+                run, pipeline.bundle, profile=args.profile, preview=args.preview, decoder=decoder
+            )
         else:
             together.help_out(run, pipeline.bundle, again=args.profile)
     return 0
@@ -352,8 +363,17 @@ def _open(args: argparse.Namespace) -> tuple[RunDir, Bundle]:
         raise
 
 
-def _produce(run: RunDir, bundle: Bundle, profile: bool = False, preview: bool = False) -> None:
-    """Follows a run with a progress bar; `profile` traces one of its chunks, `preview` shows the one at work."""
+def _produce(
+    run: RunDir,
+    bundle: Bundle,
+    profile: bool = False,
+    preview: bool = False,
+    decoder: Mapping[str, Any] | None = None,
+) -> None:
+    """Follows a run with a progress bar.
+
+    `profile` traces one of its chunks; `preview`, or a `decoder` for that, shows the one at work.
+    """
     from tqdm import tqdm
 
     from bvjax import compilation
@@ -404,9 +424,9 @@ def _produce(run: RunDir, bundle: Bundle, profile: bool = False, preview: bool =
     ):
         bar.set_description("getting ready")
         watch = None
-        if preview:
+        if preview or decoder is not None:
             shown = inside.enter_context(PreviewFile(run))
-            watch = watch_of(bundle, shown)
+            watch = watch_of(bundle, shown, decoder)
             tqdm.write(f"the chunk at work is {shown.path}")
         for progress in execute(run, bundle, watch=watch):
             if isinstance(progress, Encoding):

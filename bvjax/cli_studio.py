@@ -20,6 +20,11 @@ def register(commands: Any) -> None:
     add("--weights", metavar="DIR", help="weights folder (default: the small model)")
     add("--runs", metavar="DIR", default="runs", help="folder of run folders (default: runs)")
     add("--loras", metavar="DIR", help="folder of LoRA files that visitors may switch on")
+    add(
+        "--preview-decoder",
+        metavar="FILE",
+        help="previews with a small decoder, as generate has it",
+    )
     add("--port", type=int, metavar="N", default=8642, help="0 takes a free one (default: 8642)")
     add(
         "--host",
@@ -38,4 +43,7 @@ def _studio(args: argparse.Namespace) -> None:
     from bvjax.studio.serve import serve
 
     console.set_up()
-    serve(args.weights, args.runs, args.host, args.port, args.token, console.tell, args.loras)
+    serve(
+        args.weights, args.runs, args.host, args.port, args.token, console.tell, args.loras,
+        args.preview_decoder,
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,10 +23,20 @@ _VERSION = "1"  # of how maps are fitted
 Maps = tuple[Float[np.ndarray, "z1 3"], Float[np.ndarray, "z1 3"]]
 
 
-def watch_of(bundle: Bundle, tell: Callable[[Any, Any, Any], None]) -> Watch | None:
-    """A `Watch` of chunks of these weights; None where several devices make them, which nobody watches."""
+def watch_of(
+    bundle: Bundle,
+    tell: Callable[[Any, Any, Any], None],
+    decoder: Mapping[str, np.ndarray] | None = None,
+) -> Watch | None:
+    """A `Watch` of chunks of these weights; None where several devices make them, which nobody watches.
+
+    Args:
+        decoder: of `load_preview_decoder`; None takes the maps from latents to colours.
+    """
     if bundle.layout.mesh is not None:
         return None
+    if decoder is not None:
+        return Watch(None, None, tell, {name: jnp.asarray(x) for name, x in decoder.items()})
     first, later = maps(bundle)
     return Watch(jnp.asarray(first), jnp.asarray(later), tell)
 

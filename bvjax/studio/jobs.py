@@ -28,7 +28,7 @@ from bvjax.runs.run_dir import RunDir
 from bvjax.studio.fair_queue import FairQueue
 from bvjax.studio.lora_library import LoraLibrary
 from bvjax.studio.making import Event, Tell, follow
-from bvjax.studio.previews import Previews
+from bvjax.studio.previews import Decoder, Previews
 from bvjax.studio.versions import Versions
 
 TURN = 4  # new chunks that a run may make while others wait
@@ -71,10 +71,11 @@ class Jobs:
         tell: Tell,
         turn: int = TURN,
         library: LoraLibrary | None = None,
+        decoder: Decoder | None = None,
     ):
         self._versions, self._tell, self._turn = versions, tell, turn
         self._library = library or LoraLibrary(bundle)
-        self._previews = Previews(bundle, tell)
+        self._previews = Previews(bundle, tell, decoder)
         self._wake = threading.Condition()
         self._jobs: dict[str, Job] = {}
         self._queue: FairQueue[str] = FairQueue()

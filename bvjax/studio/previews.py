@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from bvjax.media.video_io import jpeg
 from bvjax.runs.run_dir import RunDir
 from bvjax.studio.making import Event, Tell
 
+Decoder = Mapping[str, np.ndarray]
 SHORTEST = 0.15  # seconds between two previews
 QUALITY = 75
 
@@ -23,8 +25,9 @@ QUALITY = 75
 class Previews:
     """Tells pages of the steps of the run at work.  One object for the life of the worker: programs hold it."""
 
-    def __init__(self, bundle: Bundle, tell: Tell):
-        self._bundle, self._tell = bundle, tell
+    def __init__(self, bundle: Bundle, tell: Tell, decoder: Decoder | None = None):
+        """`decoder` is one of `load_preview_decoder`; None takes the map from latents to colours."""
+        self._bundle, self._tell, self._decoder = bundle, tell, decoder
         self._watch: Watch | None = None
         self._run: RunDir | None = None
         self._last = 0.0
@@ -33,10 +36,11 @@ class Previews:
         """The watch for `execute` with which pages see the steps of `run`; None where that cannot be."""
         self._run = run
         if self._watch is None:
-            text = "fitting the colours of previews, once for these weights"
-            name = run.path.name
-            self._tell(Event({"type": "note", "run": name, "text": text}, name))
-            self._watch = watch_of(self._bundle, self)
+            if self._decoder is None:
+                text = "fitting the colours of previews, once for these weights"
+                name = run.path.name
+                self._tell(Event({"type": "note", "run": name, "text": text}, name))
+            self._watch = watch_of(self._bundle, self, self._decoder)
         return self._watch
 
     def rest(self) -> None:

@@ -26,6 +26,7 @@ def serve(
     token: str | None,
     tell,
     loras: str | None = None,
+    preview_decoder: str | None = None,
 ) -> None:
     """Serves until it is stopped.
 
@@ -33,6 +34,7 @@ def serve(
         weights: a weights folder; None takes those of the small model.
         runs: the folder of run folders; made if it is not there.
         loras: a folder of LoRA files that visitors may switch on.
+        preview_decoder: a file of a small decoder, for previews.
         tell: gets the lines that say where the studio is.
 
     Raises `UserError` before anything is served.
@@ -46,8 +48,8 @@ def serve(
     except OSError as error:
         raise cannot_write(root, error) from None
     listening = _listen(host, port)
-    folder = None if loras is None else pathlib.Path(loras)
-    studio = Studio(load(weights or "mini"), root.resolve(), folder)
+    path = lambda text: None if text is None else pathlib.Path(text)
+    studio = Studio(load(weights or "mini"), root.resolve(), path(loras), path(preview_decoder))
     config = uvicorn.Config(
         make_app(studio, host, token), log_level="warning", ws_max_size=_LARGEST_MESSAGE,
         server_header=False, timeout_graceful_shutdown=5, ws="websockets-sansio",

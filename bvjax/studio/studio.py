@@ -13,6 +13,7 @@ from bvjax.errors import UserError
 from bvjax.files import read_json_object
 from bvjax.generate.checks import check_model
 from bvjax.loading.bundle import Bundle
+from bvjax.loading.preview_decoder import load_preview_decoder
 from bvjax.runs.branch import branch
 from bvjax.runs.create import create_run
 from bvjax.runs.pipeline import Pipeline
@@ -32,12 +33,31 @@ from bvjax.studio.versions import HIDDEN, Version, Versions
 class Studio:
     """A model, a folder of runs, the queue, and the pages that listen."""
 
-    def __init__(self, pipeline: Pipeline, root: pathlib.Path, loras: pathlib.Path | None = None):
-        """`loras` is a folder of LoRA files that visitors may switch on; raises `UserError` where it has none."""
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        root: pathlib.Path,
+        loras: pathlib.Path | None = None,
+        preview_decoder: pathlib.Path | None = None,
+    ):
+        """Opens a studio over the runs in `root`.
+
+        Args:
+            loras: a folder of LoRA files that visitors may switch on.
+            preview_decoder: a file of `load_preview_decoder`, for previews.
+
+        Raises:
+            UserError: there is no LoRA in the folder, or the decoder does not fit.
+        """
+        decoder = None
+        if preview_decoder is not None:
+            decoder = load_preview_decoder(preview_decoder, pipeline.model.vae)
         self.pipeline, self.hub = pipeline, Hub()
         self.versions = Versions(root, pipeline.bundle.sha256)
         self.library = LoraLibrary(pipeline.bundle, loras)
-        self.jobs = Jobs(pipeline.bundle, self.versions, self.hub.tell, library=self.library)
+        self.jobs = Jobs(
+            pipeline.bundle, self.versions, self.hub.tell, library=self.library, decoder=decoder
+        )
         self.uploads = Uploads(root / HIDDEN / "uploads")
 
     # ---- told ---------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ import pytest
 from bvjax.config import SamplerConfig
 from bvjax.denoiser.watch import Watch, colours, looker
 from bvjax.diffusion.solvers import solve
+from bvjax.nets import tiny_decoder
+from tests.support import tiny_decoders
 
 
 @pytest.mark.parametrize("kind", ["unipc", "euler", "few_step"])
@@ -37,6 +39,23 @@ def test_each_step_is_told(kind):
     last, wanted = told[-1][2].astype(int), np.asarray(colours(plain[0], matrix)).astype(int)
     assert last.shape == (2, 3, 4, 3) and np.abs(last - wanted).max() <= 1
     assert np.abs(told[0][2].astype(int) - wanted).max() > 5
+
+
+def test_a_decoder_shows_the_middle():
+    """In place of the map: of three latents the second, with what comes before it."""
+    rng, told = np.random.default_rng(0), []
+    kernels = {
+        name: jnp.asarray(x.transpose(2, 3, 1, 0) if x.ndim == 4 else x)
+        for name, x in tiny_decoders.tensors(z=5).items()
+    }
+    watch = Watch(None, None, lambda *seen: told.append([np.asarray(x) for x in seen]), kernels)
+    x0 = jnp.asarray(rng.normal(size=(1, 3, 2, 2, 5)), jnp.float32)
+    jax.jit(lambda watch, x0: looker(watch, jnp.int32(7))(jnp.int32(2), x0))(watch, x0)
+    jax.effects_barrier()
+    ((chunk, step, shown),) = told
+    assert (int(chunk), int(step)) == (7, 2) and shown.shape == (1, 16, 16, 3)
+    want = 255 * np.asarray(tiny_decoder.still(kernels, x0[0, :2]))
+    assert np.abs(shown[0] - want).max() <= 1 and shown.std() > 5
 
 
 def test_nobody_watches():
