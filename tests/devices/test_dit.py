@@ -11,6 +11,7 @@ import pytest
 
 from bvjax.config import DiTConfig
 from bvjax.nets.dit import Context, WanDiT, init_params
+from bvjax.nets.probing import OWN_KEYS, Probing
 from bvjax.sharding import make_layout
 
 CFG = DiTConfig(
@@ -50,9 +51,10 @@ def case():
     return params, inputs
 
 
-def run(params, inputs, **options):
+def run(params, inputs, probing=OWN_KEYS, **options):
     net = WanDiT(CFG, TEXT, **options)
-    return jax.jit(lambda p, *x: net.apply({"params": p}, *x, return_kv=True))(params, *inputs)
+    apply = lambda p, *x: net.apply({"params": p}, *x, return_kv=True, probing=probing)
+    return jax.jit(apply)(params, *inputs)
 
 
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
@@ -72,6 +74,17 @@ def test_mesh_and_one_device_agree(case, sizes):
     per_device = got[1].keys.addressable_shards[0].data.size
     cut = layout.size("fsdp", "context", "tensor") * layout.size("data")
     assert per_device * cut == got[1].keys.size
+
+
+def test_keys_of_the_context_share_the_probes_attention_on_a_mesh(case):
+    params, inputs = case
+    layout, over_all = make_layout(MESHES[2]), Probing(over_all=True)
+    placed = jax.device_put(params, layout.parameters(params))
+    expected = run(params, inputs, over_all)[1].importance
+    got = run(placed, inputs, over_all, layout=layout)[1].importance
+    np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
+    own = len(inputs[5]) * CFG.num_heads  # all of the attention
+    assert (expected.sum(-1) < 0.9 * own).all()
 
 
 def test_rows_beyond_the_length_are_not_seen(case):
