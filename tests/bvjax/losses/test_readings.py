@@ -71,6 +71,8 @@ def test_training_equals_generation(batch, reading):
     got, want, keep = both_ways(model, params, batch)
     assert 0 < keep.mean() < 1
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    if reading == "probes over all keys":  # which keeps the same tokens at this size, see below
+        return
     # and the reading says something: the plain one keeps, or shows, other rows
     plain = dict(offset=0, granularity="layer", softmax_over="own")
     for section, values in READINGS[reading].items():
@@ -80,3 +82,16 @@ def test_training_equals_generation(batch, reading):
     clip = make_clip(batch, forcing.grid)
     other = jax.jit(lambda p, c: parallel_velocity(forcing, p, c, jax.random.key(5)))(params, clip)
     assert np.abs(got - other[0][0]).max() > 1e-4
+
+
+def test_keys_that_a_chunk_sees_take_a_share_of_its_probes_attention(batch):
+    """In training, where chunks see the anchor and each other: importances no longer sum to probes times heads."""
+    build = dict(context="with", probe="full", softmax_over="all")
+    model = changed(MODEL, dict(build=build))
+    forcing = teacher(model)
+    clip, key = make_clip(batch, forcing.grid), jax.random.key(5)
+    targets = forcing.draw_targets(clip, key)
+    entries = jax.jit(lambda p: forcing.entries(p, clip, targets, key))(random_dit(model))
+    share = np.asarray(entries.kv.importance.sum(-1))[:, 0] / (8 * MODEL.dit.num_heads)
+    assert (share[:, 0] < 0.95).all()  # the anchor's
+    assert (share[:, 1:].max(axis=1) < share[:, 0]).all()  # and those of earlier chunks
