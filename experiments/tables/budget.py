@@ -16,18 +16,20 @@ from experiments.tables.settings import Arm
 from experiments.tables.statistics import in_deviations, least_stories
 from experiments.tables.training import FINISHED, Stretch
 
-# Seconds of one core, of the model that ships: a chunk and step of the sampler by policy, and measuring a chunk.
+# Seconds of one core, of the model that ships: a chunk and step of the sampler by policy, and measuring a chunk. From
+# the runs of docs/tables.md; moc, full, lct, rolling_forcing and framepack_f1, and updates, are estimates.
 CHUNK_STEP = {
-    "moc": 0.08,
-    "full": 0.08,
-    "magi": 0.2,
-    "pa_vdm": 0.3,
-    "rolling_forcing": 0.3,
-    "lct": 0.2,
-    "framepack": 0.1,
-    "framepack_f1": 0.1,
+    "magi": 0.053,
+    "pa_vdm": 0.042,
+    "framepack": 0.035,
+    "skyreels": 0.03,
+    "moc": 0.06,
+    "full": 0.06,
+    "lct": 0.06,
+    "rolling_forcing": 0.042,
+    "framepack_f1": 0.035,
 }
-USUAL_CHUNK_STEP = 0.05
+USUAL_CHUNK_STEP = 0.025
 MEASURING = 1.0
 COMPILING = 20.0  # seconds, of each configuration, once
 UPDATE = {"dit": 6.0, "consistency": 8.0, "self_forcing": 60.0}  # seconds of an update, 15 chunks

@@ -28,8 +28,9 @@ and of these stories alone, and those of the paper stand apart, marked as anothe
   the paper's VDE Motion, which it describes as drift in motion smoothness, stands ours.
 - Recall: the judge (docs/model_card.md) looks at what was out of sight for a chunk or more, was not in frame 0, and
   whose caption gives a name alone. Species: of all subjects seen by themselves. Sharpness is a share of the rendered
-  truth's; a seam is the step across a join in steps inside a chunk (1: none to be seen). Memory is the bank; seconds
-  are of the denoiser, on the device below, beside whatever else it was doing."""
+  truth's; a seam is the step across a join in steps inside a chunk (1: none to be seen). Memory is
+  the bank; seconds are of the denoiser, of the processor on a CPU, without the first video of a row in a process,
+  which compiles."""
 
 
 def document(content: Content) -> list[str]:
@@ -43,8 +44,9 @@ def document(content: Content) -> list[str]:
         f"DiT {content['weights']['dit.safetensors'][:12]}.",
         "",
     ]
-    if not content["tables"]:
-        lines.append("No table has two rows with results yet.")
+    if content["not_measured"]:
+        numbers = ", ".join(map(str, content["not_measured"]))
+        lines += [f"Not measured here: Tables {numbers}.", ""]
     for entry in content["tables"]:
         lines += [*section(entry), ""]
     return lines[:-1]
@@ -52,7 +54,7 @@ def document(content: Content) -> list[str]:
 
 def section(entry: Content) -> list[str]:
     """A table: whether its rows can be told apart, what is compared, numbers, and the paper's orderings."""
-    lines = [f"## Table {entry['number']}: {entry['title'].lower()}", "", entry["first"], ""]
+    lines = [f"## Table {entry['number']}: {entry['title']}", "", entry["first"], ""]
     lines += [entry["about"], "", entry["sentence"], ""]
     lines += [*ours(entry), "", *others(entry), ""]
     if any(row["measures"][name]["n"] for row in entry["rows"] for name in BY_GAP):
@@ -103,11 +105,7 @@ def notes(entry: Content) -> list[str]:
             )
             + "."
         )
-    why = {row["name"]: row["not_tuned"] for row in entry["rows"] if row["not_tuned"]}
-    if why:
-        lines.append(
-            f"- Only as is: {'; '.join(f'{name} ({reason})' for name, reason in why.items())}."
-        )
+    lines += _only_as_is(entry)
     if entry["not_measured"]:
         lines.append(f"- Not measured: {', '.join(entry['not_measured'])}.")
     lines += [
@@ -117,6 +115,20 @@ def notes(entry: Content) -> list[str]:
         for leg in row["training"]
     ]
     return lines
+
+
+def _only_as_is(entry: Content) -> list[str]:
+    """The rows without a fine-tune, by the reason."""
+    why = {row["name"]: row["not_tuned"] for row in entry["rows"] if row["not_tuned"]}
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in why.items():
+        by_reason.setdefault(reason, []).append(name)
+    every = len(by_reason) == 1 and len(why) == len({row["name"] for row in entry["rows"]})
+    parts = [
+        f"{'all rows' if every else ', '.join(names)} ({reason})"
+        for reason, names in by_reason.items()
+    ]
+    return [f"- Only as is: {'; '.join(parts)}."] if parts else []
 
 
 def _smallest(entry: Content) -> str:
@@ -149,7 +161,7 @@ def cell(summary: Content) -> str:
     if summary["mean"] is None:
         return NONE
     text = _short(summary["mean"])
-    if summary["low"] is not None and summary["n"] > 1:
+    if summary["low"] is not None and summary["low"] != summary["high"]:
         text += f" [{_short(summary['low'])}, {_short(summary['high'])}]"
     return text
 

@@ -34,6 +34,8 @@ def html(content: Content) -> str:
         f"{amounts['stories']} stories of {amounts['chunks']} chunks, seeds: {amounts['seeds']}, updates of fine-tunes: "
         f"{amounts['updates']}; commit {made.get('commit', 'unknown')}, {made['device']}"
     )
+    if content["not_measured"]:
+        facts += f"; not measured here: Tables {', '.join(map(str, content['not_measured']))}"
     sections = "\n".join(map(section, content["tables"])) or "<p>No table has results yet.</p>"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

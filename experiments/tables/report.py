@@ -11,7 +11,7 @@ from bvjax.files import read_json_object
 from bvjax.versions import versions
 from experiments.tables.measures import BY_GAP, COMPARED, MEASURES, SHOWN
 from experiments.tables.orderings import Ordering, judged, sentence
-from experiments.tables.rows import Row, Table
+from experiments.tables.rows import TABLES, Row, Table
 from experiments.tables.run import Work
 from experiments.tables.settings import Arm, not_made
 from experiments.tables.statistics import (
@@ -76,6 +76,7 @@ def build(work: Work, tables: Sequence[Table], command: str) -> dict[str, Any]:
         "provenance": versions(),
         "measures": {name: MEASURES[name].title for name in MEASURES},
         "tables": found,
+        "not_measured": [n for n in TABLES if all(entry["number"] != n for entry in found)],
     }
 
 

@@ -22,6 +22,7 @@ from experiments.tables.stories import HeldoutStory, chosen, truth_file
 from experiments.tables.training import FineTunes, Stretch
 
 KEYS = ("scores", "sharpness", "seam", "sightings", "seconds", "warm", "memory_bytes")
+SEEDS_APART = 10**6  # more than there are stories: no two videos have one seed
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
@@ -130,7 +131,9 @@ class Work:
     def _make(self, cell: Cell, folder: Path, generator: Generator, params: Any) -> None:
         model, fps = cell.arm.model, self.tested.model.chunk.fps
         truth = truth_file(self.out / "stories", cell.held, self.tested.model)
-        made = generator.make(params, model, cell.held, cell.held.story.seed + 1000 * cell.seed)
+        made = generator.make(
+            params, model, cell.held, cell.held.story.seed + SEEDS_APART * cell.seed
+        )
         record = record_of(made, cell.held, truth, self.judge, fps)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "setting.json").exists():

@@ -11,6 +11,7 @@ from bvjax import policies
 from bvjax.config import GuidanceConfig, ModelConfig, NoiseConfig, SamplerConfig
 from bvjax.errors import UserError, WorkError
 from bvjax.files import read_json_object, sha256_of, write_json
+from bvjax.nets.discriminator import default_taps
 from bvjax.overrides import to_dict
 from bvjax.weights import load_config, load_tensors, shapes
 from data_pipelines.storyworld.story_folder import encode
@@ -18,7 +19,7 @@ from experiments import wiring
 from experiments.configs import mini_consistency, mini_dit, mini_self_forcing
 from experiments.data_sets import DataConfig
 from experiments.experiment import DiTExperiment, Experiment, experiment_of
-from experiments.tables.rows import Leg, Row
+from experiments.tables.rows import Leg
 from experiments.tables.settings import Amounts, Arm, key_of
 
 FINISHED = "finished.json"
@@ -75,7 +76,7 @@ class FineTunes:
                 continue
             # The start that rows share is one, whatever the seed of what follows.
             own_seed = 0 if leg.task == "consistency" else seed
-            experiment = self.experiment(leg, arm.row, arm.model, own_seed)
+            experiment = self.experiment(leg, arm.model, own_seed)
             content = to_dict(experiment)
             for name in ("weights", "latents"):
                 del content["data"][name]
@@ -96,16 +97,15 @@ class FineTunes:
         """The parameters of an arm's DiT; raises `UserError` when they do not fit the model."""
         return load_tensors(self.dit_of(arm, seed), shapes(arm.model, "dit"))
 
-    def experiment(self, leg: Leg, row: Row, model: ModelConfig, seed: int) -> Experiment:
+    def experiment(self, leg: Leg, model: ModelConfig, seed: int) -> Experiment:
         """The run of a leg; raises `UserError` for changes that are no keys of it."""
         base: DiTExperiment = BASES[leg.task]()
         updates = max(1, round(leg.share * self.amounts.updates))
         clips = leg.data == "clips"
         batch = self.amounts.chunks // self.amounts.clip_chunks if clips else 1
         model = policies.without(model)
-        if (
-            leg.task == "dit"
-        ):  # which generates nothing: rows that differ in generation alone share it
+        if leg.task == "dit":
+            # It generates nothing: rows that differ in generation alone share their fine-tune.
             model = dataclasses.replace(
                 model, noise=NoiseConfig(), sampler=SamplerConfig(), guidance=GuidanceConfig()
             )
@@ -141,8 +141,12 @@ class FineTunes:
             weights_dtype="float32",
         )
         if leg.task == "self_forcing":
+            critic = experiment.discriminator
+            layers = min(critic.layers, dit.num_layers)  # the critic begins as the generator
+            taps = critic.taps if layers == critic.layers else default_taps(layers)
             experiment = dataclasses.replace(
                 experiment,
+                discriminator=dataclasses.replace(critic, layers=layers, taps=taps),
                 self_forcing=dataclasses.replace(
                     experiment.self_forcing,
                     window=self.amounts.chunks,
@@ -167,11 +171,14 @@ class FineTunes:
         if stretch.finished:
             return
         self._encode(stretch)
-        # Restarts are counted: what was there before is in `began`.
+        # Restarts add up; what a killed process had counted is lost.
         clock = stretch.folder / "seconds.json"
         before = read_json_object(clock)["seconds"] if clock.is_file() else 0.0
         began = time.perf_counter()
-        stopped_by = wiring.train(stretch.experiment, stretch.folder, str(stretch.start))
+        try:
+            stopped_by = wiring.train(stretch.experiment, stretch.folder, str(stretch.start))
+        except FloatingPointError as error:
+            raise WorkError(f"the fine-tune in {stretch.folder} stopped: {error}") from None
         seconds = before + time.perf_counter() - began
         if stopped_by is not None:
             write_json(clock, {"seconds": seconds})
@@ -184,7 +191,8 @@ class FineTunes:
     def _encode(self, stretch: Stretch) -> None:
         root = Path(stretch.experiment.data.latents)
         chunks = int(root.name.rpartition("-")[2])
-        encode(self.weights, root, range(self.amounts.train_stories), "train", chunks)
+        examples = self.amounts.train_stories * (self.amounts.chunks // chunks)
+        encode(self.weights, root, range(examples), "train", chunks)
         encode(self.weights, root, range(1), "heldout", chunks)
 
 

@@ -11,9 +11,11 @@ import pytest
 
 from bvjax import weights
 from bvjax.errors import UserError, WorkError
+from bvjax.nets.discriminator import trunk_config
 from bvjax.overrides import apply_overrides
 from data_pipelines.storyworld import COLOURS, SPECIES, make_story, truth
-from experiments.evaluation.judge import DEFAULT
+from experiments import stages
+from experiments.evaluation.judge import DEFAULT, HEADS, Judge
 from experiments.evaluation.under_test import SPLIT, UnderTest
 from experiments.tables import budget, markdown, measuring, page, report, run, training
 from experiments.tables.generating import Made
@@ -136,8 +138,8 @@ def test_a_report_of_what_is_there(folder, killed_run):
     # 0 of 10 are of tau 0.97; of 15 orderings of three rows 10 have the rolling row, which training never showed.
     assert [o["verdict"] for o in entry["orderings"]].count("not judged") == 10
     lines = markdown.document(content)
-    assert lines[0].startswith("# ") and "## Table 5: memory" in lines
-    assert lines[lines.index("## Table 5: memory") + 2] == entry["first"]
+    assert lines[0].startswith("# ") and "## Table 5: Memory" in lines
+    assert lines[lines.index("## Table 5: Memory") + 2] == entry["first"]
     text = page.html(content)
     assert "http" not in text.replace("http-equiv", "") and "<script" not in text
     html.parser.HTMLParser().feed(text)
@@ -191,6 +193,8 @@ def test_a_fine_tune_is_named_by_what_makes_it(folder, tmp_path):
     naive, both = made.stretches(arms["Naive"], 0), made.stretches(arms["Both"], 0)
     assert naive[0].folder == both[0].folder and naive[1].folder != both[1].folder
     assert naive[1].start == naive[0].weights
+    critic = both[1].experiment
+    assert trunk_config(critic.discriminator, critic.model.dit).num_layers == 2  # the generator's
     other = made.stretches(arms["Naive"], 1)
     assert other[0].folder == naive[0].folder and other[1].folder != naive[1].folder
     start = folder / "dit.safetensors"
@@ -254,6 +258,32 @@ def test_sightings_are_what_they_claim(folder):
     assert recalls >= 1
 
 
+class Reader(Judge):
+    """Reads species, colour and place from the first pixel, as logits."""
+
+    def logits(self, frames):
+        pixels = frames[:, 0, 0]
+        return {head: np.eye(8)[pixels[:, i]] for i, head in enumerate(HEADS)}
+
+
+def test_a_sighting_is_judged_in_its_own_frames(folder):
+    """Frames are painted with what is true of one sighting; others are right only where they share it."""
+    held = read_story(1003, 6, UnderTest.load(folder).model)
+    subject = next(s for s in held.sightings if s.kind == "subject" and s.chunk == 3)
+    frames = np.full((held.frames, 4, 4, 3), 7, np.uint8)
+    shown = np.arange(1 + 8 * 2, 1 + 8 * 3)[subject.frames]
+    for i, head in enumerate(HEADS):
+        frames[shown, 0, 0, i] = subject.truth.get(head, 7)
+    found = measuring.judged(frames, held, Reader(None, {}), 2)
+    (own,) = [
+        f for f in found if (f["kind"], f["index"], f["chunk"]) == ("subject", subject.index, 3)
+    ]
+    assert own["right"] == {"species": True, "colour": True}
+    for sighting, record in zip(held.sightings, found, strict=True):
+        if sighting.chunk != 3:
+            assert record["right"] == {head: label == 7 for head, label in sighting.truth.items()}
+
+
 def test_stories_are_chosen_where_there_is_something_to_recall(folder):
     model = UnderTest.load(folder).model
     held = chosen(1000, 2, 15, model)
@@ -300,3 +330,8 @@ def test_from_weights_to_tables(folder, tmp_path):
     (entry,) = report.build(work, [table], "the command")["tables"]
     assert [len(row["training"]) for row in entry["rows"]] == [1, 2]
     assert all(row["measures"]["vde/clarity"]["mean"] >= 0 for row in entry["rows"])
+    # The legs of Table 6 fit the same data; they are trained in tests of their own tasks.
+    for arm in work.arms(table_of(6, ("Both",))):
+        for stretch in work.tunes.stretches(arm, 0):
+            stage = stages.make_stage(stretch.experiment, folder / "dit.safetensors")
+            assert next(stage.make_data())["latents"].shape[0] == 1
