@@ -16,6 +16,7 @@ from bvjax import machine
 from bvjax.errors import UserError, WorkError
 from bvjax.files import DISK_FULL
 from bvjax.plain_text import shown
+from bvjax.stores import AnyPath, as_path, check_folder, is_store
 
 AGAIN = "what is finished is kept, the same command again goes on"  # for `going_on`
 BROKEN_PIPE = 141  # what a shell reports of a command that nobody reads any more
@@ -111,6 +112,12 @@ def path(text: str) -> Path:
     if not text.strip() or "\0" in text:
         raise UserError(f"{text!r} is not the name of a file or a folder")
     return Path(text)
+
+
+def folder(text: str, name: str) -> AnyPath:
+    """A folder that was given to a command as `name`, on a disk or in Google Cloud Storage; raises `UserError`."""
+    check_folder(text, name)
+    return as_path(text) if is_store(text) else path(text)
 
 
 def os_sentence(error: OSError) -> str:

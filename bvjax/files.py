@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bvjax.errors import UserError
+from bvjax.stores import AnyPath, as_path, is_store
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 MAX_DEPTH = 100  # lists and objects within each other; the files here have about ten
@@ -26,11 +27,15 @@ _TOO_DEEP = f"is nested too deeply: more than {MAX_DEPTH} lists and objects with
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
-def write_atomic(path: Path, content: bytes | memoryview) -> None:
+def write_atomic(path: AnyPath, content: bytes | memoryview) -> None:
     """Writes through a temporary file beside `path`: afterwards it is the old file or the new one.
 
-    Temporary names begin with a dot and end with .tmp, so that no reader takes them for results.
+    Temporary names begin with a dot and end with .tmp, so that no reader takes them for results. On an object store
+    a file is written at once: there it appears when it is whole.
     """
+    if is_store(path):
+        as_path(path).write_bytes(bytes(content))
+        return
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -66,7 +71,7 @@ def cannot_write(path: Path, error: Exception, what: str = "") -> Exception:
     return UserError(f"cannot write {what or 'to'} {path}: {reason(error)}")
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: AnyPath, content: Any) -> None:
     """`write_atomic` of `json_bytes`."""
     write_atomic(path, json_bytes(content))
 
@@ -76,7 +81,7 @@ def json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def read_json(path: str | Path, what: str = "") -> Any:
+def read_json(path: str | AnyPath, what: str = "") -> Any:
     """The content of a JSON file, whoever wrote it; see `parse_json`.
 
     Args:
@@ -99,7 +104,7 @@ def read_json_lines(path: str | Path, what: str = "") -> list[tuple[int, Any]]:
     ]
 
 
-def read_text(path: str | Path, what: str = "") -> str:
+def read_text(path: str | AnyPath, what: str = "") -> str:
     """The text of a file, without its byte-order mark: UTF-8, or UTF-16 where such a mark says so.
 
     Args:
@@ -110,14 +115,14 @@ def read_text(path: str | Path, what: str = "") -> str:
     """
     where = f"{what} {path}".lstrip()
     try:
-        content = Path(path).read_bytes()
+        content = as_path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read {where}: {reason}") from None
     return _decoded(content, where)
 
 
-def read_json_object(path: str | Path, what: str = "") -> dict[str, Any]:
+def read_json_object(path: str | AnyPath, what: str = "") -> dict[str, Any]:
     """`read_json` of a file that must hold an object; raises `UserError`."""
     content = read_json(path, what)
     if not isinstance(content, dict):

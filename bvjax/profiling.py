@@ -9,6 +9,7 @@ import jax
 
 from bvjax.errors import UserError
 from bvjax.plain_text import whole_number
+from bvjax.stores import AnyPath
 
 HOW_TO_LOOK = """\
 a trace of {what} is in {folder}
@@ -69,10 +70,13 @@ class Window:
 
 
 class StepTrace:
-    """Traces the steps of a window; each process writes its own files."""
+    """Traces the steps of a window; each process writes its own files.
 
-    def __init__(self, window: Window | None, folder: pathlib.Path):
-        self.folder = folder
+    `kept_in` is where they are found afterwards, when that is not `folder`.
+    """
+
+    def __init__(self, window: Window | None, folder: pathlib.Path, kept_in: AnyPath | None = None):
+        self.folder, self._kept_in = folder, kept_in or folder
         self._window, self._tracing = window, False
 
     def before(self, step: int) -> None:
@@ -96,4 +100,4 @@ class StepTrace:
         """A few lines for the person who asked for it."""
         assert self._window is not None
         what = f"steps {self._window.first} to {self._window.last}"
-        return HOW_TO_LOOK.format(what=what, folder=self.folder)
+        return HOW_TO_LOOK.format(what=what, folder=self._kept_in)

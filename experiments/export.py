@@ -19,8 +19,8 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}")
-    out = console.path(_OUT.value)
-    step = export(console.path(_WORKDIR.value), out)
+    out = console.folder(_OUT.value, "out")
+    step = export(console.folder(_WORKDIR.value, "workdir"), out)
     print(f"wrote the weights of step {step} into {out}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bvjax.errors import UserError
 from bvjax.files import parse_json, read_json_object, write_atomic
 from bvjax.overrides import defaults
 from bvjax.plain_text import shown
+from bvjax.stores import AnyPath, is_store
 from experiments.experiment import EXPERIMENTS
 from experiments.old_configs import up_to_date
 
@@ -35,7 +37,7 @@ FREE = (
 )
 
 
-def check_same(workdir: Path, config: dict[str, Any]) -> dict[str, Any]:
+def check_same(workdir: AnyPath, config: dict[str, Any]) -> dict[str, Any]:
     """The flat config of the run in `workdir`, {} if there is none; nothing is written.
 
     Raises:
@@ -68,7 +70,7 @@ def _comparable(content: dict[str, Any]) -> dict[str, Any]:
     return (flat(defaults(experiment)) if experiment else {}) | flat(content)
 
 
-def claim(workdir: Path, config: dict[str, Any]) -> None:
+def claim(workdir: AnyPath, config: dict[str, Any]) -> None:
     """Makes `workdir` the folder of `config`, or checks that it is.
 
     config.json stays what the run was begun with: the schedule of older checkpoints is known from it alone.
@@ -83,14 +85,29 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
         write_atomic(workdir / "config.json", text.encode())
 
 
-def make_writable(folder: Path) -> None:
+def make_writable(folder: AnyPath) -> None:
     """Makes a folder where there is none; raises `UserError` where nothing can be written into it."""
+    if is_store(
+        folder
+    ):  # which has no folders, and says only of an object whether it may be written
+        _try_object(folder)
+        return
+    assert isinstance(folder, Path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+
+
+def _try_object(folder: AnyPath) -> None:
+    probe = folder / f".{secrets.token_hex(4)}.tmp"
+    try:
+        write_atomic(probe, b"")
+        probe.unlink()
+    except Exception as error:  # of the network, of permissions: each library has its own
+        raise UserError(f"cannot write to {folder}: {' '.join(str(error).split())[:300]}") from None
 
 
 def flat(config: dict[str, Any], where: str = "") -> dict[str, Any]:

@@ -17,6 +17,7 @@ Ctrl-C (state saved).
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 
@@ -33,7 +34,11 @@ from experiments.experiment import Experiment, check_words, experiment_of
 from experiments.old_configs import words_of_now
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to train.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics, samples, weights.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of checkpoints, metrics, samples, weights: of a disk, or gs://BUCKET/FOLDER.",
+)
 _WEIGHTS = flags.DEFINE_string(
     "weights", None, "Weights folder that gets the trained part (default WORKDIR/weights)."
 )
@@ -52,16 +57,17 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.INFO)
-    # Orbax writes a page of INFO lines for each checkpoint.
-    logging.get_absl_handler().addFilter(lambda r: "orbax" not in r.pathname or r.levelno > 20)
+    # Orbax writes a page of INFO lines for each checkpoint, gcsfs one for each file that is read.
+    logging.get_absl_handler().addFilter(
+        lambda r: not re.search("orbax|gcsfs", r.pathname) or r.levelno > 20
+    )
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}")
     compilation.keep_programs()
-    for name, text in (("workdir", _WORKDIR.value), ("weights", _WEIGHTS.value)):
-        if text is not None and "://" in text:
-            raise UserError(
-                f"`{name}` is {text!r}; it must be a folder of a disk, object stores are not supported yet"
-            )
+    given = {"workdir": _WORKDIR, "weights": _WEIGHTS, "init_from": _INIT_FROM}
+    for name, flag in given.items():
+        if flag.value is not None:
+            console.folder(flag.value, name)
     return start.run(_train, Options(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value))
 
 
@@ -73,7 +79,7 @@ def _train() -> int:
         ):
             stopped_by = wiring.train(
                 _experiment(),
-                console.path(_WORKDIR.value),
+                console.folder(_WORKDIR.value, "workdir"),
                 _INIT_FROM.value,
                 _WEIGHTS.value,
                 extend=_EXTEND.value,

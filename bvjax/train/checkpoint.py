@@ -1,7 +1,8 @@
 """Orbax checkpoints: the training state, the data iterator's position and the run's plan, written as one unit.
 
 Beside each lie the checksums of its files. What is restored has been compared with them, so that a file that
-was cut, lost or changed is named, and the run goes on from the checkpoint before.
+was cut, lost or changed is named, and the run goes on from the checkpoint before. On an object store, which has
+checksums of its own, it is their sizes.
 """
 
 from __future__ import annotations
@@ -22,23 +23,26 @@ from bvjax.distributed import exchange
 from bvjax.errors import UserError
 from bvjax.files import read_json_object, sha256_of, write_json
 from bvjax.plain_text import whole_number
+from bvjax.stores import AnyPath, as_path, is_store, relative_files
 from bvjax.train.plan import Plan
 from bvjax.train.task import DataIterator, State
 
 CHECKSUMS = "checksums.json"
 DATA = "data/metadata"  # where Orbax writes the JSON item "data"
+COMMITTED = "commit_success.txt"  # what it writes last on an object store
 
 
 class Checkpoints:
     """Writes the checkpoints of one run; the newest `keep` stay.
 
-    Orbax renames a finished checkpoint into place, so one cut short by a crash is never found.
+    Orbax renames a finished checkpoint into place, or on an object store writes a last file into it, so one cut short
+    by a crash is never found.
     """
 
-    def __init__(self, folder: Path, keep: int):
+    def __init__(self, folder: AnyPath, keep: int):
         # On CPU Orbax would write from the very buffers that the next, donating step overwrites.
         asynchronous = jax.default_backend() != "cpu"
-        self._folder = Path(folder).absolute()
+        self._folder = _absolute(folder)
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -96,9 +100,7 @@ class Checkpoints:
         step, self._unsealed = self._unsealed, None
         if step is not None and jax.process_index() == 0:
             folder = self._folder / str(step)
-            write_json(
-                folder / CHECKSUMS, {name: sha256_of(folder / name) for name in _files(folder)}
-            )
+            write_json(folder / CHECKSUMS, {name: _sum(folder / name) for name in _files(folder)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Saved:
     """A checkpoint as it lies on disk, its state not read yet."""
 
     step: int
-    folder: Path
+    folder: AnyPath
     sealed: bool  # its files are those that were written; without checksums nobody knows
     data_state: Any
     plan: Plan | None  # None: older checkpoints do not hold it
@@ -135,18 +137,18 @@ class Restored:
     damaged: dict[int, str]  # newer checkpoints, and what is wrong with each
 
 
-def steps_of(folder: Path) -> list[int]:
+def steps_of(folder: AnyPath) -> list[int]:
     """Steps of all checkpoints in `folder`, newest first; raises `UserError` where it is a file."""
-    folder = Path(folder)
+    folder = as_path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; checkpoints are kept in a folder")
-    names = [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+    names = [p.name for p in folder.iterdir() if _whole(p)] if folder.is_dir() else []
     steps = [step for name in names if (step := whole_number(name)) is not None]
     return sorted((step for step in steps if str(step) in names), reverse=True)
 
 
 def restore_newest(
-    folder: Path,
+    folder: AnyPath,
     like: State | Callable[[Saved], State],
     data: DataIterator | None = None,
     accept: Callable[[Saved], Any] = lambda saved: None,
@@ -164,7 +166,7 @@ def restore_newest(
     damaged: dict[int, str] = {}
     for step in exchange.on_main(lambda: steps_of(folder)):
         try:
-            saved = _open_everywhere(Path(folder) / str(step), step)
+            saved = _open_everywhere(as_path(folder) / str(step), step)
             accept(saved)
             state = _read_state(saved, like(saved) if callable(like) else like)
             if data is not None:
@@ -177,21 +179,22 @@ def restore_newest(
     raise UserError(f"no checkpoint in {folder} is intact ({reasons}); use another `workdir`")
 
 
-def set_aside(folder: Path, steps: list[int]) -> None:
+def set_aside(folder: AnyPath, steps: list[int]) -> None:
     """Renames damaged checkpoints to STEP.damaged, where no run takes them for its own."""
     if jax.process_index() != 0:
         return
+    folder = as_path(folder)
     for step in steps:
-        count = len(list(Path(folder).glob(f"{step}.damaged*")))
+        count = len(list(folder.glob(f"{step}.damaged*")))
         name = f"{step}.damaged" + (f".{count + 1}" if count else "")
-        (Path(folder) / str(step)).rename(Path(folder) / name)
+        (folder / str(step)).rename(folder / name)
 
 
 class _Damaged(Exception):
     """A checkpoint is not what was written; the message says which file."""
 
 
-def _open_everywhere(folder: Path, step: int) -> Saved:
+def _open_everywhere(folder: AnyPath, step: int) -> Saved:
     """`_open`, whose files process 0 alone compares with their checksums: all processes go on from one checkpoint."""
 
     def verdict() -> str | None:
@@ -209,7 +212,7 @@ def _open_everywhere(folder: Path, step: int) -> Saved:
     return _open(folder, step, compare=False)
 
 
-def _open(folder: Path, step: int, compare: bool = True) -> Saved:
+def _open(folder: AnyPath, step: int, compare: bool = True) -> Saved:
     names = _files(folder)
     sealed = (folder / CHECKSUMS).exists()
     try:
@@ -219,7 +222,7 @@ def _open(folder: Path, step: int, compare: bool = True) -> Saved:
         for name, checksum in sums.items():
             if name not in names:
                 raise _Damaged(f"{name} is missing")
-            if compare and sha256_of(folder / name) != checksum:
+            if compare and _sum(folder / name) != checksum:
                 raise _Damaged(f"{name} is not what was written")
         content = read_json_object(folder / DATA)
         plan = Plan.parse(content["plan"]) if "plan" in content else None
@@ -235,7 +238,7 @@ def _open(folder: Path, step: int, compare: bool = True) -> Saved:
 def _read_state(saved: Saved, like: State) -> State:
     def read():
         with ocp.StandardCheckpointer() as reader:
-            return reader.restore(saved.folder.absolute() / "state", like)
+            return reader.restore(_absolute(saved.folder) / "state", like)
 
     state = _reading(saved, "its state", read)
     # Checksums say that it is what was written, not that this was right.
@@ -267,9 +270,27 @@ def _finite(state: State) -> jax.Array:
     return jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
 
 
-def _files(folder: Path) -> list[str]:
-    paths = (p for p in sorted(folder.rglob("*")) if p.is_file())
-    return [name for p in paths if (name := p.relative_to(folder).as_posix()) != CHECKSUMS]
+def _whole(checkpoint: AnyPath) -> bool:
+    """Returns whether Orbax has finished writing it; on a disk it has no such name before."""
+    if not is_store(checkpoint):
+        return checkpoint.is_dir()
+    return (checkpoint / COMMITTED).exists()
+
+
+def _files(folder: AnyPath) -> list[str]:
+    return [name for name in relative_files(folder) if name != CHECKSUMS]
+
+
+def _sum(path: AnyPath) -> str:
+    # Reading a whole checkpoint back takes longer than writing it, and Google's storage compares what it hands out with
+    # sums of its own: what is left to be noticed there are files that are missing or of another checkpoint.
+    if isinstance(path, Path):
+        return sha256_of(path)
+    return f"{path.stat().length} bytes"
+
+
+def _absolute(folder: AnyPath) -> AnyPath:
+    return folder if is_store(folder) else as_path(folder).absolute()
 
 
 def _pack(data_state: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from bvjax.distributed.start import RESTART, is_main
 from bvjax.distributed.watchdog import Watchdog
 from bvjax.errors import UserError
 from bvjax.profiling import StepTrace, Window
+from bvjax.stores import AnyPath, LocalCopy, as_path
 from bvjax.train.checkpoint import Checkpoints, Restored, Saved, restore_newest, set_aside, steps_of
 from bvjax.train.config import LoopConfig
 from bvjax.train.frozen import KeepsFrozen, check_frozen, completed, hash_of, saved_part
@@ -43,7 +44,7 @@ def fit(
     task: Task,
     data: DataIterator,
     config: LoopConfig,
-    workdir: Path,
+    workdir: Path | LocalCopy,
     start_from: Params | Callable[[], Params] | None = None,
     *,
     extend: bool = False,
@@ -57,7 +58,8 @@ def fit(
         task: what is trained: its state and how a step changes it.
         data: endless batches.
         config: how long, how often.
-        workdir: the run's folder.
+        workdir: the run's folder. Of one on an object store its copy on the disk, which is published before each
+            checkpoint: what the copy then lacks is what a run that goes on from there drops.
         start_from: parameters to start from when there is no checkpoint, or what makes them; None leaves them
             to `task.init_state`. A task that keeps them as they are (`frozen.KeepsFrozen`) needs them in every start.
         extend: whether a run may be given other `config.steps` than it was begun with, see `plan.go_on`.
@@ -71,7 +73,8 @@ def fit(
         FloatingPointError: a metric is not finite; the last good checkpoint is untouched.
     """
     clock = WallTime()
-    folder, plan = Path(workdir) / "checkpoints", new_plan(config.steps)
+    run = workdir if isinstance(workdir, LocalCopy) else LocalCopy(Path(workdir), Path(workdir))
+    folder, plan = as_path(run.folder) / "checkpoints", new_plan(config.steps)
     if exchange.on_main(lambda: steps_of(folder)):
         restored, plan, change = _restore(
             task, data, config, folder, extend, begun_with, start_from
@@ -104,10 +107,10 @@ def fit(
     size = config.global_batch_size
     rows, total = local_rows(task.layout, size), exchange.Sum()
     checkpoints = Checkpoints(folder, config.keep)
-    writer = MetricWriter(workdir, start) if is_main() else NoWriter()
+    writer = MetricWriter(run.path, start) if is_main() else NoWriter()
     seen = _Seen(data, rows, getattr(task, "micro_batches", 0))
     speed, device = Throughput(size), DeviceTime()
-    trace = StepTrace(profile, Path(workdir) / "profile")
+    trace = StepTrace(profile, run.path / "profile", as_path(run.folder) / "profile")
 
     def speed_of(rate: float) -> dict[str, float]:
         return speed.scalars(rate) | clock.scalars()
@@ -144,6 +147,8 @@ def fit(
                 if last or due(step, config.checkpoint_every):
                     metrics.flush()  # a state is saved only once its own metrics are known finite
                     with clock.part("checkpoints"):
+                        writer.flush()
+                        run.try_publish()
                         record = clock.record()
                         kept = state if frozen is None else saved_part(task, state)
                         checkpoints.save(step, kept, data.get_state(), plan, record, frozen)
@@ -151,7 +156,7 @@ def fit(
                     metrics.flush()
                     if stopped_by is None:
                         with clock.part("samples"):
-                            scalars = _sample(task, state, Path(workdir) / "samples", step)
+                            scalars = _sample(task, state, run.path / "samples", step)
                         metrics.log(step, scalars)
                 watchdog.beat(f"step {step + 1}")
                 if stopped_by is not None:
@@ -214,7 +219,7 @@ def _restore(
     task: Task,
     data: DataIterator,
     config: LoopConfig,
-    folder: Path,
+    folder: AnyPath,
     extend: bool,
     begun_with: int | None,
     start_from: Params | Callable[[], Params] | None,
@@ -243,7 +248,7 @@ def _restore(
     return restored, *next_plan(restored.saved)
 
 
-def _tell(restored: Restored, change: str | None, folder: Path) -> None:
+def _tell(restored: Restored, change: str | None, folder: AnyPath) -> None:
     start = restored.saved.step
     for step, reason in restored.damaged.items():
         logging.warning(

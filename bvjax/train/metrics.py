@@ -45,6 +45,11 @@ class MetricWriter:
             for name, value in scalars.items():
                 self._events.add_scalar(name, float(value), step)
 
+    def flush(self) -> None:
+        """Sends to disk what event files still hold back; metrics.csv never does."""
+        if self._events is not None:
+            self._events.flush()
+
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
@@ -82,6 +87,9 @@ class NoWriter(MetricWriter):
         pass
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        pass
+
+    def flush(self) -> None:
         pass
 
     def close(self) -> None:

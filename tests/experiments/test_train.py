@@ -30,6 +30,7 @@ from bvjax.config import ModelConfig
 from bvjax.distributed.start import RESTART
 from bvjax.errors import UserError
 from bvjax.overrides import to_dict
+from bvjax.stores import as_path
 from bvjax.train.vae_objective import VAEObjective
 from bvjax.weights import load_tensors, load_weights, save_tensors
 from data_pipelines.storyworld import grain_clips
@@ -37,6 +38,7 @@ from experiments import stages, wiring
 from experiments.configs import mini_vae
 from experiments.experiment import Experiment, as_config, experiment_of
 from experiments.run_folder import check_same, claim, make_writable
+from tests.support import bucket
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "experiments" / "configs"
@@ -197,15 +199,62 @@ def test_configs_are_complete_and_locked(name):
     assert experiment_of(json.loads(json.dumps(to_dict(experiment)))) == experiment
 
 
-def test_the_command_refuses_object_stores(tmp_path):
+def test_the_command_refuses_other_object_stores(tmp_path):
     config = f"--config={CONFIGS / 'mini_vae.py'}"
-    done = run(config, "--workdir=gs://bucket/run")
+    done = run(config, "--workdir=s3://bucket/run")
     assert done.returncode == 2 and done.stderr == (
-        "error: --workdir is 'gs://bucket/run'; it must be a folder of a disk, object stores are not supported yet\n"
+        "error: --workdir is 's3://bucket/run'; it must be a folder of a disk, or gs://BUCKET/FOLDER: "
+        "mount other stores as a disk\n"
     )
-    done = run(config, f"--workdir={tmp_path / 'run'}", "--weights=gs://bucket/weights")
-    assert done.returncode == 2 and done.stderr.startswith("error: --weights is 'gs://bucket")
-    assert not (ROOT / "gs:").exists() and not (tmp_path / "run").exists()
+    done = run(config, f"--workdir={tmp_path / 'run'}", "--init-from=s3://bucket/weights")
+    assert done.returncode == 2 and done.stderr.startswith("error: --init-from is 's3://bucket")
+    assert not (ROOT / "s3:").exists() and not (tmp_path / "run").exists()
+
+
+def test_a_run_in_a_bucket_is_that_of_a_disk(trained, tmp_path, monkeypatch):
+    bucket.install(tmp_path / "store", monkeypatch)
+    there, workdir = tmp_path / "store" / "bucket" / "run", as_path("gs://bucket/run")
+    with pytest.raises(UserError, match="data.cache_dir is 'gs://b/c'; it must be on a disk"):
+        wiring.train(smoke(**{"data.cache_dir": "gs://b/c"}), workdir)
+    assert wiring.train(smoke(), workdir) is None
+    assert {p.name for p in (there / "checkpoints").iterdir()} == {"2", "3"}
+    assert (there / "samples" / "0000003.png").exists() and (there / "metrics.csv").exists()
+    model, params = load_weights(there / "weights", ["vae"])
+    expected = load_weights(trained[0] / "weights", ["vae"])
+    assert model == expected[0]
+    jax.tree.map(np.testing.assert_array_equal, params, expected[1])
+
+    with pytest.raises(UserError, match="^gs://bucket/run holds a run with another config: optim"):
+        wiring.train(smoke(**{"optimizer.lr": 0.5}), workdir)
+    assert wiring.export(workdir, as_path("gs://bucket/out")) == 3
+    exported = load_weights(there.parent / "out", ["vae"])[1]
+    jax.tree.map(np.testing.assert_array_equal, exported, params)
+
+
+def test_weights_to_start_from_are_fetched(trained, tmp_path, monkeypatch):
+    bucket.install(tmp_path, monkeypatch)
+    shutil.copytree(trained[0] / "weights", tmp_path / "bucket" / "weights")
+    expected = load_weights(trained[0] / "weights", ["vae"])[1]["vae"]
+    objective = stages.make_stage(smoke()).task.objective
+    with contextlib.ExitStack() as stack:
+        for name in ("gs://bucket/weights", "gs://bucket/weights/vae.safetensors"):
+            found = stages.initial_params(objective, wiring.fetched(name, stack))
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
+        for name in ("gs://bucket/none", "gs://bucket/weights/dit.safetensors"):
+            with pytest.raises(UserError, match=f"there are no weights in {name}"):
+                wiring.fetched(name, stack)
+
+
+def test_a_bucket_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise PermissionError("403: no storage.objects.create")
+
+    bucket.install(tmp_path, monkeypatch)
+    make_writable(as_path("gs://bucket/run"))
+    assert not list((tmp_path / "bucket" / "run").iterdir())
+    monkeypatch.setattr(bucket.Buckets, "open", refuse)
+    with pytest.raises(UserError, match="^cannot write to gs://bucket/run: 403: no storage"):
+        make_writable(as_path("gs://bucket/run"))
 
 
 def test_the_command_refuses_unknown_keys_and_bad_values(tmp_path):
