@@ -50,14 +50,25 @@ def lines(work: Work, tables: Sequence[Table]) -> list[Line]:
     by_arm: dict[str, list[Cell]] = {}
     for cell in work.missing(tables):
         by_arm.setdefault(cell.arm.name, []).append(cell)
-    found = [
-        Line(f"fine-tune ({s.experiment.task}), {s.updates} updates", 1, tuning_minutes(work, s))
-        for s in work.untrained(tables)
-    ]
+    found = _tuning(work, tables)
     for name, cells in by_arm.items():
         arm = cells[0].arm
         seconds = len(cells) * work.amounts.chunks * (chunk_seconds(work, arm) + MEASURING)
         found.append(Line(f"videos of {name}", len(cells), (seconds + COMPILING) / 60))
+    return found
+
+
+def _tuning(work: Work, tables: Sequence[Table]) -> list[Line]:
+    """The legs that are not finished, by the row that needs them first."""
+    pending = {stretch.folder for stretch in work.untrained(tables)}
+    found: list[Line] = []
+    for arm in (arm for table in tables for arm in work.arms(table)):
+        legs = [s for seed in range(work.amounts.seeds) for s in work.tunes.stretches(arm, seed)]
+        own = {s.folder: s for s in legs if s.folder in pending}
+        pending -= own.keys()
+        if own:
+            minutes = sum(tuning_minutes(work, stretch) for stretch in own.values())
+            found.append(Line(f"legs of fine-tunes of {arm.row.name}", len(own), minutes))
     return found
 
 

@@ -1,4 +1,8 @@
-"""The videos of tables: what is there, what is missing, and making it. Each result is a file, so that work goes on."""
+"""The videos of tables: what is there, what is missing, and making it. Each result is a file, so that work goes on.
+
+Folders are named by the whole configuration and the hashes of weights and judge: a version of bvjax whose configuration
+has other fields makes everything anew, and nothing that another one made is taken for its own.
+"""
 
 from __future__ import annotations
 

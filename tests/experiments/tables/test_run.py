@@ -165,6 +165,10 @@ def test_the_budget_refuses_long_fine_tunes(folder, tmp_path):
     done.parent.mkdir(parents=True)
     done.write_text(json.dumps({"task": "dit", "updates": 100, "seconds": 50.0}))
     budget.check(work, [TABLES[7]])  # half a second an update, as measured here
+    # Two seeds each; the third row has two legs of half as many updates.
+    legs = [line for line in budget.lines(work, [TABLES[7]]) if line.what.startswith("legs")]
+    assert [line.count for line in legs] == [2, 2, 4]
+    assert [line.minutes for line in legs] == pytest.approx([1000 / 60] * 3)
 
 
 # ---- fine-tunes -----------------------------------------------------------------------------------
