@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from bvjax.chunking import ChunkGrid
-from bvjax.config import ModelConfig
+from bvjax.config import ModelConfig, PolicyConfig, PromptConfig
 from bvjax.denoiser.types import ChunkInput, MemoryState
 from bvjax.errors import UserError
 from bvjax.generate import steps
@@ -76,6 +76,21 @@ def check_given(model: ModelConfig) -> None:
             "levels.start='level' begins a chunk with the one before it; mode 'given' needs retrieval.num_recent of 1 or "
             "more then"
         )
+
+
+def plain(model: ModelConfig) -> ModelConfig:
+    """The model with what `check_given` refuses put aside, to time a chunk of it."""
+    kind = model.retrieval.kind
+    kind = "semantic" if {"oracle", "latents"} & set(rule_of(kind).needs) else kind
+    return dataclasses.replace(
+        model,
+        policy=PolicyConfig(),
+        build=dataclasses.replace(model.build, context="none"),
+        prompt=PromptConfig(),
+        guidance=dataclasses.replace(model.guidance, bank="one"),
+        retrieval=dataclasses.replace(model.retrieval, kind=kind),
+        levels=dataclasses.replace(model.levels, start="full"),
+    )
 
 
 def look_up(

@@ -18,7 +18,7 @@ from experiments.evaluation.results import Record, Results
 from experiments.evaluation.under_test import UnderTest
 from experiments.memory_bench.axes import Point
 from experiments.memory_bench.cases import Case
-from experiments.memory_bench.given import TruePast, check_given, decoded, return_chunk
+from experiments.memory_bench.given import TruePast, check_given, decoded, plain, return_chunk
 from experiments.memory_bench.judging import frames_of, record_of
 from experiments.memory_bench.whole import whole_video
 
@@ -84,10 +84,11 @@ class Bench:
 
     def _timed(self, case: Case) -> Costs:
         """Times one story and one chunk, without and with compilation."""
-        marks, past = [time.perf_counter()], TruePast(self.tested, case.story)
-        for again in (past, TruePast(self.tested, case.story), None):
+        tested = dataclasses.replace(self.tested, model=plain(self.tested.model))
+        marks, past = [time.perf_counter()], TruePast(tested, case.story)
+        for again in (past, TruePast(tested, case.story), None):
             past = again or past
-            latents, _ = return_chunk(past, case, self.tested.model, self.seed)
+            latents, _ = return_chunk(past, case, tested.model, self.seed)
             decoded(past, case.chunk, latents)
             marks.append(time.perf_counter())
         first, story, chunk = np.diff(marks).tolist()
