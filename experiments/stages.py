@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from bvjax.config import ChunkConfig, ModelConfig
@@ -22,7 +23,9 @@ from bvjax.losses.self_forcing import SelfForcing
 from bvjax.losses.teacher_forcing import TeacherForcing
 from bvjax.losses.text_pretrain import TextPretrainConfig
 from bvjax.memory.rules import check_generation
+from bvjax.nets import dit
 from bvjax.sharding import Layout
+from bvjax.tensor_files import TensorFile
 from bvjax.tokenizer import Tokenizer
 from bvjax.train.distillation import DistillationObjective, DistillationTask
 from bvjax.train.dit_objective import DiTObjective
@@ -83,11 +86,23 @@ def one_model(experiment: Experiment, objective: Objective, layout: Layout) -> O
 
 
 def initial_params(objective: Objective, source: Path | None) -> Params | None:
-    """Parameters of the objective's part from a weights folder or one .safetensors file; None for None."""
+    """Parameters of the objective's part from a weights folder or one .safetensors file; None for None.
+
+    Parts of the DiT that begin at zero (`dit.ZERO_START`) may be missing: the weights then go on as they were.
+    """
     if source is None:
         return None
     path = source / f"{objective.part}.safetensors" if source.is_dir() else source
-    return load_tensors(path, jax.eval_shape(objective.init, jax.random.key(0)))
+    like = jax.eval_shape(objective.init, jax.random.key(0))
+    new: Params = {}
+    if objective.part == "dit" and path.is_file():
+        there = {name.split("/")[0] for name in TensorFile(path).infos}
+        new = {name: like[name] for name in dit.ZERO_START if name in like and name not in there}
+    for name in new:
+        logging.info("%s has no %s; it begins at zero", path, name)
+    old = {name: part for name, part in like.items() if name not in new}
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), new)
+    return load_tensors(path, old) | zeros
 
 
 FRESH_STORIES = 2**20  # to measure latents on, where `data.stories` is 0

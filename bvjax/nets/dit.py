@@ -66,6 +66,8 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 _NORMAL = nn.initializers.normal(0.02)
+# Parts that a model may be given after training: they begin at zero and leave it as it was.
+ZERO_START = ("place_embedding", "previous_embedding", "text_modulation")
 
 
 def timestep_embedding(t: Float[Array, "*s"], dim: int) -> Float[Array, "*s dim"]:

@@ -48,19 +48,24 @@ _REPORT = flags.DEFINE_bool("report", False, "Write the report of what there is 
 _MINUTES = flags.DEFINE_float(
     "tuning-minutes", budget.MOST_MINUTES, "The most that a leg of a fine-tune may take.", 0.0
 )
-_AMOUNTS = {
-    "stories": "Held-out stories of each row.",
-    "seeds": "Videos of each story, and fine-tunes of each trained row.",
-    "chunks": "Chunks of a story.",
-    "steps": "Of the sampler; 0 = the model's.",
-    "updates": "Of a fine-tune; 0 = none are made.",
-    "train-stories": "Stories that fine-tunes see.",
-    "first-seed": "First held-out story.",
-}
-for _name, _help in _AMOUNTS.items():
-    flags.DEFINE_integer(
-        _name, None, f"{_help} (default {getattr(Amounts, _name.replace('-', '_'))})"
-    )
+_AMOUNTS = ("stories", "seeds", "chunks", "steps", "updates", "train-stories", "first-seed")
+
+
+def _default(field: str) -> str:
+    return f"(default {getattr(Amounts, field)})"
+
+
+flags.DEFINE_integer("stories", None, f"Held-out stories of each row. {_default('stories')}")
+flags.DEFINE_integer(
+    "seeds", None, f"Videos of each story, and fine-tunes of each trained row. {_default('seeds')}"
+)
+flags.DEFINE_integer("chunks", None, f"Chunks of a story. {_default('chunks')}")
+flags.DEFINE_integer("steps", None, f"Of the sampler; 0 = the model's. {_default('steps')}")
+flags.DEFINE_integer("updates", None, f"Of a fine-tune; 0 = none are made. {_default('updates')}")
+flags.DEFINE_integer(
+    "train-stories", None, f"Stories that fine-tunes see. {_default('train_stories')}"
+)
+flags.DEFINE_integer("first-seed", None, f"First held-out story. {_default('first_seed')}")
 
 
 def main(argv: list[str]) -> None:

@@ -106,7 +106,7 @@ def check(work: Work, tables: Sequence[Table], most: float = MOST_MINUTES) -> No
             fit = max(1, int(most * 60 / update_seconds(work, stretch.experiment.task)))
             raise UserError(
                 f"{stretch.updates} updates of task {stretch.experiment.task} take about {minutes:.0f} minutes, and a "
-                f"fine-tune has {most:g}: give `train_updates` {fit} or fewer, or more `tuning_minutes`"
+                f"fine-tune has {most:g}: give {fit} `updates` or fewer, or more `tuning_minutes`"
             )
 
 

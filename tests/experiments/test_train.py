@@ -26,9 +26,10 @@ from hypothesis import strategies as st
 from small_runs import SMALL
 
 from bvjax import console, presets
-from bvjax.config import ModelConfig
+from bvjax.config import DiTConfig, ModelConfig
 from bvjax.distributed.start import RESTART
 from bvjax.errors import UserError
+from bvjax.nets import dit
 from bvjax.overrides import to_dict
 from bvjax.stores import as_path
 from bvjax.train.vae_objective import VAEObjective
@@ -461,6 +462,24 @@ def test_init_from_a_folder_or_a_file(trained, tmp_path):
     ):
         stages.initial_params(objective, tmp_path / "w.safetensors")
     assert load_tensors(path, from_file)["conv1"]["bias"].dtype == np.float32
+
+
+def test_init_from_weights_that_lack_what_begins_at_zero(tmp_path):
+    """`mini_returns` begins from weights that were trained without `dit.previous_latent`."""
+    config = DiTConfig(dim=12, num_heads=2, num_layers=1, ffn_dim=8, freq_dim=4)
+    told = dataclasses.replace(config, previous_latent=True)
+    start = lambda config: lambda key: dit.init_params(config, 6, key)
+    params = start(config)(jax.random.key(1))
+    save_tensors(tmp_path / "dit.safetensors", params)
+    objective = SimpleNamespace(part="dit", init=start(told))
+    found = stages.initial_params(objective, tmp_path)
+    assert found.keys() - params.keys() == {"previous_embedding"}
+    assert not found.pop("previous_embedding")["kernel"].any()
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    params.pop("head")
+    save_tensors(tmp_path / "dit.safetensors", params)
+    with pytest.raises(UserError, match="does not fit the model: missing head/head/bias"):
+        stages.initial_params(objective, tmp_path)
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):

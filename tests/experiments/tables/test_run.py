@@ -159,7 +159,7 @@ def test_the_budget_refuses_long_fine_tunes(folder, tmp_path):
     amounts = dataclasses.replace(AMOUNTS, updates=1000, chunks=15)
     work = work_in(tmp_path, folder, amounts)
     updates = int(30 * 60 / budget.UPDATE["dit"])
-    with pytest.raises(UserError, match=f"give `train_updates` {updates} or fewer"):
+    with pytest.raises(UserError, match=f"give {updates} `updates` or fewer"):
         budget.check(work, [TABLES[7]])
     done = tmp_path / "training" / "one" / FINISHED
     done.parent.mkdir(parents=True)
