@@ -18,7 +18,7 @@ class Buckets(DirFileSystem):
 
     protocol = ("gs", "gcs")
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, **_: Any):  # fsspec adds what the environment says of gs://
         super().__init__(path=str(folder), fs=LocalFileSystem(auto_mkdir=True))
         self.broken: set[str] = set()
         self.written: list[str] = []
