@@ -327,7 +327,7 @@ class RetrievalConfig:
 
     @property
     def span(self) -> int:
-        """How many chunks back the oldest recent one is."""
+        """Distance of the oldest recent chunk, in chunks."""
         return self.num_recent + self.offset
 
 

@@ -228,7 +228,7 @@ class TeacherForward:
     def _before_targets(
         self, entries: ClipEntries, history: History, target: Int[Array, "b m"]
     ) -> PreviousLatent | None:
-        """What is before the targets; nothing where a target sees no recent chunks."""
+        """The last latents before the targets; None where targets see no recent chunks."""
         if entries.before is None or not self.model.retrieval.num_recent:
             return None
         rows = jnp.arange(len(target))[:, None], target - 1

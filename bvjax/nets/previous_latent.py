@@ -45,7 +45,7 @@ def to_all_frames(tokens: Float[Array, "b c n d"], frames: int) -> Float[Array, 
 def explained(
     previous: PreviousLatent | None, correlation: tuple[float, ...], frames: int
 ) -> tuple[Float[Array, "b c l h w z"] | float, Float[Array, "b c l 1 1 z"] | float]:
-    """What the previous latent tells of the frames after it: their mean, and the share of their variance.
+    """The mean of the frames after a latent, and the share of their variance that the latent explains.
 
     With latents that follow an autoregression of first order in each channel, x_d = r x_{d-1} + noise, the mean of
     the d-th is r^d x_0 and the share r^(2 d).

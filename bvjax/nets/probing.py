@@ -1,4 +1,4 @@
-"""How important a chunk's keys are, by the probes' attention (Algorithm 2, lines 8-9), and what that keeps of them."""
+"""Importances of a chunk's keys by the probes' attention (Algorithm 2, lines 8-9), and the keep sets made of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # which imports this
 
 @dataclasses.dataclass(frozen=True)
 class Probing:
-    """How importances are made of the probes' attention."""
+    """Form of the importances that are made of the probes' attention."""
 
     over_all: bool = False  # it is shared among all keys that a chunk sees, not its own alone
     by_head: bool = False

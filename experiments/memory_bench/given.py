@@ -96,7 +96,7 @@ def plain(model: ModelConfig) -> ModelConfig:
 def look_up(
     model: ModelConfig, conditions: Conditions, key: Key[Array, ""], target: int
 ) -> tuple[Lookup, list[ChunkInput]]:
-    """What chunk `target` of a story sees, and the inputs of all chunks up to it by id."""
+    """The entries that chunk `target` of a story sees, and the inputs of all chunks up to it by id."""
     inputs = [steps.entry_inputs(model, conditions, key, None, i) for i in range(target + 1)]
     visits, _ = plan(_for_lookup(model), inputs)
     owners = {visit.slot: i for i, visit in visits.items() if i < target}
@@ -138,7 +138,7 @@ class TruePast:
         return np.concatenate([self.latents(i) for i in chunks])[-max(length, WARM_LATENTS) :]
 
     def entry(self, model: ModelConfig, inputs: ChunkInput) -> Entry:
-        """What the bank keeps of a chunk."""
+        """The entry of a chunk in the bank."""
         chunk, model = int(inputs.chunk_id), _for_encoding(model, self.tested.model)
         if (chunk, model) not in self._entries:
             encoded, _ = steps.encode_program(

@@ -1,4 +1,4 @@
-"""What is still to do, in CPU minutes: from what the same folder has measured, else from stored figures."""
+"""The work still to do, in CPU minutes: from what the same folder has measured, else from stored figures."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def text(work: Work, tables: Sequence[Table]) -> list[str]:
 
 
 def power(stories: int, tests: int = 50) -> str:
-    """What so many stories can tell."""
+    """The smallest difference that so many stories can tell."""
     deviations = in_deviations(stories, tests)
     if deviations is None:
         return (

@@ -92,7 +92,7 @@ def published(entry: Content) -> list[str]:
 
 
 def notes(entry: Content) -> list[str]:
-    """What can be told, what was told, which rows are missing, and what fine-tunes took."""
+    """The sentences of a table: what can be told, what was told, which rows are missing, and what fine-tunes took."""
     lines = [f"- Smallest differences that can be told: {_smallest(entry)}"]
     told = [c for c in entry["comparisons"] if c["told"]]
     if told:

@@ -1,4 +1,4 @@
-"""What stands in each table: rows, how each is made, and what of ours stands beside the columns of the paper."""
+"""The paper's tables as data: rows, how each is made, and which of our measures stands beside each column."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Work:
 
     @functools.cached_property
     def _hashes(self) -> list[str]:
-        """Of all files but the DiT that results depend on."""
+        """Hashes of all files but the DiT that results depend on."""
         others = [h for name, h in self.tested.sha256.items() if not name.startswith("dit")]
         return [*others, sha256_of(self.judge_file)]
 

@@ -19,7 +19,7 @@ AS_IS, TUNED = "as is", "fine-tuned"
 
 @dataclasses.dataclass(frozen=True)
 class Amounts:
-    """How much is measured, and trained. All rows of a table have the same."""
+    """The amounts that are measured and trained, the same for all rows of a table."""
 
     stories: int = 16
     seeds: int = 2  # of videos of a story, and of fine-tunes: video k is made by fine-tune k
