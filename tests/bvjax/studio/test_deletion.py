@@ -18,7 +18,7 @@ from tests.bvjax.studio.test_server import SOCKET, finished, post, stand_in
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     monkeypatch.setattr(making, "execute", stand_in)
-    monkeypatch.setattr(previews, "watch_of", lambda bundle, tell: None)
+    monkeypatch.setattr(previews, "watch_of", lambda *given: None)
 
 
 @pytest.fixture

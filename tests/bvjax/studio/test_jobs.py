@@ -50,7 +50,7 @@ class Machine:
 def machine(monkeypatch):
     machine = Machine()
     monkeypatch.setattr(jobs_module, "follow", machine.follow)
-    monkeypatch.setattr(previews, "watch_of", lambda bundle, tell: None)
+    monkeypatch.setattr(previews, "watch_of", lambda *given: None)
     return machine
 
 

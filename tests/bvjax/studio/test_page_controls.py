@@ -53,7 +53,7 @@ def strengths(studio, name):
 
 def test_loras_and_deletion(pipeline, tmp_path, monkeypatch):
     monkeypatch.setattr(making, "execute", stand_in)
-    monkeypatch.setattr(previews, "watch_of", lambda bundle, tell: None)
+    monkeypatch.setattr(previews, "watch_of", lambda *given: None)
     loras, runs = tmp_path / "loras", tmp_path / "runs"
     loras.mkdir(), runs.mkdir()
     files.save(loras / "ink.safetensors", files.lora())

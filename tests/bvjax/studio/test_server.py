@@ -47,6 +47,8 @@ def pieces(client, name, count, have=(), **options):
         )
         while len(found) < count:
             message = socket.receive()
+            said = json.loads(message.get("text") or "{}")
+            assert said.get("state") != "failed", said
             if message.get("bytes"):
                 size = int.from_bytes(message["bytes"][:4], "big")
                 head = json.loads(message["bytes"][4 : 4 + size])
@@ -80,7 +82,7 @@ def real(request, monkeypatch):
     """Whether chunks are made by the model."""
     if request.param == "stand-in":
         monkeypatch.setattr(making, "execute", stand_in)
-        monkeypatch.setattr(previews, "watch_of", lambda bundle, tell: None)
+        monkeypatch.setattr(previews, "watch_of", lambda *given: None)
     return request.param == "model"
 
 
