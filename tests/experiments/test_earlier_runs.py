@@ -43,7 +43,7 @@ CHANGES = {
     "dit": {
         "data.weights": "data/weights", "data.latents": "data/latents",
         "data.heldout_stories": 1, "data.sample_stories": 1, "data.sample_chunks": 1,
-        "forcing.frames": 4, "optimizer.kind": "adamw",
+        "forcing.frames": 4, "optimizer.kind": "adamw", "block.cond_source": "shown",
     },
 }  # fmt: skip
 # What their presets and overrides say.

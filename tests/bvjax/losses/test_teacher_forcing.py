@@ -387,7 +387,7 @@ def test_a_clean_pass_that_is_not_clean_is_refused(name):
 
 
 def test_nothing_to_train_is_refused():
-    with pytest.raises(UserError, match="levels.weighting is 'odd'; it can be velocity or even"):
+    with pytest.raises(UserError, match="levels.weighting is 'odd'; it can be velocity, even"):
         LevelsConfig(weighting="odd")
     with pytest.raises(UserError, match="must be >= 0 and not all zero"):
         ForcingConfig(targets_per_chunk=0, frames=0)

@@ -16,6 +16,7 @@ from bvjax.generate.checks import check_model
 from bvjax.generate.conditions import Conditions
 from bvjax.generate.rollout import rollout
 from bvjax.losses import teacher_forcing
+from bvjax.losses.block_forcing import BlockForcingConfig
 from bvjax.losses.clip import make_clip
 from bvjax.losses.history import HistoryConfig, draw_history, draw_kinds
 from bvjax.losses.teacher_forcing import ForcingConfig, TeacherForcing
@@ -114,7 +115,8 @@ def test_a_row_is_all_that_generation_needs(new, model, params, story):
 
 def training_loss(model, kind):
     """The loss whose targets all have that rule, as a step of training takes it."""
-    forcing = ForcingConfig(history=HistoryConfig({kind: 1}), targets_per_chunk=1)
+    shown = BlockForcingConfig(cond_source="shown")  # x_cond draws no history of its own
+    forcing = ForcingConfig(history=HistoryConfig({kind: 1}), targets_per_chunk=1, block=shown)
     null = np.zeros((model.text.max_length, model.text.dim), np.float32)
     teacher = TeacherForcing(with_rule(model, kind), forcing, null)
     return lambda params, batch, key: teacher.loss(params, make_clip(batch, teacher.grid), key)

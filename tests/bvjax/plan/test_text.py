@@ -34,7 +34,9 @@ ENDS = {
 
 @pytest.mark.parametrize("end", ENDS)
 def test_both_reports_tell_the_same_figures(end):
-    chunk = report.Plan(**BOTH, **ENDS[end], minutes=0.5, padding=0.1, dense_history=10**12)
+    chunk = report.Plan(
+        **BOTH, **ENDS[end], minutes=0.5, padding=0.1, dense_history=10**12, recache={}
+    )
     step = training_report.TrainingPlan(
         **BOTH, **ENDS[end], videos=2, at_once=1, seconds_of_video=4.0, targets=3, encoded=5,
         lora=None, remat="full",
