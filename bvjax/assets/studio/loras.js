@@ -31,10 +31,14 @@ export function strengthsAt(info, chunk) {
     [name, strengths.filter(([first]) => first <= chunk).at(-1)?.[1] || 0]));
 }
 
+// The first chunk that is neither made nor in the making.
+export function nextFree(info) {
+  return info.done + (["working", "pausing"].includes(info.now.state) ? 2 : 1);
+}
+
 // The panel of a run: what its chunks are made with, and other strengths for those to come.
 export function loraPanel(view) {
-  const { info, about } = view, busy = ["working", "pausing"].includes(info.now.state);
-  const next = info.done + (busy ? 2 : 1);
+  const { info, about } = view, next = nextFree(info);
   const told = (info.loras || []).map(({ name, strengths }) => h("li", {}, h("b", {}, name), " ",
     strengths.map(([first, value]) => `${value || "off"} from chunk ${first} on`).join(", ")));
   const list = told.length ? h("ul", { className: "quiet" }, told) : h("p", { className: "quiet" }, "None is on.");

@@ -6,7 +6,7 @@ import { button, h, kept, lasts, later, put, toast } from "./dom.js";
 import { remove } from "./delete.js";
 import { Captions } from "./editor.js";
 import { path, stateText, versionList } from "./gallery.js";
-import { loraPanel } from "./loras.js";
+import { loraPanel, nextFree } from "./loras.js";
 import { makePlayer } from "./player.js";
 
 export class RunView {
@@ -109,7 +109,7 @@ export class RunView {
   }
 
   drawLoras() {
-    const { info } = this, state = JSON.stringify([info.loras, info.now.state, info.done, info.chunks]);
+    const { info } = this, state = JSON.stringify([info.loras, nextFree(info), info.chunks, info.ours]);
     if (state === this.lorasDrawn) return; // sliders stay where they were put
     this.lorasDrawn = state;
     this.loras.replaceChildren(...loraPanel(this));
@@ -258,6 +258,8 @@ export class RunView {
   select(chunk, seek = false) {
     this.selected = chunk;
     const piece = this.player.pieces.get(chunk);
+    // What people choose stays chosen: while the player cannot go there yet, what it plays chooses nothing.
+    this.awaited = seek && !piece ? chunk : null;
     if (seek && piece) { this.player.seek(piece.start); this.twin?.seek(piece.start); }
     this.drawStrip();
     this.drawChosen();
@@ -265,6 +267,10 @@ export class RunView {
   }
 
   at(time) {
+    if (this.awaited) {
+      if (this.player.pieces.has(this.awaited)) this.select(this.awaited, true);
+      return;
+    }
     for (const [chunk, piece] of this.player.pieces) {
       if (chunk > 0 && time >= piece.start && time < piece.start + piece.length && chunk !== this.selected && this.player.playing) this.select(chunk);
     }
