@@ -23,7 +23,7 @@ from bvjax.losses.self_forcing import SelfForcing
 from bvjax.losses.teacher_forcing import TeacherForcing
 from bvjax.losses.text_pretrain import TextPretrainConfig
 from bvjax.memory.rules import check_generation
-from bvjax.nets import dit
+from bvjax.nets.dit import ZERO_START
 from bvjax.sharding import Layout
 from bvjax.tensor_files import TensorFile
 from bvjax.tokenizer import Tokenizer
@@ -97,7 +97,7 @@ def initial_params(objective: Objective, source: Path | None) -> Params | None:
     new: Params = {}
     if objective.part == "dit" and path.is_file():
         there = {name.split("/")[0] for name in TensorFile(path).infos}
-        new = {name: like[name] for name in dit.ZERO_START if name in like and name not in there}
+        new = {name: like[name] for name in ZERO_START if name in like and name not in there}
     for name in new:
         logging.info("%s has no %s; it begins at zero", path, name)
     old = {name: part for name, part in like.items() if name not in new}

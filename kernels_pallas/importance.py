@@ -146,7 +146,7 @@ def _probe_blocks(x):
 def _in_blocks(q, k, visible, lse):
     """Computes one (row, head) and one block of probes after the other, as plain 2-D matmuls."""
     rows, _, heads, dim = q.shape
-    num_keys, blocks = k.shape[1], _probe_blocks
+    num_keys = k.shape[1]
     keys = jnp.arange(num_keys)
     visible = _probe_blocks(visible[None, :, None])[0]
 
@@ -163,7 +163,8 @@ def _in_blocks(q, k, visible, lse):
         return jax.lax.scan(add, start, (q, visible, lse))[0]
 
     k = k.swapaxes(1, 2).reshape(rows * heads, num_keys, dim)
-    sums = jax.lax.map(one_head, (blocks(q), k, None if lse is None else blocks(lse)))
+    lse = None if lse is None else _probe_blocks(lse)
+    sums = jax.lax.map(one_head, (_probe_blocks(q), k, lse))
     return sums.reshape(rows, heads, num_keys).sum(1)
 
 

@@ -313,8 +313,7 @@ def add_linear_guess(
     holds of what they are beside it: x_0 - mean, of variance (1 - explained) v.
     """
     sigma = sigma.astype(jnp.float32)[..., None, None, None]
-    v = jnp.square(jnp.array(std or 1.0, jnp.float32)) * (1.0 - explained)
-    s = sigma**2 + (1.0 - sigma) ** 2 * v
+    v, s = variances(sigma, std, explained)
     beside = latents - (1.0 - sigma) * mean
     return (sigma - (1.0 - sigma) * v) / s * beside - mean - out * jnp.sqrt(v / s)
 
@@ -338,10 +337,15 @@ def place_features(place: Real[Array, "*n 2"]) -> Float[Array, "*n f"]:
 
 
 def variances(
-    sigma: Float[Array, "*n 1"], std: tuple[float, ...]
-) -> tuple[Float[Array, "*z"], Float[Array, "*n z"]]:
-    """By channel, of the latents, std^2 (1 by default), and of x_sigma, sigma^2 + (1 - sigma)^2 std^2."""
-    v = jnp.square(jnp.array(std or 1.0, jnp.float32))
+    sigma: Float[Array, "*#n 1"],
+    std: tuple[float, ...],
+    explained: Float[Array, "*#n z"] | float = 0.0,
+) -> tuple[Float[Array, "*v"], Float[Array, "... z"]]:
+    """By channel, of the latents, v = std^2 (1 by default), and of x_sigma, sigma^2 + (1 - sigma)^2 v.
+
+    A share of v that is `explained` by something else is left out of both.
+    """
+    v = jnp.square(jnp.array(std or 1.0, jnp.float32)) * (1.0 - explained)
     return v, sigma**2 + (1.0 - sigma) ** 2 * v
 
 

@@ -189,7 +189,7 @@ class VAEObjective:
         """Mean and standard deviation per channel: of first frames, and of steady latents."""
         batches = (self.train(i)["frames"] for i in range(self.config.stat_batches))
         sums = [np.asarray(_moments(params, self.model.vae, b), np.float64) for b in batches]
-        (first, squared), (steady, steady_squared), (neighbours, _) = np.mean(sums, axis=0)
+        first, squared, steady, steady_squared, neighbours = np.mean(sums, axis=0)
         variance = steady_squared - steady**2
         measured = {
             "first_mean": first,
@@ -211,15 +211,13 @@ def _reconstruct(params: Params, config: VAEConfig, clips: Array) -> tuple[Array
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _moments(params: Params, config: VAEConfig, clips: Array) -> Float[Array, "3 2 z"]:
-    """Mean of mu and of mu^2 per channel, in the first latents and in the later half of the clips.
+def _moments(params: Params, config: VAEConfig, clips: Array) -> Float[Array, "5 z"]:
+    """Means per channel: of mu and mu^2 in the first latents, of both in the later half, of products of neighbours there.
 
-    The third row has, of that half, the mean of the product of neighbours, and zeros. The latents soon after the
-    first still feel the zeros before the video; a minute has few of these.
+    The latents soon after the first still feel the zeros before the video; a minute has few of these.
     """
     mu, _ = vae.encode_moments(params, config, to_float(clips))
     later = mu[:, mu.shape[1] // 2 :]
-    kinds = (mu[:, :1], later)
-    moments = [jnp.stack([x, x**2]).mean(axis=(1, 2, 3, 4)) for x in kinds]
-    neighbours = (later[:, :-1] * later[:, 1:]).mean(axis=(0, 1, 2, 3))
-    return jnp.stack([*moments, jnp.stack([neighbours, jnp.zeros_like(neighbours)])])
+    first = mu[:, :1]
+    parts = (first, first**2, later, later**2, later[:, :-1] * later[:, 1:])
+    return jnp.stack([x.mean(axis=(0, 1, 2, 3)) for x in parts])

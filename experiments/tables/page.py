@@ -117,10 +117,8 @@ def orderings(entry: Content) -> str:
         f"<td>{escape(o['verdict'])}</td>{_difference(o['difference'])}</tr>"
         for o in entry["orderings"]
     )
-    return (
-        f"<details><summary>The paper's {len(entry['orderings'])} orderings</summary><table><tr><th>ordering</th>"
-        f"<th>column</th><th>here</th>{_HEADS}</tr>{rows}</table></details>"
-    )
+    summary = f"The paper's {len(entry['orderings'])} orderings"
+    return _details(summary, ("ordering", "column", "here"), rows)
 
 
 def compared(entry: Content) -> str:
@@ -130,13 +128,15 @@ def compared(entry: Content) -> str:
         f"<td>{number(entry['smallest'][c['measure']])}</td>{_difference(c)}</tr>"
         for c in entry["comparisons"]
     )
-    return (
-        f"<details><summary>{len(entry['comparisons'])} differences from {escape(entry['ours'])}</summary><table><tr>"
-        f"<th>row</th><th>measure</th><th>smallest that can be told</th>{_HEADS}</tr>{rows}</table></details>"
-    )
+    summary = f"{len(entry['comparisons'])} differences from {escape(entry['ours'])}"
+    return _details(summary, ("row", "measure", "smallest that can be told"), rows)
 
 
-_HEADS = "<th>difference</th><th>95 %</th><th>p, corrected</th><th>stories</th>"
+def _details(summary: str, heads: Sequence[str], rows: str) -> str:
+    """A table that ends with the columns of `_difference`, behind its summary."""
+    columns = (*heads, "difference", "95 %", "p, corrected", "stories")
+    line = "".join(f"<th>{column}</th>" for column in columns)
+    return f"<details><summary>{summary}</summary><table><tr>{line}</tr>{rows}</table></details>"
 
 
 def _difference(difference: Content | None) -> str:

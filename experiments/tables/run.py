@@ -72,7 +72,7 @@ class Work:
         """Where the videos of an arm are; None while its fine-tune is not finished."""
         if not all(stretch.finished for stretch in self.tunes.stretches(arm, seed)):
             return None
-        hashes = [*self._hashes, sha256_of(self.tunes.dit_of(arm, seed))]
+        hashes = [*self._hashes, self.tunes.sha256(self.tunes.dit_of(arm, seed))]
         return self.out / "cells" / cell_key(arm.model, hashes)
 
     def file(self, cell: Cell, folder: Path) -> Path:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +67,19 @@ class FineTunes:
     amounts: Amounts
     few_step: Path | None = None
 
+    @functools.cached_property
+    def sha256(self) -> Callable[[Path], str]:
+        """The hash of a file of weights, which nothing writes again once it is there: each is read once."""
+        return functools.cache(sha256_of)
+
     def stretches(self, arm: Arm, seed: int) -> list[Stretch]:
         """The legs of an arm, in order; [] of one that is as it is."""
         start = self.weights / "dit.safetensors"
-        key, found = sha256_of(start), []
+        key, found = self.sha256(start), []
         for leg in arm.row.plan if arm.tuned else ():
             if leg.task == "consistency" and self.few_step is not None:
                 start = self.few_step
-                key = sha256_of(start)
+                key = self.sha256(start)
                 continue
             # The start that rows share is one, whatever the seed of what follows.
             own_seed = 0 if leg.task == "consistency" else seed
